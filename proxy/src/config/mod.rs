@@ -1,0 +1,226 @@
+//! The sidecar's settings: `raw` is the file as written, `resolve` makes it valid, and past that point only the plain
+//! values of this module exist. Nothing downstream checks them again.
+
+pub mod raw;
+pub mod resolve;
+pub mod schema;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::identity::SpiffeId;
+
+/// A valid configuration of one sidecar.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Who this sidecar is.
+    pub node: Node,
+    /// Where its certificate lives; absent only where nothing needs one.
+    pub identity: Option<IdentityFiles>,
+    /// The application's side: requests that the application makes.
+    pub outbound: Option<Outbound>,
+    /// The mesh's side: requests that peers make to the application.
+    pub inbound: Option<Inbound>,
+    /// Services that the application can call, in the order of the file.
+    pub services: Vec<Service>,
+    /// Filters that a listener can name, in the order of the file.
+    pub filters: Vec<Filter>,
+    /// Where the admin endpoints listen; absent: nowhere.
+    pub admin: Option<SocketAddr>,
+    /// Where access records go; absent: nowhere.
+    pub access_log: Option<AccessLog>,
+    /// Number of worker threads, at least one.
+    pub workers: usize,
+}
+
+/// Who this sidecar is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    /// The service beside this sidecar.
+    pub service: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// The trust domain of the mesh.
+    pub trust_domain: String,
+    /// The identity that this sidecar must have: `spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/SERVICE`.
+    pub spiffe: SpiffeId,
+    /// `node.id` for filters and control planes; `SERVICE.NAMESPACE` unless set.
+    pub id: String,
+    /// `node.cluster`; the service unless set.
+    pub cluster: String,
+    /// Free metadata, as JSON.
+    pub metadata: serde_json::Map<String, serde_json::Value>,
+}
+
+/// PEM files, absolute paths.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdentityFiles {
+    /// Certificate chain, leaf first.
+    pub certificate: PathBuf,
+    /// Private key of the leaf (PKCS #8, SEC 1 or PKCS #1).
+    pub private_key: PathBuf,
+    /// The authorities that peers are verified against.
+    pub trust_bundle: PathBuf,
+}
+
+/// The listener for the application's own requests.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outbound {
+    /// Where it listens; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Indices into [`Config::filters`], in the order in which requests pass them.
+    pub filters: Vec<usize>,
+}
+
+/// The listener for peers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Inbound {
+    /// Where it listens, TCP and UDP on one port number.
+    pub listen: SocketAddr,
+    /// The application.
+    pub application: SocketAddr,
+    /// What the application speaks.
+    pub protocol: AppProtocol,
+    /// Indices into [`Config::filters`], in the order in which requests pass them.
+    pub filters: Vec<usize>,
+    /// Who may call; `None`: any identity of the trust domain.
+    pub allow: Option<Vec<SpiffeId>>,
+    /// Bounds on the application side.
+    pub timeouts: Timeouts,
+}
+
+/// What an application speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AppProtocol {
+    /// HTTP/1.1 with keep-alive.
+    Http1,
+    /// HTTP/2 with prior knowledge (gRPC).
+    H2c,
+}
+
+/// A service that the application can call.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Service {
+    /// Its name, unique in the file.
+    pub name: String,
+    /// Host names (lower case, without port) that mean this service; its name is always one of them.
+    pub hosts: Vec<String>,
+    /// A loopback port of its own.
+    pub listen: Option<SocketAddr>,
+    /// Where it is.
+    pub endpoints: Vec<Endpoint>,
+    /// Who may answer for it; never empty unless the link is plaintext.
+    pub identity: Vec<SpiffeId>,
+    /// How its peers are reached.
+    pub link: LinkPolicy,
+    /// How an endpoint is chosen.
+    pub balance: Balance,
+    /// Its bounds.
+    pub timeouts: Timeouts,
+}
+
+/// One place where a service answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The peer sidecar's inbound listener (or the plaintext server itself).
+    pub address: SocketAddr,
+    /// Its share of requests relative to its siblings, 1 to 1,000,000.
+    pub weight: u32,
+}
+
+/// How the peers of a service are reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkPolicy {
+    /// HTTP/3 where UDP answers, else HTTP/2, else HTTP/1.1.
+    Auto,
+    /// HTTP/3 over QUIC only.
+    H3,
+    /// HTTP/2 over TLS only.
+    H2,
+    /// HTTP/1.1 over TLS only.
+    H1,
+    /// No TLS and no identity: HTTP/1.1, or h2c for an application that speaks HTTP/2.
+    Plaintext,
+}
+
+/// How an endpoint is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Balance {
+    /// Of two chosen at random, the one with the lower peak EWMA latency × load.
+    LeastLoad,
+    /// In turn, by weight.
+    RoundRobin,
+    /// At random, by weight.
+    Random,
+}
+
+/// Bounds in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Until a link (TCP and TLS, or QUIC) is open.
+    pub connect: Duration,
+    /// From the end of the request until the head of the response; zero: no bound.
+    pub request: Duration,
+    /// Silence on a stream or an unused connection; zero: no bound.
+    pub idle: Duration,
+}
+
+/// A filter that listeners can name.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Filter {
+    /// Its name, unique in the file.
+    pub name: String,
+    /// Its code.
+    pub module: Module,
+    /// Expected SHA-256 of the module's bytes, lower-case hex.
+    pub sha256: Option<String>,
+    /// What the plugin reads as its configuration: a map as JSON, a string as it is.
+    pub config: Vec<u8>,
+    /// What happens to requests when the filter cannot run.
+    pub failure: Failure,
+    /// Its bounds.
+    pub limits: FilterLimits,
+    /// `plugin_root_id`.
+    pub root_id: String,
+    /// Plugins with equal `vm_id`, `vm_config`, environment and code share one VM.
+    pub vm_id: String,
+    /// What the VM reads as its configuration.
+    pub vm_config: Vec<u8>,
+    /// Environment variables of the VM, own and taken from the host.
+    pub env: Vec<(String, String)>,
+}
+
+/// Where a filter's code comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Module {
+    /// One of those compiled into this binary: `builtin:NAME`.
+    Builtin(String),
+    /// A file, absolute path.
+    Path(PathBuf),
+}
+
+/// What happens to requests when a filter cannot run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// They are answered 503.
+    Closed,
+    /// They skip the filter.
+    Open,
+}
+
+/// Bounds of one filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FilterLimits {
+    /// Linear memory, bytes.
+    pub memory: u64,
+    /// Time of one callback.
+    pub time: Duration,
+}
+
+/// Where access records go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccessLog {
+    /// A file (appended to), `/dev/stdout` or `/dev/stderr`.
+    pub path: PathBuf,
+}

@@ -1,0 +1,1 @@
+//! HTTP messages and the three protocols that carry them.

@@ -1,0 +1,16 @@
+//! Lacis: a service-mesh sidecar that is programmed in WebAssembly.
+//!
+//! The modules stand in layers; each imports only from lower ones (a test in `lacis-tests` reads the sources and
+//! enforces it). The data path: an application's or a peer's connection is accepted by a worker (`worker`), served
+//! by one of three protocols (`http`), and each request runs through one function (`mesh::hop`).
+
+// Layer 0: words.
+pub mod fault;
+pub mod identity;
+// Layer 1: settings and signals.
+pub mod config;
+pub mod telemetry;
+// Layer 2: wires.
+pub mod http;
+pub mod net;
+pub mod tls;

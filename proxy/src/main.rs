@@ -1,0 +1,2 @@
+//! Lacis.
+fn main() {}
