@@ -9,6 +9,7 @@ pub mod fault;
 pub mod identity;
 // Layer 1: settings and signals.
 pub mod config;
+pub mod drain;
 pub mod telemetry;
 // Layer 2: wires.
 pub mod http;
