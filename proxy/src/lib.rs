@@ -8,6 +8,7 @@
 pub mod fault;
 pub mod identity;
 // Layer 1: settings and signals.
+pub mod clock;
 pub mod config;
 pub mod drain;
 pub mod telemetry;

@@ -10,6 +10,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::HeaderMap;
 
+use super::{h1, h2};
 use crate::fault::{Fault, Reason, Side};
 
 /// A piece of a body.
@@ -49,6 +50,8 @@ pub trait Observer {
     fn trailers(&self, half: Half, trailers: &HeaderMap);
     /// The body is over: completely, by a fault, or (`None`) because nobody reads it any more.
     fn end(&self, half: Half, outcome: Option<Result<(), &Fault>>);
+    /// Ready when nothing has moved for too long.
+    fn poll_idle(&self, cx: &mut Context<'_>) -> Poll<Fault>;
 }
 
 /// The content and trailers of a message.
@@ -72,16 +75,34 @@ enum Kind {
 /// A body that comes from the network.
 #[derive(Debug)]
 pub enum Source {
+    /// An HTTP/1 connection.
+    H1(h1::Incoming),
+    /// An HTTP/2 stream.
+    H2(h2::Incoming),
 }
 
 /// A body on its way into the network: owns it and writes it, frame by frame, as fast as the other side takes it.
 #[derive(Debug)]
 pub enum Pump {
+    /// Into an HTTP/1 connection.
+    H1(h1::Pump),
+    /// Into an HTTP/2 stream.
+    H2(h2::Pump),
 }
 
 impl Source {
-    fn poll_frame(&mut self, _cx: &mut Context<'_>) -> Poll<Option<Result<Frame, Fault>>> {
-        match *self {}
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, Fault>>> {
+        match self {
+            Source::H1(source) => source.poll_frame(cx),
+            Source::H2(source) => source.poll_frame(cx),
+        }
+    }
+
+    fn is_end(&self) -> bool {
+        match self {
+            Source::H1(source) => source.is_end(),
+            Source::H2(source) => source.is_end(),
+        }
     }
 }
 
@@ -91,8 +112,11 @@ impl Pump {
     /// # Errors
     /// A fault of the downstream side if the body broke (the upstream stream has been reset then), of the upstream
     /// side if the server no longer takes it.
-    pub fn poll(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
-        match *self {}
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
+        match self {
+            Pump::H1(pump) => pump.poll(cx),
+            Pump::H2(pump) => pump.poll(cx),
+        }
     }
 }
 
@@ -133,6 +157,11 @@ impl Body {
         self.upload = Some(Box::new(upload));
     }
 
+    /// Whether some of the request's body is still to be sent.
+    pub fn uploads(&self) -> bool {
+        self.upload.is_some()
+    }
+
     /// Tells this observer what passes. An empty body ends at once.
     pub fn observe(&mut self, observer: Rc<dyn Observer>) {
         if self.is_end() {
@@ -147,8 +176,13 @@ impl Body {
     /// cannot wait for each other.
     ///
     /// # Errors
-    /// If the request broke: the response is worthless then.
+    /// If the request broke: the response is worthless then. If nothing moved for too long.
     pub fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<(), Fault> {
+        if let Some(observer) = &self.observer
+            && let Poll::Ready(fault) = observer.poll_idle(cx)
+        {
+            return Err(self.fail(fault));
+        }
         let Some(upload) = &mut self.upload else { return Ok(()) };
         let Poll::Ready(done) = upload.poll(cx) else { return Ok(()) };
         self.upload = None;
@@ -172,13 +206,20 @@ impl Body {
             Kind::Empty => None,
             Kind::Bytes(bytes) => {
                 let bytes = std::mem::take(bytes);
-                self.kind = Kind::Empty;
                 Some(Ok(Frame::Data(bytes)))
             }
             Kind::Source(source) => ready!(source.poll_frame(cx)),
         };
         Poll::Ready(match frame {
-            Some(Ok(frame)) => Some(self.pass(frame)),
+            Some(Ok(frame)) => {
+                let last = self.last();
+                let frame = self.pass(frame);
+                // Whoever writes learns from `is_end` that this was the last frame and can say so with it.
+                if last && frame.is_ok() && !matches!(self.length, Length::Known(length) if self.passed < length) {
+                    self.end(Some(Ok(())));
+                }
+                Some(frame)
+            }
             Some(Err(fault)) => Some(Err(self.fail(fault))),
             None => match self.length {
                 Length::Known(length) if self.passed < length => {
@@ -219,6 +260,13 @@ impl Body {
             }
         }
         Ok(frame)
+    }
+
+    fn last(&self) -> bool {
+        match &self.kind {
+            Kind::Empty | Kind::Bytes(_) => true,
+            Kind::Source(source) => source.is_end(),
+        }
     }
 
     fn fail(&mut self, fault: Fault) -> Fault {

@@ -6,11 +6,15 @@
 //! reading at the other end and nothing grows in between.
 
 pub mod body;
+pub mod h1;
+pub mod h2;
 pub mod head;
 pub mod rules;
 
 use std::cell::RefCell;
 use std::rc::Rc;
+
+use crate::fault::Fault;
 
 pub use body::Body;
 pub use head::{RequestHead, ResponseHead};
@@ -68,4 +72,7 @@ impl Interim {
 pub trait Service: 'static {
     /// Answers one request. Dropping the future cancels the request.
     fn call(self: Rc<Self>, request: Request) -> impl Future<Output = Response> + 'static;
+
+    /// Answers a request that could not be read.
+    fn refuse(&self, fault: Fault) -> Response;
 }

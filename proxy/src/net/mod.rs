@@ -1,1 +1,7 @@
 //! Sockets.
+
+pub mod connect;
+pub mod detect;
+pub mod io;
+pub mod listen;
+pub mod quic;
