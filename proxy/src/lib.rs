@@ -16,3 +16,5 @@ pub mod telemetry;
 pub mod http;
 pub mod net;
 pub mod tls;
+// Layer 6: around the workers.
+pub mod admin;
