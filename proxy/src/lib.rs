@@ -14,3 +14,5 @@ pub mod telemetry;
 pub mod http;
 pub mod net;
 pub mod tls;
+// Layer 3: decisions.
+pub mod filter;

@@ -1,0 +1,3 @@
+//! Filters: what runs on each request and response.
+
+pub mod builtin;
