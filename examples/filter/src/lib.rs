@@ -22,3 +22,17 @@ impl Filter for Greeting {
 }
 
 lacis_sdk::filter!(Greeting);
+
+#[cfg(test)]
+mod tests {
+    use lacis_sdk::testing::{Message, Plugin};
+
+    use super::*;
+
+    #[test]
+    fn responses_are_greeted() {
+        let plugin = Plugin::<Greeting>::configure(r#"{"text": "hello"}"#).unwrap();
+        let response = plugin.exchange().response(Message::response(200)).unwrap();
+        assert_eq!(response.value("x-greeting").as_deref(), Some("hello"));
+    }
+}
