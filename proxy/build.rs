@@ -137,3 +137,36 @@ fn table(modules: &Path) -> String {
     table.push_str("]\n");
     table
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    fn ensured(installed: &[bool], added: Result<(), String>) -> Result<(), String> {
+        let answers = RefCell::new(installed.iter());
+        ensure_target(|| *answers.borrow_mut().next().unwrap(), || added)
+    }
+
+    #[test]
+    fn a_missing_target_is_added_or_the_error_says_what_to_do() {
+        assert_eq!(ensured(&[true], Err("not asked".to_owned())), Ok(()));
+        assert_eq!(ensured(&[false, true], Ok(())), Ok(()));
+        for added in [Ok(()), Err("rustup does not start".to_owned())] {
+            let error = ensured(&[false, false], added).unwrap_err();
+            assert!(error.contains("run `rustup target add wasm32-wasip1`"), "{error}");
+            assert!(!error.contains('\n'), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_build_of_the_proxy_does_not_leak_into_that_of_the_filters() {
+        for name in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_TARGET_DIR", "CARGO_PROFILE_RELEASE_LTO", "CARGO"] {
+            assert!(leaks(OsStr::new(name)), "{name}");
+        }
+        for name in ["PATH", "HOME", "CARGO_HOME", "CARGO_MAKEFLAGS", "CARGO_NET_OFFLINE", "RUSTUP_TOOLCHAIN"] {
+            assert!(!leaks(OsStr::new(name)), "{name}");
+        }
+    }
+}

@@ -12,23 +12,15 @@ pub fn module(name: &str) -> Option<&'static [u8]> {
 
 static MODULES: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/builtin.rs"));
 
+/// Only for its tests, which cargo runs nowhere else.
+#[cfg(test)]
+#[path = "../../build.rs"]
+#[allow(dead_code, reason = "cargo runs it as a program of its own")]
+mod build_script;
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[allow(dead_code, reason = "only a part of the build script is tested here")]
-    mod build_script {
-        include!("../../build.rs");
-
-        pub(super) fn ensured(installed: &[bool], added: Result<(), String>) -> Result<(), String> {
-            let answers = std::cell::RefCell::new(installed.iter());
-            ensure_target(|| *answers.borrow_mut().next().unwrap(), || added)
-        }
-
-        pub(super) fn leaking(name: &str) -> bool {
-            leaks(OsStr::new(name))
-        }
-    }
 
     #[test]
     fn each_filter_is_a_module_of_bounded_size() {
@@ -40,26 +32,5 @@ mod tests {
             assert!(module.len() < 160 << 10, "{name}: {} bytes", module.len());
         }
         assert_eq!(module("nothing"), None);
-    }
-
-    #[test]
-    fn a_missing_target_is_added_or_the_error_says_what_to_do() {
-        assert_eq!(build_script::ensured(&[true], Err("not asked".to_owned())), Ok(()));
-        assert_eq!(build_script::ensured(&[false, true], Ok(())), Ok(()));
-        for added in [Ok(()), Err("rustup does not start: No such file or directory (os error 2)".to_owned())] {
-            let error = build_script::ensured(&[false, false], added).unwrap_err();
-            assert!(error.contains("run `rustup target add wasm32-wasip1`"), "{error}");
-            assert!(!error.contains('\n'), "{error}");
-        }
-    }
-
-    #[test]
-    fn the_build_of_the_proxy_does_not_leak_into_that_of_the_filters() {
-        for name in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_TARGET_DIR", "CARGO_PROFILE_RELEASE_LTO", "CARGO"] {
-            assert!(build_script::leaking(name), "{name}");
-        }
-        for name in ["PATH", "HOME", "CARGO_HOME", "CARGO_MAKEFLAGS", "CARGO_NET_OFFLINE", "RUSTUP_TOOLCHAIN"] {
-            assert!(!build_script::leaking(name), "{name}");
-        }
     }
 }
