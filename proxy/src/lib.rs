@@ -16,5 +16,7 @@ pub mod telemetry;
 pub mod http;
 pub mod net;
 pub mod tls;
+// Layer 3: decisions.
+pub mod filter;
 // Layer 6: around the workers.
 pub mod admin;
