@@ -21,7 +21,7 @@ use crate::http::head::Version;
 use crate::http::{Body, Request, Response, body, h1, h2, h3};
 use crate::identity::SpiffeId;
 use crate::telemetry::labels;
-use crate::telemetry::metrics::NameId;
+use crate::telemetry::labels::NameId;
 use crate::telemetry::trail::{Busy, Trail};
 
 /// How often a request that provably reached nobody is sent elsewhere. Not a retry in the sense of policy: nothing was tried yet.

@@ -2,10 +2,11 @@
 
 use std::rc::Rc;
 
-use super::exchange::Exchange;
+use super::exchange::{Exchange, Ledger};
 use crate::fault::Fault;
 use crate::http::body::Observer;
 use crate::http::{Request, Response};
+use crate::telemetry::labels::Direction;
 
 /// Why an exchange ends before it has gone all the way; either way the answer is a response.
 pub enum Stop {
@@ -21,11 +22,20 @@ impl From<Fault> for Stop {
     }
 }
 
+/// The filters of both sides, compiled: what workers make their chains of.
+#[derive(Clone, Default)]
+pub struct Plan {}
+
 /// The filters of one listener.
 #[derive(Default)]
 pub struct Chain {}
 
 impl Chain {
+    /// One side's filters in this worker.
+    pub fn new(_: &Plan, _: Direction, _: &Rc<Ledger>) -> Self {
+        Chain {}
+    }
+
     /// Begins the passage of an exchange.
     pub fn open(&self, _: &Rc<Exchange>) -> Passage {
         Passage {}

@@ -15,8 +15,8 @@ use crate::fault::{Fault, Reason};
 use crate::http::body::{Half, Observer};
 use crate::http::head::{RequestHead, Version};
 use crate::telemetry::access::{AccessLog, Record, Text, Verdict};
-use crate::telemetry::labels::{Direction, Link, Method, Protocol};
-use crate::telemetry::metrics::{Metrics, NameId, RequestRecord};
+use crate::telemetry::labels::{Direction, Link, Method, NameId, Protocol};
+use crate::telemetry::metrics::{Metrics, RequestRecord};
 use crate::telemetry::trace::TraceContext;
 use crate::telemetry::trail::Trail;
 use crate::tls::Peer;
@@ -126,7 +126,7 @@ impl Exchange {
             ledger: Rc::clone(ledger),
             started: Instant::now(),
             ended: Cell::new(None),
-            method: Method::of(&head.method),
+            method: Method::from(&head.method),
             protocol: Cell::new(conn.protocol),
             destination: Cell::new(nowhere),
             service: RefCell::new(None),

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use crate::cluster::{Cluster, Dialer, Transport};
 use crate::config::{self, AppProtocol, Balance, Config};
-use crate::filter::chain::Chain;
+use crate::filter::chain::{Chain, Plan};
+use crate::filter::exchange::Ledger;
 use crate::telemetry::labels::{Direction, Protocol};
 
 /// What a worker serves with. Exchanges hold the generation that they began with.
@@ -29,11 +30,12 @@ pub struct Target<'a> {
 
 impl Generation {
     /// Builds the worker's form of a configuration.
-    pub fn new(config: Arc<Config>, dialer: &Rc<Dialer>, outbound: Chain, inbound: Chain) -> Self {
+    pub fn new(config: Arc<Config>, dialer: &Rc<Dialer>, filters: &Plan, ledger: &Rc<Ledger>) -> Self {
         let clusters: Vec<_> = config.services.iter().map(|service| Rc::new(Cluster::service(service, Rc::clone(dialer)))).collect();
         let hosts = config.services.iter().zip(&clusters);
         let hosts = hosts.flat_map(|(service, cluster)| service.hosts.iter().map(|host| (host.as_str().into(), Rc::clone(cluster)))).collect();
         let application = config.inbound.as_ref().map(|inbound| application(&config, inbound, dialer));
+        let [outbound, inbound] = [Direction::Outbound, Direction::Inbound].map(|direction| Chain::new(filters, direction, ledger));
         Generation { config, clusters, hosts, application, outbound, inbound }
     }
 

@@ -14,7 +14,7 @@ use crate::filter::chain::Stop;
 use crate::filter::exchange::{Conn, Exchange, Ledger};
 use crate::http::{Request, Response, Service};
 use crate::telemetry::labels::Direction;
-use crate::telemetry::metrics::NameId;
+use crate::telemetry::labels::NameId;
 
 /// One of the two ways through a sidecar, in one worker.
 pub struct Hop {

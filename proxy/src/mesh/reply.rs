@@ -64,7 +64,7 @@ fn response(node: &str, reason: Reason, grpc: bool) -> Response {
     if grpc {
         head.status = StatusCode::OK;
         head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        head.headers.insert(GRPC_STATUS, HeaderValue::from(row.grpc));
+        head.headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(row.grpc)));
         head.headers.insert(GRPC_MESSAGE, HeaderValue::from_static(row.token));
         return Response { head, body: Body::empty(Half::Response) };
     }
@@ -85,7 +85,7 @@ mod tests {
             assert_eq!(plain.head.headers[PROXY_STATUS], format!("delta; error={}", reason.row().proxy_status));
             assert!(!plain.body.is_end());
             let grpc = response("delta", *reason, true);
-            assert_eq!((grpc.head.status, &grpc.head.headers[GRPC_STATUS]), (StatusCode::OK, &HeaderValue::from(reason.row().grpc)));
+            assert_eq!((grpc.head.status, &grpc.head.headers[GRPC_STATUS]), (StatusCode::OK, &HeaderValue::from(u16::from(reason.row().grpc))));
             assert!(grpc.body.is_end(), "headers only");
         }
     }

@@ -19,7 +19,7 @@ use crate::net::detect::{Spoken, detect};
 use crate::net::io::Io;
 use crate::net::{listen, quic};
 use crate::telemetry::labels::{Direction, Link, Protocol};
-use crate::telemetry::metrics::NameId;
+use crate::telemetry::labels::NameId;
 use crate::tls::{self, Alpn, Peer};
 
 /// Connections that one worker serves at a time on each way. Beyond it new ones are closed at once: each costs memory, and a

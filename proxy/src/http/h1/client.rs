@@ -36,7 +36,8 @@ impl Idle {
         }
     }
 
-    pub(super) fn put(&self, wire: Rc<RefCell<Wire>>) {
+    /// Keeps a connection that carries no request, if it may carry another.
+    pub fn put(&self, wire: Rc<RefCell<Wire>>) {
         let mut wires = self.wires.borrow_mut();
         if !self.closed.get() && wires.len() < Self::MAX && wire.borrow_mut().is_quiet() {
             wire.borrow_mut().rest();
