@@ -95,13 +95,10 @@ fn compile(root: &Path, target: &Path) -> Result<(), String> {
             cargo.env_remove(name);
         }
     }
-    // What it prints, cargo shows above the error.
-    let status = cargo.stdin(Stdio::null()).stdout(Stdio::null()).status();
-    match status {
+    match cargo.stdin(Stdio::null()).stdout(Stdio::null()).status() {
         Ok(status) if status.success() => Ok(()),
-        Ok(status) => {
-            Err(format!("the shipped filters do not compile ({status}); the compiler's errors are in stderr"))
-        }
+        // The outer cargo shows what the inner one wrote to stderr only if the script itself fails.
+        Ok(_) => std::process::exit(1),
         Err(error) => Err(format!("cargo does not start: {error}")),
     }
 }
