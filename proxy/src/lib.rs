@@ -20,3 +20,5 @@ pub mod tls;
 pub mod filter;
 // Layer 6: around the workers.
 pub mod admin;
+// Layer 7: the program.
+pub mod cli;

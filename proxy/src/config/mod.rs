@@ -1,9 +1,19 @@
 //! The sidecar's settings: `raw` is the file as written, `resolve` makes it valid, and past that point only the plain
 //! values of this module exist. Nothing downstream checks them again.
 
-pub mod raw;
+mod names;
+mod problem;
+mod raw;
+mod reader;
 pub mod resolve;
 pub mod schema;
+mod word;
+mod yaml;
+
+pub use problem::{Problem, Warning};
+pub use resolve::{load, parse};
+pub use word::{MAX_DURATION, MAX_SIZE};
+pub use yaml::{MAX_DEPTH, MAX_FILE_BYTES, MAX_NODES};
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

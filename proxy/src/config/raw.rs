@@ -1,1 +1,520 @@
-//! The file as written.
+//! The file as written: one type per section, unknown keys refused, defaults stated. `resolve` makes it valid.
+//!
+//! A key without `#[serde(default)]` is required; what `lacis schema` prints is derived from the same types.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, Deserializer, MapAccess, Visitor};
+
+use super::reader::{Entries, Field, Later};
+use super::word::{LogFormat, Notation, ServiceProtocol, Size, Word};
+use super::{AppProtocol, Balance, Failure, LinkPolicy};
+use crate::identity::SpiffeId;
+
+pub(super) const NAMESPACE: &str = "default";
+pub(super) const TRUST_DOMAIN: &str = "cluster.local";
+pub(super) const OUTBOUND_LISTEN: &str = "127.0.0.1:15001";
+pub(super) const INBOUND_LISTEN: &str = "0.0.0.0:15006";
+pub(super) const ADMIN_LISTEN: &str = "127.0.0.1:15000";
+pub(super) const CONNECT: &str = "1s";
+pub(super) const REQUEST: &str = "15s";
+pub(super) const IDLE: &str = "5m";
+pub(super) const FILTER_MEMORY: &str = "64MiB";
+pub(super) const FILTER_TIME: &str = "20ms";
+pub(super) const ACCESS_LOG: &str = "/dev/stdout";
+/// Most worker threads that a file may ask for: more than any machine that this runs on has cores for a sidecar.
+pub(super) const MAX_WORKERS: u64 = 256;
+/// Largest weight of an endpoint (Gateway API, `HTTPBackendRef.weight`).
+pub(super) const MAX_WEIGHT: u64 = 1_000_000;
+
+/// Configuration of one Lacis sidecar.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename = "Config", deny_unknown_fields, expecting = "a map")]
+pub(super) struct File {
+    /// Who this sidecar is.
+    pub(super) node: Field<Node>,
+    /// PEM files, read again when they change. Needed unless every link is plaintext and there is no `inbound`.
+    #[serde(default)]
+    pub(super) identity: Field<Identity>,
+    /// The listener for the application's own requests.
+    #[serde(default)]
+    pub(super) outbound: Field<Outbound>,
+    /// The listener for peers.
+    #[serde(default)]
+    pub(super) inbound: Field<Inbound>,
+    /// Services that the application can call, by name.
+    #[serde(default)]
+    pub(super) services: Field<Entries<Service>>,
+    #[serde(default)]
+    #[schemars(skip)]
+    pub(super) routes: Field<Later>,
+    /// Filters that `outbound` and `inbound` can name.
+    #[serde(default)]
+    pub(super) filters: Field<Entries<Filter>>,
+    /// Readiness, metrics and the like; without it there is no such listener.
+    #[serde(default)]
+    pub(super) admin: Field<Admin>,
+    /// What the sidecar tells about the traffic.
+    #[serde(default)]
+    pub(super) telemetry: Field<Telemetry>,
+    /// Worker threads; `auto`: one per core that the process may use.
+    #[serde(default)]
+    #[schemars(extend("default" = 1))]
+    pub(super) workers: Field<Workers>,
+}
+
+/// Who this sidecar is; its identity is `spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/SERVICE`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a map")]
+pub(super) struct Node {
+    /// The service beside this sidecar.
+    pub(super) service: Field<String>,
+    /// Its namespace.
+    #[serde(default)]
+    #[schemars(extend("default" = NAMESPACE))]
+    pub(super) namespace: Field<String>,
+    /// The trust domain of the mesh.
+    #[serde(default)]
+    #[schemars(extend("default" = TRUST_DOMAIN))]
+    pub(super) trust_domain: Field<String>,
+    /// What filters and control planes see as `node.id`; by default `SERVICE.NAMESPACE`.
+    #[serde(default)]
+    pub(super) id: Field<String>,
+    /// What filters and control planes see as `node.cluster`; by default the service.
+    #[serde(default)]
+    pub(super) cluster: Field<String>,
+    /// What filters and control planes see as `node.metadata`.
+    #[serde(default)]
+    pub(super) metadata: Field<serde_json::Map<String, serde_json::Value>>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a map")]
+pub(super) struct Identity {
+    /// Certificate chain, leaf first.
+    pub(super) certificate: Field<String>,
+    /// Private key of the leaf.
+    pub(super) private_key: Field<String>,
+    /// Authorities that peers are verified against.
+    pub(super) trust_bundle: Field<String>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a map")]
+pub(super) struct Outbound {
+    /// Where the application's requests arrive; the service is chosen by Host, or by an absolute-form URI.
+    #[serde(default)]
+    #[schemars(extend("default" = OUTBOUND_LISTEN))]
+    pub(super) listen: Field<Word<SocketAddr>>,
+    /// Names of filters, in the order in which requests pass them.
+    #[serde(default)]
+    pub(super) filters: Field<Vec<Field<String>>>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a map")]
+pub(super) struct Inbound {
+    /// Where peers arrive: TCP (TLS; h2 and http/1.1 by ALPN) and UDP (h3) on one port number.
+    #[serde(default)]
+    #[schemars(extend("default" = INBOUND_LISTEN))]
+    pub(super) listen: Field<Word<SocketAddr>>,
+    /// Where the application listens.
+    pub(super) application: Field<Word<SocketAddr>>,
+    /// What the application speaks.
+    #[serde(default)]
+    #[schemars(extend("default" = "http1"))]
+    pub(super) protocol: Field<Word<AppProtocol>>,
+    /// Names of filters, in the order in which requests pass them.
+    #[serde(default)]
+    pub(super) filters: Field<Vec<Field<String>>>,
+    /// Who may call; without it any identity of the trust domain.
+    #[serde(default)]
+    pub(super) allow: Field<Vec<Field<Allow>>>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a map such as {identity: spiffe://…}")]
+pub(super) struct Allow {
+    /// The identity of a caller.
+    pub(super) identity: Field<Word<SpiffeId>>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a map")]
+pub(super) struct Service {
+    /// Host names that mean this service, besides its own name.
+    #[serde(default)]
+    pub(super) hosts: Field<Vec<Field<String>>>,
+    /// A loopback port of its own, where no Host is needed.
+    #[serde(default)]
+    pub(super) listen: Field<Word<SocketAddr>>,
+    /// Where the service's sidecars are.
+    pub(super) endpoints: Field<Vec<Field<Endpoint>>>,
+    #[serde(default)]
+    #[schemars(skip)]
+    pub(super) dns: Field<Later>,
+    #[serde(default)]
+    #[schemars(skip)]
+    pub(super) file: Field<Later>,
+    /// Who must answer; by default `spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/NAME`.
+    #[serde(default)]
+    pub(super) identity: Field<Vec<Field<Word<SpiffeId>>>>,
+    /// What the application sends.
+    #[serde(default)]
+    #[schemars(extend("default" = "http"))]
+    pub(super) protocol: Field<Word<ServiceProtocol>>,
+    /// How the sidecars are reached.
+    #[serde(default)]
+    #[schemars(extend("default" = "auto"))]
+    pub(super) link: Field<Word<LinkPolicy>>,
+    /// How an endpoint is chosen.
+    #[serde(default)]
+    #[schemars(extend("default" = "least_load"))]
+    pub(super) balance: Field<Policy>,
+    /// Bounds in time.
+    #[serde(default)]
+    pub(super) timeouts: Field<Timeouts>,
+    #[serde(default)]
+    #[schemars(skip)]
+    pub(super) retries: Field<Later>,
+    #[serde(default)]
+    #[schemars(skip)]
+    pub(super) limits: Field<Later>,
+    #[serde(default)]
+    #[schemars(skip)]
+    pub(super) outliers: Field<Later>,
+}
+
+/// An endpoint: an address, or an address with a weight.
+#[derive(Debug)]
+pub(super) enum Endpoint {
+    Plain(SocketAddr),
+    Weighted(WeightedEndpoint),
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a map")]
+pub(super) struct WeightedEndpoint {
+    /// IP address and port of a peer's inbound listener.
+    pub(super) address: Field<Word<SocketAddr>>,
+    /// Share of requests relative to the other endpoints.
+    #[serde(default)]
+    #[schemars(extend("default" = 1))]
+    pub(super) weight: Field<Weight>,
+}
+
+/// A share of requests, 1 to [`MAX_WEIGHT`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Weight(pub(super) u32);
+
+/// A balancing policy: a word, or a map for those with settings.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Policy(pub(super) Balance);
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a map such as {connect: 1s, request: 15s, idle: 5m}")]
+pub(super) struct Timeouts {
+    /// Until a link is open.
+    #[serde(default)]
+    #[schemars(extend("default" = CONNECT))]
+    pub(super) connect: Field<Word<Duration>>,
+    /// From the end of the request until the head of the response; `0s`: no bound.
+    #[serde(default)]
+    #[schemars(extend("default" = REQUEST))]
+    pub(super) request: Field<Word<Duration>>,
+    /// Silence on a stream, or an unused connection; `0s`: no bound.
+    #[serde(default)]
+    #[schemars(extend("default" = IDLE))]
+    pub(super) idle: Field<Word<Duration>>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a map")]
+pub(super) struct Filter {
+    /// A path of a WebAssembly module, or `builtin:NAME`.
+    pub(super) module: Field<String>,
+    /// SHA-256 of the module in hexadecimal digits; a module that differs is refused.
+    #[serde(default)]
+    #[schemars(extend("pattern" = "^[0-9a-fA-F]{64}$"))]
+    pub(super) sha256: Field<String>,
+    /// What the filter reads as its configuration: a map as JSON, a text as it is.
+    #[serde(default)]
+    pub(super) config: Field<Payload>,
+    /// Requests while the filter cannot run: answered 503 (closed), or passed by it (open).
+    #[serde(default)]
+    #[schemars(extend("default" = "closed"))]
+    pub(super) failure: Field<Word<Failure>>,
+    /// Its bounds.
+    #[serde(default)]
+    pub(super) limits: Field<FilterLimits>,
+    #[serde(default)]
+    #[schemars(skip)]
+    pub(super) allow: Field<Later>,
+    /// `plugin_root_id`, as in Envoy.
+    #[serde(default)]
+    pub(super) root_id: Field<String>,
+    /// Filters with the same `vm_id`, `vm_config`, environment and module share a VM, as in Envoy.
+    #[serde(default)]
+    pub(super) vm_id: Field<String>,
+    /// What the VM reads as its configuration: a map as JSON, a text as it is.
+    #[serde(default)]
+    pub(super) vm_config: Field<Payload>,
+    /// Environment variables of the VM.
+    #[serde(default)]
+    pub(super) env: Field<Entries<String>>,
+    /// Environment variables that the VM gets from the sidecar's own environment.
+    #[serde(default)]
+    pub(super) host_env: Field<Vec<Field<String>>>,
+    /// As in Envoy; only `false` is supported yet.
+    #[serde(default)]
+    #[schemars(extend("const" = false))]
+    pub(super) allow_on_headers_stop_iteration: Field<bool>,
+}
+
+/// Bytes for a filter.
+#[derive(Debug, Default)]
+pub(super) struct Payload(pub(super) Vec<u8>);
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a map such as {memory: 64MiB, time: 20ms}")]
+pub(super) struct FilterLimits {
+    /// Memory of the VM.
+    #[serde(default)]
+    #[schemars(extend("default" = FILTER_MEMORY))]
+    pub(super) memory: Field<Word<Size>>,
+    /// Time of one callback.
+    #[serde(default)]
+    #[schemars(extend("default" = FILTER_TIME))]
+    pub(super) time: Field<Word<Duration>>,
+    #[serde(default)]
+    #[schemars(skip)]
+    pub(super) buffer: Field<Later>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a map")]
+pub(super) struct Admin {
+    /// Where readiness, metrics and the like are served.
+    #[serde(default)]
+    #[schemars(extend("default" = ADMIN_LISTEN))]
+    pub(super) listen: Field<Word<SocketAddr>>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a map")]
+pub(super) struct Telemetry {
+    /// One record per request; without it there are none.
+    #[serde(default)]
+    pub(super) access_log: Field<AccessLog>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a map such as {path: /dev/stdout}")]
+pub(super) struct AccessLog {
+    /// A file that is appended to, /dev/stdout or /dev/stderr.
+    #[serde(default)]
+    #[schemars(extend("default" = ACCESS_LOG))]
+    pub(super) path: Field<String>,
+    /// How a record is written.
+    #[serde(default)]
+    #[schemars(extend("default" = "json"))]
+    pub(super) format: Field<Word<LogFormat>>,
+}
+
+/// Number of worker threads.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Workers {
+    /// As many as the process may use cores.
+    Auto,
+    /// So many, at least one.
+    Count(usize),
+}
+
+impl<'de> Deserialize<'de> for Workers {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Read;
+        impl Visitor<'_> for Read {
+            type Value = Workers;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "a number from 1 to {MAX_WORKERS}, or auto")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Workers, E> {
+                let refused = || E::invalid_type(de::Unexpected::Str(text), &self);
+                if text == "auto" { Ok(Workers::Auto) } else { Err(refused()) }
+            }
+
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Workers, E> {
+                let refused = || E::invalid_type(de::Unexpected::Unsigned(number), &self);
+                match usize::try_from(number) {
+                    Ok(count) if (1..=MAX_WORKERS).contains(&number) => Ok(Workers::Count(count)),
+                    _ => Err(refused()),
+                }
+            }
+        }
+        deserializer.deserialize_any(Read)
+    }
+}
+
+impl<'de> Deserialize<'de> for Weight {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Read;
+        impl Visitor<'_> for Read {
+            type Value = Weight;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "a weight from 1 to {MAX_WEIGHT}")
+            }
+
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Weight, E> {
+                match u32::try_from(number) {
+                    Ok(weight) if (1..=MAX_WEIGHT).contains(&number) => Ok(Weight(weight)),
+                    _ => Err(E::invalid_type(de::Unexpected::Unsigned(number), &self)),
+                }
+            }
+        }
+        deserializer.deserialize_any(Read)
+    }
+}
+
+impl<'de> Deserialize<'de> for Payload {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Read;
+        impl<'de> Visitor<'de> for Read {
+            type Value = Payload;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map, or a text")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Payload, E> {
+                Ok(Payload(text.into()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Payload, A::Error> {
+                let map = serde_json::Map::deserialize(MapAccessDeserializer::new(map))?;
+                serde_json::to_vec(&map).map(Payload).map_err(de::Error::custom)
+            }
+        }
+        deserializer.deserialize_any(Read)
+    }
+}
+
+impl<'de> Deserialize<'de> for Endpoint {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Read;
+        impl<'de> Visitor<'de> for Read {
+            type Value = Endpoint;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}, or a map such as {{address: 10.0.0.4:15006, weight: 2}}", SocketAddr::EXPECTED)
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Endpoint, E> {
+                SocketAddr::read(text).map(Endpoint::Plain).map_err(E::custom)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Endpoint, A::Error> {
+                WeightedEndpoint::deserialize(MapAccessDeserializer::new(map)).map(Endpoint::Weighted)
+            }
+        }
+        deserializer.deserialize_struct("Endpoint", &["address", "weight"], Read)
+    }
+}
+
+impl<'de> Deserialize<'de> for Policy {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Read;
+        impl<'de> Visitor<'de> for Read {
+            type Value = Policy;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(Balance::EXPECTED)
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Policy, E> {
+                Balance::read(text).map(Policy).map_err(E::custom)
+            }
+
+            // Policies with settings are maps of one key; none is supported yet, and the word alone says so.
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Policy, A::Error> {
+                let word: Option<String> = map.next_key()?;
+                self.visit_str(word.as_deref().unwrap_or_default())
+            }
+        }
+        deserializer.deserialize_any(Read)
+    }
+}
+
+impl JsonSchema for Workers {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Workers".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "anyOf": [{ "type": "integer", "minimum": 1, "maximum": MAX_WORKERS }, { "const": "auto" }] })
+    }
+}
+
+impl JsonSchema for Weight {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Weight".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "integer", "minimum": 1, "maximum": MAX_WEIGHT })
+    }
+}
+
+impl JsonSchema for Payload {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Payload".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": ["object", "string"] })
+    }
+}
+
+impl JsonSchema for Endpoint {
+    fn schema_name() -> Cow<'static, str> {
+        "Endpoint".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "anyOf": [SocketAddr::schema(), generator.subschema_for::<WeightedEndpoint>()] })
+    }
+}
+
+impl JsonSchema for Policy {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Policy".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        Balance::schema()
+    }
+}

@@ -1,1 +1,455 @@
-//! From the file to valid values.
+//! From the file to valid values. Reports everything that is wrong with it at once, each with its place.
+
+mod filter;
+mod service;
+
+use std::collections::{HashMap, HashSet};
+use std::io::Read;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::names::{is_label, overlap};
+use super::raw::{self, Workers};
+use super::reader::{Entries, Field, Later, Report, Spot};
+use super::word::{LogFormat, Notation, Size, Word};
+use super::yaml::{Document, MAX_FILE_BYTES, clip};
+use super::{
+    AccessLog, AppProtocol, Config, IdentityFiles, Inbound, LinkPolicy, Node, Outbound, Problem, Timeouts, Warning,
+};
+use crate::identity::SpiffeId;
+
+/// A valid config with what is worth a thought, or every reason why it is none.
+pub type Outcome = Result<(Config, Vec<Warning>), Vec<Problem>>;
+
+/// What a config may ask of the machine that it is for.
+pub struct Host<'a> {
+    /// An environment variable.
+    pub variable: &'a dyn Fn(&str) -> Option<String>,
+    /// Whether a file is there.
+    pub exists: &'a dyn Fn(&Path) -> bool,
+    /// Cores that the process may use.
+    pub cores: usize,
+}
+
+/// Reads a config file for this machine. Blocks; reads at most [`MAX_FILE_BYTES`] and one byte.
+///
+/// # Errors
+/// Every problem at once, in the order of the file (at most a thousand, then how many more).
+pub fn load(path: &Path) -> Outcome {
+    let name = path.display().to_string();
+    let host = Host {
+        variable: &|name| std::env::var(name).ok(),
+        exists: &|path| path.exists(),
+        cores: std::thread::available_parallelism().map_or(1, usize::from),
+    };
+    let refused =
+        |message: String| vec![Problem { file: name.clone(), line: 0, column: 0, path: String::new(), message }];
+    let absolute = std::path::absolute(path).map_err(|e| refused(e.to_string()))?;
+    let mut text = String::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(MAX_FILE_BYTES as u64 + 1).read_to_string(&mut text))
+        .map_err(|e| refused(format!("cannot be read: {e}")))?;
+    parse(&text, &name, absolute.parent().unwrap_or(Path::new("/")), &host)
+}
+
+/// Reads the text of a config. `file` is its name in what is said about it, relative paths in it start from `base`.
+///
+/// # Errors
+/// As [`load`].
+pub fn parse(text: &str, file: &str, base: &Path, host: &Host<'_>) -> Outcome {
+    let problem = |line, column, path, message| Problem { file: file.to_owned(), line, column, path, message };
+    let document = Document::parse(text)
+        .map_err(|(place, message)| vec![problem(place.line, place.column, String::new(), message)])?;
+    let report = Report::new(&document);
+    let config = match report.read::<raw::File>() {
+        Field::Given(raw, root) => Resolver { report: &report, base, host }.file(raw, root),
+        Field::Absent | Field::Bad => None,
+    };
+    let (mut problems, mut warnings) = (Vec::new(), Vec::new());
+    let (notes, unsaid) = report.into_notes();
+    for note in notes {
+        let told = problem(note.place.line, note.place.column, note.path, note.message);
+        if note.wrong { problems.push(told) } else { warnings.push(Warning(told)) }
+    }
+    if unsaid > 0 {
+        problems.push(problem(0, 0, String::new(), format!("{unsaid} more problems")));
+    }
+    match config {
+        Some(config) if problems.is_empty() => Ok((config, warnings)),
+        None if problems.is_empty() => {
+            Err(vec![problem(0, 0, String::new(), "refused without a reason: a defect of lacis".into())])
+        }
+        _ => Err(problems),
+    }
+}
+
+/// Makes sections valid. A method returns nothing where it has reported why.
+struct Resolver<'a> {
+    report: &'a Report<'a>,
+    base: &'a Path,
+    host: &'a Host<'a>,
+}
+
+/// Positions of filters by name.
+type FilterNames = HashMap<String, usize>;
+
+/// A listening address, where the file says so, and the name of the listener.
+struct Listener {
+    address: SocketAddr,
+    spot: Spot,
+    name: String,
+}
+
+impl Resolver<'_> {
+    fn file(&self, raw: raw::File, root: Spot) -> Option<Config> {
+        let raw::File { node, identity, outbound, inbound, services, routes, filters, admin, telemetry, workers } = raw;
+        self.later([routes]);
+        let mut listeners = Vec::new();
+        let (no_identity, inbound_spot) = (identity.is_absent(), inbound.spot());
+        let node = self.node(node, root);
+        let identity = self.optional(identity, None, |raw, spot| self.identity(raw, spot).map(Some));
+        let names = filter_names(&filters);
+        let outbound =
+            self.optional(outbound, None, |raw, spot| self.outbound(raw, spot, &names, &mut listeners).map(Some));
+        let application = inbound_application(&inbound);
+        let inbound =
+            self.optional(inbound, None, |raw, spot| self.inbound(raw, spot, &names, &mut listeners).map(Some));
+        let service_spots = service_spots(&services);
+        let services = self.services(services.or(Entries(Vec::new())), node.as_ref(), &mut listeners);
+        let chains = [
+            outbound.iter().flatten().flat_map(|outbound| &outbound.filters).collect::<Vec<_>>(),
+            inbound.iter().flatten().flat_map(|inbound| &inbound.filters).collect(),
+        ];
+        let used: HashSet<usize> = chains.into_iter().flatten().copied().collect();
+        let filters = self.filters(filters.or(Entries(Vec::new())), &used);
+        let admin = self.optional(admin, None, |raw, spot| {
+            let raw::Admin { listen } = raw;
+            self.listen(listen, raw::ADMIN_LISTEN, spot, "admin", &mut listeners).map(Some)
+        });
+        let access_log = self.optional(telemetry, None, |raw, _| self.telemetry(raw));
+        let workers = match workers.or(Workers::Count(1))? {
+            Workers::Auto => self.host.cores.max(1),
+            Workers::Count(count) => count,
+        };
+        self.clashes(&listeners, application);
+        if listeners.is_empty() && outbound.is_some() && inbound.is_some() && services.is_some() {
+            self.report.wrong_key(root, "nothing to listen on; add `outbound`, `inbound`, or `listen` to a service");
+        }
+        if no_identity {
+            self.without_identity(root, inbound_spot, services.as_deref(), &service_spots);
+        }
+        Some(Config {
+            node: node?,
+            identity: identity?,
+            outbound: outbound?,
+            inbound: inbound?,
+            services: services?,
+            filters: filters?,
+            admin: admin?,
+            access_log: access_log?,
+            workers,
+        })
+    }
+
+    fn node(&self, field: Field<raw::Node>, root: Spot) -> Option<Node> {
+        let (raw, at) = self.required(field, root, "node", "`node: {service: NAME}`")?;
+        let raw::Node { service, namespace, trust_domain, id, cluster, metadata } = raw;
+        let service = self
+            .required(service, at, "service", "the name of the service beside this sidecar")
+            .and_then(|(name, spot)| self.label(name, spot, "a service name"));
+        let namespace =
+            self.optional(namespace, raw::NAMESPACE.into(), |name, spot| self.label(name, spot, "a namespace"));
+        let trust_domain =
+            self.optional(trust_domain, raw::TRUST_DOMAIN.into(), |name, spot| {
+                match SpiffeId::service(&name, "default", "service") {
+                    Ok(_) => Some(name),
+                    Err(why) => self.refuse(spot, format!("\"{}\" is not a trust domain: {why}", clip(&name))),
+                }
+            });
+        let (id, cluster) = (id.or(String::new()), cluster.or(String::new()));
+        let metadata = metadata.or(serde_json::Map::new());
+        let (service, namespace, trust_domain) = (service?, namespace?, trust_domain?);
+        let spiffe = match SpiffeId::service(&trust_domain, &namespace, &service) {
+            Ok(spiffe) => spiffe,
+            Err(why) => return self.refuse(at, format!("has no identity: {why}")),
+        };
+        let or = |text: String, default: String| if text.is_empty() { default } else { text };
+        Some(Node {
+            id: or(id?, format!("{service}.{namespace}")),
+            cluster: or(cluster?, service.clone()),
+            metadata: metadata?,
+            service,
+            namespace,
+            trust_domain,
+            spiffe,
+        })
+    }
+
+    fn identity(&self, raw: raw::Identity, at: Spot) -> Option<IdentityFiles> {
+        let raw::Identity { certificate, private_key, trust_bundle } = raw;
+        let file = |field, key| {
+            let (path, spot) = self.required(field, at, key, "the path of a PEM file")?;
+            self.path(path, spot)
+        };
+        let (certificate, private_key, trust_bundle) =
+            (file(certificate, "certificate"), file(private_key, "private_key"), file(trust_bundle, "trust_bundle"));
+        Some(IdentityFiles { certificate: certificate?, private_key: private_key?, trust_bundle: trust_bundle? })
+    }
+
+    fn outbound(
+        &self,
+        raw: raw::Outbound,
+        at: Spot,
+        names: &FilterNames,
+        listeners: &mut Vec<Listener>,
+    ) -> Option<Outbound> {
+        let raw::Outbound { listen, filters } = raw;
+        let listen = self.listen(listen, raw::OUTBOUND_LISTEN, at, "outbound", listeners);
+        let filters = self.chain(filters, names);
+        Some(Outbound { listen: listen?, filters: filters? })
+    }
+
+    fn inbound(
+        &self,
+        raw: raw::Inbound,
+        at: Spot,
+        names: &FilterNames,
+        listeners: &mut Vec<Listener>,
+    ) -> Option<Inbound> {
+        let raw::Inbound { listen, application, protocol, filters, allow } = raw;
+        let listen = self.listen(listen, raw::INBOUND_LISTEN, at, "inbound", listeners);
+        let application = self
+            .required(application, at, "application", "where the application listens, such as 127.0.0.1:8080")
+            .and_then(|(Word(address), spot)| self.target(address, spot));
+        let protocol = protocol.or(Word(AppProtocol::Http1));
+        let filters = self.chain(filters, names);
+        let allow = self.optional(allow, None, |callers, spot| {
+            if callers.is_empty() {
+                self.report.warn(spot, "nobody may call; remove `allow` to let every identity of the trust domain in");
+            }
+            self.each(callers, |raw::Allow { identity }, spot| {
+                let (Word(id), _) = self.required(identity, spot, "identity", "the SPIFFE ID of a caller")?;
+                Some(id)
+            })
+            .map(Some)
+        });
+        // The caller's side bounds the request; a second bound here could only cut what that one allows.
+        let timeouts = Timeouts { request: Duration::ZERO, ..self.timeouts(Field::Absent)? };
+        Some(Inbound {
+            listen: listen?,
+            application: application?,
+            protocol: protocol?.0,
+            filters: filters?,
+            allow: allow?,
+            timeouts,
+        })
+    }
+
+    fn telemetry(&self, raw: raw::Telemetry) -> Option<Option<AccessLog>> {
+        let raw::Telemetry { access_log } = raw;
+        self.optional(access_log, None, |raw, _| {
+            let raw::AccessLog { path, format } = raw;
+            let path = match path {
+                Field::Absent => Some(PathBuf::from(raw::ACCESS_LOG)),
+                Field::Bad => None,
+                Field::Given(path, spot) => self.absolute(&path, spot),
+            };
+            let Word(LogFormat::Json) = format.or(Word(LogFormat::Json))?;
+            Some(Some(AccessLog { path: path? }))
+        })
+    }
+
+    fn timeouts(&self, field: Field<raw::Timeouts>) -> Option<Timeouts> {
+        let raw::Timeouts { connect, request, idle } = field.or(raw::Timeouts::default())?;
+        let connect = match connect {
+            Field::Given(Word(Duration::ZERO), spot) => {
+                self.refuse(spot, "a link cannot be open at once; write at least 1ms")
+            }
+            connect => self.word(connect, raw::CONNECT),
+        };
+        let (request, idle) = (self.word(request, raw::REQUEST), self.word(idle, raw::IDLE));
+        Some(Timeouts { connect: connect?, request: request?, idle: idle? })
+    }
+
+    /// Filters by name, in the order of the list.
+    fn chain(&self, field: Field<Vec<Field<String>>>, names: &FilterNames) -> Option<Vec<usize>> {
+        let mut seen = HashSet::new();
+        let chain = field.or(Vec::new())?;
+        self.each(chain, |name, spot| match names.get(&name) {
+            Some(&position) if seen.insert(position) => Some(position),
+            Some(_) => self.refuse(spot, format!("\"{}\" is in this list already; name it once", clip(&name))),
+            None => {
+                let right = match self.report.suggest(&name, names.keys().map(String::as_str)) {
+                    Some(known) => format!("did you mean \"{known}\"?"),
+                    None => "define it under `filters`".into(),
+                };
+                self.refuse(spot, format!("no filter \"{}\"; {right}", clip(&name)))
+            }
+        })
+    }
+
+    /// A listening address; warns if it is open to others where only this machine should come in.
+    fn listen(
+        &self,
+        field: Field<Word<SocketAddr>>,
+        default: &str,
+        section: Spot,
+        name: &str,
+        listeners: &mut Vec<Listener>,
+    ) -> Option<SocketAddr> {
+        let spot = field.spot().unwrap_or(section);
+        let address: SocketAddr = self.word(field, default)?;
+        if !address.ip().is_loopback() && name != "inbound" {
+            let danger = match name {
+                "admin" => "whoever reaches it can stop this sidecar",
+                _ => "whoever reaches it calls with this service's identity",
+            };
+            self.report.warn(spot, format!("{address} is not a loopback address: {danger}"));
+        }
+        listeners.push(Listener { address, spot, name: name.to_owned() });
+        Some(address)
+    }
+
+    /// An address that something else listens on.
+    fn target(&self, address: SocketAddr, spot: Spot) -> Option<SocketAddr> {
+        if address.port() == 0 {
+            return self.refuse(spot, "nothing listens on port 0; write the port");
+        }
+        if address.ip().is_unspecified() {
+            return self.refuse(spot, format!("{} is where one listens; write the address to call", address.ip()));
+        }
+        Some(address)
+    }
+
+    fn clashes(&self, listeners: &[Listener], application: Option<(SocketAddr, Spot)>) {
+        let mut by_port: HashMap<u16, Vec<&Listener>> = HashMap::new();
+        for listener in listeners {
+            let others = by_port.entry(listener.address.port()).or_default();
+            if let Some(other) = others.iter().find(|other| overlap(other.address, listener.address)) {
+                let (address, line) = (listener.address, self.report.line(other.spot));
+                let message = format!("{address} is taken by `{}` (line {line}); choose another port", other.name);
+                self.report.wrong_key(listener.spot, message);
+            }
+            others.push(listener);
+        }
+        if let Some((address, spot)) = application
+            && let Some(own) = listeners.iter().find(|l| overlap(l.address, address))
+        {
+            let message =
+                format!("{address} is this sidecar's own listener `{}`; write the application's port", own.name);
+            self.report.wrong(spot, message);
+        }
+    }
+
+    /// Says what the absence of `identity` means: an error where something needs it, else a thing to know.
+    fn without_identity(
+        &self,
+        root: Spot,
+        inbound: Option<Spot>,
+        services: Option<&[super::Service]>,
+        spots: &HashMap<String, Spot>,
+    ) {
+        let right = "add `identity: {certificate: FILE, private_key: FILE, trust_bundle: FILE}`";
+        let linked = services.unwrap_or_default().iter().find(|service| service.link != LinkPolicy::Plaintext);
+        if let Some(spot) = inbound {
+            self.report.wrong_key(spot, format!("peers are answered with an identity; {right}"));
+        } else if let Some(service) = linked {
+            let spot = spots.get(&service.name).copied().unwrap_or(root);
+            self.report.wrong_key(spot, format!("its link needs an identity; {right}, or write `link: plaintext`"));
+        } else if services.is_some() {
+            self.report.warn(root, "no `identity`: every link is plaintext, and no peer is verified");
+        }
+    }
+
+    /// A path that is read; warns if nothing is there.
+    fn path(&self, path: String, spot: Spot) -> Option<PathBuf> {
+        let path = self.absolute(&path, spot)?;
+        if !(self.host.exists)(&path) {
+            self.report.warn(spot, format!("no file at {}", clip(&path.display().to_string())));
+        }
+        Some(path)
+    }
+
+    fn absolute(&self, path: &str, spot: Spot) -> Option<PathBuf> {
+        if path.is_empty() || path.contains('\0') {
+            return self.refuse(spot, "not a path; write one, relative to this file or absolute");
+        }
+        Some(self.base.join(path))
+    }
+
+    fn label(&self, name: String, spot: Spot, what: &str) -> Option<String> {
+        if is_label(&name) { Some(name) } else { self.refuse(spot, not_label(&name, what)) }
+    }
+
+    /// A word, or what its default says.
+    fn word<T: Notation>(&self, field: Field<Word<T>>, default: &str) -> Option<T> {
+        match field {
+            Field::Absent => T::read(default).ok(),
+            Field::Bad => None,
+            Field::Given(Word(value), _) => Some(value),
+        }
+    }
+
+    /// Refuses what is described but not built yet.
+    fn later<const N: usize>(&self, fields: [Field<Later>; N]) {
+        for spot in fields.iter().filter_map(Field::spot) {
+            self.report.wrong_key(spot, "not supported yet; remove it");
+        }
+    }
+
+    fn required<T>(&self, field: Field<T>, section: Spot, key: &str, right: &str) -> Option<(T, Spot)> {
+        if field.is_absent() {
+            self.report.wrong_key(section, format!("`{key}` is missing; write {right}"));
+        }
+        field.given()
+    }
+
+    /// What `check` makes of a value that is there; `default` where the key is not.
+    fn optional<T, U>(&self, field: Field<T>, default: U, check: impl FnOnce(T, Spot) -> Option<U>) -> Option<U> {
+        match field {
+            Field::Absent => Some(default),
+            Field::Bad => None,
+            Field::Given(value, spot) => check(value, spot),
+        }
+    }
+
+    /// What `check` makes of every item; nothing if it refuses one, but only after all were seen.
+    fn each<T, U>(&self, items: Vec<Field<T>>, mut check: impl FnMut(T, Spot) -> Option<U>) -> Option<Vec<U>> {
+        let checked: Vec<Option<U>> =
+            items.into_iter().map(|item| item.given().and_then(|(value, spot)| check(value, spot))).collect();
+        checked.into_iter().collect()
+    }
+
+    fn refuse<T>(&self, spot: Spot, message: impl Into<String>) -> Option<T> {
+        self.report.wrong(spot, message);
+        None
+    }
+}
+
+fn not_label(name: &str, what: &str) -> String {
+    format!("\"{}\" is not {what}; write 1 to 63 of a-z, 0-9 and '-', not beginning or ending with '-'", clip(name))
+}
+
+fn filter_names(filters: &Field<Entries<raw::Filter>>) -> FilterNames {
+    match filters {
+        Field::Given(Entries(entries), _) => entries.iter().map(|(name, _)| name.clone()).zip(0..).collect(),
+        Field::Absent | Field::Bad => HashMap::new(),
+    }
+}
+
+fn service_spots(services: &Field<Entries<raw::Service>>) -> HashMap<String, Spot> {
+    match services {
+        Field::Given(Entries(entries), _) => {
+            entries.iter().filter_map(|(name, service)| Some((name.clone(), service.spot()?))).collect()
+        }
+        Field::Absent | Field::Bad => HashMap::new(),
+    }
+}
+
+fn inbound_application(inbound: &Field<raw::Inbound>) -> Option<(SocketAddr, Spot)> {
+    match inbound {
+        Field::Given(raw::Inbound { application: Field::Given(Word(address), spot), .. }, _) => Some((*address, *spot)),
+        _ => None,
+    }
+}

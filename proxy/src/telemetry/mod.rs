@@ -5,6 +5,7 @@ pub mod cell;
 pub mod family;
 pub mod guest;
 pub mod labels;
+pub mod log;
 pub mod metrics;
 pub mod text;
 pub mod trace;

@@ -1,0 +1,180 @@
+//! Services: who they are, where they are, how they are reached.
+
+use std::collections::{HashMap, HashSet};
+
+use super::super::names::{host, is_label};
+use super::super::raw;
+use super::super::reader::{Entries, Field, Spot};
+use super::super::word::{ServiceProtocol, Word};
+use super::super::yaml::clip;
+use super::super::{Balance, Endpoint, LinkPolicy, Node, Service};
+use super::{Listener, Resolver, not_label};
+use crate::identity::SpiffeId;
+
+/// Which service has a host already, and at which line.
+type Hosts = HashMap<String, (String, usize)>;
+
+impl Resolver<'_> {
+    pub(super) fn services(
+        &self,
+        services: Option<Entries<raw::Service>>,
+        node: Option<&Node>,
+        listeners: &mut Vec<Listener>,
+    ) -> Option<Vec<Service>> {
+        let mut taken = Hosts::new();
+        let Entries(entries) = services?;
+        let services: Vec<Option<Service>> = entries
+            .into_iter()
+            .map(|(name, field)| {
+                let (raw, spot) = field.given()?;
+                self.service(name, raw, spot, node, &mut taken, listeners)
+            })
+            .collect();
+        services.into_iter().collect()
+    }
+
+    fn service(
+        &self,
+        name: String,
+        raw: raw::Service,
+        at: Spot,
+        node: Option<&Node>,
+        taken: &mut Hosts,
+        listeners: &mut Vec<Listener>,
+    ) -> Option<Service> {
+        let raw::Service {
+            hosts,
+            listen,
+            endpoints,
+            dns,
+            file,
+            identity,
+            protocol,
+            link,
+            balance,
+            timeouts,
+            retries,
+            limits,
+            outliers,
+        } = raw;
+        if !is_label(&name) {
+            self.report.wrong_key(at, not_label(&name, "a service name"));
+            return None;
+        }
+        let hosts = self.hosts(&name, at, hosts, taken);
+        let listen = match listen {
+            Field::Absent => Some(None),
+            listen => self.listen(listen, "", at, &name, listeners).map(Some),
+        };
+        let elsewhere = !dns.is_absent() || !file.is_absent();
+        self.later([dns, file, retries, limits, outliers]);
+        let endpoints = match endpoints {
+            // Said already: what stands there instead is not supported yet.
+            Field::Absent if elsewhere => None,
+            endpoints => self.endpoints(endpoints, at),
+        };
+        let Word(ServiceProtocol::Http) = protocol.or(Word(ServiceProtocol::Http))?;
+        let link = link.or(Word(LinkPolicy::Auto)).map(|Word(link)| link);
+        let identity = self.peer_identity(identity, &name, link, node);
+        let balance = balance.or(raw::Policy(Balance::LeastLoad));
+        let timeouts = self.timeouts(timeouts);
+        let (endpoints, link) = (endpoints?, link?);
+        let outside = endpoints.iter().find(|endpoint| !endpoint.address.ip().is_loopback());
+        if let (LinkPolicy::Plaintext, Some(Endpoint { address, .. })) = (link, outside) {
+            let message =
+                format!("requests to {address} cross the network unencrypted, and nobody verifies who answers");
+            self.report.warn(at, message);
+        }
+        Some(Service {
+            hosts: hosts?,
+            listen: listen?,
+            endpoints,
+            identity: identity?,
+            link,
+            balance: balance?.0,
+            timeouts: timeouts?,
+            name,
+        })
+    }
+
+    /// The name and the hosts of a service, each once, none of them another service's.
+    fn hosts(&self, name: &str, at: Spot, field: Field<Vec<Field<String>>>, taken: &mut Hosts) -> Option<Vec<String>> {
+        let (mut own, mut seen) = (Vec::new(), HashSet::new());
+        let mut claim = |name_of: String, spot: Spot, is_name: bool| {
+            let line = self.report.line(spot);
+            let (service, line) = taken.entry(name_of.clone()).or_insert_with(|| (name.to_owned(), line));
+            if service != name {
+                let message = format!("\"{name_of}\" means service \"{service}\" already (line {line}); use it once");
+                if is_name {
+                    self.report.wrong_key(spot, message)
+                } else {
+                    self.report.wrong(spot, message)
+                }
+                return None;
+            }
+            if seen.insert(name_of.clone()) {
+                own.push(name_of);
+            }
+            Some(())
+        };
+        let named = claim(name.to_owned(), at, true);
+        let hosts = field.or(Vec::new())?;
+        let hosts = self.each(hosts, |text, spot| match host(&text) {
+            Ok(host) => claim(host, spot, false),
+            Err(why) => self.refuse(spot, format!("\"{}\" {why}", clip(&text))),
+        });
+        named.and(hosts)?;
+        Some(own)
+    }
+
+    fn endpoints(&self, field: Field<Vec<Field<raw::Endpoint>>>, at: Spot) -> Option<Vec<Endpoint>> {
+        let right = "a list of addresses such as [10.0.0.4:15006]";
+        let (endpoints, spot) = self.required(field, at, "endpoints", right)?;
+        if endpoints.is_empty() {
+            return self.refuse(spot, format!("a service without endpoints cannot be called; write {right}"));
+        }
+        let mut seen = HashSet::new();
+        self.each(endpoints, |endpoint, spot| {
+            let (address, weight, spot) = match endpoint {
+                raw::Endpoint::Plain(address) => (address, Some(raw::Weight(1)), spot),
+                raw::Endpoint::Weighted(raw::WeightedEndpoint { address, weight }) => {
+                    let weight = weight.or(raw::Weight(1));
+                    let (Word(address), spot) =
+                        self.required(address, spot, "address", "an address such as 10.0.0.4:15006")?;
+                    (address, weight, spot)
+                }
+            };
+            let address = self.target(address, spot)?;
+            if !seen.insert(address) {
+                return self.refuse(spot, format!("{address} is in this list already; give it a `weight` instead"));
+            }
+            Some(Endpoint { address, weight: weight?.0 })
+        })
+    }
+
+    /// Who may answer for a service.
+    fn peer_identity(
+        &self,
+        field: Field<Vec<Field<Word<SpiffeId>>>>,
+        name: &str,
+        link: Option<LinkPolicy>,
+        node: Option<&Node>,
+    ) -> Option<Vec<SpiffeId>> {
+        let plaintext = link == Some(LinkPolicy::Plaintext);
+        match field {
+            Field::Bad => None,
+            Field::Absent if plaintext => Some(Vec::new()),
+            Field::Absent => {
+                let node = node?;
+                SpiffeId::service(&node.trust_domain, &node.namespace, name).ok().map(|id| vec![id])
+            }
+            Field::Given(_, spot) if plaintext => {
+                self.refuse(spot, "a plaintext link verifies nobody; remove `identity`, or choose another `link`")
+            }
+            Field::Given(ids, spot) if ids.is_empty() => {
+                self.refuse(spot, "nobody could answer; name an identity, or remove `identity` to expect the usual one")
+            }
+            Field::Given(ids, _) => self.each(ids, |Word(id), _| Some(id)),
+        }
+    }
+}

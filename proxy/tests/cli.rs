@@ -1,0 +1,94 @@
+//! The command line as a user meets it: what is printed where, and the exit code.
+
+#![allow(clippy::expect_used, clippy::panic, reason = "a test may fail anywhere, helpers included")]
+
+use std::process::{Command, Output};
+
+fn lacis(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_lacis")).args(arguments).output().expect("lacis starts")
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("UTF-8")
+}
+
+fn file(text: &str) -> (tempfile::TempDir, String) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("lacis.yaml");
+    std::fs::write(&path, text).expect("writable");
+    (dir, path.to_str().expect("UTF-8").to_owned())
+}
+
+#[test]
+fn check_a_good_file() {
+    let (_dir, path) = file("node: {service: alpha}\noutbound: {}\n");
+    let output = lacis(&["check", "-c", &path]);
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(text(&output.stderr), "");
+    assert_eq!(
+        text(&output.stdout),
+        format!(
+            "{path}:1:1: warning: no `identity`: every link is plaintext, and no peer is verified\n\
+             {path}: fine: spiffe://cluster.local/ns/default/sa/alpha, outbound 127.0.0.1:15001, 0 services, 0 filters, \
+             1 worker\n"
+        )
+    );
+}
+
+#[test]
+fn check_a_bad_file() {
+    let (_dir, path) = file("node: {service: alpha}\noutbond: {}\nworkers: 0\n");
+    let output = lacis(&["check", "-c", &path]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(text(&output.stderr), "");
+    let problems: Vec<&str> = text(&output.stdout).lines().collect();
+    assert_eq!(problems[0], format!("{path}:2:1: unknown key \"outbond\"; did you mean \"outbound\"?"));
+    assert_eq!(
+        problems[1],
+        format!("{path}:3:10: workers: expected a number from 1 to 256, or auto, found the number 0")
+    );
+}
+
+#[test]
+fn check_as_json() {
+    let (_dir, path) = file("node: {service: alpha}\noutbound: {}\nroutes: []\n");
+    let output = lacis(&["check", "-c", &path, "--output", "json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let said: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let problem = serde_json::json!({
+        "file": path, "line": 3, "column": 1, "path": "routes", "message": "not supported yet; remove it",
+    });
+    assert_eq!(said, serde_json::json!({ "valid": false, "problems": [problem], "warnings": [] }));
+}
+
+#[test]
+fn check_no_file() {
+    let output = lacis(&["check", "-c", "/nonexistent/lacis.yaml"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        text(&output.stdout),
+        "/nonexistent/lacis.yaml: cannot be read: No such file or directory (os error 2)\n"
+    );
+}
+
+#[test]
+fn schema_is_json() {
+    let output = lacis(&["schema"]);
+    assert_eq!(output.status.code(), Some(0));
+    serde_json::from_slice::<serde_json::Value>(&output.stdout).expect("JSON");
+}
+
+#[test]
+fn help_is_data_and_a_wrong_line_is_2() {
+    let help = lacis(&["--help"]);
+    assert_eq!((help.status.code(), text(&help.stderr)), (Some(0), ""));
+    for command in ["run", "check", "schema", "cert", "demo"] {
+        assert!(text(&help.stdout).contains(command), "{command}");
+    }
+    for wrong in [&["serve"][..], &[], &["check"], &["--log-level", "verbose", "schema"], &["demo", "--requests", "0"]]
+    {
+        let output = lacis(wrong);
+        assert_eq!((output.status.code(), text(&output.stdout)), (Some(2), ""), "{wrong:?}");
+        assert!(!output.stderr.is_empty());
+    }
+}

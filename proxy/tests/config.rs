@@ -1,0 +1,298 @@
+//! Golden files: `tests/config/NAME.yaml` read, `NAME.txt` what is said about it. `UPDATE_GOLDEN=1` writes them anew.
+
+#![allow(clippy::expect_used, clippy::panic, reason = "a test may fail anywhere, helpers included")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use lacis::config::resolve::{Host, Outcome};
+use lacis::config::{self, Balance, Failure, LinkPolicy, Module};
+use serde_json::Value;
+
+fn golden_dir() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config")
+}
+
+/// Reads a config on a machine that is the same everywhere: two cores, `HOSTNAME` set, every file there but `absent*`.
+fn parse(text: &str) -> Outcome {
+    let host = Host {
+        variable: &|name| (name == "HOSTNAME").then(|| "box".to_owned()),
+        exists: &|path| !path.to_string_lossy().contains("absent"),
+        cores: 2,
+    };
+    config::parse(text, "lacis.yaml", Path::new("/etc/lacis"), &host)
+}
+
+fn said(outcome: &Outcome) -> String {
+    match outcome {
+        Ok((_, warnings)) if warnings.is_empty() => "fine\n".into(),
+        Ok((_, warnings)) => warnings.iter().map(|warning| format!("{warning}\n")).collect(),
+        Err(problems) => problems.iter().map(|problem| format!("{problem}\n")).collect(),
+    }
+}
+
+fn cases() -> Vec<(String, String)> {
+    let mut cases: Vec<(String, String)> = fs::read_dir(golden_dir())
+        .expect("golden files")
+        .map(|entry| entry.expect("entry").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
+        .map(|path| {
+            let name = path.file_stem().expect("a name").to_string_lossy().into_owned();
+            (name, fs::read_to_string(path).expect("text"))
+        })
+        .collect();
+    cases.sort();
+    cases
+}
+
+#[test]
+fn every_kind_of_mistake() {
+    let cases = cases();
+    assert!(cases.len() > 60, "the golden files are there: {}", cases.len());
+    let mut wrong = Vec::new();
+    for (name, text) in cases {
+        let outcome = parse(&text);
+        let said = said(&outcome);
+        let path = golden_dir().join(format!("{name}.txt"));
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            fs::write(&path, &said).expect("writable");
+        }
+        let golden = fs::read_to_string(&path).unwrap_or_default();
+        if said != golden {
+            wrong.push(format!("{name}\n--- golden\n{golden}--- said\n{said}"));
+        }
+        assert_eq!(name.starts_with("good-"), outcome.is_ok(), "{name}: only `good-*` is accepted\n{said}");
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The example of the documentation: what is not built yet is refused, at its place, and nothing else is, but what the
+/// example leaves out (two filters, and the rest of a digest).
+#[test]
+fn the_example_of_the_documentation() {
+    let text = fs::read_to_string(golden_dir().join("documented.yaml")).expect("text");
+    let problems = parse(&text).expect_err("parts are not supported yet");
+    let (later, rest): (Vec<_>, Vec<_>) = problems.iter().partition(|p| p.message.contains("not supported yet"));
+    let paths = |problems: &[&config::Problem]| problems.iter().map(|p| p.path.clone()).collect::<Vec<_>>();
+    assert_eq!(
+        paths(&later),
+        [
+            "services.delta.retries",
+            "services.delta.limits",
+            "services.delta.outliers",
+            "routes",
+            "filters.auth.limits.buffer",
+            "filters.auth.allow",
+        ]
+    );
+    assert_eq!(paths(&rest), ["outbound.filters[0]", "outbound.filters[1]", "filters.auth.sha256"]);
+    for problem in later {
+        let line = text.lines().nth(problem.line - 1).expect("the line");
+        let key = problem.path.rsplit('.').next().expect("a key");
+        assert!(line[problem.column - 1..].starts_with(&format!("{key}:")), "{problem}");
+    }
+}
+
+/// No part of the documented file is ignored: changing the value of any key, or taking it out, changes the result.
+#[test]
+fn nothing_is_ignored() {
+    let text = fs::read_to_string(golden_dir().join("good-everything.yaml")).expect("text");
+    let whole = parse(&text).expect("valid").0;
+    let lines: Vec<&str> = text.lines().collect();
+    let mut tried = BTreeSet::new();
+    for (position, line) in lines.iter().enumerate() {
+        let Some((key, value)) = line.split_once(": ") else { continue };
+        if line.trim_start().starts_with('#') || value.trim_start().starts_with('#') {
+            continue;
+        }
+        let mut changed = lines.clone();
+        changed.remove(position);
+        let without = parse(&changed.join("\n"));
+        // Only their default is supported yet.
+        let only = ["protocol: http", "allow_on_headers_stop_iteration: false"].contains(&line.trim());
+        assert!(only || without.is_err() || without.is_ok_and(|(config, _)| config != whole), "{line:?} means nothing");
+        let misspelt = format!("{key}x: {value}");
+        changed.insert(position, &misspelt);
+        assert!(parse(&changed.join("\n")).is_err() || key.trim().chars().all(|c| c.is_uppercase()), "{misspelt:?}");
+        tried.insert(key.trim().trim_start_matches("- ").to_owned());
+    }
+    // Every key that the documentation shows and that is built is among the tried.
+    let documented = fs::read_to_string(golden_dir().join("documented.yaml")).expect("text");
+    let later = ["routes", "retries", "limits", "outliers", "env", "allow", "config"];
+    for line in documented.lines().filter(|line| line.starts_with(char::is_alphabetic) || line.starts_with("  ")) {
+        let Some((key, _)) = line.trim().split_once(':') else { continue };
+        let word = key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+        let depth = line.len() - line.trim_start().len();
+        if !word || depth > 4 || later.contains(&key) || !line.trim().contains(": ") || in_routes(&documented, line) {
+            continue;
+        }
+        if line.trim()[key.len() + 1..].trim_start().starts_with('#') {
+            continue;
+        }
+        assert!(tried.contains(key), "`{key}` is documented and not in good-everything.yaml");
+    }
+}
+
+fn in_routes(text: &str, line: &str) -> bool {
+    let begin = text.find("\nroutes:").expect("routes");
+    let end = text[begin..].find("\nfilters:").expect("filters") + begin;
+    (begin..end).contains(&(line.as_ptr() as usize - text.as_ptr() as usize))
+}
+
+/// What the schema says of a file is what the parser says, as far as a schema can say it.
+#[test]
+fn the_schema_agrees() {
+    let schema: Value = serde_json::from_str(&config::schema::text()).expect("JSON");
+    let structural = ["unknown key", "is missing", "expected ", "not supported yet; remove", "; write one of: "];
+    let (mut accepted, mut refused) = (0, 0);
+    for (name, text) in cases() {
+        let Ok(value) = serde_saphyr::from_str::<Value>(&text) else { continue };
+        let wrong = mismatch(&schema, &schema, &value, "$");
+        match parse(&text) {
+            Ok(_) => {
+                assert_eq!(wrong, None, "{name}: the parser takes it");
+                accepted += 1;
+            }
+            Err(problems) => {
+                let stated = problems.iter().find(|p| structural.iter().any(|s| p.message.contains(s)));
+                assert!(stated.is_none() || wrong.is_some(), "{name}: the schema takes it");
+                refused += usize::from(wrong.is_some());
+            }
+        }
+    }
+    assert!(accepted >= 5 && refused >= 25, "accepted {accepted}, refused {refused}");
+}
+
+/// Where a value is not what a schema says: the part of JSON Schema that ours uses, without patterns.
+fn mismatch(root: &Value, schema: &Value, value: &Value, at: &str) -> Option<String> {
+    let Value::Object(keywords) = schema else { return (schema == false).then(|| at.to_owned()) };
+    keywords.iter().find_map(|(keyword, rule)| {
+        let list = || rule.as_array().expect("a list").iter();
+        let wrong = match keyword.as_str() {
+            "$ref" => {
+                let target = root.pointer(rule.as_str()?.trim_start_matches('#')).expect("a target");
+                return mismatch(root, target, value, at);
+            }
+            "anyOf" => list().all(|option| mismatch(root, option, value, at).is_some()),
+            "enum" => list().all(|option| option != value),
+            "const" => rule != value,
+            "type" => !list_or_one(rule).any(|name| has_type(value, name)),
+            "minimum" => value.as_f64().is_some_and(|n| n < rule.as_f64().expect("a number")),
+            "maximum" => value.as_f64().is_some_and(|n| n > rule.as_f64().expect("a number")),
+            "required" => value.is_object() && list().any(|key| value.get(key.as_str().expect("a key")).is_none()),
+            "items" => {
+                let mut items = value.as_array().into_iter().flatten().enumerate();
+                return items.find_map(|(i, item)| mismatch(root, rule, item, &format!("{at}[{i}]")));
+            }
+            "properties" => {
+                let mut entries = value.as_object().into_iter().flatten();
+                return entries.find_map(|(key, item)| mismatch(root, rule.get(key)?, item, &format!("{at}.{key}")));
+            }
+            "additionalProperties" => {
+                let known = |key| schema.get("properties").is_some_and(|properties| properties.get(key).is_some());
+                let mut entries = value.as_object().into_iter().flatten().filter(|(key, _)| !known(key.as_str()));
+                return entries.find_map(|(key, item)| mismatch(root, rule, item, &format!("{at}.{key}")));
+            }
+            "pattern" | "maxLength" | "default" | "description" | "examples" | "title" | "$schema" | "$defs" => false,
+            other => panic!("teach this test the keyword {other}"),
+        };
+        wrong.then(|| format!("{at}: {keyword}"))
+    })
+}
+
+fn list_or_one(rule: &Value) -> impl Iterator<Item = &str> {
+    rule.as_array().map_or(std::slice::from_ref(rule), Vec::as_slice).iter().filter_map(Value::as_str)
+}
+
+fn has_type(value: &Value, name: &str) -> bool {
+    match name {
+        "object" => value.is_object(),
+        "array" => value.is_array(),
+        "string" => value.is_string(),
+        "boolean" => value.is_boolean(),
+        "integer" => value.is_i64() || value.is_u64(),
+        other => panic!("teach this test the type {other}"),
+    }
+}
+
+#[test]
+fn the_schema_is_golden() {
+    let path = golden_dir().join("schema.json");
+    let text = config::schema::text();
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::write(&path, &text).expect("writable");
+    }
+    assert_eq!(text, fs::read_to_string(path).expect("golden"));
+}
+
+#[test]
+fn defaults() {
+    let (config, warnings) = parse(
+        "node: {service: alpha}
+identity: {certificate: a.pem, private_key: /keys/a.pem, trust_bundle: ca.pem}
+outbound: {}
+inbound: {application: '127.0.0.1:8080'}
+admin: {}
+telemetry: {access_log: {}}
+services: {delta: {endpoints: ['10.0.0.4:15006']}}
+filters: {auth: {module: 'builtin:auth'}, own: {module: f/own.wasm, config: {b: [1, x, 1.5, ~, true], a: y}}}
+",
+    )
+    .expect("valid");
+    assert_eq!(warnings.len(), 2, "two unused filters: {warnings:?}");
+    assert_eq!(config.node.spiffe.as_str(), "spiffe://cluster.local/ns/default/sa/alpha");
+    assert_eq!((config.node.id.as_str(), config.node.cluster.as_str()), ("alpha.default", "alpha"));
+    let identity = config.identity.expect("given");
+    assert_eq!(identity.certificate, Path::new("/etc/lacis/a.pem"));
+    assert_eq!(identity.private_key, Path::new("/keys/a.pem"));
+    assert_eq!(config.outbound.expect("given").listen.to_string(), "127.0.0.1:15001");
+    let inbound = config.inbound.expect("given");
+    assert_eq!((inbound.listen.to_string(), inbound.allow), ("0.0.0.0:15006".into(), None));
+    assert_eq!(config.admin.expect("given").to_string(), "127.0.0.1:15000");
+    assert_eq!(config.access_log.expect("given").path, Path::new("/dev/stdout"));
+    assert_eq!(config.workers, 1);
+    let delta = &config.services[0];
+    assert_eq!((delta.hosts.as_slice(), delta.listen), (["delta".to_owned()].as_slice(), None));
+    assert_eq!((delta.link, delta.balance, delta.endpoints[0].weight), (LinkPolicy::Auto, Balance::LeastLoad, 1));
+    assert_eq!(delta.identity[0].as_str(), "spiffe://cluster.local/ns/default/sa/delta");
+    let timeouts = [delta.timeouts.connect, delta.timeouts.request, delta.timeouts.idle];
+    assert_eq!(timeouts.map(|t| t.as_millis()), [1000, 15_000, 300_000]);
+    let [auth, own] = &config.filters[..] else { panic!("two filters") };
+    assert_eq!((&auth.module, auth.failure), (&Module::Builtin("auth".into()), Failure::Closed));
+    assert_eq!((auth.limits.memory, auth.limits.time.as_millis()), (64 << 20, 20));
+    assert_eq!((auth.config.as_slice(), auth.env.as_slice()), (b"".as_slice(), [].as_slice()));
+    assert_eq!(own.module, Module::Path("/etc/lacis/f/own.wasm".into()));
+    assert_eq!(own.config, br#"{"a":"y","b":[1,"x",1.5,null,true]}"#);
+}
+
+#[test]
+fn workers_as_many_as_cores() {
+    let text = "node: {service: alpha}\noutbound: {}\nworkers: auto\n";
+    assert_eq!(parse(text).expect("valid").0.workers, 2);
+}
+
+#[test]
+fn hostile_files_end_soon() {
+    let service = |i: usize| format!("  s{i}: {{endpoints: [10.0.0.4], links: h2}}\n");
+    let many: String = (0..20_000).map(service).collect();
+    let problems = parse(&format!("services:\n{many}")).expect_err("wrong");
+    assert_eq!(problems.len(), 1001, "a thousand, then how many more");
+    assert!(problems[1000].message.ends_with("more problems"));
+    let laughs: String = (1..30).map(|i| format!("l{i}: &l{i} [*l{0}, *l{0}, *l{0}, *l{0}]\n", i - 1)).collect();
+    let problems = parse(&format!("l0: &l0 x\n{laughs}")).expect_err("wrong");
+    assert!(problems[0].message.contains("more than 500000 values"), "{}", problems[0]);
+    for text in ["[".repeat(1 << 20), "{a: ".repeat(1 << 20), "- ".repeat(1 << 20), "a".repeat(10 << 20)] {
+        assert!(parse(&text).is_err());
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read() {
+    let path = Path::new("/nonexistent/lacis.yaml");
+    let problems = config::load(path).expect_err("not there");
+    assert_eq!(
+        problems[0].to_string(),
+        "/nonexistent/lacis.yaml: cannot be read: No such file or directory (os error 2)"
+    );
+}
