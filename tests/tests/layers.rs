@@ -7,9 +7,12 @@ use std::path::{Path, PathBuf};
 
 /// The layers from the bottom. A module imports only from layers below its own; a new module must be given a place.
 const LAYERS: &[&[&str]] = &[
-    &["fault", "identity", "endpoint"],
+    &["clock", "fault", "identity", "endpoint"],
     &["config", "drain", "telemetry"],
-    &["net", "tls", "http"],
+    // Wires stand on one another: `tls` decides who is trusted, `net` carries bytes, `http` makes messages of them.
+    &["tls"],
+    &["net"],
+    &["http"],
     &["route", "policy", "cluster", "filter"],
     &["mesh"],
     &["worker"],
@@ -123,10 +126,12 @@ impl Source {
         found
     }
 
-    /// Whether the name means a module of ours in this file, as `h3` may.
+    /// Whether the name means a module of ours in this file, as `h3` may after `use crate::http::{h2, h3}`.
     fn has_own(&self, name: &str) -> bool {
-        let ours = [format!("super::{name}"), format!("http::{name}"), format!("mod {name};")];
-        self.code.iter().any(|line| ours.iter().any(|text| line.contains(text)))
+        let text = self.code.join("\n");
+        let declared = [format!("super::{name}"), format!("http::{name}"), format!("mod {name};")];
+        let grouped = text.split("http::{").skip(1).any(|group| tops(group).iter().any(|top| top == name));
+        grouped || declared.iter().any(|words| text.contains(words))
     }
 
     /// Lines that name a library as a path: `name::…`, `use name;`, `extern crate name`.
