@@ -1,0 +1,237 @@
+//! WebAssembly on the way: the filters that ship, a user's own, and one that misbehaves.
+
+use lacis_tests::{App, Link, Pair, client, on_links};
+use serde_json::{Value, json};
+
+/// SHA-256 of `open-sesame`.
+const KEY_HASH: &str = "d7ecdf25eaf3deba0f2628771dbdd22d4138ab6cf38f91ed02a2ca0dec7c8ab7";
+
+/// A filter as somebody else's compiler would make it, ABI 0.2.1. It adds `x-wat: was here` to requests and
+/// `x-answer: 42` to responses; `x-crash` traps and `x-loop` never returns.
+const WAT: &str = r#"
+(module
+  (import "env" "proxy_add_header_map_value" (func $add (param i32 i32 i32 i32 i32) (result i32)))
+  (import "env" "proxy_get_header_map_value" (func $get (param i32 i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 2)
+  (global $heap (mut i32) (i32.const 4096))
+  (data (i32.const 0) "x-wat")
+  (data (i32.const 16) "was here")
+  (data (i32.const 32) "x-answer")
+  (data (i32.const 48) "42")
+  (data (i32.const 64) "x-crash")
+  (data (i32.const 80) "x-loop")
+  (func (export "proxy_abi_version_0_2_1"))
+  (func (export "proxy_on_memory_allocate") (param $size i32) (result i32)
+    (local $at i32)
+    (local.set $at (global.get $heap))
+    (if (i32.gt_u (i32.add (local.get $at) (local.get $size)) (i32.const 131072))
+      (then (local.set $at (i32.const 4096))))
+    (global.set $heap (i32.and (i32.add (i32.add (local.get $at) (local.get $size)) (i32.const 7)) (i32.const -8)))
+    (local.get $at))
+  (func (export "proxy_on_context_create") (param i32 i32))
+  (func (export "proxy_on_vm_start") (param i32 i32) (result i32) (i32.const 1))
+  (func (export "proxy_on_configure") (param i32 i32) (result i32) (i32.const 1))
+  (func $has (param $name i32) (param $length i32) (result i32)
+    ;; 0 (Ok) with a value written, or 1 (NotFound)
+    (i32.store (i32.const 1028) (i32.const 0))
+    (if (call $get (i32.const 0) (local.get $name) (local.get $length) (i32.const 1024) (i32.const 1028))
+      (then (return (i32.const 0))))
+    (i32.ne (i32.load (i32.const 1028)) (i32.const 0)))
+  (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
+    (if (call $has (i32.const 64) (i32.const 7)) (then unreachable))
+    (if (call $has (i32.const 80) (i32.const 6)) (then (loop $for_ever (br $for_ever))))
+    (drop (call $add (i32.const 0) (i32.const 0) (i32.const 5) (i32.const 16) (i32.const 8)))
+    (i32.const 0))
+  (func (export "proxy_on_response_headers") (param i32 i32 i32) (result i32)
+    (drop (call $add (i32.const 2) (i32.const 32) (i32.const 8) (i32.const 48) (i32.const 2)))
+    (i32.const 0))
+  (func (export "proxy_on_done") (param i32) (result i32) (i32.const 1))
+  (func (export "proxy_on_log") (param i32))
+  (func (export "proxy_on_delete") (param i32)))
+"#;
+
+/// A pair with the module above as the filter `mine` on delta's inbound side.
+fn with_wat(link: Link, more: Value) -> Pair {
+    let module = wat::parse_str(WAT).expect("a module");
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("mine.wasm");
+    std::fs::write(&path, module).expect("a written module");
+    let mut filter = json!({"module": path.to_str().expect("a path of ours")});
+    for (key, value) in more.as_object().into_iter().flatten() {
+        filter[key] = value.clone();
+    }
+    let config = json!({"filters": {"mine": filter}, "inbound": {"filters": ["mine"]}});
+    Pair::with(link, App::start(), |alpha| alpha, |delta| delta.with(config))
+}
+
+/// A pair with a shipped filter on delta's inbound side.
+fn with_builtin(name: &str, config: Value) -> Pair {
+    let filter = json!({"filters": {"shipped": {"module": format!("builtin:{name}"), "config": config}},
+        "inbound": {"filters": ["shipped"]}});
+    Pair::with(Link::H2, App::start(), |alpha| alpha, |delta| delta.with(filter))
+}
+
+on_links! {
+    /// A user's own module sees and changes requests and responses, over every link.
+    [H1, H2, H3] fn a_module_of_ones_own_works(link) {
+        let pair = with_wat(link, json!({}));
+        let answer = pair.get("/echo");
+        assert_eq!((answer.status(), answer.field("x-answer")), (200, Some("42")));
+        assert_eq!(pair.app.seen()[0].field("x-wat"), Some("was here"));
+    }
+}
+
+/// `builtin:auth`: 401 without a known key, and the application never hears of it.
+#[test]
+fn auth_lets_in_who_has_a_key() {
+    let pair = with_builtin(
+        "auth",
+        json!({"keys": [{"name": "ali-baba", "sha256": KEY_HASH}], "forward_name": "x-api-client"}),
+    );
+    let mut client = pair.connect();
+    let answer = client.get("delta", "/echo");
+    assert_eq!(answer.status(), 401);
+    assert!(answer.field("www-authenticate").is_some(), "{:?}", answer.head);
+    assert_eq!(client.request("GET", "delta", "/echo", &[("x-api-key", "wrong")], None).status(), 401);
+    assert_eq!(pair.app.requests(), 0);
+    assert_eq!(client.request("GET", "delta", "/echo", &[("x-api-key", "open-sesame")], None).status(), 200);
+    let seen = &pair.app.seen()[0];
+    assert_eq!((seen.field("x-api-key"), seen.field("x-api-client")), (None, Some("ali-baba")));
+    let metrics = pair.delta().metrics();
+    assert_eq!(metrics.sum("lacis_filter_requests_total", &[("filter", "shipped"), ("outcome", "reply")]), 2.0);
+    assert_eq!(metrics.sum("lacis_filter_requests_total", &[("filter", "shipped"), ("outcome", "continue")]), 1.0);
+}
+
+/// `builtin:metrics`: what it counts is on `/metrics`, under its own names.
+#[test]
+fn metrics_of_a_filter_are_exported() {
+    let pair = with_builtin("metrics", json!({"header": "x-tenant", "values": ["blue", "green"]}));
+    let mut client = pair.connect();
+    for tenant in ["blue", "blue", "green"] {
+        client.request("GET", "delta", "/bytes/1", &[("x-tenant", tenant)], None);
+    }
+    client.request("GET", "delta", "/nowhere", &[("x-tenant", "blue")], None);
+    let metrics = pair.delta().metrics();
+    let count = |name: &str| metrics.sum(name, &[("filter", "shipped")]);
+    assert_eq!(count("requests_by_x_tenant_blue_2xx_total"), 2.0);
+    assert_eq!(count("requests_by_x_tenant_green_2xx_total"), 1.0);
+    assert_eq!(count("requests_by_x_tenant_blue_4xx_total"), 1.0);
+}
+
+/// `builtin:routing`: a header sends requests to another service.
+#[test]
+fn routing_moves_requests_to_another_service() {
+    let (stable, canary) = (App::named("stable"), App::named("canary"));
+    let mesh = lacis_tests::Mesh::new();
+    let first = mesh.sidecar("delta").application(&stable).start();
+    let second = mesh.sidecar("delta-v2").application(&canary).start();
+    let filter = json!({
+        "filters": {"canary": {"module": "builtin:routing", "config": {"rules": [{"header": "x-canary", "value": "yes", "service": "delta-v2"}]}}},
+        "outbound": {"filters": ["canary"]},
+    });
+    let alpha =
+        mesh.sidecar("alpha").calls("delta", first.inbound(), Link::H2).calls("delta-v2", second.inbound(), Link::H3);
+    let alpha = alpha.with(filter).start();
+    let mut client = client::Client::connect(alpha.outbound());
+    for round in 0..4 {
+        assert_eq!(client.get("delta", "/echo").field("x-app"), Some("stable"), "round {round}");
+        let answer = client.request("GET", "delta", "/echo", &[("x-canary", "yes")], None);
+        assert_eq!(answer.field("x-app"), Some("canary"), "round {round}");
+    }
+    assert!(alpha.metrics().sum("lacis_requests_total", &[("destination", "delta-v2")]) >= 4.0);
+}
+
+/// Filters stand in the order of the list on the way in, in reverse on the way out.
+#[test]
+fn filters_run_in_order() {
+    let module = wat::parse_str(WAT).expect("a module");
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("mine.wasm");
+    std::fs::write(&path, module).expect("a written module");
+    let config = json!({
+        "filters": {
+            "gate": {"module": "builtin:auth", "config": {"keys": [{"name": "a", "sha256": KEY_HASH}]}},
+            "mine": {"module": path.to_str().expect("a path of ours")},
+        },
+        "inbound": {"filters": ["gate", "mine"]},
+    });
+    let pair = Pair::with(Link::H2, App::start(), |alpha| alpha, |delta| delta.with(config));
+    let refused = pair.get("/echo");
+    assert_eq!(refused.status(), 401);
+    let passed = |outcome: &str| {
+        pair.delta().metrics().sum("lacis_filter_requests_total", &[("filter", "mine"), ("outcome", outcome)])
+    };
+    assert_eq!(passed("continue"), 0.0, "what the first refuses, the second does not see");
+    let answer = pair.connect().request("GET", "delta", "/echo", &[("x-api-key", "open-sesame")], None);
+    assert_eq!((answer.status(), answer.field("x-answer")), (200, Some("42")));
+    assert_eq!(passed("continue"), 1.0);
+}
+
+/// A trap is 503 for the request that met it; the VM is replaced and the next one is served.
+#[test]
+fn a_trap_harms_only_its_own_request() {
+    let pair = with_wat(Link::H2, json!({}));
+    let mut client = pair.connect();
+    for _ in 0..3 {
+        let answer = client.request("GET", "delta", "/echo", &[("x-crash", "1")], None);
+        assert_eq!(answer.status(), 503);
+        lacis_tests::until("a new VM serves", || (client.get("delta", "/echo").status() == 200).then_some(()));
+    }
+    assert!(pair.app.seen().iter().all(|seen| seen.field("x-crash").is_none()), "closed: what trapped does not pass");
+    let traps = pair.delta().metrics().sum("lacis_filter_requests_total", &[("filter", "mine"), ("outcome", "trap")]);
+    assert_eq!(traps, 3.0);
+}
+
+/// A filter that never returns is stopped after its time; everybody else is served.
+#[test]
+fn an_endless_filter_is_stopped() {
+    let pair = with_wat(Link::H2, json!({"limits": {"time": "20ms"}}));
+    let mut client = pair.connect();
+    let answer = client.request("GET", "delta", "/echo", &[("x-loop", "1")], None);
+    assert_eq!(answer.status(), 503);
+    lacis_tests::until("a new VM serves", || (client.get("delta", "/echo").status() == 200).then_some(()));
+    let stopped =
+        pair.delta().metrics().sum("lacis_filter_requests_total", &[("filter", "mine"), ("outcome", "timeout")]);
+    assert_eq!(stopped, 1.0);
+}
+
+/// `failure: open` lets requests pass a filter that cannot run.
+#[test]
+fn an_open_filter_is_skipped_when_it_fails() {
+    let pair = with_wat(Link::H2, json!({"failure": "open"}));
+    let mut client = pair.connect();
+    let answer = client.request("GET", "delta", "/echo", &[("x-crash", "1")], None);
+    assert_eq!(answer.status(), 200);
+    assert_eq!(pair.app.seen()[0].field("x-crash"), Some("1"));
+    lacis_tests::until("the filter is back", || {
+        (client.get("delta", "/echo").field("x-answer") == Some("42")).then_some(())
+    });
+}
+
+/// A module that is none, and one whose digest is another's, are errors of the configuration.
+#[test]
+fn a_bad_module_is_refused_at_the_start() {
+    let mesh = lacis_tests::Mesh::new();
+    mesh.file("bad.wasm", "this is no module");
+    mesh.file("good.wasm", wat::parse_str(WAT).expect("a module"));
+    for (what, filter) in [
+        ("no module", json!({"module": "bad.wasm"})),
+        ("no file", json!({"module": "absent.wasm"})),
+        ("another digest", json!({"module": "good.wasm", "sha256": KEY_HASH})),
+        ("an unknown builtin", json!({"module": "builtin:nothing"})),
+        ("a configuration that the filter refuses", json!({"module": "builtin:auth", "config": {"keys": []}})),
+    ] {
+        let config = json!({
+            "node": {"service": "alpha", "trust_domain": "mesh.local"},
+            "identity": {"certificate": "certs/alpha.pem", "private_key": "certs/alpha-key.pem", "trust_bundle": "certs/ca.pem"},
+            "outbound": {"listen": "127.0.0.1:0", "filters": ["mine"]},
+            "filters": {"mine": filter},
+        });
+        let path = mesh.file("alpha.yaml", config.to_string());
+        let mut command = lacis_tests::command(&["run", "-c"]);
+        command.arg(path).current_dir(mesh.dir());
+        let process = lacis_tests::Process::start("lacis", command);
+        assert_eq!(process.wait().code(), Some(1), "{what}");
+        assert!(process.err.to_end().join("\n").contains("mine"), "{what}: {:?}", process.err.all());
+    }
+}

@@ -1,0 +1,217 @@
+//! The link itself: secret, shared, wide, and found again when UDP does not answer.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use lacis_tests::client::{H2c, h2_get};
+use lacis_tests::wire::{Data, Left};
+use lacis_tests::{App, Link, Mesh, Pair, Relay, Sidecar, app, block_on, client, on_links, runtime};
+use serde_json::json;
+use tokio::task::JoinSet;
+
+/// A pair with a wire between its sidecars that the test holds.
+struct Wired {
+    alpha: Sidecar,
+    _delta: Sidecar,
+    relay: Relay,
+    app: App,
+    _mesh: Mesh,
+}
+
+impl Wired {
+    fn new(link: Link, relay: impl FnOnce(std::net::SocketAddr) -> Relay) -> Wired {
+        let mesh = Mesh::new();
+        let app = App::start();
+        let delta = mesh.sidecar("delta").application(&app).start();
+        let relay = relay(delta.inbound());
+        let alpha = mesh.sidecar("alpha").calls("delta", relay.address(), link).start();
+        Wired { alpha, _delta: delta, relay, app, _mesh: mesh }
+    }
+
+    fn get(&self, path: &str) -> lacis_tests::wire::Response {
+        client::get(self.alpha.outbound(), "delta", path)
+    }
+
+    /// Requests that went over each kind of link, as alpha counts them.
+    fn carried(&self, link: &str) -> f64 {
+        self.alpha.metrics().sum("lacis_requests_total", &[("direction", "outbound"), ("link", link)])
+    }
+}
+
+on_links! {
+    /// Nothing that the applications say can be read on the wire, nor can the name of a path.
+    [H1, H2, H3] fn the_wire_shows_nothing(link) {
+        let wired = Wired::new(link, Relay::new);
+        let secret = "a-secret-that-is-nowhere-else-1f6e";
+        let mut client = client::Client::connect(wired.alpha.outbound());
+        let body = secret.repeat(100);
+        let fields = [("x-secret", secret)];
+        let path = format!("/mirror?{secret}");
+        for _ in 0..20 {
+            let answer = client.request("POST", "delta", &path, &fields, Some(body.as_bytes()));
+            assert_eq!(answer.body, body.as_bytes());
+        }
+        let recorded = wired.relay.recorded();
+        assert!(recorded.len() > body.len() * 20, "the relay saw only {} bytes", recorded.len());
+        for word in [secret.as_bytes(), b"HTTP/1.1", b"/mirror", b"x-secret"] {
+            assert!(!recorded.windows(word.len()).any(|w| w == word), "{:?} is in the clear", String::from_utf8_lossy(word));
+        }
+    }
+
+    /// 1 GiB each way, and neither sidecar holds more of it than a few buffers.
+    [H2, H3] fn a_gibibyte_streams_in_constant_memory(link) {
+        const GIB: u64 = 1 << 30;
+        let pair = Pair::new(link);
+        pair.get("/bytes/33554432");
+        let sides = [&pair.alpha, pair.delta()];
+        let before = sides.map(|side| {
+            side.forget_peak();
+            side.rss()
+        });
+        let mut client = pair.connect();
+        client.send(format!("GET /bytes/{GIB} HTTP/1.1\r\nhost: delta\r\n\r\n"));
+        let head = client.head();
+        assert_eq!((head.status(), head.field("content-length")), (200, Some(GIB.to_string().as_str())));
+        let mut left = Left::new(head.response_framing("GET").expect("a framing"));
+        let mut received = 0;
+        while let Data::Bytes(bytes) = client.data(&mut left).expect("the whole body") {
+            assert!(app::is_pattern(received, &bytes), "wrong after {received} bytes");
+            received += bytes.len() as u64;
+        }
+        assert_eq!(received, GIB);
+        for (side, before) in sides.iter().zip(before) {
+            let growth = side.peak().saturating_sub(before) >> 20;
+            assert!(growth < 16, "{link:?}: grew by {growth} MiB from {} MiB", before >> 20);
+        }
+    }
+
+    /// Ten thousand requests are under way at the same time, and share one link.
+    [H2, H3] fn ten_thousand_requests_share_one_link(link) {
+        const REQUESTS: usize = 10_000;
+        const CONNECTIONS: usize = 100;
+        let patient = json!({"services": {"delta": {"timeouts": {"request": "120s"}}}});
+        let pair = Pair::with(link, App::h2c(), |alpha| alpha.with(patient), |delta| delta);
+        let mut tasks = JoinSet::new();
+        for _ in 0..CONNECTIONS {
+            let address = pair.alpha.outbound();
+            tasks.spawn_on(
+                async move {
+                    let h2 = H2c::open(address).await.expect("h2c");
+                    let mut streams = JoinSet::new();
+                    for _ in 0..REQUESTS / CONNECTIONS {
+                        let h2 = h2.clone();
+                        streams.spawn(async move { h2.request(h2_get("delta", "/hold"), Bytes::new(), None).await });
+                    }
+                    let mut good = 0;
+                    while let Some(done) = streams.join_next().await {
+                        let answer = done.expect("no panic").expect("an answer");
+                        assert_eq!((answer.status, &answer.body[..]), (200, &b"held"[..]));
+                        good += 1;
+                    }
+                    good
+                },
+                runtime().handle(),
+            );
+        }
+        pair.app.wait_held(REQUESTS as u64);
+        assert_eq!(pair.alpha.metrics().sum("lacis_link_handshakes_total", &[]), 1.0, "one link carries them all");
+        pair.app.release();
+        let mut good = 0;
+        block_on(async {
+            while let Some(done) = tasks.join_next().await {
+                good += done.expect("no panic");
+            }
+        });
+        assert_eq!(good, REQUESTS);
+    }
+
+    /// A link that breaks costs what was on it; the next request makes a new one.
+    [H1, H2] fn a_broken_link_is_replaced(link) {
+        let wired = Wired::new(link, Relay::new);
+        assert_eq!(wired.get("/bytes/1").status(), 200);
+        let mut waiting = client::Client::connect(wired.alpha.outbound());
+        waiting.send("GET /hold HTTP/1.1\r\nhost: delta\r\n\r\n");
+        wired.app.wait_held(1);
+        wired.relay.cut();
+        let answer = waiting.response("GET");
+        assert_eq!((answer.status(), answer.proxy_error().as_deref()), (502, Some("connection_terminated")));
+        assert_eq!(wired.get("/bytes/1").status(), 200);
+    }
+}
+
+/// Where UDP answers, `auto` is HTTP/3.
+#[test]
+fn auto_is_h3_where_udp_answers() {
+    let wired = Wired::new(Link::Auto, Relay::new);
+    for _ in 0..5 {
+        assert_eq!(wired.get("/bytes/1").status(), 200);
+    }
+    assert_eq!((wired.carried("h3"), wired.relay.connections()), (5.0, 0));
+}
+
+/// Where UDP is dropped, the first request waits no longer than a bound, and later ones do not wait at all.
+#[test]
+fn auto_falls_back_when_udp_is_dropped() {
+    /// The first request may wait for the probe of UDP (a fraction of the connect timeout of 1 s) and a TLS handshake.
+    const FIRST: Duration = Duration::from_secs(2);
+    /// Later ones go at once: far below any probe, with room for a slow machine.
+    const LATER: Duration = Duration::from_millis(250);
+    let wired = Wired::new(Link::Auto, Relay::mute_udp);
+    let timed = |path: &str| {
+        let start = Instant::now();
+        let answer = wired.get(path);
+        assert_eq!(answer.status(), 200, "{:?}", answer.proxy_error());
+        start.elapsed()
+    };
+    let first = timed("/bytes/1");
+    assert!(wired.relay.datagrams() > 0, "h3 was tried");
+    assert!(first < FIRST, "the first request waited {first:?}");
+    let later: Vec<Duration> = (0..20).map(|_| timed("/bytes/1")).collect();
+    assert!(later.iter().all(|t| *t < LATER), "later requests waited {later:?}");
+    assert_eq!((wired.carried("h2"), wired.carried("h3")), (21.0, 0.0));
+}
+
+/// Where the machine says that nobody has the UDP port, the fall back is immediate.
+#[test]
+fn auto_falls_back_at_once_when_udp_is_refused() {
+    let wired = Wired::new(Link::Auto, Relay::without_udp);
+    for _ in 0..3 {
+        assert_eq!(wired.get("/bytes/1").status(), 200);
+    }
+    assert_eq!(wired.carried("h2"), 3.0);
+}
+
+/// A burst on a cold `auto` link whose UDP is dropped: nobody is lost, nobody waits longer than the first.
+#[test]
+fn a_burst_falls_back_together() {
+    let wired = Wired::new(Link::Auto, Relay::mute_udp);
+    let start = Instant::now();
+    let load = client::load(wired.alpha.outbound(), "delta", "/bytes/1", 50);
+    load.wait_more(500);
+    let elapsed = start.elapsed();
+    let load = load.stop();
+    assert_eq!(load.failed(), 0, "{load:?}");
+    assert!(elapsed < Duration::from_secs(10), "{elapsed:?}");
+}
+
+/// Two endpoints share the requests, and one that refuses connections costs nobody a request.
+#[test]
+fn requests_go_around_an_endpoint_that_is_gone() {
+    let mesh = Mesh::new();
+    let (one, two) = (App::named("one"), App::named("two"));
+    let first = mesh.sidecar("delta").application(&one).start();
+    let second = mesh.sidecar("delta").application(&two).start();
+    let endpoints = [first.inbound(), second.inbound()];
+    let turns = json!({"services": {"delta": {"balance": "round_robin"}}});
+    let alpha = mesh.sidecar("alpha").calls_all("delta", &endpoints, Link::H2).with(turns).start();
+    for _ in 0..20 {
+        assert_eq!(client::get(alpha.outbound(), "delta", "/bytes/1").status(), 200);
+    }
+    assert_eq!((one.requests(), two.requests()), (10, 10));
+    second.signal("KILL");
+    second.wait();
+    for _ in 0..20 {
+        let answer = client::get(alpha.outbound(), "delta", "/bytes/1");
+        assert_eq!((answer.status(), answer.field("x-app")), (200, Some("one")));
+    }
+}

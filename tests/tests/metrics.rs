@@ -1,0 +1,165 @@
+//! What an operator reads: metrics, access records, readiness, the admin pages.
+
+use std::collections::BTreeSet;
+
+use lacis_tests::{App, Link, Mesh, Pair, client, on_links};
+use serde_json::{Value, json};
+
+/// The names of product.md that any traffic makes appear, with their types.
+const NAMES: &[(&str, &str)] = &[
+    ("lacis_requests_total", "counter"),
+    ("lacis_request_duration_seconds", "histogram"),
+    ("lacis_request_bytes_total", "counter"),
+    ("lacis_response_bytes_total", "counter"),
+    ("lacis_requests_active", "gauge"),
+    ("lacis_connections_active", "gauge"),
+    ("lacis_connections_total", "counter"),
+    ("lacis_link_handshakes_total", "counter"),
+    ("lacis_config_generation", "gauge"),
+    ("lacis_certificate_expiry_seconds", "gauge"),
+];
+
+on_links! {
+    /// A request is counted once on each side, with who called whom over what.
+    [H1, H2, H3] fn a_request_is_counted_on_both_sides(link) {
+        let pair = Pair::new(link);
+        pair.connect().request("POST", "delta", "/mirror", &[], Some(b"hello"));
+        pair.get("/nowhere");
+        for (side, direction) in [(&pair.alpha, "outbound"), (pair.delta(), "inbound")] {
+            let edge = [("direction", direction), ("source", "alpha"), ("destination", "delta")];
+            side.metric_becomes("lacis_requests_total", &edge, |n| n == 2.0);
+            let metrics = side.metrics();
+            let count = |more: &[(&str, &str)]| metrics.sum("lacis_requests_total", &[&edge[..], more].concat());
+            assert_eq!(count(&[("method", "POST"), ("status", "200"), ("link", link.name()), ("reason", "none")]), 1.0);
+            assert_eq!(count(&[("method", "GET"), ("status", "404"), ("protocol", "http1")]), 1.0);
+            assert_eq!(metrics.sum("lacis_request_bytes_total", &edge), 5.0);
+            assert!(metrics.sum("lacis_response_bytes_total", &edge) >= 5.0);
+            assert_eq!(metrics.sum("lacis_request_duration_seconds_count", &edge), 2.0);
+            assert_eq!(metrics.sum("lacis_requests_active", &[("direction", direction)]), 0.0);
+        }
+    }
+}
+
+/// The names of the documentation are the names of the page, with their types.
+#[test]
+fn the_documented_metrics_are_there() {
+    let pair = Pair::new(Link::H2);
+    pair.get("/bytes/1");
+    for side in [&pair.alpha, pair.delta()] {
+        side.metric_becomes("lacis_requests_total", &[], |n| n == 1.0);
+        let metrics = side.metrics();
+        for (name, kind) in NAMES {
+            assert_eq!(metrics.types.get(*name).map(String::as_str), Some(*kind), "{name}");
+        }
+        let kinds: BTreeSet<&str> = metrics
+            .select("lacis_certificate_expiry_seconds", &[])
+            .filter_map(|s| s.labels.get("kind"))
+            .map(String::as_str)
+            .collect();
+        assert!(kinds.contains("certificate"), "{kinds:?}");
+    }
+}
+
+/// OpenMetrics for who asks for it.
+#[test]
+fn openmetrics_on_request() {
+    let pair = Pair::new(Link::H2);
+    let accept = [("accept", "application/openmetrics-text; version=1.0.0")];
+    let answer = client::request(pair.alpha.admin(), "GET", "localhost", "/metrics", &accept, None);
+    assert!(
+        answer.field("content-type").is_some_and(|t| t.starts_with("application/openmetrics-text")),
+        "{:?}",
+        answer.head
+    );
+    assert!(answer.text().ends_with("# EOF\n"));
+    let plain = pair.alpha.admin_get("/metrics");
+    assert!(plain.field("content-type").is_some_and(|t| t.starts_with("text/plain")), "{:?}", plain.head);
+    assert!(!plain.text().contains("# EOF"));
+}
+
+/// One access record for each request on each side, as JSON.
+#[test]
+fn each_request_leaves_an_access_record() {
+    let pair = Pair::new(Link::H2);
+    let fields = [("x-request-id", "the-one"), ("user-agent", "a \"quoted\" agent")];
+    pair.connect().request("GET", "delta", "/bytes/7?q", &fields, None);
+    for (side, direction) in [(&pair.alpha, "outbound"), (pair.delta(), "inbound")] {
+        let record = side.access("for the request", |r| r["request_id"] == "the-one");
+        assert_eq!(record["direction"], direction, "{record}");
+        assert_eq!((&record["method"], &record["path"]), (&json!("GET"), &json!("/bytes/7?q")), "{record}");
+        assert_eq!((record["response_code"].as_u64(), record["bytes_sent"].as_u64()), (Some(200), Some(7)), "{record}");
+        assert_eq!(record["user_agent"], "a \"quoted\" agent");
+        assert_eq!(record["reason"], "none");
+    }
+    client::get(pair.alpha.outbound(), "nobody.example", "/");
+    pair.alpha.access("for the failure", |r| r["reason"] == "destination_not_found");
+}
+
+/// `/ready` says what is missing, `/live` says that it lives.
+#[test]
+fn readiness_is_said_in_words() {
+    let pair = Pair::new(Link::H2);
+    assert_eq!((pair.alpha.admin_get("/ready").status(), pair.alpha.admin_get("/live").status()), (200, 200));
+    assert_eq!(pair.alpha.admin_get("/nothing-here").status(), 404);
+}
+
+/// `/config` shows what is in force and what was bound, and no key.
+#[test]
+fn the_config_page_shows_what_was_bound() {
+    let pair = Pair::new(Link::H2);
+    let text = pair.alpha.admin_get("/config").text();
+    for address in [pair.alpha.outbound(), pair.alpha.admin(), pair.alpha.service("delta")] {
+        assert!(text.contains(&address.to_string()), "{address} in {text}");
+    }
+    assert!(!text.contains("BEGIN"), "PEM in {text}");
+}
+
+/// `/clusters` shows each service's endpoints.
+#[test]
+fn the_clusters_page_shows_endpoints() {
+    let pair = Pair::new(Link::H2);
+    pair.get("/bytes/1");
+    let text = pair.alpha.admin_get("/clusters").text();
+    assert!(text.contains("delta") && text.contains(&pair.delta().inbound().to_string()), "{text}");
+}
+
+/// The log level can be changed while it runs.
+#[test]
+fn the_log_level_can_be_changed() {
+    let pair = Pair::new(Link::H2);
+    let answer = client::request(pair.alpha.admin(), "POST", "localhost", "/logging?level=error", &[], Some(b""));
+    assert_eq!(answer.status(), 200, "{}", answer.text());
+    let wrong = client::request(pair.alpha.admin(), "POST", "localhost", "/logging?level=loud", &[], Some(b""));
+    assert_eq!(wrong.status(), 400, "{}", wrong.text());
+}
+
+/// The log is JSON lines with the documented fields.
+#[test]
+fn log_lines_have_their_fields() {
+    let pair = Pair::new(Link::H2);
+    for line in pair.alpha.err.all() {
+        let value: Value = serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line}"));
+        for field in ["timestamp", "level", "target", "message"] {
+            assert!(value[field].is_string(), "{field} in {line}");
+        }
+        let level = value["level"].as_str().unwrap_or_default();
+        assert!(["trace", "debug", "info", "warn", "error", "critical"].contains(&level), "{line}");
+    }
+}
+
+/// Labels are bounded whatever strangers send.
+#[test]
+fn strangers_do_not_make_labels() {
+    let mesh = Mesh::new();
+    let app = App::start();
+    let alpha = mesh.sidecar("alpha").calls("delta", app.address(), Link::Plaintext).start();
+    let mut client = client::Client::connect(alpha.outbound());
+    for n in 0..50 {
+        client.request(&format!("METHOD{n}"), &format!("host-{n}.example"), "/", &[], None);
+        client.request(&format!("METHOD{n}"), "delta", &format!("/path-{n}"), &[], None);
+    }
+    let metrics = alpha.metrics();
+    let series = metrics.select("lacis_requests_total", &[]).count();
+    assert!(series <= 4, "{series} series from 100 made-up requests");
+    assert_eq!(metrics.sum("lacis_requests_total", &[]), 100.0);
+}
