@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use super::{Failure, Outcome};
+use super::{Failure, Outcome, print};
+use crate::tls::authority;
+use crate::tls::settings::date;
 
 /// Make a development CA and SPIFFE workload certificates, in one directory.
 #[derive(Debug, clap::Args)]
@@ -29,6 +31,9 @@ pub struct Init {
     /// How long the CA is valid.
     #[arg(long, default_value_t = 3650, value_parser = clap::value_parser!(u32).range(1..=36500))]
     pub days: u32,
+    /// Replace the CA that is there. Everything that it signed becomes worthless.
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// Make the certificate of a service: SERVICE.pem (chain, leaf first), and SERVICE-key.pem that only its owner can read.
@@ -53,13 +58,13 @@ pub struct Issue {
 impl Cert {
     /// Runs the command.
     pub(super) fn execute(self) -> Outcome {
-        match self.command {
-            Command::Init(init) => {
-                Err(Failure::Input(format!("cannot write to {}: this build has no CA yet", init.dir.display())))
-            }
-            Command::Issue(issue) => {
-                Err(Failure::Input(format!("cannot issue to {}: this build has no CA yet", issue.service)))
-            }
-        }
+        let issued = match self.command {
+            Command::Init(Init { dir, trust_domain, days, force }) => authority::init(&dir, &trust_domain, days, force),
+            Command::Issue(Issue { service, dir, namespace, days }) => authority::issue(&dir, &service, &namespace, None, days),
+        };
+        let issued = issued.map_err(|error| Failure::Input(error.to_string()))?;
+        let (certificate, key) = (issued.certificate.display(), issued.private_key.display());
+        print(&format!("{}: {certificate}, key {key}, expires {}\n", issued.identity, date(issued.expires)));
+        Ok(())
     }
 }

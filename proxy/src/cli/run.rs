@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 
 use super::{Failure, Outcome};
+use crate::{app, config};
 
 /// Run the sidecar.
 ///
-/// Reloads when the file, a module or a certificate changes, and on SIGHUP; SIGTERM drains and ends, a second one ends
-/// at once.
+/// Certificates are taken up when they change. SIGHUP opens the access log again; SIGTERM drains and ends, a second one
+/// ends at once.
 #[derive(Debug, clap::Args)]
 pub struct Run {
     /// The config file.
@@ -18,6 +19,13 @@ pub struct Run {
 impl Run {
     /// Runs the command.
     pub(super) fn execute(self) -> Outcome {
-        Err(Failure::Input(format!("cannot run {}: this build has no sidecar yet", self.config.display())))
+        let (config, warnings) = config::load(&self.config).map_err(|problems| {
+            let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            Failure::Input(lines.join("\n"))
+        })?;
+        for warning in warnings {
+            tracing::warn!("{warning}");
+        }
+        app::run(config).map_err(Failure::Input)
     }
 }
