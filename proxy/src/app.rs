@@ -263,7 +263,7 @@ async fn ended(workers: Vec<thread::JoinHandle<io::Result<()>>>) -> Result<(), S
 
 fn publish(metrics: &Metrics, certificates: &Certificates) {
     let unix = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    metrics.certificate_expiry(Certificate::Certificate, unix(certificates.current().valid_until()));
+    metrics.certificate_expiry(Certificate::Leaf, unix(certificates.current().valid_until()));
     metrics.certificate_expiry(Certificate::TrustBundle, unix(certificates.current().bundle_until()));
 }
 
