@@ -141,7 +141,7 @@ def request_probe(fields=None, more=b"", end=True, change=lambda fields: fields)
 
     async def run(client):
         stream = client.open()
-        head = change(client.fields(path="/probe")) if fields is None else fields
+        head = change(client.fields(path="/echo")) if fields is None else fields
         tail = more(client, stream) if callable(more) else more
         client.send(stream, client.block(stream, head) + tail, end)
         return await client.end(client.exchanges[stream])
@@ -214,7 +214,7 @@ def without(name):
 async def cancelled_upload(client):
     """A request whose body is given up half way; the answer, if any, is looked at by the test at the application."""
     stream = client.open()
-    client.send(stream, client.block(stream, client.fields("POST", "/upload")) + data(b"half"))
+    client.send(stream, client.block(stream, client.fields("POST", "/drain")) + data(b"half"))
     await client.ping()
     await client.ping()
     client._quic.reset_stream(stream, H3_REQUEST_CANCELLED)
@@ -271,7 +271,13 @@ PROBES = {
     "te-gzip": request_probe(change=with_field((b"te", b"gzip"))),
     "uppercase-name": request_probe(change=with_field((b"Name", b"x"))),
     "name-with-space": request_probe(change=with_field((b"a b", b"x"))),
-    "empty-name": request_probe(change=with_field((b"", b"x"))),
+    # The encoder refuses an empty name, so this field is written by hand (RFC 9204 section 4.5.6).
+    "empty-name": raw_probe(
+        lambda c, s: encode_frame(
+            FrameType.HEADERS, c.http._encode_headers(s, c.fields(path="/echo")) + b"\x20\x01x"
+        ),
+        end=True,
+    ),
     "value-with-line-end": request_probe(change=with_field((b"x", b"a\r\nx-smuggled: b"))),
     "value-with-nul": request_probe(change=with_field((b"x", b"a\0b"))),
     "length-100-body-3": request_probe(change=with_field((b"content-length", b"100")), more=data(b"abc")),
@@ -287,7 +293,7 @@ PROBES = {
     # Limits: 431, H3_EXCESSIVE_LOAD, or H3_MESSAGE_ERROR.
     "huge-head": huge_head,
     "many-fields": request_probe(change=with_field(*[(b"n%d" % i, b"v") for i in range(5000)])),
-    "long-field": request_probe(change=with_field((b"n", b"v" * (256 << 10)))),
+    "long-fields": request_probe(change=with_field(*[(b"n%d" % i, b"v" * (60 << 10)) for i in range(8)])),
     # Frames out of place: the connection ends, RFC 9114 sections 4.1, 7.1 and 7.2.
     "data-first": raw_probe(data(b"abc")),
     "headers-after-trailers": request_probe(
@@ -313,7 +319,7 @@ PROBES = {
     "push-stream-from-client": connection_probe(stream_of_type(1, b"\0")),
     # Nothing to complain of: unknown things are ignored, RFC 9114 section 9.
     "unknown-frames": request_probe(more=UNKNOWN),
-    "unknown-frame-first": raw_probe(lambda c, s: UNKNOWN + c.block(s, c.fields(path="/probe")), end=True),
+    "unknown-frame-first": raw_probe(lambda c, s: UNKNOWN + c.block(s, c.fields(path="/echo")), end=True),
     "goaway-from-client": request_probe(
         more=lambda c, s: c._quic.send_stream_data(c.http.control, encode_frame(GOAWAY, b"\0")) or b""
     ),
@@ -328,7 +334,7 @@ PROBES = {
 
 async def unknown_stream(client):
     stream_of_type(0x21, b"grease")(client)
-    return await client.request({"path": "/probe"})
+    return await client.request({"path": "/echo"})
 
 
 PROBES["unknown-stream"] = unknown_stream
@@ -370,7 +376,7 @@ async def perform(client, line):
     else:
         answer = await PROBES[line["probe"]](client)
         if client.closed is None:
-            healthy = await client.request({"path": "/probe/after"})
+            healthy = await client.request({"path": "/bytes/3"})
             answer["healthy"] = healthy["status"] == 200
         answer["probe"] = line["probe"]
     answer["closed"] = client.closed
@@ -405,7 +411,7 @@ parser.add_argument("--key")
 parser.add_argument("--ca")
 parser.add_argument("--identity", help="the SPIFFE identity that the server must have")
 parser.add_argument("--patience", type=float, default=5.0, help="seconds to wait for an answer")
-parser.add_argument("--download", default="/bytes/4194304", help="path of an endless or long answer")
+parser.add_argument("--download", default="/bytes/100000000", help="path of a long answer")
 parser.add_argument("--do", action="append", default=[], help="instead of a line of standard input")
 parser.add_argument("--probes", action="store_true", help="name the probes and end")
 options = parser.parse_args()
