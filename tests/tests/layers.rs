@@ -1,0 +1,213 @@
+//! The layers of the sidecar's library, checked by reading its sources: who may import whom, and which library may be
+//! named where. See `proxy/ARCHITECTURE.md`.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The layers from the bottom. A module imports only from layers below its own; a new module must be given a place.
+const LAYERS: &[&[&str]] = &[
+    &["fault", "identity", "endpoint"],
+    &["config", "drain", "telemetry"],
+    &["net", "tls", "http"],
+    &["route", "policy", "cluster", "filter"],
+    &["mesh"],
+    &["worker"],
+    &["control", "admin"],
+    &["app", "cli", "main"],
+];
+
+/// Words of libraries, and the only places that may say them: a file, or a folder with everything in it.
+const NAMES: &[(&str, &[&str])] = &[
+    ("wasmtime", &[]),
+    ("quinn", &["net/quic", "http/h3", "http/server", "http/client"]),
+    ("h3", &["net/quic", "http/h3", "http/server", "http/client"]),
+    ("rustls", &["tls", "net/connect", "net/listen", "net/quic"]),
+    ("serde", &["config/raw", "admin"]),
+];
+
+/// Lines of a file without its tests.
+const LONGEST: usize = 600;
+
+#[test]
+fn modules_import_only_from_lower_layers() {
+    let mut wrong = Vec::new();
+    for file in sources() {
+        let Some(own) = layer(&file.module) else {
+            wrong.push(format!("{}: the module `{}` has no layer", file.name, file.module));
+            continue;
+        };
+        for (line, other) in file.imports() {
+            let allowed = other == file.module || layer(&other).is_some_and(|l| l < own) || file.name == "lib.rs";
+            if !allowed {
+                wrong.push(format!("{}:{line}: `{}` may not import `{other}`", file.name, file.module));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "imports upward or sideways:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn libraries_are_named_only_where_they_belong() {
+    let mut wrong = Vec::new();
+    for file in sources() {
+        for (name, places) in NAMES {
+            let at_home = places
+                .iter()
+                .any(|place| file.name.strip_prefix(place).is_some_and(|rest| rest == ".rs" || rest.starts_with('/')));
+            if !at_home && !file.has_own(name) {
+                wrong.extend(file.names(name).map(|line| format!("{}:{line}: names `{name}`", file.name)));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "a library is named outside its home:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_file_as_written_is_seen_only_by_what_resolves_it() {
+    let readers = ["config/mod.rs", "config/raw.rs", "config/resolve.rs", "config/schema.rs"];
+    let outside = sources().into_iter().filter(|f| {
+        !readers.contains(&f.name.as_str())
+            && !f.name.starts_with("config/raw/")
+            && !f.name.starts_with("config/resolve/")
+    });
+    let wrong: Vec<String> = outside
+        .flat_map(|f| f.containing("config::raw").map(|line| format!("{}:{line}", f.name)).collect::<Vec<_>>())
+        .collect();
+    assert!(wrong.is_empty(), "`config::raw` is named by {wrong:?}");
+}
+
+#[test]
+fn no_file_is_too_long() {
+    let long: Vec<String> = sources()
+        .iter()
+        .map(|f| (f, f.code.len()))
+        .filter(|(_, lines)| *lines > LONGEST)
+        .map(|(f, lines)| format!("{}: {lines} lines without tests", f.name))
+        .collect();
+    assert!(long.is_empty(), "split these: {long:#?}");
+}
+
+/// A source file of `proxy/src` up to its tests, comments blanked.
+struct Source {
+    /// Relative to `proxy/src`.
+    name: String,
+    /// The first part of its module path.
+    module: String,
+    code: Vec<String>,
+}
+
+impl Source {
+    fn read(root: &Path, path: &Path) -> Source {
+        let name = path.strip_prefix(root).expect("below the root").to_string_lossy().into_owned();
+        let module = name.split(['/', '.']).next().unwrap_or_default().to_owned();
+        let text = fs::read_to_string(path).expect("a readable source");
+        let code = text.lines().take_while(|line| line.trim() != "#[cfg(test)]");
+        let code = code.map(|line| line.split("//").next().unwrap_or_default().to_owned()).collect();
+        Source { name, module, code }
+    }
+
+    /// Line numbers and first parts of what `crate::…` names, also in groups: `use crate::{a, b::c}`.
+    fn imports(&self) -> Vec<(usize, String)> {
+        let text = self.code.join("\n");
+        let mut found = Vec::new();
+        for (at, _) in text.match_indices("crate::") {
+            if text[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '$') {
+                continue;
+            }
+            let line = text[..at].matches('\n').count() + 1;
+            let rest = &text[at + "crate::".len()..];
+            let names = if let Some(group) = rest.strip_prefix('{') { tops(group) } else { vec![word(rest)] };
+            found.extend(names.into_iter().map(|name| (line, name)));
+        }
+        found
+    }
+
+    /// Whether the name means a module of ours in this file, as `h3` may.
+    fn has_own(&self, name: &str) -> bool {
+        let ours = [format!("super::{name}"), format!("http::{name}"), format!("mod {name};")];
+        self.code.iter().any(|line| ours.iter().any(|text| line.contains(text)))
+    }
+
+    /// Lines that name a library as a path: `name::…`, `use name;`, `extern crate name`.
+    fn names(&self, name: &str) -> impl Iterator<Item = usize> {
+        let path = format!("{name}::");
+        let plain = [format!("use {name};"), format!("extern crate {name}")];
+        self.code.iter().enumerate().filter_map(move |(i, line)| {
+            let whole = line.match_indices(&path).any(|(at, _)| {
+                let before = line[..at].chars().next_back();
+                before.is_none_or(|c| !(c.is_alphanumeric() || c == '_' || c == ':'))
+            });
+            (whole || plain.iter().any(|p| line.contains(p))).then_some(i + 1)
+        })
+    }
+
+    fn containing(&self, text: &str) -> impl Iterator<Item = usize> {
+        self.code.iter().enumerate().filter_map(move |(i, line)| line.contains(text).then_some(i + 1))
+    }
+}
+
+fn layer(module: &str) -> Option<usize> {
+    if module == "lib" {
+        return Some(LAYERS.len());
+    }
+    LAYERS.iter().position(|layer| layer.contains(&module))
+}
+
+fn word(text: &str) -> String {
+    text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
+}
+
+/// First words of the members of a group, up to its closing brace.
+fn tops(group: &str) -> Vec<String> {
+    let mut depth = 0;
+    let mut member = String::new();
+    let mut members = BTreeSet::new();
+    for c in group.chars() {
+        match c {
+            '{' => depth += 1,
+            '}' if depth == 0 => break,
+            '}' => depth -= 1,
+            ',' if depth == 0 => {
+                members.insert(word(member.trim()));
+                member.clear();
+                continue;
+            }
+            _ => {}
+        }
+        member.push(c);
+    }
+    members.insert(word(member.trim()));
+    members.remove("");
+    members.into_iter().collect()
+}
+
+fn sources() -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").join("proxy/src");
+    let mut files = Vec::new();
+    walk(&root, &mut files);
+    assert!(files.len() > 5, "no sources in {}", root.display());
+    files.iter().map(|path| Source::read(&root, path)).collect()
+}
+
+fn walk(dir: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).expect("a readable folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            walk(&path, files);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            files.push(path);
+        }
+    }
+    files.sort();
+}
+
+#[test]
+fn groups_of_imports_are_taken_apart() {
+    let code =
+        ["use crate::{a::b, c::{d, e}, f};", "let x = crate::g::h();", "mycrate::i;"].map(str::to_owned).to_vec();
+    let source = Source { name: "x.rs".into(), module: "x".into(), code };
+    let names: Vec<String> = source.imports().into_iter().map(|(_, name)| name).collect();
+    assert_eq!(names, ["a", "c", "f", "g"]);
+    assert_eq!((source.names("g").count(), source.names("mycrate").count()), (0, 1));
+}
