@@ -18,11 +18,6 @@ session = requests.Session(
     cert=(options.cert, options.key), verify=False, http_version=CurlHttpVersion.V3ONLY, timeout=40, trust_env=False
 )
 
-
-def version(response):
-    return 3 if response.http_version in (30, 31) else response.http_version
-
-
 get = session.get(options.url + "/bytes/3000000")
 post = session.post(options.url + "/drain", data=b"x" * 2_000_000)
 try:
@@ -33,8 +28,8 @@ except RequestException:
 print(
     json.dumps(
         {
-            "get": [get.status_code, version(get), len(get.content)],
-            "post": [post.status_code, version(post), post.text],
+            "get": [get.status_code, get.http_version, len(get.content)],
+            "post": [post.status_code, post.http_version, post.text],
             "cut": cut,
         }
     )

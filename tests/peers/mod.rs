@@ -2,7 +2,7 @@
 //!
 //! Everything here gives `None` when a peer is not installed, after a line that says how to install it: the test then
 //! returns. With `LACIS_REQUIRE_PEERS=1` it fails instead.
-#![allow(dead_code, reason = "each conformance test uses its own part")]
+#![allow(dead_code, unreachable_pub, reason = "shared by the conformance tests; each uses its own part")]
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -7,7 +7,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::process::Command;
 
-use lacis_tests::{Link, Mesh, Pair, Peer, Process, on_links, peer};
+use lacis_tests::{Mesh, Pair, Peer, Process, on_links, peer};
 use peers::{Foreign, Nginx, run};
 use serde_json::Value;
 

@@ -15,7 +15,7 @@ use peers::{Nginx, caller, identity, run};
 use serde_json::json;
 
 /// The cases of h2spec 2.2.1, the strict ones included.
-const CASES: usize = 147;
+const CASES: usize = 146;
 
 /// Cases that the inbound link does not pass, each with its reason. The test fails when one of them passes.
 const INBOUND_EXCEPTIONS: &[(&str, &str)] = &[];
@@ -115,7 +115,8 @@ fn curl_speaks_h2c_with_prior_knowledge() {
     let Some(curl) = peer("curl") else { return };
     let pair = Pair::new(Link::Auto);
     let body = pair.mesh.file("body", vec![b'x'; 3_000_000]);
-    let write = ["--silent", "--show-error", "--http2-prior-knowledge", "--write-out", "\n%{http_version} %{response_code}"];
+    let write =
+        ["--silent", "--show-error", "--http2-prior-knowledge", "--write-out", "\n%{http_version} %{response_code}"];
     let url = |path: &str| format!("http://{}{path}", pair.port());
     let data = format!("@{}", body.display());
     let (code, out, err) = curl.run([&write[..], &["--data-binary", &data, &url("/drain")]].concat());
@@ -150,7 +151,8 @@ fn inbound_serves_a_foreign_client_with_a_certificate() {
         let Some((code, out, err)) = direct(&pair, &shown(&pair.mesh, "alpha"), &more, "/echo") else { return };
         assert_eq!((code, out.lines().last()), (0, Some(version)), "{err}");
         let seen = pair.app.seen().pop().expect("a request");
-        let identities: Vec<_> = seen.fields.iter().filter(|(n, _)| n.eq_ignore_ascii_case("x-forwarded-client-cert")).collect();
+        let identities: Vec<_> =
+            seen.fields.iter().filter(|(n, _)| n.eq_ignore_ascii_case("x-forwarded-client-cert")).collect();
         assert_eq!(identities.len(), 1, "{identities:?}");
         assert!(identities[0].1.contains(peers::ALPHA) && !identities[0].1.contains("sa/root"), "{identities:?}");
     }

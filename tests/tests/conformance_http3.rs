@@ -122,7 +122,8 @@ fn aioquic_sends_what_no_honest_client_sends() {
     let pair = Pair::new(Link::H3);
     let Some(client) = H3Client::new(pair.delta().inbound(), identity(&pair.mesh, "alpha", "--")) else { return };
     let client = client.arg("--patience", "10");
-    let known = run(peer("peer-python").expect("it is here").command().arg(peers::file("h3_client.py")).arg("--probes")).1;
+    let known =
+        run(peer("peer-python").expect("it is here").command().arg(peers::file("h3_client.py")).arg("--probes")).1;
     let mut names: Vec<&str> = PROBES.iter().map(|(name, _)| *name).collect();
     let mut known: Vec<&str> = known.lines().collect();
     names.sort_unstable();
@@ -201,8 +202,13 @@ fn aioquic_is_served() {
         json!({"request": {"path": "/truncate-chunked"}}),
         json!({"many": {"path": "/bytes/100000", "count": 100}}),
     ]);
-    assert!(answers.iter().all(|a| a["closed"].is_null() && a["server"] == peers::DELTA), "one connection: {answers:?}");
-    let [echo, mirror, drain, head, none, trailers, hints, cut, cut_chunked, many] = &answers[..] else { unreachable!() };
+    assert!(
+        answers.iter().all(|a| a["closed"].is_null() && a["server"] == peers::DELTA),
+        "one connection: {answers:?}"
+    );
+    let [echo, mirror, drain, head, none, trailers, hints, cut, cut_chunked, many] = &answers[..] else {
+        unreachable!()
+    };
 
     let seen = &pair.app.seen()[0];
     assert_eq!((echo["status"].as_u64(), seen.target.as_str()), (Some(200), "/echo?q=1"));
@@ -350,7 +356,10 @@ fn a_link_to_aioquic_carries_requests() {
     let field = |name: &str| fields.iter().filter(|(n, _)| n == name).map(|(_, v)| v.as_str()).collect::<Vec<_>>();
     assert_eq!((field(":authority"), field("host")), (vec!["delta"], Vec::new()), "{fields:?}");
     assert_eq!((field("x-request-id").len(), field("traceparent").len()), (1, 1), "{fields:?}");
-    assert!(fields.iter().all(|(n, _)| !matches!(n.as_str(), "connection" | "keep-alive" | "transfer-encoding")), "{fields:?}");
+    assert!(
+        fields.iter().all(|(n, _)| !matches!(n.as_str(), "connection" | "keep-alive" | "transfer-encoding")),
+        "{fields:?}"
+    );
     assert_eq!(to.server.events("connection").len(), 1, "one link for all of it");
     assert_eq!(to.server.events("connection")[0]["identity"], peers::ALPHA);
 }
@@ -384,8 +393,18 @@ fn a_body_cut_by_aioquic_is_cut_for_the_application() {
 fn malformed_answers_of_aioquic_are_refused() {
     let Some(to) = ToAioquic::start(100) else { return };
     let in_the_head = [
-        "two-status", "no-status", "status-not-a-number", "pseudo-after-regular", "request-pseudo", "unknown-pseudo",
-        "connection", "transfer-encoding", "uppercase", "line-feed", "two-lengths", "huge-head",
+        "two-status",
+        "no-status",
+        "status-not-a-number",
+        "pseudo-after-regular",
+        "request-pseudo",
+        "unknown-pseudo",
+        "connection",
+        "transfer-encoding",
+        "uppercase",
+        "line-feed",
+        "two-lengths",
+        "huge-head",
     ];
     let memory = to.alpha.rss();
     for kind in in_the_head {

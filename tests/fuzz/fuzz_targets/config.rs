@@ -12,6 +12,6 @@ fuzz_target!(|text: &str| {
     assert!(!problems.is_empty());
     let lines = text.lines().count().max(1);
     for problem in problems {
-        assert!(problem.line as usize <= lines + 1, "{problem:?} of {lines} lines");
+        assert!(problem.line <= lines + 1, "{problem:?} of {lines} lines");
     }
 });
