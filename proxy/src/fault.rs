@@ -128,8 +128,10 @@ reasons! {
     TlsProtocolError = "tls_protocol_error", "tls_protocol_error", 503, 14, "UF", "upstream_reset_before_response_started{tls_protocol_error}", Upstream, Safe;
     /// The request target is longer than the limit (RFC 9110 section 15.5.15).
     UriTooLong = "uri_too_long", "http_request_error", 414, 13, "DPE", "uri_too_long", Downstream, Unsafe;
-    /// The client asked for a version or transfer coding that is not spoken here (RFC 9112 section 6.1).
+    /// The client asked for a method or transfer coding that is not spoken here (RFC 9112 section 6.1).
     UnsupportedRequest = "unsupported_request", "http_request_error", 501, 12, "DPE", "unsupported_request", Downstream, Unsafe;
+    /// The client speaks a version of HTTP that is not spoken here (RFC 9110 section 15.6.6).
+    UnsupportedVersion = "unsupported_version", "http_request_error", 505, 12, "DPE", "unsupported_version", Downstream, Unsafe;
 }
 
 impl Reason {

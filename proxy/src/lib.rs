@@ -8,9 +8,15 @@
 pub mod fault;
 pub mod identity;
 // Layer 1: settings and signals.
+pub mod clock;
 pub mod config;
+pub mod drain;
 pub mod telemetry;
 // Layer 2: wires.
 pub mod http;
 pub mod net;
 pub mod tls;
+// Layer 3: decisions.
+pub mod filter;
+// Layer 6: around the workers.
+pub mod admin;

@@ -1,1 +1,78 @@
 //! HTTP messages and the three protocols that carry them.
+//!
+//! A message is a head (`head`) and a body (`body`), the same for all versions. Each protocol has a server side, which
+//! turns a connection into calls of a [`Service`], and a client side, which carries a [`Request`] over a link. Bytes
+//! move by polling: the side that writes a body pulls frames from the side that reads it, so a slow reader stops the
+//! reading at the other end and nothing grows in between.
+
+pub mod body;
+pub mod h1;
+pub mod h2;
+pub mod head;
+pub mod rules;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use crate::fault::Fault;
+
+pub use body::Body;
+pub use head::{RequestHead, ResponseHead};
+
+/// A request on its way through this hop.
+#[derive(Debug)]
+pub struct Request {
+    /// Method, target and fields.
+    pub head: RequestHead,
+    /// Content and trailers.
+    pub body: Body,
+    /// Where interim (1xx) responses go.
+    pub interim: Rc<Interim>,
+}
+
+/// A final response on its way back.
+#[derive(Debug)]
+pub struct Response {
+    /// Status and fields.
+    pub head: ResponseHead,
+    /// Content and trailers.
+    pub body: Body,
+}
+
+/// Interim responses (RFC 9110 section 15.2) that the upstream has sent and the downstream side has not written yet.
+/// The side that serves the request drains it whenever it polls the call.
+#[derive(Debug, Default)]
+pub struct Interim(RefCell<Vec<ResponseHead>>);
+
+/// Interim responses that wait at the most; a server that sends more without the client reading them loses the rest
+/// (they carry no obligation), so that a hostile server cannot make memory grow.
+pub const MAX_INTERIM: usize = 8;
+
+impl Interim {
+    /// Hands an interim response to the downstream side.
+    pub fn push(&self, head: ResponseHead) {
+        let mut waiting = self.0.borrow_mut();
+        if waiting.len() < MAX_INTERIM {
+            waiting.push(head);
+        }
+    }
+
+    /// Whether one waits.
+    pub fn is_empty(&self) -> bool {
+        self.0.borrow().is_empty()
+    }
+
+    /// Takes those that wait, oldest first.
+    pub fn take(&self) -> Vec<ResponseHead> {
+        std::mem::take(&mut *self.0.borrow_mut())
+    }
+}
+
+/// What a server side does with a request. Never fails: a fault is a response.
+pub trait Service: 'static {
+    /// Answers one request. Dropping the future cancels the request.
+    fn call(self: Rc<Self>, request: Request) -> impl Future<Output = Response> + 'static;
+
+    /// Answers a request that could not be read.
+    fn refuse(&self, fault: Fault) -> Response;
+}

@@ -1,1 +1,6 @@
 //! Sockets.
+
+pub mod connect;
+pub mod detect;
+pub mod io;
+pub mod listen;

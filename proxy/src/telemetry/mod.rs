@@ -1,1 +1,10 @@
 //! What the process tells about itself: metrics, access log, trace context.
+
+pub mod access;
+pub mod cell;
+pub mod family;
+pub mod guest;
+pub mod labels;
+pub mod metrics;
+pub mod text;
+pub mod trace;

@@ -1,0 +1,134 @@
+//! The operator's endpoints: plain HTTP/1.1 on a listener of its own, served by the control thread.
+//!
+//! Admin knows no worker: what it shows and does is handed in as closures.
+
+mod answer;
+mod readiness;
+
+use std::convert::Infallible;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::Value;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+pub use self::readiness::{Readiness, Token};
+use crate::telemetry::metrics::Registry;
+
+/// Connections that are served at once; more wait in the listener's queue. Probes, a scraper or two, and a human.
+pub const MAX_CONNECTIONS: usize = 64;
+
+/// Bytes of a request's head. Browsers and scrapers send less than 4 KiB.
+pub const MAX_HEAD_BYTES: usize = 16 * 1024;
+
+/// How long a request's head may take, and how long a connection may be idle: longer than the usual scrape interval.
+pub const HEAD_TIME: Duration = Duration::from_secs(75);
+
+/// How long a connection lives before it is closed after the answer it is at, so that a slow reader holds it for no
+/// longer than this and [`CLOSE_TIME`].
+pub const CONNECTION_TIME: Duration = Duration::from_secs(600);
+
+/// How long a closing connection may take for the answer it is at.
+pub const CLOSE_TIME: Duration = Duration::from_secs(10);
+
+/// How long a worker may take to report before it is shown as stuck. A worker looks at its mailbox between requests, so
+/// it answers within milliseconds unless something blocks it.
+pub const REPORT_TIME: Duration = Duration::from_secs(1);
+
+/// What the endpoints show and do.
+pub struct Admin {
+    /// Answers `/ready`.
+    pub readiness: Readiness,
+    /// Answers `/metrics`.
+    pub metrics: Registry,
+    /// Answers `/config`: the configuration in use, and the addresses that were bound.
+    pub config: Box<dyn Fn() -> Value>,
+    /// Answers `/clusters`: asks every worker when it is called, and hands over the answers to wait for.
+    pub clusters: Box<dyn Fn() -> Vec<Report>>,
+    /// Answers `/logging`: sets the levels if there are any, and tells those in use, or what is wrong.
+    pub logging: Box<dyn Fn(Option<&str>) -> Result<String, String>>,
+    /// Starts the drain; asked again it does nothing.
+    pub drain: Box<dyn Fn()>,
+    /// Ends the process at once; returns before that.
+    pub quit: Box<dyn Fn()>,
+}
+
+impl fmt::Debug for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admin").field("readiness", &self.readiness).finish_non_exhaustive()
+    }
+}
+
+/// What one worker has been asked.
+pub struct Report {
+    /// The worker's number.
+    pub worker: usize,
+    /// What it says; none if it is gone.
+    pub answer: Pin<Box<dyn Future<Output = Option<Value>>>>,
+}
+
+impl fmt::Debug for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Report").field("worker", &self.worker).finish_non_exhaustive()
+    }
+}
+
+/// Serves the endpoints until the future is dropped; then its connections close at once. To be polled inside a
+/// `LocalSet`.
+pub async fn serve(admin: Rc<Admin>, listener: TcpListener) {
+    // Without an address of its own the listener is not known to be loopback only; the check of hosts is then left out,
+    // as it is for any listener that others can reach.
+    let loopback = listener.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
+                Ok((stream, _)) => {
+                    connections.spawn_local(connection(admin.clone(), stream, loopback));
+                }
+                // A connection that is gone already, or no file descriptors: neither may end the endpoints.
+                Err(error) => {
+                    tracing::warn!(%error, "admin cannot accept");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+async fn connection(admin: Rc<Admin>, stream: TcpStream, loopback: bool) {
+    let service = service_fn(move |request| {
+        let admin = admin.clone();
+        async move { Ok::<_, Infallible>(answer::answer(&admin, &request, loopback).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    let ended = match timeout(CONNECTION_TIME, connection.as_mut()).await {
+        Ok(ended) => ended,
+        Err(_) => {
+            connection.as_mut().graceful_shutdown();
+            timeout(CLOSE_TIME, connection).await.unwrap_or(Ok(()))
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "admin connection ended");
+    }
+}
+
+#[cfg(test)]
+mod tests;

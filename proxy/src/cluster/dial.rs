@@ -1,0 +1,143 @@
+//! Opening links: TCP or UDP, then mutual TLS, then a protocol.
+
+use std::cell::{RefCell, RefMut};
+use std::future::Future;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::drain::Drain;
+use crate::fault::{Fault, Reason};
+use crate::http::{h1, h2, h3};
+use crate::identity::SpiffeId;
+use crate::net::io::Io;
+use crate::net::{connect, quic};
+use crate::telemetry::labels::Link;
+use crate::telemetry::metrics::Metrics;
+use crate::tls::{self, Alpn, TlsSettings};
+
+/// What a worker needs to open links.
+pub struct Dialer {
+    tls: Rc<RefCell<Option<Arc<TlsSettings>>>>,
+    udp: Option<quic::Endpoint>,
+    metrics: Rc<Metrics>,
+    drain: Drain,
+    chance: RefCell<fastrand::Rng>,
+}
+
+impl Dialer {
+    /// `tls` is the worker's current identity, `drain` is held by the drivers of links.
+    pub fn new(tls: Rc<RefCell<Option<Arc<TlsSettings>>>>, udp: Option<quic::Endpoint>, metrics: Rc<Metrics>, drain: Drain) -> Self {
+        Dialer { tls, udp, metrics, drain, chance: RefCell::new(fastrand::Rng::new()) }
+    }
+
+    /// The worker's metrics.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// The worker's chance.
+    pub fn chance(&self) -> RefMut<'_, fastrand::Rng> {
+        self.chance.borrow_mut()
+    }
+
+    /// An HTTP/3 link within this time.
+    pub(super) fn h3(
+        self: &Rc<Self>,
+        address: SocketAddr,
+        service: &Arc<str>,
+        identity: &[SpiffeId],
+        patience: Duration,
+    ) -> impl Future<Output = Result<Option<h3::Link>, Fault>> + 'static {
+        let (this, service, tls) = (Rc::clone(self), Arc::clone(service), self.client(identity, Alpn::Http3));
+        async move {
+            let open = async {
+                let udp = this.udp.as_ref().ok_or_else(|| Fault::new(Reason::ConnectionRefused).detail("this worker has no UDP socket"))?;
+                let settings = quic::client(tls?).map_err(|error| Fault::new(Reason::ProxyInternalError).from(error))?;
+                h3::Link::connect(udp, settings, address, &service, this.drain.guard()).await
+            };
+            this.counted(Link::H3, within(patience, open)).await.map(Some)
+        }
+    }
+
+    /// An HTTP/2 link, or none where the peer speaks HTTP/1.1 only: the connection is put to `wires` then.
+    pub(super) fn h2(
+        self: &Rc<Self>,
+        address: SocketAddr,
+        service: &Arc<str>,
+        identity: &[SpiffeId],
+        patience: Duration,
+        wires: Rc<h1::Idle>,
+    ) -> impl Future<Output = Result<Option<h2::Link>, Fault>> + 'static {
+        let (this, service, tls) = (Rc::clone(self), Arc::clone(service), self.client(identity, Alpn::Http2));
+        async move {
+            let open = async {
+                let (stream, alpn) = tls::handshake::connect(connect::tcp(address).await?, tls?, &service).await?;
+                if alpn == Some(Alpn::Http2) {
+                    return h2::Link::open(Io::tls(stream), this.drain.guard()).await.map(Some);
+                }
+                wires.put(Rc::new(RefCell::new(h1::Wire::new(Io::tls(stream)))));
+                Ok(None)
+            };
+            this.counted(Link::H2, within(patience, open)).await
+        }
+    }
+
+    /// An HTTP/2 link without TLS.
+    pub(super) fn h2c(self: &Rc<Self>, address: SocketAddr, patience: Duration) -> impl Future<Output = Result<Option<h2::Link>, Fault>> + 'static {
+        let guard = self.drain.guard();
+        async move {
+            let open = async { h2::Link::open(Io::tcp(connect::tcp(address).await?, bytes::Bytes::new()), guard).await };
+            within(patience, open).await.map(Some)
+        }
+    }
+
+    /// An HTTP/1 connection with TLS.
+    pub(super) async fn http1_tls(
+        &self,
+        address: SocketAddr,
+        service: &str,
+        identity: &[SpiffeId],
+        patience: Duration,
+    ) -> Result<Rc<RefCell<h1::Wire>>, Fault> {
+        let open = async {
+            let tls = self.client(identity, Alpn::Http1)?;
+            let (stream, _) = tls::handshake::connect(connect::tcp(address).await?, tls, service).await?;
+            Ok(Rc::new(RefCell::new(h1::Wire::new(Io::tls(stream)))))
+        };
+        self.counted(Link::H1, within(patience, open)).await
+    }
+
+    /// An HTTP/1 connection without TLS.
+    pub(super) async fn http1(&self, address: SocketAddr, patience: Duration) -> Result<Rc<RefCell<h1::Wire>>, Fault> {
+        let open = async { Ok(Io::tcp(connect::tcp(address).await?, bytes::Bytes::new())) };
+        within(patience, open).await.map(|io| Rc::new(RefCell::new(h1::Wire::new(io))))
+    }
+
+    fn client(&self, identity: &[SpiffeId], alpn: Alpn) -> Result<Arc<rustls::ClientConfig>, Fault> {
+        match self.tls.borrow().as_ref() {
+            Some(tls) => Ok(tls.client(identity, alpn)),
+            None => Err(Fault::new(Reason::TlsCertificateError).detail("this sidecar has no identity")),
+        }
+    }
+
+    async fn counted<T>(&self, link: Link, open: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+        let opened = open.await;
+        self.metrics.link_handshake(link, opened.as_ref().map(|_| ()).map_err(|fault| fault.reason));
+        opened
+    }
+}
+
+impl std::fmt::Debug for Dialer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Dialer").finish_non_exhaustive()
+    }
+}
+
+async fn within<T>(patience: Duration, open: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+    match tokio::time::timeout(patience, open).await {
+        Ok(opened) => opened,
+        Err(_) => Err(Fault::new(Reason::ConnectionTimeout).detail(format!("no link within {patience:?}"))),
+    }
+}

@@ -1,0 +1,374 @@
+//! A service as this worker reaches it: endpoints, the choice among them, and links to them.
+
+pub mod balance;
+mod dial;
+pub mod pool;
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use balance::{Balancer, Candidate, Load};
+pub use dial::Dialer;
+use pool::Links;
+
+use crate::config::{self, Balance, LinkPolicy, Timeouts};
+use crate::fault::{Fault, Reason, Retry};
+use crate::http::client::Link;
+use crate::http::head::Version;
+use crate::http::{Body, Request, Response, body, h1, h2, h3};
+use crate::identity::SpiffeId;
+use crate::telemetry::labels;
+use crate::telemetry::labels::NameId;
+use crate::telemetry::trail::{Busy, Trail};
+
+/// How often a request that provably reached nobody is sent elsewhere. Not a retry in the sense of policy: nothing was tried yet.
+const MAX_ATTEMPTS: u16 = 3;
+
+/// An endpoint that could not be reached is passed over for this long while there are others.
+const REST: Duration = Duration::from_secs(1);
+
+/// With `link: auto`, how long a first request waits for a peer's UDP to answer before it goes over TCP. A handshake
+/// within a region takes well under 100 ms; a firewall that drops never answers.
+const UDP_PATIENCE: Duration = Duration::from_millis(300);
+
+/// A peer whose UDP did not answer is tried again after this, in the background, and after twice as long each further time.
+const UDP_RETRY: Duration = Duration::from_secs(30);
+const UDP_RETRY_MAX: Duration = Duration::from_secs(900);
+
+/// How a cluster's endpoints are spoken to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// Mutual TLS with one of these identities.
+    Mesh(LinkPolicy, Vec<SpiffeId>),
+    /// Plain HTTP/1.1.
+    Http1,
+    /// HTTP/2 with prior knowledge.
+    H2c,
+    /// Plain HTTP in the version that the request came in.
+    AsItCame,
+}
+
+/// A service, or the application itself, as a destination.
+#[derive(Debug)]
+pub struct Cluster {
+    name: Arc<str>,
+    id: NameId,
+    transport: Transport,
+    timeouts: Timeouts,
+    endpoints: Vec<Rc<Endpoint>>,
+    balancer: Balancer,
+    dialer: Rc<Dialer>,
+    started: Instant,
+}
+
+/// One place where a service answers.
+#[derive(Debug)]
+struct Endpoint {
+    address: SocketAddr,
+    weight: u32,
+    load: Load,
+    h1: Rc<h1::Idle>,
+    h2: Rc<Links<h2::Link>>,
+    h3: Rc<Links<h3::Link>>,
+    /// The peer has nothing better than HTTP/1.1, as its ALPN said.
+    only_http1: Cell<bool>,
+    udp: Cell<Udp>,
+    resting: Cell<Option<Instant>>,
+}
+
+/// What is known of a peer's UDP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Udp {
+    Unknown,
+    Works,
+    /// It did not answer; when it is asked again, and how long after that.
+    Silent(Instant, Duration),
+}
+
+impl Cluster {
+    /// A service of the configuration.
+    pub fn service(service: &config::Service, dialer: Rc<Dialer>) -> Self {
+        let transport = match service.link {
+            LinkPolicy::Plaintext => Transport::AsItCame,
+            policy => Transport::Mesh(policy, service.identity.clone()),
+        };
+        Cluster::new(service.name.as_str(), transport, &service.endpoints, service.balance, service.timeouts, dialer)
+    }
+
+    /// A destination with these endpoints.
+    pub fn new(
+        name: &str,
+        transport: Transport,
+        endpoints: &[config::Endpoint],
+        balance: Balance,
+        timeouts: Timeouts,
+        dialer: Rc<Dialer>,
+    ) -> Self {
+        let endpoints = endpoints.iter().map(|endpoint| Rc::new(Endpoint::new(*endpoint))).collect();
+        let id = dialer.metrics().name(name);
+        Cluster { name: name.into(), id, transport, timeouts, endpoints, balancer: Balancer::new(balance), dialer, started: Instant::now() }
+    }
+
+    /// The service's name.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// Its name in this worker's metrics.
+    pub fn id(&self) -> NameId {
+        self.id
+    }
+
+    /// Its bounds.
+    pub fn timeouts(&self) -> Timeouts {
+        self.timeouts
+    }
+
+    /// Sends a request and waits for the head of its response. Chooses the endpoint and the link; goes elsewhere as
+    /// long as nobody can have seen the request and its body is untouched.
+    ///
+    /// # Errors
+    /// The fault of the last attempt.
+    pub async fn send(&self, request: Request, trail: &Trail) -> Result<Response, Fault> {
+        let mut request = Some(request);
+        let mut tried = Vec::new();
+        loop {
+            let Some(mut current) = request.take() else { return Err(Fault::new(Reason::ProxyInternalError).detail("no request to send")) };
+            let endpoint = self.pick(&tried)?;
+            let switching = current.head.upgrade.is_some();
+            trail.attempt(endpoint.address);
+            let again = trail.attempts() < MAX_ATTEMPTS;
+            let link = match self.link(&endpoint, switching, current.head.version, trail).await {
+                Ok(link) => link,
+                Err(fault) => {
+                    endpoint.resting.set(Some(Instant::now() + REST));
+                    if !again || fault.retry != Retry::Safe || tried.len() + 1 >= self.endpoints.len() {
+                        return Err(fault);
+                    }
+                    tracing::debug!(service = %self.name, endpoint = %endpoint.address, %fault, "trying another endpoint");
+                    tried.push(endpoint.address);
+                    request = Some(current);
+                    continue;
+                }
+            };
+            endpoint.load.start();
+            trail.carried(Rc::clone(&endpoint) as Rc<dyn Busy>);
+            let start = Instant::now();
+            // A body can be sent once; a request without one is kept for the case that the server refuses it unread.
+            if again && current.body.is_end() {
+                let body = std::mem::replace(&mut current.body, Body::empty(body::Half::Request));
+                request = Some(Request { head: current.head.clone(), body, interim: Rc::clone(&current.interim) });
+            }
+            match link.send(current).await {
+                Ok(response) => {
+                    endpoint.load.answered(start.elapsed(), self.started.elapsed().as_nanos() as u64);
+                    return Ok(response);
+                }
+                Err(fault) if fault.retry == Retry::Safe && request.is_some() => {
+                    tracing::debug!(service = %self.name, endpoint = %endpoint.address, %fault, "sending again what was not processed");
+                }
+                Err(fault) => return Err(fault),
+            }
+        }
+    }
+
+    fn pick(&self, tried: &[SocketAddr]) -> Result<Rc<Endpoint>, Fault> {
+        let passed = |i: usize| self.endpoints.get(i).is_none_or(|e| tried.contains(&e.address));
+        let picked = self.balancer.pick(&self.endpoints, passed, &mut self.dialer.chance());
+        picked
+            .and_then(|i| self.endpoints.get(i).map(Rc::clone))
+            .ok_or_else(|| Fault::new(Reason::DestinationUnavailable).detail(format!("{} has no endpoint", self.name)))
+    }
+
+    async fn link(&self, endpoint: &Rc<Endpoint>, switching: bool, version: Version, trail: &Trail) -> Result<Link, Fault> {
+        let (policy, identity) = match &self.transport {
+            Transport::Mesh(policy, identity) => (*policy, identity),
+            plain => {
+                trail.over(labels::Link::Plaintext);
+                let h2c = match plain {
+                    Transport::H2c => !switching,
+                    Transport::AsItCame => version == Version::Http2 && !switching,
+                    _ => false,
+                };
+                return if h2c { self.h2c(endpoint).await } else { self.http1(endpoint, None).await };
+            }
+        };
+        if switching || policy == LinkPolicy::H1 {
+            trail.over(labels::Link::H1);
+            return self.http1(endpoint, Some(identity)).await;
+        }
+        if policy == LinkPolicy::H3 || policy == LinkPolicy::Auto && self.tries_udp(endpoint, identity) {
+            trail.over(labels::Link::H3);
+            let patience = if policy == LinkPolicy::Auto { UDP_PATIENCE.min(self.timeouts.connect) } else { self.timeouts.connect };
+            match endpoint.h3.take(|| self.dialer.h3(endpoint.address, &self.name, identity, patience)).await {
+                Ok(Some(link)) => {
+                    endpoint.udp.set(Udp::Works);
+                    return Ok(Link::H3(link));
+                }
+                Ok(None) => return Err(Fault::new(Reason::ConnectionTerminated).retry(Retry::Safe).detail("the link closed at once")),
+                Err(fault) if policy == LinkPolicy::H3 => return Err(fault),
+                Err(fault) => endpoint.udp_failed(&fault, &self.name),
+            }
+        }
+        if !endpoint.only_http1.get() {
+            trail.over(labels::Link::H2);
+            let wires = Rc::clone(&endpoint.h1);
+            match endpoint.h2.take(|| self.dialer.h2(endpoint.address, &self.name, identity, self.timeouts.connect, Rc::clone(&wires))).await? {
+                Some(link) => return Ok(Link::H2(link)),
+                None => endpoint.only_http1.set(true),
+            }
+        }
+        trail.over(labels::Link::H1);
+        self.http1(endpoint, Some(identity)).await
+    }
+
+    /// Whether a request should go over UDP to a peer with `link: auto`. A silent peer is asked again in the background.
+    fn tries_udp(&self, endpoint: &Rc<Endpoint>, identity: &[SpiffeId]) -> bool {
+        let Udp::Silent(again, _) = endpoint.udp.get() else { return true };
+        if endpoint.h3.ready().is_some() {
+            return true;
+        }
+        if Instant::now() >= again {
+            // Whatever comes of it, no request waits: if a link opens, the next request finds it.
+            endpoint.udp_silent();
+            endpoint.h3.dialing_in_background(|| self.dialer.h3(endpoint.address, &self.name, identity, self.timeouts.connect));
+        }
+        false
+    }
+
+    async fn http1(&self, endpoint: &Endpoint, identity: Option<&[SpiffeId]>) -> Result<Link, Fault> {
+        let home = Rc::clone(&endpoint.h1);
+        if let Some(wire) = home.take() {
+            return Ok(Link::H1 { wire, home, reused: true });
+        }
+        let wire = match identity {
+            Some(identity) => self.dialer.http1_tls(endpoint.address, &self.name, identity, self.timeouts.connect).await?,
+            None => self.dialer.http1(endpoint.address, self.timeouts.connect).await?,
+        };
+        Ok(Link::H1 { wire, home, reused: false })
+    }
+
+    async fn h2c(&self, endpoint: &Endpoint) -> Result<Link, Fault> {
+        let link = endpoint.h2.take(|| self.dialer.h2c(endpoint.address, self.timeouts.connect)).await?;
+        link.map(Link::H2).ok_or_else(|| Fault::new(Reason::ConnectionTerminated).retry(Retry::Safe).detail("the link closed at once"))
+    }
+
+    /// Closes links that are unused for too long. Called now and then.
+    pub fn reap(&self) {
+        let idle = if self.timeouts.idle.is_zero() { Duration::MAX } else { self.timeouts.idle };
+        for endpoint in &self.endpoints {
+            endpoint.h1.reap(idle);
+            endpoint.h2.reap(idle);
+            endpoint.h3.reap(idle);
+        }
+    }
+
+    /// Takes no more requests; links close when what they carry has ended.
+    pub fn close(&self) {
+        for endpoint in &self.endpoints {
+            endpoint.h1.close();
+            endpoint.h2.close();
+            endpoint.h3.close();
+        }
+    }
+
+    /// What an operator wants to know of the endpoints, one by one.
+    pub fn report(&self) -> Vec<EndpointReport> {
+        let report = |e: &Rc<Endpoint>| EndpointReport {
+            address: e.address,
+            weight: e.weight,
+            requests: e.load.in_flight(),
+            h1_idle: e.h1.len(),
+            h2: e.h2.count(),
+            h3: e.h3.count(),
+            udp: match e.udp.get() {
+                Udp::Unknown => "unknown",
+                Udp::Works => "works",
+                Udp::Silent(..) => "silent",
+            },
+            resting: !e.usable(),
+        };
+        self.endpoints.iter().map(report).collect()
+    }
+}
+
+/// One endpoint as this worker sees it.
+#[derive(Clone, Debug)]
+pub struct EndpointReport {
+    /// Where it is.
+    pub address: SocketAddr,
+    /// Its share.
+    pub weight: u32,
+    /// Requests in flight.
+    pub requests: u32,
+    /// Unused HTTP/1 connections.
+    pub h1_idle: usize,
+    /// HTTP/2 links and the requests on them.
+    pub h2: (usize, usize),
+    /// HTTP/3 links and the requests on them.
+    pub h3: (usize, usize),
+    /// What is known of its UDP: unknown, works, silent.
+    pub udp: &'static str,
+    /// Whether it is passed over because it could not be reached.
+    pub resting: bool,
+}
+
+impl Endpoint {
+    fn new(config::Endpoint { address, weight }: config::Endpoint) -> Self {
+        Endpoint {
+            address,
+            weight,
+            load: Load::default(),
+            h1: Rc::default(),
+            h2: Rc::default(),
+            h3: Rc::default(),
+            only_http1: Cell::new(false),
+            udp: Cell::new(Udp::Unknown),
+            resting: Cell::new(None),
+        }
+    }
+
+    fn udp_failed(&self, fault: &Fault, service: &str) {
+        if !matches!(self.udp.get(), Udp::Silent(..)) {
+            tracing::info!(service, endpoint = %self.address, %fault, "no HTTP/3 link: using TCP for now");
+            self.udp_silent();
+        }
+    }
+
+    fn udp_silent(&self) {
+        let wait = match self.udp.get() {
+            Udp::Silent(_, wait) => (wait * 2).min(UDP_RETRY_MAX),
+            Udp::Unknown | Udp::Works => UDP_RETRY,
+        };
+        self.udp.set(Udp::Silent(Instant::now() + wait, wait));
+    }
+}
+
+impl Busy for Endpoint {
+    fn end(&self) {
+        self.load.end();
+    }
+}
+
+impl Candidate for Rc<Endpoint> {
+    fn load(&self) -> &Load {
+        &self.load
+    }
+
+    fn weight(&self) -> u32 {
+        self.weight
+    }
+
+    fn usable(&self) -> bool {
+        self.resting.get().is_none_or(|until| {
+            let over = Instant::now() >= until;
+            if over {
+                self.resting.set(None);
+            }
+            over
+        })
+    }
+}

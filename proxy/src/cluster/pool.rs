@@ -1,0 +1,254 @@
+//! The links of one worker to one endpoint: found, opened once for all who wait, and closed when unused.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use crate::fault::{Fault, Reason, Retry};
+use crate::http::client::Multiplexed;
+
+/// Links of one worker to one endpoint and protocol. Beyond it requests wait for a stream: more links would only move
+/// the queue to the peer.
+pub const MAX_LINKS: usize = 8;
+
+/// Shared links of one protocol to one endpoint.
+#[derive(Debug)]
+pub struct Links<L> {
+    open: RefCell<Vec<Entry<L>>>,
+    dial: RefCell<Option<Rc<Dial>>>,
+}
+
+#[derive(Debug)]
+struct Entry<L> {
+    link: L,
+    used: Cell<Instant>,
+}
+
+/// An attempt to open a link that several requests may wait for.
+#[derive(Debug, Default)]
+struct Dial {
+    done: Cell<bool>,
+    fault: RefCell<Option<(Reason, Retry, String)>>,
+    finished: Notify,
+}
+
+impl<L> Default for Links<L> {
+    fn default() -> Self {
+        Links { open: RefCell::default(), dial: RefCell::default() }
+    }
+}
+
+impl<L: Multiplexed> Links<L> {
+    /// The open link with the fewest requests, if one has room. Links that take no more requests are let go.
+    pub fn ready(&self) -> Option<L> {
+        let mut open = self.open.borrow_mut();
+        open.retain(|entry| !entry.link.is_closed());
+        let entry = open.iter().filter(|entry| entry.link.has_room()).min_by_key(|entry| entry.link.in_flight())?;
+        entry.used.set(Instant::now());
+        Some(entry.link.clone())
+    }
+
+    /// The link to wait at when none has room and no more may be opened.
+    fn crowded(&self) -> Option<L> {
+        let open = self.open.borrow();
+        if open.len() < MAX_LINKS {
+            return None;
+        }
+        open.iter().min_by_key(|entry| entry.link.in_flight()).map(|entry| entry.link.clone())
+    }
+
+    /// A link for a request: an open one, or a new one that is opened once however many wait for it. `None` if the peer
+    /// turned out to speak another protocol.
+    ///
+    /// # Errors
+    /// What the dial came to.
+    pub async fn take<F>(self: &Rc<Self>, dial: impl Fn() -> F) -> Result<Option<L>, Fault>
+    where
+        F: Future<Output = Result<Option<L>, Fault>> + 'static,
+    {
+        loop {
+            if let Some(link) = self.ready().or_else(|| self.crowded()) {
+                return Ok(Some(link));
+            }
+            let waited = self.dialing(&dial);
+            waited.wait().await;
+            if let Some((reason, retry, text)) = waited.fault.borrow().as_ref() {
+                return Err(Fault::new(*reason).retry(*retry).detail(text.as_str()));
+            }
+            if self.open.borrow().is_empty() {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Starts opening a link unless that is under way. The attempt goes on when those who wait for it give up.
+    pub fn dialing_in_background<F>(self: &Rc<Self>, dial: impl Fn() -> F)
+    where
+        F: Future<Output = Result<Option<L>, Fault>> + 'static,
+    {
+        self.dialing(&dial);
+    }
+
+    fn dialing<F>(self: &Rc<Self>, dial: &impl Fn() -> F) -> Rc<Dial>
+    where
+        F: Future<Output = Result<Option<L>, Fault>> + 'static,
+    {
+        if let Some(dial) = self.dial.borrow().as_ref() {
+            return Rc::clone(dial);
+        }
+        let waited = Rc::new(Dial::default());
+        *self.dial.borrow_mut() = Some(Rc::clone(&waited));
+        let (links, shared, attempt) = (Rc::clone(self), Rc::clone(&waited), dial());
+        tokio::task::spawn_local(async move {
+            match attempt.await {
+                Ok(Some(link)) => links.open.borrow_mut().push(Entry { link, used: Cell::new(Instant::now()) }),
+                Ok(None) => {}
+                Err(fault) => *shared.fault.borrow_mut() = Some((fault.reason, fault.retry, fault.to_string())),
+            }
+            *links.dial.borrow_mut() = None;
+            shared.done.set(true);
+            shared.finished.notify_waiters();
+        });
+        waited
+    }
+
+    /// Closes links that carried nothing for this long.
+    pub fn reap(&self, unused: Duration) {
+        self.open.borrow_mut().retain(|entry| {
+            let busy = entry.link.in_flight() > 0;
+            if busy {
+                entry.used.set(Instant::now());
+            }
+            let keep = !entry.link.is_closed() && (busy || entry.used.get().elapsed() < unused);
+            if !keep {
+                entry.link.close();
+            }
+            keep
+        });
+    }
+
+    /// Closes all links when what they carry has ended.
+    pub fn close(&self) {
+        self.open.borrow_mut().drain(..).for_each(|entry| entry.link.close());
+    }
+
+    /// Open links, and requests on them.
+    pub fn count(&self) -> (usize, usize) {
+        let open = self.open.borrow();
+        (open.len(), open.iter().map(|entry| entry.link.in_flight()).sum())
+    }
+}
+
+impl Dial {
+    async fn wait(&self) {
+        loop {
+            let finished = self.finished.notified();
+            if self.done.get() {
+                return;
+            }
+            finished.await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    struct Fake(Rc<(Cell<usize>, usize, Cell<bool>)>);
+
+    impl Fake {
+        fn new(room: usize) -> Self {
+            Fake(Rc::new((Cell::new(0), room, Cell::new(false))))
+        }
+    }
+
+    impl Multiplexed for Fake {
+        fn has_room(&self) -> bool {
+            self.0.0.get() < self.0.1
+        }
+        fn is_closed(&self) -> bool {
+            self.0.2.get()
+        }
+        fn in_flight(&self) -> usize {
+            self.0.0.get()
+        }
+        fn close(&self) {
+            self.0.2.set(true);
+        }
+    }
+
+    fn run(test: impl Future<Output = ()>) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
+        tokio::task::LocalSet::new().block_on(&runtime, test);
+    }
+
+    #[test]
+    fn all_who_wait_share_one_dial_and_a_full_link_brings_another() {
+        run(async {
+            let links = Rc::new(Links::<Fake>::default());
+            let dials = Rc::new(Cell::new(0));
+            let dial = || {
+                let dials = Rc::clone(&dials);
+                async move {
+                    dials.set(dials.get() + 1);
+                    Ok(Some(Fake::new(2)))
+                }
+            };
+            for (nth, expected) in [(1, 1), (2, 1), (3, 2), (4, 2), (5, 3)] {
+                let link = links.take(dial).await.expect("link").expect("same protocol");
+                link.0.0.set(link.0.0.get() + 1);
+                assert_eq!(dials.get(), expected, "request {nth}");
+            }
+            let (one, two) = tokio::join!(links.take(dial), links.take(dial));
+            assert!(one.is_ok() && two.is_ok());
+            assert_eq!(dials.get(), 3, "the third link has room for both");
+            links.close();
+            assert_eq!(links.count(), (0, 0));
+        });
+    }
+
+    #[test]
+    fn no_more_links_than_the_limit() {
+        run(async {
+            let links = Rc::new(Links::<Fake>::default());
+            for _ in 0..MAX_LINKS + 3 {
+                let link = links.take(|| async { Ok(Some(Fake::new(1))) }).await.expect("link").expect("same protocol");
+                link.0.0.set(link.0.0.get() + 1);
+            }
+            assert_eq!(links.count(), (MAX_LINKS, MAX_LINKS + 3));
+        });
+    }
+
+    #[test]
+    fn a_failed_dial_fails_all_who_wait_and_the_next_tries_again() {
+        run(async {
+            let links = Rc::new(Links::<Fake>::default());
+            let failing = || async { Err(Fault::new(Reason::ConnectionRefused)) };
+            let (one, two) = tokio::join!(links.take(failing), links.take(failing));
+            for failed in [one, two] {
+                assert!(matches!(failed, Err(fault) if fault.reason == Reason::ConnectionRefused && fault.retry == Retry::Safe));
+            }
+            assert!(links.take(|| async { Ok(Some(Fake::new(1))) }).await.expect("link").is_some());
+        });
+    }
+
+    #[test]
+    fn unused_links_are_closed() {
+        run(async {
+            let links = Rc::new(Links::<Fake>::default());
+            let link = links.take(|| async { Ok(Some(Fake::new(1))) }).await.expect("link").expect("same protocol");
+            link.0.0.set(1);
+            links.reap(Duration::ZERO);
+            assert!(!link.is_closed(), "it carries a request");
+            link.0.0.set(0);
+            links.reap(Duration::ZERO);
+            assert!(link.is_closed());
+            assert_eq!(links.count(), (0, 0));
+        });
+    }
+}

@@ -1,0 +1,294 @@
+//! One exchange: what is known of it, and the account of it that is written when it ends.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant, SystemTime};
+
+use http::{HeaderMap, HeaderValue, StatusCode};
+
+use crate::clock::Deadline;
+use crate::config::Timeouts;
+use crate::fault::{Fault, Reason};
+use crate::http::body::{Half, Observer};
+use crate::http::head::{RequestHead, Version};
+use crate::telemetry::access::{AccessLog, Record, Text, Verdict};
+use crate::telemetry::labels::{Direction, Link, Method, NameId, Protocol};
+use crate::telemetry::metrics::{Metrics, RequestRecord};
+use crate::telemetry::trace::TraceContext;
+use crate::telemetry::trail::Trail;
+use crate::tls::Peer;
+
+/// What is known of a connection.
+#[derive(Debug)]
+pub struct Conn {
+    /// Which way its requests go.
+    pub direction: Direction,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// What carried it: none for the application's own connections.
+    pub link: Link,
+    /// Where it was accepted.
+    pub local: SocketAddr,
+    /// Where it came from.
+    pub remote: SocketAddr,
+    /// Who is at the other end.
+    pub peer: Option<Peer>,
+    /// The peer as the application is told of it: `x-forwarded-client-cert`.
+    pub forwarded: Option<HeaderValue>,
+    /// The caller's service: our own, or that of the peer's identity.
+    pub source: NameId,
+}
+
+/// Where accounts of exchanges go; one per worker.
+#[derive(Debug)]
+pub struct Ledger {
+    /// The worker's metrics.
+    pub metrics: Rc<Metrics>,
+    /// The access log, if there is one.
+    pub access: Option<AccessLog>,
+}
+
+/// One exchange, from the first header to the last byte.
+pub struct Exchange {
+    /// Its connection.
+    pub conn: Rc<Conn>,
+    /// How it travels.
+    pub trail: Trail,
+    /// Runs out when the response does not begin in time.
+    pub deadline: Deadline,
+    ledger: Rc<Ledger>,
+    started: Instant,
+    ended: Cell<Option<Duration>>,
+    method: Method,
+    /// The application's side of this hop.
+    protocol: Cell<Protocol>,
+    destination: Cell<NameId>,
+    service: RefCell<Option<Arc<str>>>,
+    timeouts: Cell<Timeouts>,
+    idle: Deadline,
+    request_ended: Cell<bool>,
+    status: Cell<u16>,
+    reason: Cell<Reason>,
+    bytes: [Cell<u64>; 2],
+    /// Only where an access log is written.
+    line: RefCell<Option<Box<Line>>>,
+}
+
+/// What only the access log wants to know.
+struct Line {
+    start: SystemTime,
+    method: http::Method,
+    path: Text,
+    version: http::Version,
+    authority: Text,
+    x_forwarded_for: Text,
+    user_agent: Text,
+    request_id: Text,
+    trace_id: Option<[u8; 16]>,
+    failure: Text,
+    service_time: Option<Duration>,
+    verdicts: Vec<Verdict>,
+}
+
+impl Exchange {
+    /// Begins the account of a request. `nowhere` is the destination until one is chosen.
+    pub fn open(conn: &Rc<Conn>, ledger: &Rc<Ledger>, head: &RequestHead, nowhere: NameId) -> Rc<Self> {
+        ledger.metrics.requests_active(conn.direction).add(1);
+        let field = |name: &str| Text::from(head.headers.get(name).cloned());
+        let line = ledger.access.is_some().then(|| {
+            Box::new(Line {
+                start: SystemTime::now(),
+                method: head.method.clone(),
+                path: head.path.clone().into(),
+                version: match head.version {
+                    Version::Http10 => http::Version::HTTP_10,
+                    Version::Http11 => http::Version::HTTP_11,
+                    Version::Http2 => http::Version::HTTP_2,
+                    Version::Http3 => http::Version::HTTP_3,
+                },
+                authority: head.authority.clone().into(),
+                x_forwarded_for: field("x-forwarded-for"),
+                user_agent: field("user-agent"),
+                request_id: field("x-request-id"),
+                trace_id: TraceContext::read(head.headers.get_all("traceparent").iter().map(|v| v.as_bytes())).map(|t| t.trace_id()),
+                failure: Text::None,
+                service_time: None,
+                verdicts: Vec::new(),
+            })
+        });
+        Rc::new(Exchange {
+            conn: Rc::clone(conn),
+            trail: Trail::default(),
+            deadline: Deadline::new(),
+            ledger: Rc::clone(ledger),
+            started: Instant::now(),
+            ended: Cell::new(None),
+            method: Method::from(&head.method),
+            protocol: Cell::new(conn.protocol),
+            destination: Cell::new(nowhere),
+            service: RefCell::new(None),
+            timeouts: Cell::new(Timeouts { connect: Duration::ZERO, request: Duration::ZERO, idle: Duration::ZERO }),
+            idle: Deadline::new(),
+            request_ended: Cell::new(false),
+            status: Cell::new(0),
+            reason: Cell::new(Reason::None),
+            bytes: [Cell::new(0), Cell::new(0)],
+            line: RefCell::new(line),
+        })
+    }
+
+    /// The destination is chosen: its name, its bounds, and what the application on this hop speaks.
+    pub fn destined(&self, service: &Arc<str>, id: NameId, timeouts: Timeouts, protocol: Protocol) {
+        self.destination.set(id);
+        self.protocol.set(protocol);
+        self.timeouts.set(timeouts);
+        self.idle.set(timeouts.idle);
+        if self.request_ended.get() {
+            self.deadline.set(timeouts.request);
+        }
+        if self.line.borrow().is_some() {
+            *self.service.borrow_mut() = Some(Arc::clone(service));
+        }
+    }
+
+    /// The final response begins.
+    pub fn answered(&self, status: StatusCode) {
+        self.status.set(status.as_u16());
+        self.deadline.clear();
+        if let Some(line) = self.line.borrow_mut().as_mut() {
+            line.service_time = Some(self.started.elapsed());
+        }
+    }
+
+    /// The exchange failed; the first cause counts.
+    pub fn failed(&self, fault: &Fault) {
+        if self.reason.get() == Reason::None {
+            self.reason.set(fault.reason);
+            if let Some(line) = self.line.borrow_mut().as_mut() {
+                line.failure = Text::Shared(fault.to_string().into());
+            }
+        }
+    }
+
+    /// What a filter said of it.
+    pub fn verdict(&self, verdict: Verdict) {
+        if let Some(line) = self.line.borrow_mut().as_mut() {
+            line.verdicts.push(verdict);
+        }
+    }
+
+    /// Since its first byte.
+    pub fn elapsed(&self) -> Duration {
+        self.ended.get().unwrap_or_else(|| self.started.elapsed())
+    }
+
+    /// The status of the final response; 0 before it.
+    pub fn status(&self) -> u16 {
+        self.status.get()
+    }
+
+    /// Why it failed, if it did.
+    pub fn reason(&self) -> Reason {
+        self.reason.get()
+    }
+
+    /// Content bytes that passed.
+    pub fn bytes(&self, half: Half) -> u64 {
+        self.bytes[half as usize].get()
+    }
+}
+
+impl Observer for Exchange {
+    fn data(&self, half: Half, bytes: usize) {
+        let passed = &self.bytes[half as usize];
+        passed.set(passed.get() + bytes as u64);
+        self.idle.set(self.timeouts.get().idle);
+    }
+
+    fn trailers(&self, _: Half, _: &HeaderMap) {}
+
+    fn end(&self, half: Half, outcome: Option<Result<(), &Fault>>) {
+        match (half, outcome) {
+            (_, Some(Err(fault))) => self.failed(fault),
+            (Half::Request, Some(Ok(()))) => {
+                self.request_ended.set(true);
+                if self.status.get() == 0 {
+                    self.deadline.set(self.timeouts.get().request);
+                }
+            }
+            (Half::Request, None) => {}
+            (Half::Response, Some(Ok(()))) => {}
+            (Half::Response, None) => self.failed(&Fault::new(Reason::DownstreamAborted)),
+        }
+        if half == Half::Response {
+            self.ended.set(Some(self.started.elapsed()));
+            self.trail.end();
+        }
+    }
+
+    fn poll_idle(&self, cx: &mut Context<'_>) -> Poll<Fault> {
+        self.idle.poll(cx).map(|()| Fault::new(Reason::StreamIdleTimeout))
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if self.status.get() == 0 && self.reason.get() == Reason::None {
+            // Cancelled before there was an answer: the client went away.
+            self.reason.set(Reason::DownstreamAborted);
+        }
+        let duration = self.elapsed();
+        let record = RequestRecord {
+            direction: self.conn.direction,
+            source: self.conn.source,
+            destination: self.destination.get(),
+            method: self.method,
+            status: self.status.get(),
+            protocol: self.protocol.get(),
+            link: if self.conn.link == Link::None { self.trail.link() } else { self.conn.link },
+            reason: self.reason.get(),
+            duration,
+            request_bytes: self.bytes(Half::Request),
+            response_bytes: self.bytes(Half::Response),
+        };
+        self.ledger.metrics.requests_active(self.conn.direction).sub(1);
+        self.ledger.metrics.request_end(&record);
+        if let (Some(access), Some(line)) = (&self.ledger.access, self.line.take()) {
+            let Line { start, method, path, version, authority, x_forwarded_for, user_agent, request_id, trace_id, failure, service_time, verdicts } =
+                *line;
+            access.write(Box::new(Record {
+                start,
+                direction: record.direction,
+                method: Some(method),
+                path,
+                protocol: Some(version),
+                authority,
+                status: record.status,
+                reason: record.reason,
+                failure,
+                bytes_received: record.request_bytes,
+                bytes_sent: record.response_bytes,
+                duration,
+                upstream_service_time: service_time,
+                x_forwarded_for,
+                user_agent,
+                request_id,
+                trace_id,
+                upstream_host: self.trail.address(),
+                upstream_cluster: self.service.take().into(),
+                upstream_local_address: None,
+                downstream_local_address: Some(self.conn.local),
+                downstream_remote_address: Some(self.conn.remote),
+                requested_server_name: Text::None,
+                route_name: Text::None,
+                link: record.link,
+                peer: self.conn.peer.as_ref().map(|peer| Arc::new(peer.spiffe.clone())),
+                attempts: self.trail.attempts(),
+                filters: verdicts,
+            }));
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! What happens to an exchange between its two sides: the filters of its listener.
+
+pub mod builtin;
+pub mod chain;
+pub mod exchange;

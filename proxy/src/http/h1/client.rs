@@ -1,0 +1,172 @@
+//! The client side: one request over one connection.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use http::StatusCode;
+
+use super::parse::{self, Framing, Parsed};
+use super::wire::{Incoming, Pump, Wire};
+use crate::fault::{Fault, Reason, Retry, Side};
+use crate::http::body::{self, Body, Half, Length, Source};
+use crate::http::head::ResponseHead;
+use crate::http::{Request, Response};
+
+/// Connections that carry no request and may carry the next, the most recently used last.
+#[derive(Debug, Default)]
+pub struct Idle {
+    wires: RefCell<Vec<(Rc<RefCell<Wire>>, Instant)>>,
+    closed: Cell<bool>,
+}
+
+impl Idle {
+    /// Unused connections kept per endpoint; more are closed. Peaks come back, and a socket costs the server as much as us.
+    pub const MAX: usize = 1024;
+
+    /// Takes the connection that was used last, if one is still open.
+    pub fn take(&self) -> Option<Rc<RefCell<Wire>>> {
+        loop {
+            let (wire, _) = self.wires.borrow_mut().pop()?;
+            if wire.borrow_mut().is_quiet() {
+                return Some(wire);
+            }
+        }
+    }
+
+    /// Keeps a connection that carries no request, if it may carry another.
+    pub fn put(&self, wire: Rc<RefCell<Wire>>) {
+        let mut wires = self.wires.borrow_mut();
+        if !self.closed.get() && wires.len() < Self::MAX && wire.borrow_mut().is_quiet() {
+            wire.borrow_mut().rest();
+            wires.push((wire, Instant::now()));
+        }
+    }
+
+    /// Closes those that are unused for longer than this, or that the server has closed.
+    pub fn reap(&self, unused: Duration) {
+        self.wires.borrow_mut().retain(|(wire, since)| since.elapsed() < unused && wire.borrow_mut().is_quiet());
+    }
+
+    /// Closes all, and keeps no more.
+    pub fn close(&self) {
+        self.closed.set(true);
+        self.wires.borrow_mut().clear();
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.wires.borrow().len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Wire {
+    /// Open, and without a byte that nobody asked for: such a connection may carry a request (RFC 9112 section 9.3.1).
+    fn is_quiet(&mut self) -> bool {
+        self.input.is_empty() && self.poll_fill(&mut Context::from_waker(Waker::noop())).is_pending()
+    }
+}
+
+/// Sends a request and waits for the head of its response. The rest of the request's body rides on the response's.
+/// `reused` tells that the connection carried a request before, so that the server may have closed it by now.
+///
+/// # Errors
+/// A fault of the upstream side if the connection breaks or what comes is no HTTP; safe to retry if the request was
+/// idempotent and the connection ended as an unused one does. A fault of the downstream side if the request's body breaks.
+pub async fn send(wire: Rc<RefCell<Wire>>, home: Rc<Idle>, request: Request, reused: bool) -> Result<Response, Fault> {
+    let Request { head, body, interim } = request;
+    let framing = match body.length() {
+        _ if body.is_end() => Framing::Empty,
+        Length::Tunnel => Framing::Empty,
+        Length::Known(length) => Framing::Length(length),
+        Length::Unknown => Framing::Chunked,
+    };
+    parse::write_request(wire.borrow_mut().head_out(), &head, framing);
+    let repeatable = reused && head.method.is_idempotent() && body.is_end();
+    let mut tunnel = None;
+    let mut upload = match body.length() {
+        // What follows an upgrade is sent only once the server agreed to it.
+        Length::Tunnel => {
+            tunnel = Some(body);
+            Some(Pump::new(Body::empty(Half::Request), Rc::clone(&wire), Framing::Empty, Half::Request))
+        }
+        _ => Some(Pump::new(body, Rc::clone(&wire), framing, Half::Request)),
+    };
+    let mut write_failed = false;
+    let parsed = poll_fn(|cx| {
+        if let Some(pump) = &mut upload
+            && let Poll::Ready(done) = pump.poll(cx)
+        {
+            upload = None;
+            match done {
+                Ok(()) => {}
+                // The server closed its receiving side; its answer may be on the way (RFC 9112 section 9.6).
+                Err(fault) if fault.side() == Side::Upstream => write_failed = true,
+                Err(fault) => return Poll::Ready(Err(fault)),
+            }
+        }
+        let mut wire = wire.borrow_mut();
+        loop {
+            let Wire { input, scanned, .. } = &mut *wire;
+            match parse::response(input, scanned, &head.method)? {
+                Some(parsed) if parsed.head.status.is_informational() && parsed.head.status != StatusCode::SWITCHING_PROTOCOLS => {
+                    interim.push(parsed.head);
+                }
+                Some(parsed) => return Poll::Ready(Ok(parsed)),
+                None => match wire.poll_fill(cx) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(n)) if n > 0 => {}
+                    Poll::Ready(ended) => {
+                        let fresh = wire.input.is_empty();
+                        let retry = if fresh && repeatable { Retry::Safe } else { Retry::Unsafe };
+                        let fault = Fault::new(Reason::ConnectionTerminated).retry(retry);
+                        return Poll::Ready(Err(match ended {
+                            Err(error) => fault.from(error),
+                            Ok(_) => fault.detail("the connection ended before the response"),
+                        }));
+                    }
+                },
+            }
+        }
+    })
+    .await?;
+    finish(wire, home, parsed, upload, tunnel, write_failed)
+}
+
+fn finish(
+    wire: Rc<RefCell<Wire>>,
+    home: Rc<Idle>,
+    parsed: Parsed<ResponseHead>,
+    upload: Option<Pump>,
+    tunnel: Option<Body>,
+    write_failed: bool,
+) -> Result<Response, Fault> {
+    let Parsed { head, framing, keep_alive } = parsed;
+    let upload = match (framing, tunnel) {
+        (Framing::Tunnel, Some(body)) => Some(Pump::new(body, Rc::clone(&wire), Framing::Tunnel, Half::Request)),
+        (Framing::Tunnel, None) => return Err(Fault::new(Reason::HttpProtocolError).detail("status 101 that nobody asked for")),
+        (_, _) => upload,
+    };
+    wire.borrow_mut().expect(framing);
+    // A connection whose request is not sent to its end carries no other.
+    let home = Some(home).filter(|_| keep_alive && upload.is_none() && !write_failed && framing != Framing::Tunnel);
+    let mut body = if wire.borrow().body_read() {
+        if let Some(home) = home {
+            home.put(wire);
+        }
+        Body::empty(Half::Response)
+    } else {
+        Body::source(Half::Response, Source::H1(Incoming::new(wire, Half::Response, home)), framing.length())
+    };
+    if let Some(upload) = upload {
+        body.carry(body::Pump::H1(upload));
+    }
+    Ok(Response { head, body })
+}

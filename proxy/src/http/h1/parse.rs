@@ -1,0 +1,522 @@
+//! Heads of HTTP/1 messages: read strictly, written plainly.
+
+use std::mem::MaybeUninit;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::uri::{Authority, PathAndQuery};
+use http::{Method, StatusCode};
+
+use crate::fault::{Fault, Reason};
+use crate::http::body::Length;
+use crate::http::head::{RequestHead, ResponseHead, Version};
+use crate::http::rules::{self, CONNECTION_FIELDS, MAX_FIELDS, MAX_HEAD_BYTES, MAX_TARGET_BYTES};
+
+/// How the content of a message is delimited (RFC 9112 section 6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Framing {
+    Empty,
+    Length(u64),
+    Chunked,
+    /// Until the connection ends.
+    Close,
+    /// The connection is not HTTP any more.
+    Tunnel,
+}
+
+impl Framing {
+    pub(super) fn length(self) -> Length {
+        match self {
+            Framing::Empty => Length::Known(0),
+            Framing::Length(length) => Length::Known(length),
+            Framing::Chunked | Framing::Close => Length::Unknown,
+            Framing::Tunnel => Length::Tunnel,
+        }
+    }
+}
+
+/// A head and what it says about its connection.
+#[derive(Debug)]
+pub(super) struct Parsed<H> {
+    pub(super) head: H,
+    pub(super) framing: Framing,
+    /// Whether the connection may carry another message after this one.
+    pub(super) keep_alive: bool,
+}
+
+/// Finds the end of a section of lines (a head, or trailers): the index after the empty line. `scanned` remembers how far earlier calls came,
+/// so that a head that drips in costs no more than one that comes at once.
+///
+/// # Errors
+/// If a line ends in a bare LF: lenient readers and strict ones would see different messages.
+pub(super) fn head_end(input: &[u8], scanned: &mut usize) -> Result<Option<usize>, ()> {
+    for lf in memchr::memchr_iter(b'\n', &input[*scanned..]) {
+        let lf = *scanned + lf;
+        if lf == 0 || input[lf - 1] != b'\r' {
+            return Err(());
+        }
+        if lf >= 3 && input[lf - 2] == b'\n' {
+            return Ok(Some(lf + 1));
+        }
+    }
+    *scanned = input.len();
+    Ok(None)
+}
+
+/// Takes a request head from the input if it is all there.
+///
+/// # Errors
+/// If it is malformed, too large, or asks for what is not spoken here.
+pub(super) fn request(input: &mut BytesMut, scanned: &mut usize) -> Result<Option<Parsed<RequestHead>>, Fault> {
+    // RFC 9112 section 2.2: empty lines before a request are ignored.
+    while input.starts_with(b"\r\n") {
+        let _ = input.split_to(2);
+        *scanned = 0;
+    }
+    let Some(bytes) = take_head(input, scanned, Reason::HttpRequestError, Reason::RequestHeaderSectionSize)? else { return Ok(None) };
+    let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+    let mut parsed = httparse::Request::new(&mut []);
+    match parsed.parse_with_uninit_headers(&bytes, &mut fields) {
+        Ok(httparse::Status::Complete(n)) if n == bytes.len() => {}
+        Ok(_) => return Err(malformed("the head ends early")),
+        Err(httparse::Error::TooManyHeaders) => {
+            return Err(Fault::new(Reason::RequestHeaderSectionSize).detail(format!("more than {MAX_FIELDS} fields")));
+        }
+        Err(httparse::Error::Version) => return Err(Fault::new(Reason::UnsupportedVersion)),
+        Err(error) => return Err(Fault::new(Reason::HttpRequestError).from(error)),
+    }
+    let (Some(method), Some(target), Some(minor)) = (parsed.method, parsed.path, parsed.version) else {
+        return Err(malformed("no request line"));
+    };
+    if target.len() > MAX_TARGET_BYTES {
+        return Err(Fault::new(Reason::UriTooLong));
+    }
+    let version = if minor == 0 { Version::Http10 } else { Version::Http11 };
+    let method = Method::from_bytes(method.as_bytes()).map_err(|e| Fault::new(Reason::HttpRequestError).from(e))?;
+    if method == Method::CONNECT {
+        return Err(Fault::new(Reason::UnsupportedRequest).detail("the method CONNECT"));
+    }
+    let mut headers = header_map(&bytes, parsed.headers).map_err(malformed)?;
+    let connection = Connection::take(&mut headers);
+    let (https, target_authority, path) = split_target(&bytes, target, &method)?;
+    let authority = match (target_authority, host(&mut headers, version)?) {
+        // RFC 9112 section 3.2.2: an absolute-form target overrides Host.
+        (Some(authority), _) => Some(authority),
+        (None, host) => host,
+    };
+    let framing = request_framing(&mut headers, version)?;
+    let upgrade = connection.upgrade.filter(|_| framing == Framing::Empty && version == Version::Http11);
+    let framing = if upgrade.is_some() { Framing::Tunnel } else { framing };
+    let keep_alive = match version {
+        Version::Http10 => connection.keep_alive && !connection.close,
+        _ => !connection.close,
+    };
+    let head = RequestHead { method, authority, path, https, headers, version, upgrade };
+    Ok(Some(Parsed { head, framing, keep_alive }))
+}
+
+/// Takes a response head from the input if it is all there.
+///
+/// # Errors
+/// If it is malformed or too large.
+pub(super) fn response(input: &mut BytesMut, scanned: &mut usize, method: &Method) -> Result<Option<Parsed<ResponseHead>>, Fault> {
+    let garbled = |why: &'static str| Fault::new(Reason::HttpProtocolError).detail(why);
+    let Some(bytes) = take_head(input, scanned, Reason::HttpProtocolError, Reason::HttpResponseHeaderSectionSize)? else { return Ok(None) };
+    let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+    let mut parsed = httparse::Response::new(&mut []);
+    match httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, &bytes, &mut fields) {
+        Ok(httparse::Status::Complete(n)) if n == bytes.len() => {}
+        Ok(_) => return Err(garbled("the head ends early")),
+        Err(httparse::Error::TooManyHeaders) => {
+            return Err(Fault::new(Reason::HttpResponseHeaderSectionSize).detail(format!("more than {MAX_FIELDS} fields")));
+        }
+        Err(error) => return Err(Fault::new(Reason::HttpProtocolError).from(error)),
+    }
+    let (Some(code), Some(minor)) = (parsed.code, parsed.version) else { return Err(garbled("no status line")) };
+    let status = StatusCode::from_u16(code).map_err(|e| Fault::new(Reason::HttpProtocolError).from(e))?;
+    let mut headers = header_map(&bytes, parsed.headers).map_err(garbled)?;
+    let connection = Connection::take(&mut headers);
+    let switching = status == StatusCode::SWITCHING_PROTOCOLS;
+    let mut head = ResponseHead { status, headers, upgrade: connection.upgrade.filter(|_| switching) };
+    let coding = transfer_coding(&mut head.headers);
+    let framing = if switching {
+        Framing::Tunnel
+    } else if head.is_bodiless(method) {
+        Framing::Empty
+    } else {
+        let length = rules::content_length(&head.headers, Reason::HttpProtocolError)?;
+        match (coding, length) {
+            (Coding::None, None) => Framing::Close,
+            (Coding::None, Some(length)) => Framing::Length(length),
+            (Coding::Chunked, None) if minor == 1 => Framing::Chunked,
+            (Coding::Chunked, Some(_)) => return Err(garbled("both transfer-encoding and content-length")),
+            (Coding::Chunked | Coding::Other, _) => return Err(garbled("a transfer coding that was not asked for")),
+        }
+    };
+    let keep_alive = framing != Framing::Close && !connection.close && (minor == 1 || connection.keep_alive);
+    Ok(Some(Parsed { head, framing, keep_alive }))
+}
+
+/// The fields of a trailer section that ends in an empty line.
+pub(super) fn fields(bytes: Bytes) -> Result<HeaderMap, &'static str> {
+    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
+    match httparse::parse_headers(&bytes, &mut fields) {
+        Ok(httparse::Status::Complete((n, fields))) if n == bytes.len() => header_map(&bytes, fields),
+        _ => Err("malformed fields"),
+    }
+}
+
+fn take_head(input: &mut BytesMut, scanned: &mut usize, malformed: Reason, too_large: Reason) -> Result<Option<Bytes>, Fault> {
+    let end = head_end(input, scanned).map_err(|()| Fault::new(malformed).detail("a line that ends in a bare LF"))?;
+    match end {
+        Some(end) if end <= MAX_HEAD_BYTES => {
+            *scanned = 0;
+            Ok(Some(input.split_to(end).freeze()))
+        }
+        None if input.len() <= MAX_HEAD_BYTES => Ok(None),
+        // What fills the head without a first line is a target.
+        _ if memchr::memchr(b'\n', input).is_none() && too_large == Reason::RequestHeaderSectionSize => Err(Fault::new(Reason::UriTooLong)),
+        _ => Err(Fault::new(too_large).detail(format!("a head of more than {MAX_HEAD_BYTES} bytes"))),
+    }
+}
+
+/// Values stay where they were received: each is a slice of the head.
+fn header_map(bytes: &Bytes, fields: &[httparse::Header<'_>]) -> Result<HeaderMap, &'static str> {
+    let mut headers = HeaderMap::with_capacity(fields.len() + 4);
+    for field in fields {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| "a field name that is not a token")?;
+        let value = HeaderValue::from_maybe_shared(bytes.slice_ref(field.value)).map_err(|_| "a field value with a control character")?;
+        headers.try_append(name, value).map_err(|_| "too many fields")?;
+    }
+    Ok(headers)
+}
+
+fn malformed(why: &'static str) -> Fault {
+    Fault::new(Reason::HttpRequestError).detail(why)
+}
+
+/// What the Connection field said.
+#[derive(Default)]
+struct Connection {
+    close: bool,
+    keep_alive: bool,
+    upgrade: Option<HeaderValue>,
+}
+
+impl Connection {
+    /// Reads the fields of the connection and removes them, with those that Connection names (RFC 9110 section 7.6.1),
+    /// but for transfer-encoding, which framing still needs. `te: trailers` is kept: it holds for the whole path of a gRPC call.
+    fn take(headers: &mut HeaderMap) -> Connection {
+        let mut said = Connection::default();
+        let trailers = headers.get_all(header::TE).iter().any(|te| tokens(te).any(|t| t.eq_ignore_ascii_case("trailers")));
+        let mut upgrade = false;
+        let lines: Vec<HeaderValue> = match headers.entry(header::CONNECTION) {
+            header::Entry::Occupied(entry) => entry.remove_entry_mult().1.collect(),
+            header::Entry::Vacant(_) => Vec::new(),
+        };
+        for token in lines.iter().flat_map(tokens) {
+            match token {
+                t if t.eq_ignore_ascii_case("close") => said.close = true,
+                t if t.eq_ignore_ascii_case("keep-alive") => said.keep_alive = true,
+                t if t.eq_ignore_ascii_case("upgrade") => upgrade = true,
+                // Nobody may have framing, routing or credentials dropped by naming them here.
+                t => match HeaderName::from_bytes(t.as_bytes()) {
+                    Ok(name) if !KEPT.contains(&name) => drop(headers.remove(name)),
+                    _ => {}
+                },
+            }
+        }
+        said.upgrade = headers.remove(header::UPGRADE).filter(|value| upgrade && !tokens(value).any(|t| t.eq_ignore_ascii_case("h2c")));
+        for name in CONNECTION_FIELDS.iter().filter(|name| **name != header::TRANSFER_ENCODING) {
+            headers.remove(name);
+        }
+        if headers.remove(header::TE).is_some() && trailers {
+            headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        }
+        said
+    }
+}
+
+const KEPT: [HeaderName; 6] =
+    [header::TRANSFER_ENCODING, header::CONTENT_LENGTH, header::HOST, header::AUTHORIZATION, header::TE, header::UPGRADE];
+
+fn tokens(value: &HeaderValue) -> impl Iterator<Item = &str> {
+    value.to_str().unwrap_or("").split(',').map(str::trim).filter(|t| !t.is_empty())
+}
+
+enum Coding {
+    None,
+    Chunked,
+    Other,
+}
+
+fn transfer_coding(headers: &mut HeaderMap) -> Coding {
+    let mut lines = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let coding = match (lines.next(), lines.next()) {
+        (None, _) => return Coding::None,
+        (Some(one), None) if one.as_bytes().eq_ignore_ascii_case(b"chunked") => Coding::Chunked,
+        _ => Coding::Other,
+    };
+    headers.remove(header::TRANSFER_ENCODING);
+    coding
+}
+
+fn request_framing(headers: &mut HeaderMap, version: Version) -> Result<Framing, Fault> {
+    let length = rules::content_length(headers, Reason::HttpRequestError)?;
+    Ok(match (transfer_coding(headers), length) {
+        (Coding::None, None) => Framing::Empty,
+        (Coding::None, Some(0)) => Framing::Empty,
+        (Coding::None, Some(length)) => Framing::Length(length),
+        (Coding::Chunked, None) if version == Version::Http11 => Framing::Chunked,
+        (Coding::Chunked | Coding::Other, Some(_)) => return Err(malformed("both transfer-encoding and content-length")),
+        (Coding::Chunked, None) => return Err(malformed("transfer-encoding in HTTP/1.0")),
+        (Coding::Other, None) => return Err(Fault::new(Reason::UnsupportedRequest).detail("a transfer coding other than chunked")),
+    })
+}
+
+fn host(headers: &mut HeaderMap, version: Version) -> Result<Option<Authority>, Fault> {
+    let mut lines = headers.get_all(header::HOST).iter();
+    let host = match (lines.next(), lines.next()) {
+        (None, _) if version == Version::Http10 => return Ok(None),
+        (None, _) => return Err(malformed("no host field")),
+        (Some(_), Some(_)) => return Err(malformed("more than one host field")),
+        (Some(host), None) => host.clone(),
+    };
+    headers.remove(header::HOST);
+    match host.is_empty() {
+        true => Ok(None),
+        false => authority(Bytes::from_owner(host)).map(Some),
+    }
+}
+
+fn authority(bytes: Bytes) -> Result<Authority, Fault> {
+    // Credentials in an authority are a trick to make two readers see two hosts (RFC 9110 section 4.2.4).
+    match Authority::from_maybe_shared(bytes) {
+        Ok(authority) if !authority.as_str().contains('@') => Ok(authority),
+        _ => Err(malformed("a host that is not a host")),
+    }
+}
+
+/// The four forms of a target (RFC 9112 section 3.2): scheme is https, authority, path.
+fn split_target(bytes: &Bytes, target: &str, method: &Method) -> Result<(bool, Option<Authority>, PathAndQuery), Fault> {
+    let path = |text: &str| PathAndQuery::from_maybe_shared(bytes.slice_ref(text.as_bytes())).map_err(|e| Fault::new(Reason::HttpRequestError).from(e));
+    if target.starts_with('/') {
+        return Ok((false, None, path(target)?));
+    }
+    if target == "*" && *method == Method::OPTIONS {
+        return Ok((false, None, PathAndQuery::from_static("*")));
+    }
+    let Some((scheme, rest)) = target.split_once("://") else { return Err(malformed("a target that is no path and no URI")) };
+    let https = match scheme {
+        s if s.eq_ignore_ascii_case("http") => false,
+        s if s.eq_ignore_ascii_case("https") => true,
+        _ => return Err(malformed("a target with a scheme other than http or https")),
+    };
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (host, rest) = rest.split_at(end);
+    let path = match rest {
+        "" if *method == Method::OPTIONS => PathAndQuery::from_static("*"),
+        "" => PathAndQuery::from_static("/"),
+        rest => path(rest)?,
+    };
+    Ok((https, Some(authority(bytes.slice_ref(host.as_bytes()))?), path))
+}
+
+/// Writes a request head.
+pub(super) fn write_request(out: &mut BytesMut, head: &RequestHead, framing: Framing) {
+    let path = head.path.as_str();
+    let authority = head.authority.as_ref().map_or("", Authority::as_str);
+    out.reserve(head_size(&head.headers) + path.len() + authority.len() + 96);
+    put(out, &[head.method.as_str().as_bytes(), b" "]);
+    // A path that begins with `?` comes from an absolute-form target without one.
+    put(out, &[if path.starts_with('?') { b"/" } else { b"" }, path.as_bytes()]);
+    put(out, &[b" HTTP/1.1\r\nhost: ", authority.as_bytes(), b"\r\n"]);
+    let asks = framing == Framing::Empty && matches!(head.method, Method::POST | Method::PUT | Method::PATCH);
+    if asks && !head.headers.contains_key(header::CONTENT_LENGTH) {
+        // RFC 9110 section 8.6: a method that expects content says that there is none.
+        put(out, &[b"content-length: 0\r\n"]);
+    }
+    write_fields(out, &head.headers, framing);
+    if let Some(upgrade) = &head.upgrade {
+        put(out, &[b"connection: upgrade\r\nupgrade: ", upgrade.as_bytes(), b"\r\n"]);
+    }
+    put(out, &[b"\r\n"]);
+}
+
+/// Writes a response head. `close` announces the end of the connection.
+pub(super) fn write_response(out: &mut BytesMut, head: &ResponseHead, framing: Framing, close: bool, to_http10: bool) {
+    out.reserve(head_size(&head.headers) + 96);
+    put(out, &[b"HTTP/1.1 ", head.status.as_str().as_bytes(), b" ", head.status.canonical_reason().unwrap_or("").as_bytes(), b"\r\n"]);
+    write_fields(out, &head.headers, framing);
+    match &head.upgrade {
+        Some(upgrade) => put(out, &[b"connection: upgrade\r\nupgrade: ", upgrade.as_bytes(), b"\r\n"]),
+        None if close => put(out, &[b"connection: close\r\n"]),
+        None if to_http10 => put(out, &[b"connection: keep-alive\r\n"]),
+        None => {}
+    }
+    put(out, &[b"\r\n"]);
+}
+
+/// Writes fields, one line each, and those that framing needs.
+fn write_fields(out: &mut BytesMut, headers: &HeaderMap, framing: Framing) {
+    for (name, value) in headers {
+        put(out, &[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
+    }
+    match framing {
+        Framing::Chunked => put(out, &[b"transfer-encoding: chunked\r\n"]),
+        Framing::Length(length) if !headers.contains_key(header::CONTENT_LENGTH) => {
+            put(out, &[b"content-length: ", itoa::Buffer::new().format(length).as_bytes(), b"\r\n"]);
+        }
+        Framing::Length(_) | Framing::Empty | Framing::Close | Framing::Tunnel => {}
+    }
+}
+
+/// Writes a trailer section and its end.
+pub(super) fn write_trailers(out: &mut BytesMut, trailers: &HeaderMap) {
+    out.reserve(head_size(trailers) + 2);
+    for (name, value) in trailers {
+        put(out, &[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
+    }
+    put(out, &[b"\r\n"]);
+}
+
+fn head_size(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
+}
+
+fn put(out: &mut BytesMut, parts: &[&[u8]]) {
+    for part in parts {
+        out.put_slice(part);
+    }
+}
+
+pub(super) fn fuzz(input: &[u8]) {
+    let mut out = BytesMut::new();
+    if let Ok(Some(parsed)) = request(&mut BytesMut::from(input), &mut 0) {
+        // What is accepted is written so that a second reader sees the same message.
+        let framing = if parsed.framing == Framing::Tunnel { Framing::Empty } else { parsed.framing };
+        write_request(&mut out, &parsed.head, framing);
+        assert!(matches!(request(&mut out, &mut 0), Ok(Some(again)) if again.head.method == parsed.head.method && again.framing == parsed.framing));
+    }
+    let _ = response(&mut BytesMut::from(input), &mut 0, &Method::GET);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Parsed<RequestHead>, Reason> {
+        match request(&mut BytesMut::from(text), &mut 0) {
+            Ok(parsed) => Ok(parsed.unwrap_or_else(|| panic!("incomplete: {text:?}"))),
+            Err(fault) => Err(fault.reason),
+        }
+    }
+
+    #[test]
+    fn forms_of_a_target() {
+        for (text, authority, path) in [
+            ("GET /a?b HTTP/1.1\r\nHost: x:1\r\n\r\n", "x:1", "/a?b"),
+            ("GET http://y/a HTTP/1.1\r\nHost: x\r\n\r\n", "y", "/a"),
+            ("GET http://y HTTP/1.1\r\nHost: x\r\n\r\n", "y", "/"),
+            ("OPTIONS http://y HTTP/1.1\r\nHost: x\r\n\r\n", "y", "*"),
+            ("OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n", "x", "*"),
+            ("\r\n\r\nGET / HTTP/1.0\r\n\r\n", "", "/"),
+        ] {
+            let head = parse(text).expect(text).head;
+            assert_eq!((head.authority.as_ref().map_or("", |a| a.as_str()), head.path.as_str()), (authority, path), "{text}");
+        }
+    }
+
+    #[test]
+    fn smuggling_shapes_are_refused() {
+        use Reason::{HttpRequestError as Bad, UnsupportedRequest as Unsupported, UnsupportedVersion as Version};
+        let with = |fields: &str| format!("POST / HTTP/1.1\r\nHost: x\r\n{fields}\r\n");
+        for (text, why) in [
+            (with("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n"), Bad),
+            (with("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n"), Bad),
+            (with("Content-Length: 5\r\nContent-Length: 5\r\n"), Bad),
+            (with("Content-Length: 5\r\nContent-Length: 6\r\n"), Bad),
+            (with("Content-Length: 5, 5\r\n"), Bad),
+            (with("Content-Length: +5\r\n"), Bad),
+            (with("Content-Length: 0x5\r\n"), Bad),
+            (with("Content-Length:\r\n"), Bad),
+            (with("Transfer-Encoding: chunked, chunked\r\n"), Unsupported),
+            (with("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n"), Unsupported),
+            (with("Transfer-Encoding: gzip, chunked\r\n"), Unsupported),
+            (with("Transfer-Encoding: xchunked\r\n"), Unsupported),
+            (with("Transfer-Encoding : chunked\r\n"), Bad),
+            (with("Transfer-Encoding\u{b}: chunked\r\n"), Bad),
+            (with("X: a\r\n b\r\n"), Bad),
+            (with(" X: a\r\n"), Bad),
+            (with("X: a\rb\r\n"), Bad),
+            (with("X: a\0b\r\n"), Bad),
+            (with("X: a\nY: b\r\n"), Bad),
+            (with("Host: y\r\n"), Bad),
+            (with(": a\r\n"), Bad),
+            ("POST / HTTP/1.1\r\n\r\n".into(), Bad),
+            ("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n".into(), Bad),
+            ("GET / HTTP/1.1\nHost: x\n\n".into(), Bad),
+            ("GET  / HTTP/1.1\r\nHost: x\r\n\r\n".into(), Bad),
+            ("GET / HTTP/2.0\r\nHost: x\r\n\r\n".into(), Version),
+            ("GET x HTTP/1.1\r\nHost: x\r\n\r\n".into(), Bad),
+            ("GET /a b HTTP/1.1\r\nHost: x\r\n\r\n".into(), Bad),
+            ("GET http://a@b/ HTTP/1.1\r\nHost: b\r\n\r\n".into(), Bad),
+            ("GET ftp://b/ HTTP/1.1\r\nHost: b\r\n\r\n".into(), Bad),
+            ("CONNECT b:1 HTTP/1.1\r\nHost: b:1\r\n\r\n".into(), Unsupported),
+        ] {
+            assert_eq!(parse(&text).map(|p| p.framing), Err(why), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn fields_of_the_connection_are_taken_away() {
+        let parsed = parse("GET / HTTP/1.1\r\nHost: x\r\nConnection: X-Hop, host, close\r\nX-Hop: 1\r\nKeep-Alive: 5\r\nTE: gzip, trailers\r\nX: y\r\n\r\n").expect("fine");
+        let mut left: Vec<_> = parsed.head.headers.iter().map(|(n, v)| format!("{n}={}", v.to_str().expect("ASCII"))).collect();
+        left.sort();
+        assert_eq!((left.join(" ").as_str(), parsed.keep_alive), ("te=trailers x=y", false));
+        let upgrade = parse("GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").expect("fine");
+        assert_eq!((upgrade.head.upgrade, upgrade.framing), (Some(HeaderValue::from_static("websocket")), Framing::Tunnel));
+        let h2c = parse("GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n").expect("fine");
+        assert_eq!((h2c.head.upgrade, h2c.framing), (None, Framing::Empty));
+    }
+
+    #[test]
+    fn limits_at_their_edge() {
+        let fields = |n: usize| format!("GET / HTTP/1.1\r\nHost: x\r\n{}\r\n", "a: b\r\n".repeat(n - 1));
+        assert!(parse(&fields(MAX_FIELDS)).is_ok());
+        assert_eq!(parse(&fields(MAX_FIELDS + 1)).map(|p| p.framing), Err(Reason::RequestHeaderSectionSize));
+        let size = |n: usize| format!("GET / HTTP/1.1\r\nHost: x\r\na: {}\r\n\r\n", "b".repeat(n - 32));
+        assert_eq!(size(1000).len(), 1000);
+        assert!(parse(&size(MAX_HEAD_BYTES)).is_ok());
+        assert_eq!(parse(&size(MAX_HEAD_BYTES + 1)).map(|p| p.framing), Err(Reason::RequestHeaderSectionSize));
+        let target = |n: usize| format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", "a".repeat(n - 1));
+        assert!(parse(&target(MAX_TARGET_BYTES)).is_ok());
+        assert_eq!(parse(&target(MAX_TARGET_BYTES + 1)).map(|p| p.framing), Err(Reason::UriTooLong));
+    }
+
+    #[test]
+    fn framing_of_responses() {
+        let parse = |text: &str, method| match response(&mut BytesMut::from(text), &mut 0, &method) {
+            Ok(parsed) => Ok(parsed.map(|p| (p.framing, p.keep_alive))),
+            Err(fault) => Err(fault.reason),
+        };
+        let bad = Err(Reason::HttpProtocolError);
+        for (text, method, want) in [
+            ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", Method::GET, Ok(Some((Framing::Length(5), true)))),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", Method::HEAD, Ok(Some((Framing::Empty, true)))),
+            ("HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n", Method::GET, Ok(Some((Framing::Empty, true)))),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", Method::GET, Ok(Some((Framing::Chunked, true)))),
+            ("HTTP/1.1 200\r\n\r\n", Method::GET, Ok(Some((Framing::Close, false)))),
+            ("HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\n", Method::GET, Ok(Some((Framing::Length(5), false)))),
+            ("HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n", Method::GET, Ok(Some((Framing::Tunnel, true)))),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", Method::GET, bad),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n", Method::GET, bad),
+            ("HTTP/1.1 200 OK\r\nX: a\r\n b\r\n\r\n", Method::GET, bad),
+            ("HTTP/1.1 200 OK\nX: a\n\n", Method::GET, bad),
+            ("SSH-2.0-OpenSSH\r\n\r\n", Method::GET, bad),
+            ("HTTP/1.1 200 OK\r\nConte", Method::GET, Ok(None)),
+        ] {
+            assert_eq!(parse(text, method), want, "{text:?}");
+        }
+    }
+}

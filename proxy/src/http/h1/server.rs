@@ -1,0 +1,202 @@
+//! The server side: requests of one connection, one after the other.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+
+use super::parse::{self, Framing, Parsed};
+use super::wire::{Incoming, Pump, Wire};
+use crate::clock::Deadline;
+use crate::drain::{Drain, Phase};
+use crate::fault::{Fault, Reason};
+use crate::http::body::{Body, Half, Length, Source};
+use crate::http::head::{RequestHead, Version};
+use crate::http::{Interim, Request, Response, Service};
+use crate::net::io::Io;
+
+/// From the first byte of a head to its last (slowloris). Envoy and nginx allow 10 and 60 s; a sidecar's clients are near.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// An unused connection stays this long: longer than clients keep theirs, so that it is they who close.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// Input that is read ahead of its turn (pipelining, RFC 9112 section 9.3.2) before reading stops.
+const READ_AHEAD: usize = 64 * 1024;
+
+/// After a response that did not need the rest of its request, what still comes is read and dropped, up to this much
+/// and this long, so that the response is not destroyed by a reset (RFC 9112 section 9.6).
+const LINGER_BYTES: usize = 256 * 1024;
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Serves one connection until it ends.
+pub async fn serve<S: Service>(io: Io, service: Rc<S>, drain: Drain) {
+    let wire = Rc::new(RefCell::new(Wire::new(io)));
+    let deadline = Deadline::new();
+    let interim = Rc::new(Interim::default());
+    let mut cut = pin!(drain.reached(Phase::Cut));
+    let mut requests = pin!(async {
+        while let Some(read) = read_head(&wire, &deadline, &drain).await {
+            let keep = match read {
+                Ok(parsed) => exchange(&wire, &service, &interim, parsed, &drain).await,
+                Err(fault) => {
+                    respond(&wire, service.refuse(fault), &Method::GET, Version::Http11, false).await;
+                    linger(&wire, &deadline).await;
+                    false
+                }
+            };
+            match keep {
+                true => wire.borrow_mut().rest(),
+                false => break,
+            }
+        }
+        let _ = poll_fn(|cx| wire.borrow_mut().poll_shutdown(cx)).await;
+    });
+    poll_fn(|cx| if cut.as_mut().poll(cx).is_ready() { Poll::Ready(()) } else { requests.as_mut().poll(cx) }).await;
+}
+
+/// The next head; `None` when the connection ends between requests.
+async fn read_head(wire: &RefCell<Wire>, deadline: &Deadline, drain: &Drain) -> Option<Result<Parsed<RequestHead>, Fault>> {
+    deadline.set(IDLE_TIMEOUT);
+    let mut quiet = pin!(drain.reached(Phase::Quiet));
+    let mut started = false;
+    let read = poll_fn(|cx| {
+        loop {
+            let mut wire = wire.borrow_mut();
+            let Wire { input, scanned, .. } = &mut *wire;
+            match parse::request(input, scanned) {
+                Ok(Some(parsed)) => return Poll::Ready(Some(Ok(parsed))),
+                Ok(None) => {}
+                Err(fault) => return Poll::Ready(Some(Err(fault))),
+            }
+            if !started && !wire.input.is_empty() {
+                started = true;
+                deadline.set(HEAD_TIMEOUT);
+            }
+            match wire.poll_fill(cx) {
+                Poll::Ready(Ok(n)) if n > 0 => continue,
+                Poll::Ready(_) if started => return Poll::Ready(Some(Err(Fault::new(Reason::RequestIncomplete).detail("the connection ended in a head")))),
+                Poll::Ready(_) => return Poll::Ready(None),
+                Poll::Pending => {}
+            }
+            if deadline.poll(cx).is_ready() {
+                return Poll::Ready(started.then(|| Err(Fault::new(Reason::RequestTimeout).detail("the head did not come in time"))));
+            }
+            // While draining, a connection on which a request has begun is served; an unused one is closed.
+            return if !started && quiet.as_mut().poll(cx).is_ready() { Poll::Ready(None) } else { Poll::Pending };
+        }
+    })
+    .await;
+    deadline.clear();
+    read
+}
+
+/// One request and its response. True if the connection may carry another.
+async fn exchange<S: Service>(wire: &Rc<RefCell<Wire>>, service: &Rc<S>, interim: &Rc<Interim>, parsed: Parsed<RequestHead>, drain: &Drain) -> bool {
+    let Parsed { head, framing, keep_alive } = parsed;
+    wire.borrow_mut().expect(framing);
+    let body = match framing {
+        Framing::Empty => Body::empty(Half::Request),
+        _ => Body::source(Half::Request, Source::H1(Incoming::new(Rc::clone(wire), Half::Request, None)), framing.length()),
+    };
+    let (method, version, tunnel) = (head.method.clone(), head.version, framing == Framing::Tunnel);
+    let mut call = pin!(Rc::clone(service).call(Request { head, body, interim: Rc::clone(interim) }));
+    let response = poll_fn(|cx| {
+        if let Poll::Ready(response) = call.as_mut().poll(cx) {
+            return Poll::Ready(Some(response));
+        }
+        if poll_interim(&mut wire.borrow_mut(), interim, version, cx).is_err() || (!tunnel && is_gone(&mut wire.borrow_mut(), cx)) {
+            return Poll::Ready(None);
+        }
+        Poll::Pending
+    })
+    .await;
+    let Some(response) = response else { return false };
+    let switched = response.head.status == StatusCode::SWITCHING_PROTOCOLS;
+    if tunnel && !switched {
+        wire.borrow_mut().expect(Framing::Empty);
+    }
+    let reusable = keep_alive && drain.phase() == Phase::Running && wire.borrow().body_read() && !switched;
+    if !respond(wire, response, &method, version, reusable).await {
+        return false;
+    }
+    if !reusable && !switched {
+        linger(wire, &Deadline::new()).await;
+    }
+    // The response may have been slow; what was announced holds.
+    reusable && wire.borrow().body_read()
+}
+
+/// Whether the client went away: only known once its request is read, and only looked for within a bound.
+fn is_gone(wire: &mut Wire, cx: &mut Context<'_>) -> bool {
+    while wire.body_read() && wire.input.len() < READ_AHEAD {
+        match wire.poll_fill(cx) {
+            Poll::Pending => return false,
+            Poll::Ready(Ok(n)) if n > 0 => {}
+            Poll::Ready(_) => return true,
+        }
+    }
+    false
+}
+
+/// Writes the interim responses that wait. HTTP/1.0 knows none (RFC 9110 section 15.2).
+fn poll_interim(wire: &mut Wire, interim: &Interim, version: Version, cx: &mut Context<'_>) -> Result<(), std::io::Error> {
+    if !interim.is_empty() {
+        for head in interim.take() {
+            if version == Version::Http11 {
+                parse::write_response(wire.head_out(), &head, Framing::Empty, false, false);
+            }
+        }
+    }
+    match wire.poll_flush(cx) {
+        Poll::Ready(Err(error)) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Writes a response. False if the connection cannot go on.
+async fn respond(wire: &Rc<RefCell<Wire>>, response: Response, method: &Method, version: Version, keep: bool) -> bool {
+    let Response { head, body } = response;
+    let framing = match body.length() {
+        Length::Tunnel => Framing::Tunnel,
+        _ if head.is_bodiless(method) => Framing::Empty,
+        Length::Known(length) => Framing::Length(length),
+        Length::Unknown if version == Version::Http10 => Framing::Close,
+        Length::Unknown => Framing::Chunked,
+    };
+    let close = !keep || framing == Framing::Close;
+    parse::write_response(wire.borrow_mut().head_out(), &head, framing, close, version == Version::Http10);
+    let mut pump = Pump::new(body, Rc::clone(wire), framing, Half::Response);
+    // A body that breaks off leaves no way to say so but to end the connection; the exchange has recorded why.
+    poll_fn(|cx| pump.poll(cx)).await.is_ok() && !close || framing == Framing::Tunnel
+}
+
+/// Closes in a way that lets the client read the last response.
+async fn linger(wire: &RefCell<Wire>, deadline: &Deadline) {
+    deadline.set(LINGER);
+    let mut dropped = 0;
+    let mut shut = false;
+    poll_fn(|cx| {
+        let mut wire = wire.borrow_mut();
+        if !shut {
+            shut = true;
+            if ready!(wire.poll_shutdown(cx)).is_err() {
+                return Poll::Ready(());
+            }
+        }
+        loop {
+            dropped += wire.input.len();
+            wire.input.clear();
+            match wire.poll_fill(cx) {
+                Poll::Ready(Ok(n)) if n > 0 && dropped < LINGER_BYTES => {}
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => return deadline.poll(cx),
+            }
+        }
+    })
+    .await;
+}

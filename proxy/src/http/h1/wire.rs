@@ -1,0 +1,348 @@
+//! One HTTP/1 connection: what was read and not used yet, what is to be written, and where in a message it stands.
+
+use std::cell::RefCell;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use tokio::io::AsyncWrite;
+use tokio_util::io::poll_read_buf;
+
+use super::chunk::{Chunked, Piece};
+use super::client::Idle;
+use super::parse::{self, Framing};
+use crate::fault::{Fault, Reason};
+use crate::http::body::{Body, Frame, Half};
+use crate::net::io::Io;
+
+/// Bytes asked of one read when little is expected. Small, since every open connection that reads holds it.
+const READ_SMALL: usize = 4 * 1024;
+
+/// Bytes asked of one read while a body flows: a TLS record, and four of them make no difference any more.
+const READ_LARGE: usize = 64 * 1024;
+
+/// Data up to this size is copied behind its head so that one plain write sends both; more is written from where it is.
+const COPY_LIMIT: usize = 4 * 1024;
+
+/// Bytes of output that are collected before they are written: frames that are ready together share a write.
+const COLLECT: usize = 16 * 1024;
+
+/// A connection that speaks HTTP/1.
+#[derive(Debug)]
+pub struct Wire {
+    io: Io,
+    pub(super) input: BytesMut,
+    /// How far `input` was searched for the end of a head.
+    pub(super) scanned: usize,
+    output: Output,
+    decoder: Decoder,
+    read_size: usize,
+}
+
+/// What is to be written: small things collected, then at most one large piece and the line end of its chunk.
+#[derive(Debug, Default)]
+struct Output {
+    small: BytesMut,
+    large: Bytes,
+    line_end: &'static [u8],
+}
+
+#[derive(Debug)]
+enum Decoder {
+    /// Nothing (more) of a body comes.
+    End,
+    Length(u64),
+    Chunked(Chunked),
+    Close,
+}
+
+impl Wire {
+    /// A fresh connection.
+    pub fn new(io: Io) -> Self {
+        Wire { io, input: BytesMut::new(), scanned: 0, output: Output::default(), decoder: Decoder::End, read_size: READ_SMALL }
+    }
+
+    /// The message whose head was just read has content that is delimited so.
+    pub(super) fn expect(&mut self, framing: Framing) {
+        self.decoder = match framing {
+            Framing::Empty => Decoder::End,
+            Framing::Length(length) => Decoder::Length(length),
+            Framing::Chunked => Decoder::Chunked(Chunked::Size),
+            Framing::Close | Framing::Tunnel => Decoder::Close,
+        };
+    }
+
+    /// Whether the content of the current message was read to its end.
+    pub(super) fn body_read(&self) -> bool {
+        matches!(self.decoder, Decoder::End)
+    }
+
+    /// Reads what is there; 0 is the end of the connection.
+    pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.input.capacity() - self.input.len() < self.read_size / 2 {
+            self.input.reserve(self.read_size);
+        }
+        let n = ready!(poll_read_buf(Pin::new(&mut self.io), cx, &mut self.input))?;
+        // A read that filled its room announces more of the same.
+        self.read_size = if n >= self.read_size / 2 { (self.read_size * 4).min(READ_LARGE) } else { self.read_size };
+        Poll::Ready(Ok(n))
+    }
+
+    /// Gives back the room for reading while nothing is expected.
+    pub(super) fn rest(&mut self) {
+        self.read_size = READ_SMALL;
+        if self.input.is_empty() {
+            self.input = BytesMut::new();
+        }
+        if self.output.is_empty() {
+            self.output.small = BytesMut::new();
+        }
+    }
+
+    /// The next frame of the current message's body.
+    fn poll_frame(&mut self, cx: &mut Context<'_>, malformed: Reason, incomplete: Reason) -> Poll<Option<Result<Frame, Fault>>> {
+        loop {
+            match &mut self.decoder {
+                Decoder::End => return Poll::Ready(None),
+                Decoder::Length(left) if !self.input.is_empty() => {
+                    let n = usize::try_from(*left).unwrap_or(usize::MAX).min(self.input.len());
+                    *left -= n as u64;
+                    if *left == 0 {
+                        self.decoder = Decoder::End;
+                    }
+                    return Poll::Ready(Some(Ok(Frame::Data(self.input.split_to(n).freeze()))));
+                }
+                Decoder::Close if !self.input.is_empty() => return Poll::Ready(Some(Ok(Frame::Data(self.input.split().freeze())))),
+                Decoder::Length(_) | Decoder::Close => {}
+                Decoder::Chunked(chunked) => match chunked.decode(&mut self.input) {
+                    Ok(Piece::Data(data)) => return Poll::Ready(Some(Ok(Frame::Data(data)))),
+                    Ok(Piece::Trailers(trailers)) => {
+                        self.decoder = Decoder::End;
+                        return Poll::Ready(Some(Ok(Frame::Trailers(trailers))));
+                    }
+                    Ok(Piece::End) => {
+                        self.decoder = Decoder::End;
+                        return Poll::Ready(None);
+                    }
+                    Ok(Piece::More) => {}
+                    Err(why) => return Poll::Ready(Some(Err(Fault::new(malformed).detail(why)))),
+                },
+            }
+            match ready!(self.poll_fill(cx)) {
+                Ok(0) if matches!(self.decoder, Decoder::Close) => {
+                    self.decoder = Decoder::End;
+                    return Poll::Ready(None);
+                }
+                Ok(0) => return Poll::Ready(Some(Err(Fault::new(incomplete).detail("the connection ended in the middle of a body")))),
+                Ok(_) => {}
+                Err(error) => return Poll::Ready(Some(Err(Fault::new(incomplete).from(error)))),
+            }
+        }
+    }
+
+    /// Where heads are written.
+    pub(super) fn head_out(&mut self) -> &mut BytesMut {
+        &mut self.output.small
+    }
+
+    /// Writes all that is collected.
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.output.is_empty() {
+            let slices = [IoSlice::new(&self.output.small), IoSlice::new(&self.output.large), IoSlice::new(self.output.line_end)];
+            let n = match self.output.large.is_empty() {
+                true => ready!(Pin::new(&mut self.io).poll_write(cx, &self.output.small))?,
+                false => ready!(Pin::new(&mut self.io).poll_write_vectored(cx, &slices))?,
+            };
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.output.written(n);
+        }
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    /// Tells the other side that nothing more will be sent.
+    pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_flush(cx))?;
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+impl Output {
+    fn is_empty(&self) -> bool {
+        self.small.is_empty() && self.large.is_empty()
+    }
+
+    fn len(&self) -> usize {
+        self.small.len() + self.large.len()
+    }
+
+    fn data(&mut self, data: Bytes, framing: Framing) {
+        let chunked = framing == Framing::Chunked;
+        if chunked {
+            // At most 16 hexadecimal digits and the line end.
+            let mut digits = [0; 16];
+            self.small.put_slice(hex(data.len(), &mut digits));
+            self.small.put_slice(b"\r\n");
+        }
+        if data.len() <= COPY_LIMIT {
+            self.small.put_slice(&data);
+            self.small.put_slice(if chunked { b"\r\n" } else { b"" });
+        } else {
+            self.large = data;
+            self.line_end = if chunked { b"\r\n" } else { b"" };
+        }
+    }
+
+    fn written(&mut self, mut n: usize) {
+        let small = n.min(self.small.len());
+        self.small.advance(small);
+        n -= small;
+        let large = n.min(self.large.len());
+        self.large.advance(large);
+        n -= large;
+        if self.large.is_empty() && !self.line_end.is_empty() {
+            // What is left of the line end is small.
+            self.small.put_slice(&self.line_end[n.min(self.line_end.len())..]);
+            self.line_end = b"";
+        }
+    }
+}
+
+fn hex(mut n: usize, digits: &mut [u8; 16]) -> &[u8] {
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b"0123456789abcdef"[n & 15];
+        n >>= 4;
+        if n == 0 {
+            return &digits[at..];
+        }
+    }
+}
+
+/// The body of the message that a connection is reading.
+#[derive(Debug)]
+pub struct Incoming {
+    wire: Rc<RefCell<Wire>>,
+    half: Half,
+    /// Where a client connection goes when the message is over and it may carry another.
+    home: Option<Rc<Idle>>,
+}
+
+impl Incoming {
+    pub(super) fn new(wire: Rc<RefCell<Wire>>, half: Half, home: Option<Rc<Idle>>) -> Self {
+        Incoming { wire, half, home }
+    }
+
+    /// The next frame.
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, Fault>>> {
+        let (malformed, incomplete) = match self.half {
+            Half::Request => (Reason::HttpRequestError, Reason::RequestIncomplete),
+            Half::Response => (Reason::HttpProtocolError, Reason::ConnectionTerminated),
+        };
+        let mut wire = self.wire.borrow_mut();
+        let frame = ready!(wire.poll_frame(cx, malformed, incomplete));
+        let done = wire.body_read();
+        drop(wire);
+        if done && let Some(home) = self.home.take() {
+            home.put(Rc::clone(&self.wire));
+        }
+        Poll::Ready(frame)
+    }
+
+    /// Whether nothing more will come.
+    pub fn is_end(&self) -> bool {
+        self.wire.borrow().body_read()
+    }
+}
+
+/// A body on its way into a connection.
+#[derive(Debug)]
+pub struct Pump {
+    body: Body,
+    wire: Rc<RefCell<Wire>>,
+    framing: Framing,
+    state: Stage,
+    side: Half,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Body,
+    Flush,
+    Shutdown,
+    Upload,
+}
+
+impl Pump {
+    pub(super) fn new(body: Body, wire: Rc<RefCell<Wire>>, framing: Framing, side: Half) -> Self {
+        Pump { body, wire, framing, state: Stage::Body, side }
+    }
+
+    /// See [`crate::http::body::Pump::poll`].
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
+        let gone = match self.side {
+            Half::Request => Reason::ConnectionTerminated,
+            Half::Response => Reason::DownstreamAborted,
+        };
+        let broken = |error: io::Error| Fault::new(gone).from(error);
+        loop {
+            match self.state {
+                Stage::Body => {
+                    self.body.poll_upload(cx)?;
+                    let full = {
+                        let wire = self.wire.borrow();
+                        !wire.output.large.is_empty() || wire.output.len() >= COLLECT
+                    };
+                    if full {
+                        ready!(self.wire.borrow_mut().poll_flush(cx)).map_err(broken)?;
+                    }
+                    let Poll::Ready(frame) = self.body.poll_frame(cx) else {
+                        ready!(self.wire.borrow_mut().poll_flush(cx)).map_err(broken)?;
+                        return Poll::Pending;
+                    };
+                    let frame = frame.transpose()?;
+                    let mut wire = self.wire.borrow_mut();
+                    self.state = match frame {
+                        Some(Frame::Data(data)) if data.is_empty() || self.framing == Framing::Empty => Stage::Body,
+                        Some(Frame::Data(data)) => {
+                            wire.output.data(data, self.framing);
+                            Stage::Body
+                        }
+                        Some(Frame::Trailers(trailers)) if self.framing == Framing::Chunked => {
+                            wire.output.small.put_slice(b"0\r\n");
+                            parse::write_trailers(&mut wire.output.small, &trailers);
+                            self.framing = Framing::Empty;
+                            Stage::Body
+                        }
+                        // RFC 9110 section 6.5.2: a framing without trailers drops them.
+                        Some(Frame::Trailers(_)) => Stage::Body,
+                        None => {
+                            if self.framing == Framing::Chunked {
+                                wire.output.small.put_slice(b"0\r\n\r\n");
+                            }
+                            Stage::Flush
+                        }
+                    };
+                }
+                Stage::Flush => {
+                    ready!(self.wire.borrow_mut().poll_flush(cx)).map_err(broken)?;
+                    self.state = if self.framing == Framing::Tunnel { Stage::Shutdown } else { return Poll::Ready(Ok(())) };
+                }
+                // A tunnel ends in each direction for itself.
+                Stage::Shutdown => {
+                    self.body.poll_upload(cx)?;
+                    ready!(self.wire.borrow_mut().poll_shutdown(cx)).map_err(broken)?;
+                    self.state = Stage::Upload;
+                }
+                Stage::Upload => {
+                    self.body.poll_upload(cx)?;
+                    return if self.body.uploads() { Poll::Pending } else { Poll::Ready(Ok(())) };
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Message heads: the control data and fields of a request or response (RFC 9110 section 6), the same for all versions.
+//!
+//! Connection-specific fields (RFC 9110 section 7.6.1) never reach a head: each protocol takes its own away when it
+//! reads and adds its own when it writes. What they said that matters beyond one hop is a value here.
+
+use http::uri::{Authority, PathAndQuery};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+
+/// The version that a message came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// HTTP/1.0.
+    Http10,
+    /// HTTP/1.1.
+    Http11,
+    /// HTTP/2.
+    Http2,
+    /// HTTP/3.
+    Http3,
+}
+
+/// The head of a request.
+#[derive(Clone, Debug)]
+pub struct RequestHead {
+    /// The method.
+    pub method: Method,
+    /// `:authority`, or the host of an absolute-form target, or the Host field; the Host field itself is never in `headers`.
+    pub authority: Option<Authority>,
+    /// Path and query; `*` for OPTIONS on the server as a whole, empty for CONNECT.
+    pub path: PathAndQuery,
+    /// Whether `:scheme` is https.
+    pub https: bool,
+    /// Fields, without those of the connection.
+    pub headers: HeaderMap,
+    /// The version that it came in.
+    pub version: Version,
+    /// The protocol that the client asks to switch to (RFC 9110 section 7.8).
+    pub upgrade: Option<HeaderValue>,
+}
+
+/// The head of a response.
+#[derive(Clone, Debug)]
+pub struct ResponseHead {
+    /// The status.
+    pub status: StatusCode,
+    /// Fields, without those of the connection.
+    pub headers: HeaderMap,
+    /// The protocol that the server switches to; only with status 101.
+    pub upgrade: Option<HeaderValue>,
+}
+
+impl RequestHead {
+    /// Whether this is a gRPC request (its answers must be gRPC's, also for faults).
+    pub fn is_grpc(&self) -> bool {
+        let subtype = self.headers.get(http::header::CONTENT_TYPE).and_then(|v| v.as_bytes().strip_prefix(b"application/grpc"));
+        matches!(subtype, Some([] | [b'+' | b';', ..]))
+    }
+
+    /// The host of the authority, lower case is not enforced, without port.
+    pub fn host(&self) -> &str {
+        self.authority.as_ref().map_or("", Authority::host)
+    }
+}
+
+impl ResponseHead {
+    /// A head with this status and no fields.
+    pub fn new(status: StatusCode) -> Self {
+        ResponseHead { status, headers: HeaderMap::new(), upgrade: None }
+    }
+
+    /// Whether a response with this status to this method has no content (RFC 9110 section 6.4.1), whatever its fields say.
+    pub fn is_bodiless(&self, method: &Method) -> bool {
+        method == Method::HEAD || self.status.is_informational() || matches!(self.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+    }
+}

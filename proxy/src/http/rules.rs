@@ -1,0 +1,107 @@
+//! Rules that all versions share: which fields belong to a connection, what a well-formed message is, and the limits.
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+use crate::fault::{Fault, Reason};
+
+/// Largest head (start line and fields) in bytes, as received and after decompression. Envoy's default is 60 KiB,
+/// nginx's 32; a mesh carries tokens and baggage, so the larger one.
+pub const MAX_HEAD_BYTES: usize = 64 * 1024;
+
+/// Most fields in a head or a trailer section. Envoy's and hyper's default; bounds the work of one head.
+pub const MAX_FIELDS: usize = 100;
+
+/// Longest request target in bytes (RFC 9110 section 4.1 asks for 8000 at least).
+pub const MAX_TARGET_BYTES: usize = 16 * 1024;
+
+/// Largest trailer section in bytes.
+pub const MAX_TRAILER_BYTES: usize = 16 * 1024;
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// Fields of one connection that never cross a hop (RFC 9110 section 7.6.1).
+pub const CONNECTION_FIELDS: [HeaderName; 5] = [header::CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE];
+
+/// Checks the fields of a message that came over HTTP/2 or HTTP/3 (RFC 9113 section 8.2.2, RFC 9114 section 4.2):
+/// no connection-specific field, `te` says nothing but `trailers`.
+///
+/// # Errors
+/// `malformed` with what is wrong, for the log.
+pub fn check_fields(headers: &HeaderMap, malformed: Reason) -> Result<(), Fault> {
+    if let Some(name) = CONNECTION_FIELDS.iter().find(|name| headers.contains_key(*name)) {
+        return Err(Fault::new(malformed).detail(format!("the connection-specific field {name}")));
+    }
+    if headers.get_all(header::TE).iter().any(|te| !te.as_bytes().eq_ignore_ascii_case(b"trailers")) {
+        return Err(Fault::new(malformed).detail("a te field that is not \"trailers\""));
+    }
+    Ok(())
+}
+
+/// The content-length of a message, if it has one.
+///
+/// # Errors
+/// `malformed` if it is not a number, or given twice with different values (RFC 9110 section 8.6). A repeated equal value, in one
+/// line or several, is refused too: nobody sends it in good faith.
+pub fn content_length(headers: &HeaderMap, malformed: Reason) -> Result<Option<u64>, Fault> {
+    let mut lines = headers.get_all(header::CONTENT_LENGTH).iter();
+    let Some(first) = lines.next() else { return Ok(None) };
+    match (decimal(first), lines.next()) {
+        (Some(length), None) => Ok(Some(length)),
+        (Some(_), Some(_)) => Err(Fault::new(malformed).detail("more than one content-length")),
+        (None, _) => Err(Fault::new(malformed).detail("a content-length that is not a number")),
+    }
+}
+
+fn decimal(value: &HeaderValue) -> Option<u64> {
+    let digits = value.as_bytes();
+    // u64::MAX has 20 digits; 19 always fit. `+5` and ` 5` are no DIGITs.
+    if digits.is_empty() || digits.len() > 19 || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    Some(digits.iter().fold(0, |n, d| n * 10 + u64::from(d - b'0')))
+}
+
+/// Takes away what may not stand in a trailer section (RFC 9110 section 6.5.1): framing, routing and connection fields.
+pub fn clean_trailers(trailers: &mut HeaderMap) {
+    for name in CONNECTION_FIELDS {
+        trailers.remove(name);
+    }
+    for name in [header::CONTENT_LENGTH, header::HOST, header::TE, header::TRAILER] {
+        trailers.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in lines {
+            map.append(*name, HeaderValue::from_static(value));
+        }
+        map
+    }
+
+    #[test]
+    fn lengths() {
+        let length = |lines: &[_]| content_length(&map(lines), Reason::HttpRequestError).map_err(|f| f.reason);
+        assert_eq!(length(&[]), Ok(None));
+        assert_eq!(length(&[("content-length", "10")]), Ok(Some(10)));
+        assert_eq!(length(&[("content-length", "9999999999999999999")]), Ok(Some(9_999_999_999_999_999_999)));
+        for bad in ["", "+5", "-1", "5 ", "0x5", "5,5", "5, 6", "18446744073709551616"] {
+            assert_eq!(length(&[("content-length", bad)]), Err(Reason::HttpRequestError), "{bad}");
+        }
+        assert_eq!(length(&[("content-length", "5"), ("content-length", "5")]), Err(Reason::HttpRequestError));
+    }
+
+    #[test]
+    fn fields_of_a_connection_are_malformed_on_a_link() {
+        for (name, value, fine) in
+            [("connection", "close", false), ("transfer-encoding", "chunked", false), ("te", "gzip", false), ("te", "trailers", true), ("x-a", "b", true)]
+        {
+            assert_eq!(check_fields(&map(&[(name, value)]), Reason::HttpRequestError).is_ok(), fine, "{name}: {value}");
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! One request, from its first header to its last byte. Read this first.
+
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+
+use super::generation::Generation;
+use super::{inbound, outbound, reply};
+use crate::cluster::Cluster;
+use crate::fault::{Fault, Reason};
+use crate::filter::chain::Stop;
+use crate::filter::exchange::{Conn, Exchange, Ledger};
+use crate::http::{Request, Response, Service};
+use crate::telemetry::labels::Direction;
+use crate::telemetry::labels::NameId;
+
+/// One of the two ways through a sidecar, in one worker.
+pub struct Hop {
+    /// Which of the two.
+    pub direction: Direction,
+    /// Where accounts go.
+    pub ledger: Rc<Ledger>,
+    /// What names this sidecar in `proxy-status`.
+    pub node: Rc<str>,
+    /// The name of no destination, in metrics.
+    pub nowhere: NameId,
+    /// The configuration in use; an exchange keeps the one that it began with.
+    pub generation: RefCell<Rc<Generation>>,
+    /// For request ids and trace ids, which must only be unlikely to meet.
+    pub chance: RefCell<fastrand::Rng>,
+}
+
+/// Runs one request. Never fails: a fault becomes a response. Dropping the future cancels the request.
+async fn run(hop: &Hop, conn: &Rc<Conn>, pinned: Option<&Rc<Cluster>>, request: Request) -> Response {
+    let generation = Rc::clone(&hop.generation.borrow());
+    let mut request = request;
+    let exchange = Exchange::open(conn, &hop.ledger, &request.head, hop.nowhere);
+    request.body.observe(exchange.clone());
+    let grpc = request.head.is_grpc();
+    let mut passage = generation.chain(hop.direction).open(&exchange);
+    let outcome = async {
+        match hop.direction {
+            Direction::Outbound => outbound::admit(hop, &mut request.head),
+            Direction::Inbound => inbound::admit(&generation, conn, &mut request.head)?,
+        }
+        let asked = request.head.authority.clone();
+        request = passage.request(request).await?;
+        let target = match hop.direction {
+            Direction::Outbound => outbound::target(&generation, pinned, asked.as_ref(), &request.head, conn.protocol)?,
+            Direction::Inbound => inbound::target(&generation)?,
+        };
+        exchange.destined(target.cluster.name(), target.cluster.id(), target.cluster.timeouts(), target.protocol);
+        Ok::<_, Stop>(in_time(&exchange, target.cluster.send(request, &exchange.trail)).await?)
+    }
+    .await;
+    let response = reply::settle(&hop.node, &exchange, grpc, outcome);
+    let outcome = passage.response(response).await;
+    let mut response = reply::settle(&hop.node, &exchange, grpc, outcome);
+    exchange.answered(response.head.status);
+    response.body.observe(passage.observer(exchange));
+    response
+}
+
+/// Bounds the wait for a response's head by `timeouts.request`, which counts from the end of the request.
+async fn in_time(exchange: &Exchange, sent: impl Future<Output = Result<Response, Fault>>) -> Result<Response, Fault> {
+    let mut sent = pin!(sent);
+    poll_fn(|cx| match sent.as_mut().poll(cx) {
+        Poll::Pending => exchange.deadline.poll(cx).map(|()| Err(Fault::new(Reason::HttpResponseTimeout))),
+        answered => answered,
+    })
+    .await
+}
+
+/// A connection of one hop, as the protocols serve it.
+pub struct Served {
+    /// The hop.
+    pub hop: Rc<Hop>,
+    /// The connection.
+    pub conn: Rc<Conn>,
+    /// The service whose own port it came in by.
+    pub pinned: Option<Rc<Cluster>>,
+}
+
+impl Service for Served {
+    async fn call(self: Rc<Self>, request: Request) -> Response {
+        run(&self.hop, &self.conn, self.pinned.as_ref(), request).await
+    }
+
+    fn refuse(&self, fault: Fault) -> Response {
+        reply::refuse(&self.hop, &self.conn, fault)
+    }
+}

@@ -1,0 +1,7 @@
+//! The story: one request through this sidecar. Begin with [`hop`].
+
+pub mod generation;
+pub mod hop;
+pub mod inbound;
+pub mod outbound;
+pub mod reply;

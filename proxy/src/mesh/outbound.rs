@@ -1,0 +1,51 @@
+//! The application's side: which service does it mean?
+
+use std::rc::Rc;
+
+use http::HeaderName;
+use http::uri::Authority;
+
+use super::generation::{Generation, Target};
+use super::hop::Hop;
+use crate::cluster::Cluster;
+use crate::fault::{Fault, Reason};
+use crate::http::head::RequestHead;
+use crate::telemetry::labels::Protocol;
+use crate::telemetry::trace::{self, TraceContext};
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+
+/// Gives the request what identifies it across the mesh, where the application did not.
+pub(super) fn admit(hop: &Hop, head: &mut RequestHead) {
+    let chance = &mut hop.chance.borrow_mut();
+    if !head.headers.get(X_REQUEST_ID).is_some_and(|id| trace::keeps_request_id(id.as_bytes())) {
+        head.headers.insert(X_REQUEST_ID, trace::request_id(chance));
+    }
+    // A trace of the application's is passed on as it is: this hop records no span that could stand between.
+    if TraceContext::read(head.headers.get_all(TRACEPARENT).iter().map(|v| v.as_bytes())).is_none() {
+        head.headers.insert(TRACEPARENT, TraceContext::start(chance, false).header());
+        head.headers.remove(TRACESTATE);
+    }
+}
+
+/// The service that a request is for: that of the port it came in by, unless a filter named another; else that of its host.
+pub(super) fn target<'a>(
+    generation: &'a Generation,
+    pinned: Option<&'a Rc<Cluster>>,
+    asked: Option<&Authority>,
+    head: &RequestHead,
+    protocol: Protocol,
+) -> Result<Target<'a>, Fault> {
+    let moved = head.authority.as_ref() != asked;
+    let cluster = match pinned {
+        Some(cluster) if !moved => Some(cluster),
+        _ => generation.by_host(head.host()),
+    };
+    match cluster {
+        Some(cluster) => Ok(Target { cluster, protocol }),
+        None if head.authority.is_none() => Err(Fault::new(Reason::DestinationNotFound).detail("the request names no host")),
+        None => Err(Fault::new(Reason::DestinationNotFound).detail(format!("no service has the host {:?}", head.host()))),
+    }
+}

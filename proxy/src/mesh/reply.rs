@@ -1,0 +1,105 @@
+//! Faults become responses here and nowhere else.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, StatusCode};
+
+use super::hop::Hop;
+use crate::fault::{Fault, Reason, Side};
+use crate::filter::chain::Stop;
+use crate::filter::exchange::{Conn, Exchange};
+use crate::http::body::Half;
+use crate::http::head::{RequestHead, Version};
+use crate::http::{Body, Response, ResponseHead};
+
+const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+/// The response that an exchange ends with.
+pub(super) fn settle(node: &str, exchange: &Exchange, grpc: bool, outcome: Result<Response, Stop>) -> Response {
+    match outcome {
+        Ok(response) | Err(Stop::Reply(response)) => response,
+        Err(Stop::Fault(fault)) => {
+            match fault.side() {
+                Side::Downstream => tracing::debug!(%fault, "request ended"),
+                Side::Proxy if fault.reason == Reason::ProxyInternalError => tracing::error!(%fault, "request failed"),
+                Side::Proxy | Side::Upstream => tracing::info!(%fault, "request failed"),
+            }
+            exchange.failed(&fault);
+            response(node, fault.reason, grpc)
+        }
+    }
+}
+
+/// The answer to a request that could not be read; counted like any other.
+pub(super) fn refuse(hop: &Hop, conn: &Rc<Conn>, fault: Fault) -> Response {
+    let unread = RequestHead {
+        method: Method::GET,
+        authority: None,
+        path: http::uri::PathAndQuery::from_static("/"),
+        https: false,
+        headers: HeaderMap::new(),
+        version: Version::Http11,
+        upgrade: None,
+    };
+    let exchange = Exchange::open(conn, &hop.ledger, &unread, hop.nowhere);
+    let mut response = settle(&hop.node, &exchange, false, Err(Stop::Fault(fault)));
+    exchange.answered(response.head.status);
+    response.body.observe(exchange);
+    response
+}
+
+/// A fault as its caller sees it: the status, `proxy-status` (RFC 9209), and a fixed text; for gRPC a response of
+/// headers only with the mapped code (gRPC over HTTP/2, "Trailers-Only").
+fn response(node: &str, reason: Reason, grpc: bool) -> Response {
+    let row = reason.row();
+    let mut head = ResponseHead::new(StatusCode::from_u16(row.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR));
+    // The node's name is a token or was made one when the configuration was read.
+    if let Ok(status) = HeaderValue::try_from(format!("{node}; error={}", row.proxy_status)) {
+        head.headers.insert(PROXY_STATUS, status);
+    }
+    if grpc {
+        head.status = StatusCode::OK;
+        head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        head.headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(row.grpc)));
+        head.headers.insert(GRPC_MESSAGE, HeaderValue::from_static(row.token));
+        return Response { head, body: Body::empty(Half::Response) };
+    }
+    head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    head.headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Response { head, body: Body::bytes(Half::Response, Bytes::from(format!("{}\n", row.token))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_an_answer_in_both_vocabularies() {
+        for reason in Reason::ALL.iter().filter(|r| **r != Reason::None) {
+            let plain = response("delta", *reason, false);
+            assert_eq!(plain.head.status.as_u16(), reason.row().status);
+            assert_eq!(plain.head.headers[PROXY_STATUS], format!("delta; error={}", reason.row().proxy_status));
+            assert!(!plain.body.is_end());
+            let grpc = response("delta", *reason, true);
+            assert_eq!((grpc.head.status, &grpc.head.headers[GRPC_STATUS]), (StatusCode::OK, &HeaderValue::from(u16::from(reason.row().grpc))));
+            assert!(grpc.body.is_end(), "headers only");
+        }
+    }
+
+    #[test]
+    fn the_whole_table_is_pinned() {
+        let mut table = String::new();
+        for reason in Reason::ALL {
+            let row = reason.row();
+            table.push_str(&format!(
+                "{} {} {} {} {} {} {:?} {:?}\n",
+                row.token, if row.proxy_status.is_empty() { "-" } else { row.proxy_status }, row.status, row.grpc, if row.flag.is_empty() { "-" } else { row.flag }, row.details, row.side, row.retry
+            ));
+        }
+        assert_eq!(table, include_str!("faults.golden"), "the table changed:\n{table}");
+    }
+}

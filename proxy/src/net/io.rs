@@ -1,0 +1,78 @@
+//! One I/O type, so that each protocol is compiled once.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsStream;
+
+/// A connection, after TLS if there is any.
+#[derive(Debug)]
+pub struct Io {
+    /// Bytes that were read to find out the protocol, to be read again first.
+    replay: Bytes,
+    stream: Stream,
+}
+
+#[derive(Debug)]
+enum Stream {
+    Tcp(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Io {
+    /// Plain TCP, of which some bytes were already read.
+    pub fn tcp(stream: TcpStream, replay: Bytes) -> Self {
+        Io { replay, stream: Stream::Tcp(stream) }
+    }
+
+    /// TLS.
+    pub fn tls(stream: impl Into<TlsStream<TcpStream>>) -> Self {
+        Io { replay: Bytes::new(), stream: Stream::Tls(Box::new(stream.into())) }
+    }
+}
+
+macro_rules! stream {
+    ($self:ident, $io:ident => $e:expr) => {
+        match &mut $self.get_mut().stream {
+            Stream::Tcp($io) => $e,
+            Stream::Tls($io) => $e,
+        }
+    };
+}
+
+impl AsyncRead for Io {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.replay.has_remaining() {
+            let n = self.replay.len().min(buf.remaining());
+            buf.put_slice(&self.replay.split_to(n));
+            return Poll::Ready(Ok(()));
+        }
+        stream!(self, io => Pin::new(io).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        stream!(self, io => Pin::new(io).poll_write(cx, buf))
+    }
+
+    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        stream!(self, io => Pin::new(io).poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        stream!(self, io => Pin::new(io).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        stream!(self, io => Pin::new(io).poll_shutdown(cx))
+    }
+}

@@ -1,0 +1,479 @@
+//! The words that label metrics: closed sets, interned names, and the keys made of them.
+
+use std::fmt::Write as _;
+use std::hash::Hash;
+use std::sync::Arc;
+
+use foldhash::{HashMap, HashMapExt as _};
+
+use crate::fault::Reason;
+
+/// Most names that one worker interns. Names are services of the mesh; beyond this the mesh is too large for one label
+/// per service, and further ones are [`NameId::OTHER`].
+pub const MAX_NAMES: usize = 4096;
+
+/// The values of one metric's labels, small enough to be hashed for every request.
+pub trait Labels: Copy + Eq + Hash {
+    /// The names of the labels, in the order in which they are shown.
+    const NAMES: &'static [&'static str];
+    /// Appends `name="value",…`.
+    fn write(&self, names: &Names, out: &mut String);
+}
+
+/// One label's value.
+pub trait Label: Copy {
+    /// Appends the value, escaped as it stands between the quotes.
+    fn write(self, names: &Names, out: &mut String);
+}
+
+macro_rules! words {
+    ($($(#[doc = $doc:literal])+ pub enum $name:ident { $($(#[doc = $word_doc:literal])+ $word:ident = $token:literal,)+ })+) => { $(
+        $(#[doc = $doc])+
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[doc = $word_doc])+ $word,)+ }
+
+        impl $name {
+            /// Every value, in order of declaration.
+            pub const ALL: &[$name] = &[$($name::$word,)+];
+
+            /// The value as metrics and access records show it.
+            pub const fn token(self) -> &'static str {
+                match self { $($name::$word => $token,)+ }
+            }
+        }
+
+        impl Label for $name {
+            fn write(self, _: &Names, out: &mut String) {
+                out.push_str(self.token());
+            }
+        }
+    )+ };
+}
+
+words! {
+    /// Which way a request or connection goes.
+    pub enum Direction {
+        /// From a peer to our application.
+        Inbound = "inbound",
+        /// From our application to a peer.
+        Outbound = "outbound",
+    }
+
+    /// What a connection or request speaks on the side named by the metric.
+    pub enum Protocol {
+        /// HTTP/1.0 or HTTP/1.1.
+        Http1 = "http1",
+        /// HTTP/2.
+        H2 = "h2",
+        /// HTTP/3.
+        H3 = "h3",
+        /// Opaque bytes.
+        Tcp = "tcp",
+    }
+
+    /// What carries a request between sidecars.
+    pub enum Link {
+        /// No link was involved: the request ended before it had one.
+        None = "none",
+        /// HTTP/1.1 over TLS.
+        H1 = "h1",
+        /// HTTP/2 over TLS.
+        H2 = "h2",
+        /// HTTP/3 over QUIC.
+        H3 = "h3",
+        /// HTTP without TLS, as configured.
+        Plaintext = "plaintext",
+    }
+
+    /// The request methods that have a label of their own (RFC 9110 section 9.3, RFC 5789).
+    pub enum Method {
+        /// CONNECT
+        Connect = "CONNECT",
+        /// DELETE
+        Delete = "DELETE",
+        /// GET
+        Get = "GET",
+        /// HEAD
+        Head = "HEAD",
+        /// OPTIONS
+        Options = "OPTIONS",
+        /// PATCH
+        Patch = "PATCH",
+        /// POST
+        Post = "POST",
+        /// PUT
+        Put = "PUT",
+        /// TRACE
+        Trace = "TRACE",
+        /// Any other: extension methods are chosen by strangers, so they share a label.
+        Other = "other",
+    }
+
+    /// The first digit of a status.
+    pub enum StatusClass {
+        /// Nothing was sent, or not a status.
+        None = "none",
+        /// Informational; as the final one only 101.
+        Informational = "1xx",
+        /// Success.
+        Success = "2xx",
+        /// Redirection.
+        Redirection = "3xx",
+        /// Client error.
+        ClientError = "4xx",
+        /// Server error.
+        ServerError = "5xx",
+    }
+
+    /// How a filter left one request.
+    pub enum Outcome {
+        /// It let the request go on.
+        Continue = "continue",
+        /// It answered by itself.
+        Reply = "reply",
+        /// It trapped.
+        Trap = "trap",
+        /// It used up its time.
+        Timeout = "timeout",
+    }
+
+    /// What became of a changed configuration.
+    pub enum Reload {
+        /// It is in use.
+        Accepted = "accepted",
+        /// It is wrong; the previous one stays in use.
+        Rejected = "rejected",
+    }
+
+    /// Which certificate.
+    pub enum Certificate {
+        /// The workload's own leaf.
+        Leaf = "certificate",
+        /// The authority of the trust bundle that expires first.
+        TrustBundle = "trust_bundle",
+    }
+}
+
+impl From<&http::Method> for Method {
+    fn from(method: &http::Method) -> Self {
+        match method.as_str() {
+            "CONNECT" => Method::Connect,
+            "DELETE" => Method::Delete,
+            "GET" => Method::Get,
+            "HEAD" => Method::Head,
+            "OPTIONS" => Method::Options,
+            "PATCH" => Method::Patch,
+            "POST" => Method::Post,
+            "PUT" => Method::Put,
+            "TRACE" => Method::Trace,
+            _ => Method::Other,
+        }
+    }
+}
+
+impl From<u16> for StatusClass {
+    fn from(status: u16) -> Self {
+        match status / 100 {
+            1 => StatusClass::Informational,
+            2 => StatusClass::Success,
+            3 => StatusClass::Redirection,
+            4 => StatusClass::ClientError,
+            5 => StatusClass::ServerError,
+            _ => StatusClass::None,
+        }
+    }
+}
+
+/// An HTTP status; 0 where nothing was sent (as Istio shows it).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Status(pub u16);
+
+impl Label for Status {
+    fn write(self, _: &Names, out: &mut String) {
+        // Writing to a String cannot fail.
+        let _ = write!(out, "{}", self.0);
+    }
+}
+
+impl Label for Reason {
+    fn write(self, _: &Names, out: &mut String) {
+        out.push_str(self.token());
+    }
+}
+
+/// How a handshake ended: `ok`, or the reason why not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Handshake(pub Result<(), Reason>);
+
+impl Label for Handshake {
+    fn write(self, _: &Names, out: &mut String) {
+        out.push_str(self.0.map_or_else(|reason| reason.token(), |()| "ok"));
+    }
+}
+
+/// Why a request was repeated, an endpoint ejected, or a breaker opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Cause {
+    /// A failure.
+    Reason(Reason),
+    /// The status of a response.
+    Status(u16),
+    /// `limits.connections` is used up.
+    Connections,
+    /// `limits.pending` is used up.
+    Pending,
+    /// `limits.requests` is used up.
+    Requests,
+}
+
+impl Label for Cause {
+    fn write(self, names: &Names, out: &mut String) {
+        match self {
+            Cause::Reason(reason) => reason.write(names, out),
+            Cause::Status(status) => Status(status).write(names, out),
+            Cause::Connections => out.push_str("connections"),
+            Cause::Pending => out.push_str("pending"),
+            Cause::Requests => out.push_str("requests"),
+        }
+    }
+}
+
+/// A name that a worker has interned; means nothing to another worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct NameId(u16);
+
+impl NameId {
+    /// Every name beyond [`MAX_NAMES`]: `other`.
+    pub const OTHER: NameId = NameId(0);
+    /// A service that is not known: `unknown`.
+    pub const UNKNOWN: NameId = NameId(1);
+}
+
+impl Label for NameId {
+    fn write(self, names: &Names, out: &mut String) {
+        escape(names.text.get(usize::from(self.0)).map_or("other", |name| name), out);
+    }
+}
+
+/// The names that one worker has interned.
+#[derive(Debug)]
+pub struct Names {
+    ids: HashMap<Arc<str>, NameId>,
+    text: Vec<Arc<str>>,
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        let mut names = Names { ids: HashMap::new(), text: Vec::new() };
+        names.id("other");
+        names.id("unknown");
+        names
+    }
+}
+
+impl Names {
+    /// The id of a name, the same for equal names; [`NameId::OTHER`] once [`MAX_NAMES`] are known.
+    pub fn id(&mut self, name: &str) -> NameId {
+        if let Some(&id) = self.ids.get(name) {
+            return id;
+        }
+        match u16::try_from(self.text.len()) {
+            Ok(next) if self.text.len() < MAX_NAMES => {
+                let name: Arc<str> = name.into();
+                self.text.push(name.clone());
+                self.ids.insert(name, NameId(next));
+                NameId(next)
+            }
+            _ => NameId::OTHER,
+        }
+    }
+}
+
+macro_rules! keys {
+    ($($(#[doc = $doc:literal])+ pub struct $name:ident { $($(#[doc = $field_doc:literal])+ $field:ident: $type:ty,)+ })+) => { $(
+        $(#[doc = $doc])+
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub struct $name { $($(#[doc = $field_doc])+ pub $field: $type,)+ }
+
+        impl Labels for $name {
+            const NAMES: &'static [&'static str] = &[$(stringify!($field),)+];
+
+            fn write(&self, names: &Names, out: &mut String) {
+                $(label(out, stringify!($field), |out| self.$field.write(names, out));)+
+            }
+        }
+    )+ };
+}
+
+keys! {
+    /// Labels of a request.
+    pub struct RequestKey {
+        /// Which way it went.
+        direction: Direction,
+        /// The calling service.
+        source: NameId,
+        /// The called service.
+        destination: NameId,
+        /// Its method.
+        method: Method,
+        /// The status of the final response.
+        status: Status,
+        /// What the application spoke.
+        protocol: Protocol,
+        /// What carried it between sidecars.
+        link: Link,
+        /// Why it failed, or that it did not.
+        reason: Reason,
+    }
+
+    /// Labels of an edge between two services.
+    pub struct EdgeKey {
+        /// Which way requests go.
+        direction: Direction,
+        /// The calling service.
+        source: NameId,
+        /// The called service.
+        destination: NameId,
+    }
+
+    /// Labels of an edge, by class of status.
+    pub struct EdgeStatusKey {
+        /// Which way requests go.
+        direction: Direction,
+        /// The calling service.
+        source: NameId,
+        /// The called service.
+        destination: NameId,
+        /// The class of the final status.
+        status_class: StatusClass,
+    }
+
+    /// One label: which way.
+    pub struct DirectionKey {
+        /// Which way.
+        direction: Direction,
+    }
+
+    /// Labels of a connection.
+    pub struct ConnectionKey {
+        /// Which listener it came in by.
+        direction: Direction,
+        /// What it speaks.
+        protocol: Protocol,
+    }
+
+    /// Labels of a link handshake.
+    pub struct HandshakeKey {
+        /// What the link speaks.
+        link: Link,
+        /// How the handshake ended.
+        result: Handshake,
+    }
+
+    /// Labels of what happens to one destination.
+    pub struct CauseKey {
+        /// The called service.
+        destination: NameId,
+        /// Why.
+        cause: Cause,
+    }
+
+    /// One label: which filter.
+    pub struct FilterKey {
+        /// Its name in the configuration.
+        filter: NameId,
+    }
+
+    /// Labels of a filter's verdict.
+    pub struct FilterOutcomeKey {
+        /// Its name in the configuration.
+        filter: NameId,
+        /// How it left the request.
+        outcome: Outcome,
+    }
+
+    /// One label: what became of a reload.
+    pub struct ReloadKey {
+        /// What became of it.
+        result: Reload,
+    }
+
+    /// One label: which certificate.
+    pub struct CertificateKey {
+        /// Which.
+        kind: Certificate,
+    }
+}
+
+impl Labels for () {
+    const NAMES: &'static [&'static str] = &[];
+
+    fn write(&self, _: &Names, _: &mut String) {}
+}
+
+/// Appends one `name="value"`, after a comma where something stands before it.
+pub(super) fn label(out: &mut String, name: &str, value: impl FnOnce(&mut String)) {
+    if !out.is_empty() {
+        out.push(',');
+    }
+    out.push_str(name);
+    out.push_str("=\"");
+    value(out);
+    out.push('"');
+}
+
+/// Appends a label's value with the three escapes of both text formats.
+pub(super) fn escape(value: &str, out: &mut String) {
+    for c in value.chars() {
+        match c {
+            '\\' => out.push_str("\\\\"),
+            '"' => out.push_str("\\\""),
+            '\n' => out.push_str("\\n"),
+            c => out.push(c),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_method_of_http_has_its_own_label() {
+        for method in Method::ALL.iter().filter(|&&method| method != Method::Other) {
+            let http = http::Method::from_bytes(method.token().as_bytes()).unwrap();
+            assert_eq!(Method::from(&http), *method);
+        }
+        for stranger in ["get", "BREW", "PROPFIND"] {
+            assert_eq!(Method::from(&http::Method::from_bytes(stranger.as_bytes()).unwrap()), Method::Other);
+        }
+    }
+
+    #[test]
+    fn status_classes() {
+        for (status, token) in
+            [(0, "none"), (101, "1xx"), (200, "2xx"), (304, "3xx"), (499, "4xx"), (599, "5xx"), (600, "none")]
+        {
+            assert_eq!(StatusClass::from(status).token(), token);
+        }
+    }
+
+    #[test]
+    fn names_are_bounded() {
+        let mut names = Names::default();
+        assert_eq!(names.id("unknown"), NameId::UNKNOWN);
+        let ids: Vec<_> = (2..MAX_NAMES).map(|i| names.id(&format!("s{i}"))).collect();
+        assert!(!ids.contains(&NameId::OTHER));
+        assert_eq!(names.id("one too many"), NameId::OTHER);
+        assert_eq!(names.id("s2"), ids[0]);
+    }
+
+    #[test]
+    fn label_values_are_escaped() {
+        let mut names = Names::default();
+        let destination = names.id("a\\b\"c\nd");
+        let mut out = String::new();
+        CauseKey { destination, cause: Cause::Status(503) }.write(&names, &mut out);
+        assert_eq!(out, r#"destination="a\\b\"c\nd",cause="503""#);
+    }
+}

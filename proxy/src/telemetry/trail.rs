@@ -1,0 +1,75 @@
+//! How a request travelled: written by whoever sends it, read by whoever accounts for it.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use super::labels::Link;
+
+/// The way of one request.
+pub struct Trail {
+    link: Cell<Link>,
+    address: Cell<Option<SocketAddr>>,
+    attempts: Cell<u16>,
+    busy: RefCell<Option<Rc<dyn Busy>>>,
+}
+
+/// Something that carries requests and counts them.
+pub trait Busy {
+    /// One request fewer.
+    fn end(&self);
+}
+
+impl Default for Trail {
+    fn default() -> Self {
+        Trail { link: Cell::new(Link::None), address: Cell::new(None), attempts: Cell::new(0), busy: RefCell::new(None) }
+    }
+}
+
+impl Trail {
+    /// It is about to be sent there.
+    pub fn attempt(&self, address: SocketAddr) {
+        self.address.set(Some(address));
+        self.attempts.set(self.attempts.get() + 1);
+    }
+
+    /// This kind of link is to carry it.
+    pub fn over(&self, link: Link) {
+        self.link.set(link);
+    }
+
+    /// This carries it, until it ends or something else does.
+    pub fn carried(&self, by: Rc<dyn Busy>) {
+        if let Some(before) = self.busy.replace(Some(by)) {
+            before.end();
+        }
+    }
+
+    /// The exchange is over.
+    pub fn end(&self) {
+        if let Some(busy) = self.busy.take() {
+            busy.end();
+        }
+    }
+
+    /// What carried it last.
+    pub fn link(&self) -> Link {
+        self.link.get()
+    }
+
+    /// Where it went last.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.address.get()
+    }
+
+    /// How often it was sent.
+    pub fn attempts(&self) -> u16 {
+        self.attempts.get()
+    }
+}
+
+impl Drop for Trail {
+    fn drop(&mut self) {
+        self.end();
+    }
+}

@@ -1,0 +1,233 @@
+//! From an accepted connection to the protocol that serves it.
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderValue;
+use tokio::net::TcpStream;
+
+use super::{Order, Worker};
+use crate::drain::{Drain, Phase};
+use crate::filter::exchange::Conn;
+use crate::http::{h1, h2, h3};
+use crate::mesh::hop::{Hop, Served};
+use crate::net::detect::{Spoken, detect};
+use crate::net::io::Io;
+use crate::net::{listen, quic};
+use crate::telemetry::labels::{Direction, Link, Protocol};
+use crate::telemetry::labels::NameId;
+use crate::tls::{self, Alpn, Peer};
+
+/// Connections that one worker serves at a time on each way. Beyond it new ones are closed at once: each costs memory, and a
+/// process without descriptors can do nothing any more. Envoy's advice for its own limit is 50,000.
+pub const MAX_CONNECTIONS: usize = 50_000;
+
+/// From the connection to the end of its handshake, or to the first bytes of an application's.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// One of the two ways through the sidecar, in this worker.
+pub(super) struct Way {
+    pub(super) hop: Rc<Hop>,
+    pub(super) drain: Drain,
+    /// Our own service.
+    pub(super) source: NameId,
+}
+
+/// A listening socket and what comes in by it.
+pub(super) struct Entrance {
+    pub(super) listener: tokio::net::TcpListener,
+    pub(super) direction: Direction,
+    /// The service whose own port this is.
+    pub(super) service: Option<usize>,
+}
+
+/// Accepts connections of one entrance until its way drains.
+pub(super) async fn accept(worker: Rc<Worker>, place: usize) {
+    let Some(entrance) = worker.entrances.get(place) else { return };
+    let way = worker.way(entrance.direction);
+    loop {
+        let (stream, from) = tokio::select! {
+            // While draining, what waits in the queue is taken first: closing the socket would reset it.
+            biased;
+            accepted = listen::accept(&entrance.listener) => accepted,
+            () = way.drain.reached(Phase::Quiet) => return,
+        };
+        worker.publish();
+        match worker.peers.settle(worker.number) {
+            Some(other) => match stream.into_std() {
+                Ok(stream) => drop(other.send(Order::Adopt(place, stream, from))),
+                Err(error) => tracing::debug!(%error, "a connection was lost between workers"),
+            },
+            None => worker.serve(place, stream, from),
+        }
+    }
+}
+
+/// Accepts QUIC connections until the inbound way drains.
+pub(super) async fn accept_quic(worker: Rc<Worker>, endpoint: quic::Endpoint) {
+    let unproven = Rc::new(Cell::new(0));
+    while let Some(incoming) = tokio::select! {
+        incoming = endpoint.accept() => incoming,
+        () = worker.inbound.drain.reached(Phase::Quiet) => None,
+    } {
+        if worker.inbound.drain.guards() >= MAX_CONNECTIONS {
+            incoming.refuse();
+            continue;
+        }
+        let Some(connecting) = quic::admit(incoming, unproven.get()) else { continue };
+        let (worker, unproven) = (Rc::clone(&worker), Rc::clone(&unproven));
+        unproven.set(unproven.get() + 1);
+        tokio::task::spawn_local(async move {
+            let guard = worker.inbound.drain.guard();
+            let shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, connecting).await;
+            unproven.set(unproven.get() - 1);
+            match shaken {
+                Ok(Ok(connection)) => worker.quic(connection).await,
+                Ok(Err(error)) => tracing::info!(%error, "a QUIC handshake failed"),
+                Err(_) => tracing::info!("a QUIC handshake took too long"),
+            }
+            drop(guard);
+        });
+    }
+}
+
+impl Worker {
+    fn way(&self, direction: Direction) -> &Way {
+        match direction {
+            Direction::Inbound => &self.inbound,
+            Direction::Outbound => &self.outbound,
+        }
+    }
+
+    /// Tells the other workers how busy this one is.
+    fn publish(&self) {
+        self.peers.publish(self.number, self.inbound.drain.guards() + self.outbound.drain.guards());
+    }
+
+    /// Serves a connection that another worker accepted.
+    pub(super) fn adopt(self: &Rc<Self>, place: usize, stream: std::net::TcpStream, from: SocketAddr) {
+        match TcpStream::from_std(stream) {
+            Ok(stream) => self.serve(place, stream, from),
+            Err(error) => tracing::debug!(%error, "a connection was lost between workers"),
+        }
+    }
+
+    fn serve(self: &Rc<Self>, place: usize, stream: TcpStream, from: SocketAddr) {
+        let Some(entrance) = self.entrances.get(place) else { return };
+        let way = self.way(entrance.direction);
+        if way.drain.guards() >= MAX_CONNECTIONS {
+            tracing::warn!(limit = MAX_CONNECTIONS, "too many connections: a new one was closed");
+            return;
+        }
+        let (worker, service, direction, guard) = (Rc::clone(self), entrance.service, entrance.direction, way.drain.guard());
+        self.publish();
+        tokio::task::spawn_local(async move {
+            match direction {
+                Direction::Outbound => worker.application(stream, from, service).await,
+                Direction::Inbound => worker.peer(stream, from).await,
+            }
+            drop(guard);
+            worker.publish();
+        });
+    }
+
+    /// A connection of the application: plain HTTP.
+    async fn application(self: &Rc<Self>, mut stream: TcpStream, from: SocketAddr, service: Option<usize>) {
+        let way = &self.outbound;
+        let spoken = tokio::select! {
+            spoken = detect(&mut stream) => spoken,
+            () = tokio::time::sleep(HANDSHAKE_TIMEOUT), if false => return,
+            () = way.drain.reached(Phase::Quiet) => return,
+        };
+        let (Ok((spoken, read)), Ok(local)) = (spoken, stream.local_addr()) else { return };
+        let protocol = if spoken == Spoken::Http1 { Protocol::Http1 } else { Protocol::H2 };
+        let conn = Conn { direction: Direction::Outbound, protocol, link: Link::None, local, remote: from, peer: None, forwarded: None, source: way.source };
+        let pinned = service.and_then(|index| way.hop.generation.borrow().by_index(index).cloned());
+        let served = self.served(way, conn, pinned);
+        let counted = Counted::new(&way.hop, Direction::Outbound, protocol);
+        let io = Io::tcp(stream, read);
+        match spoken {
+            Spoken::Http1 => h1::serve(io, served, way.drain.clone()).await,
+            Spoken::Http2 => h2::serve(io, served, way.drain.clone()).await,
+        }
+        drop(counted);
+    }
+
+    /// A connection of a peer: mutual TLS.
+    async fn peer(self: &Rc<Self>, stream: TcpStream, from: SocketAddr) {
+        let way = &self.inbound;
+        let Ok(local) = stream.local_addr() else { return };
+        let Some(settings) = self.tls.borrow().as_ref().map(|tls| Arc::clone(tls.server())) else { return };
+        let shaken = tokio::select! {
+            shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls::handshake::accept(stream, settings)) => shaken,
+            () = way.drain.reached(Phase::Cut) => return,
+        };
+        let (stream, alpn, peer) = match shaken {
+            Ok(Ok(accepted)) => accepted,
+            Ok(Err(fault)) => {
+                tracing::info!(%fault, peer = %from, "a peer was turned away");
+                return;
+            }
+            Err(_) => {
+                tracing::info!(peer = %from, "a TLS handshake took too long");
+                return;
+            }
+        };
+        let (protocol, link) = if alpn == Some(Alpn::Http2) { (Protocol::H2, Link::H2) } else { (Protocol::Http1, Link::H1) };
+        let served = self.served(way, self.inbound_conn(protocol, link, local, from, peer), None);
+        let counted = Counted::new(&way.hop, Direction::Inbound, protocol);
+        match protocol {
+            Protocol::H2 => h2::serve(Io::tls(stream), served, way.drain.clone()).await,
+            _ => h1::serve(Io::tls(stream), served, way.drain.clone()).await,
+        }
+        drop(counted);
+    }
+
+    /// A QUIC connection of a peer, after its handshake.
+    async fn quic(self: &Rc<Self>, connection: quic::Connection) {
+        let way = &self.inbound;
+        let from = connection.remote_address();
+        let Some(peer) = quic::peer_certificates(&connection).as_deref().and_then(tls::peer) else {
+            tracing::info!(peer = %from, "a peer was turned away: its certificate is no valid identity (any more)");
+            connection.close(0u32.into(), b"");
+            return;
+        };
+        let local = self.entrances.iter().find(|e| e.direction == Direction::Inbound).and_then(|e| e.listener.local_addr().ok());
+        let conn = self.inbound_conn(Protocol::H3, Link::H3, local.unwrap_or(from), from, peer);
+        let counted = Counted::new(&way.hop, Direction::Inbound, Protocol::H3);
+        h3::serve(connection, self.served(way, conn, None), way.drain.clone()).await;
+        drop(counted);
+    }
+
+    fn inbound_conn(&self, protocol: Protocol, link: Link, local: SocketAddr, remote: SocketAddr, peer: Peer) -> Conn {
+        let metrics = &self.inbound.hop.ledger.metrics;
+        let source = metrics.name(peer.spiffe.service_name().unwrap_or("unknown"));
+        let own = self.tls.borrow().as_ref().map(|tls| peer.forwarded(tls.identity()));
+        let forwarded = own.and_then(|text| HeaderValue::from_maybe_shared(Bytes::from(text)).ok());
+        Conn { direction: Direction::Inbound, protocol, link, local, remote, peer: Some(peer), forwarded, source }
+    }
+
+    fn served(&self, way: &Way, conn: Conn, pinned: Option<Rc<crate::cluster::Cluster>>) -> Rc<Served> {
+        Rc::new(Served { hop: Rc::clone(&way.hop), conn: Rc::new(conn), pinned })
+    }
+}
+
+/// A connection in the metrics, as long as it is open.
+struct Counted<'a>(&'a Hop, Direction, Protocol);
+
+impl<'a> Counted<'a> {
+    fn new(hop: &'a Hop, direction: Direction, protocol: Protocol) -> Self {
+        hop.ledger.metrics.connection_opened(direction, protocol);
+        Counted(hop, direction, protocol)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.ledger.metrics.connection_closed(self.1, self.2);
+    }
+}
