@@ -1,0 +1,79 @@
+"""What the aioquic client and server share: TLS settings, SPIFFE checks, and a connection that tells everything."""
+
+import json
+import ssl
+
+from aioquic.h3.connection import H3_ALPN, H3Connection
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.tls import verify_certificate
+from cryptography import x509
+
+GOAWAY = 0x7
+SETTINGS = 0x4
+
+H3_NO_ERROR = 0x100
+H3_INTERNAL_ERROR = 0x102
+H3_REQUEST_REJECTED = 0x10B
+H3_REQUEST_CANCELLED = 0x10C
+
+
+def settings(args, is_client):
+    """TLS settings with the certificate of the command line. The chain is checked in `identity_of`."""
+    configuration = QuicConfiguration(
+        is_client=is_client,
+        alpn_protocols=H3_ALPN,
+        idle_timeout=30.0,
+        verify_mode=ssl.CERT_NONE,
+        server_name="lacis.test" if is_client else None,
+    )
+    if args.cert:
+        configuration.load_cert_chain(args.cert, args.key)
+    return configuration
+
+
+def identity_of(tls, ca):
+    """The peer's SPIFFE identity, or None if it sent no certificate. Raises if the bundle did not sign it.
+
+    aioquic itself checks a host name, which a SPIFFE certificate does not have.
+    """
+    certificate = tls._peer_certificate
+    if certificate is None:
+        return None
+    verify_certificate(certificate, chain=tls._peer_certificate_chain, cafile=ca)
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    if len(uris) != 1:
+        raise ValueError(f"a SPIFFE certificate has one URI, this one has {uris}")
+    return uris[0]
+
+
+def say(**line):
+    """Prints one JSON line."""
+    print(json.dumps(line), flush=True)
+
+
+def text(headers):
+    return [[name.decode("latin-1"), value.decode("latin-1")] for name, value in headers]
+
+
+class H3(H3Connection):
+    """An HTTP/3 connection that also remembers the peer's GOAWAY identifiers and the ids of its own control streams."""
+
+    def __init__(self, quic):
+        self.goaways = []
+        super().__init__(quic)
+
+    @property
+    def control(self):
+        return self._local_control_stream_id
+
+    def _handle_control_frame(self, frame_type, frame_data):
+        if frame_type == GOAWAY:
+            self.goaways.append(varint(frame_data))
+        super()._handle_control_frame(frame_type, frame_data)
+
+
+def varint(data):
+    """Decodes one variable-length integer (RFC 9000 section 16)."""
+    length = 1 << (data[0] >> 6)
+    return int.from_bytes(bytes([data[0] & 0x3F]) + data[1:length], "big")

@@ -1,0 +1,361 @@
+//! gRPC across the pair: tonic on both ends, and grpcurl as a client that shares nothing with it.
+
+#[path = "../peers/mod.rs"]
+mod peers;
+
+use std::convert::Infallible;
+use std::future::pending;
+use std::net::SocketAddr;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::uri::PathAndQuery;
+use lacis_tests::{Link, block_on, on_links, peer, runtime};
+use peers::Foreign;
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, watch};
+use tonic::body::Body;
+use tonic::client::Grpc;
+use tonic::codegen::tokio_stream::wrappers::ReceiverStream;
+use tonic::codegen::tokio_stream::{self, StreamExt};
+use tonic::codegen::{BoxFuture, BoxStream, Service};
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Channel, Endpoint, Server};
+use tonic::{Code, Request, Response, Status, Streaming};
+use tonic_prost::ProstCodec;
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Word {
+    #[prost(string, tag = "1")]
+    text: String,
+}
+
+fn word(text: impl Into<String>) -> Word {
+    Word { text: text.into() }
+}
+
+type Codec = ProstCodec<Word, Word>;
+
+/// The service of `words.proto`, as tonic's code generator would write it.
+#[derive(Clone)]
+struct Words {
+    /// Calls of `Wait` that run now.
+    waiting: watch::Sender<usize>,
+}
+
+impl Words {
+    async fn echo(request: Request<Word>) -> Result<Response<Word>, Status> {
+        let user = request.metadata().get("x-user").cloned();
+        let mut response = Response::new(request.into_inner());
+        if let Some(user) = user {
+            response.metadata_mut().insert("x-user-seen", user);
+        }
+        Ok(response)
+    }
+
+    async fn letters(request: Request<Word>) -> Result<Response<BoxStream<Word>>, Status> {
+        let letters: Vec<_> = request.into_inner().text.chars().map(|c| Ok(word(c))).collect();
+        Ok(Response::new(Box::pin(tokio_stream::iter(letters))))
+    }
+
+    async fn join(request: Request<Streaming<Word>>) -> Result<Response<Word>, Status> {
+        let mut words = request.into_inner();
+        let mut text = String::new();
+        while let Some(word) = words.message().await? {
+            text += &word.text;
+        }
+        Ok(Response::new(word(text)))
+    }
+
+    async fn shout(request: Request<Streaming<Word>>) -> Result<Response<BoxStream<Word>>, Status> {
+        let loud = request.into_inner().map(|w| match w {
+            Ok(w) if w.text == "stop" => Err(Status::resource_exhausted("hoarse")),
+            Ok(w) => Ok(word(w.text.to_uppercase())),
+            Err(status) => Err(status),
+        });
+        Ok(Response::new(Box::pin(loud)))
+    }
+
+    async fn fail(request: Request<Word>) -> Result<Response<Word>, Status> {
+        let message = format!("no »{}« here", request.into_inner().text);
+        let mut status = Status::with_details(Code::FailedPrecondition, message, b"\0\x01\xff"[..].into());
+        status.metadata_mut().insert("x-hint", tonic::metadata::MetadataValue::from_static("try another"));
+        Err(status)
+    }
+
+    async fn wait(self, _: Request<Word>) -> Result<Response<Word>, Status> {
+        let _here = Here::new(self.waiting);
+        pending().await
+    }
+}
+
+/// Counts as waiting while it lives.
+struct Here(watch::Sender<usize>);
+
+impl Here {
+    fn new(waiting: watch::Sender<usize>) -> Self {
+        waiting.send_modify(|count| *count += 1);
+        Here(waiting)
+    }
+}
+
+impl Drop for Here {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
+}
+
+impl Service<http::Request<Body>> for Words {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<Self::Response, Infallible>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let words = self.clone();
+        Box::pin(async move {
+            let mut grpc = tonic::server::Grpc::new(Codec::default());
+            Ok(match request.uri().path() {
+                "/lacis.test.Words/Echo" => grpc.unary(Method(Words::echo), request).await,
+                "/lacis.test.Words/Letters" => grpc.server_streaming(Method(Words::letters), request).await,
+                "/lacis.test.Words/Join" => grpc.client_streaming(Method(Words::join), request).await,
+                "/lacis.test.Words/Shout" => grpc.streaming(Method(Words::shout), request).await,
+                "/lacis.test.Words/Fail" => grpc.unary(Method(Words::fail), request).await,
+                "/lacis.test.Words/Wait" => grpc.unary(Method(move |r| words.clone().wait(r)), request).await,
+                _ => Status::unimplemented("no such method").into_http(),
+            })
+        })
+    }
+}
+
+/// A method that is a function.
+struct Method<F>(F);
+
+impl<F, M, R, A> Service<Request<M>> for Method<F>
+where
+    F: FnMut(Request<M>) -> A,
+    A: Future<Output = Result<Response<R>, Status>>,
+{
+    type Response = Response<R>;
+    type Error = Status;
+    type Future = A;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<M>) -> A {
+        (self.0)(request)
+    }
+}
+
+/// tonic's server behind the pair.
+struct Calls {
+    pair: Foreign,
+    waiting: watch::Receiver<usize>,
+}
+
+impl Calls {
+    fn new(link: Link) -> Calls {
+        let (waiting, watched) = watch::channel(0);
+        let address = runtime().block_on(async {
+            let incoming = TcpIncoming::bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port");
+            let address = incoming.local_addr().expect("a bound socket");
+            tokio::spawn(Server::builder().serve_with_incoming(Words { waiting }, incoming));
+            address
+        });
+        Calls { pair: Foreign::start(link, address, "h2c"), waiting: watched }
+    }
+
+    /// A client whose `:authority` is `delta`, at alpha's outbound listener.
+    async fn client(&self) -> Grpc<Channel> {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.pair.alpha.outbound())).expect("an address");
+        let endpoint = endpoint.origin(http::Uri::from_static("http://delta"));
+        let mut client = Grpc::new(endpoint.connect().await.expect("a connection"));
+        client.ready().await.expect("a ready channel");
+        client
+    }
+}
+
+fn path(method: &str) -> PathAndQuery {
+    format!("/lacis.test.Words/{method}").parse().expect("a path")
+}
+
+on_links! {
+    /// Metadata, messages of every size that tonic takes, and several calls at once on one connection.
+    [H2, H3] fn unary_calls(link) {
+        let calls = Calls::new(link);
+        block_on(async {
+            let client = calls.client().await;
+            let mut all = tokio::task::JoinSet::new();
+            for size in [0, 1, 1000, 16_384, 100_000, 3_000_000] {
+                let mut client = client.clone();
+                all.spawn(async move {
+                    let mut request = Request::new(word("x".repeat(size)));
+                    request.metadata_mut().insert("x-user", "ann".parse().expect("a value"));
+                    client.ready().await.expect("a ready channel");
+                    let answer = client.unary(request, path("Echo"), Codec::default()).await.expect("an answer");
+                    assert_eq!(answer.metadata().get("x-user-seen").map(|v| v.as_bytes()), Some(&b"ann"[..]));
+                    assert_eq!(answer.into_inner().text.len(), size);
+                });
+            }
+            while let Some(done) = all.join_next().await {
+                done.expect("a call that succeeds");
+            }
+        });
+    }
+
+    [H2, H3] fn streams_from_the_server(link) {
+        let calls = Calls::new(link);
+        block_on(async {
+            let mut client = calls.client().await;
+            let request = Request::new(word("streaming"));
+            let answer = client.server_streaming(request, path("Letters"), Codec::default()).await.expect("an answer");
+            let mut letters = answer.into_inner();
+            let mut text = String::new();
+            while let Some(letter) = letters.message().await.expect("a letter") {
+                text += &letter.text;
+            }
+            assert_eq!(text, "streaming");
+            assert!(letters.trailers().await.expect("trailers").is_some(), "the stream ends with trailers");
+        });
+    }
+
+    [H2, H3] fn streams_from_the_client(link) {
+        let calls = Calls::new(link);
+        block_on(async {
+            let mut client = calls.client().await;
+            let words = tokio_stream::iter(["one ", "two ", "three"].map(word));
+            let answer = client.client_streaming(Request::new(words), path("Join"), Codec::default()).await;
+            assert_eq!(answer.expect("an answer").into_inner().text, "one two three");
+        });
+    }
+
+    /// Each word is sent only after the answer to the one before it was read: nothing on the way may wait for more.
+    [H2, H3] fn streams_both_ways_in_turns(link) {
+        let calls = Calls::new(link);
+        block_on(async {
+            let mut client = calls.client().await;
+            let (say, said) = mpsc::channel(1);
+            let request = Request::new(ReceiverStream::new(said));
+            say.send(word("first")).await.expect("a listener");
+            let answer = client.streaming(request, path("Shout"), Codec::default()).await.expect("an answer");
+            let mut heard = answer.into_inner();
+            assert_eq!(heard.message().await.expect("a word"), Some(word("FIRST")));
+            for number in 0..100 {
+                say.send(word(format!("word {number}"))).await.expect("a listener");
+                assert_eq!(heard.message().await.expect("a word"), Some(word(format!("WORD {number}"))));
+            }
+            drop(say);
+            assert_eq!(heard.message().await.expect("an end"), None);
+        });
+    }
+
+    /// A status in the trailers after messages, while the client is still sending.
+    [H2, H3] fn a_stream_ends_with_an_error(link) {
+        let calls = Calls::new(link);
+        block_on(async {
+            let mut client = calls.client().await;
+            let (say, said) = mpsc::channel(1);
+            let request = Request::new(ReceiverStream::new(said));
+            say.send(word("a")).await.expect("a listener");
+            let answer = client.streaming(request, path("Shout"), Codec::default()).await.expect("an answer");
+            let mut heard = answer.into_inner();
+            assert_eq!(heard.message().await.expect("a word"), Some(word("A")));
+            say.send(word("stop")).await.expect("a listener");
+            let status = heard.message().await.expect_err("the end");
+            assert_eq!((status.code(), status.message()), (Code::ResourceExhausted, "hoarse"));
+        });
+    }
+
+    /// Trailers-only: code, a message outside ASCII, binary details, and metadata.
+    [H2, H3] fn an_error_comes_whole(link) {
+        let calls = Calls::new(link);
+        block_on(async {
+            let mut client = calls.client().await;
+            let answer = client.unary(Request::new(word("cat")), path("Fail"), Codec::default()).await;
+            let status = answer.expect_err("an error");
+            assert_eq!(status.code(), Code::FailedPrecondition);
+            assert_eq!(status.message(), "no »cat« here");
+            assert_eq!(status.details(), b"\0\x01\xff");
+            assert_eq!(status.metadata().get("x-hint").map(|v| v.as_bytes()), Some(&b"try another"[..]));
+            let unknown = client.unary(Request::new(word("")), path("Nothing"), Codec::default()).await;
+            assert_eq!(unknown.expect_err("an error").code(), Code::Unimplemented);
+        });
+    }
+
+    /// `grpc-timeout` reaches the server, which gives up by itself; the client gets a status, not a broken stream.
+    [H2, H3] fn a_deadline_crosses(link) {
+        let calls = Calls::new(link);
+        block_on(async {
+            let mut client = calls.client().await;
+            let mut request = Request::new(word(""));
+            request.set_timeout(Duration::from_millis(300));
+            let status = client.unary(request, path("Wait"), Codec::default()).await.expect_err("a deadline");
+            assert!(matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled), "{status:?}");
+            calls.waiting.clone().wait_for(|count| *count == 0).await.expect("a server");
+        });
+    }
+
+    /// A client that goes away in mid-call ends the call at the server.
+    [H2, H3] fn a_cancelled_call_ends_at_the_server(link) {
+        let calls = Calls::new(link);
+        block_on(async {
+            let mut client = calls.client().await;
+            let mut waiting = calls.waiting.clone();
+            let call = tokio::spawn(async move {
+                client.unary(Request::new(word("")), path("Wait"), Codec::default()).await
+            });
+            waiting.wait_for(|count| *count == 1).await.expect("a server");
+            call.abort();
+            waiting.wait_for(|count| *count == 0).await.expect("a server");
+        });
+    }
+
+    /// A failure of ours is a trailers-only answer with a mapped code (`product.md`, "On the wire").
+    [H2, H3] fn a_fault_of_ours_is_a_status(link) {
+        let calls = Calls::new(link);
+        calls.pair.delta.signal("KILL");
+        calls.pair.delta.wait();
+        block_on(async {
+            let mut client = calls.client().await;
+            let status = client.unary(Request::new(word("")), path("Echo"), Codec::default()).await.expect_err("a fault");
+            assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+        });
+    }
+
+    /// grpc-go through the pair.
+    [H2, H3] fn grpcurl_calls_everything(link) {
+        let Some(grpcurl) = peer("grpcurl") else { return };
+        let calls = Calls::new(link);
+        let call = |method: &str, data: &str, more: &[&str]| {
+            let proto = peers::file("words.proto");
+            let mut command = grpcurl.command();
+            command.args(["-plaintext", "-authority", "delta", "-max-time", "20", "-emit-defaults"]).args(more);
+            command.arg("-import-path").arg(proto.parent().expect("a directory")).args(["-proto", "words.proto"]);
+            command.args(["-d", data, &calls.pair.alpha.outbound().to_string(), &format!("lacis.test.Words/{method}")]);
+            peers::run(&mut command)
+        };
+        let texts = |out: &str| -> Vec<String> {
+            let values = serde_json::Deserializer::from_str(out).into_iter::<Value>();
+            values.map(|v| v.expect("JSON")["text"].as_str().unwrap_or_default().to_owned()).collect()
+        };
+
+        let (code, out, err) = call("Echo", &json!({"text": "hello"}).to_string(), &[]);
+        assert_eq!((code, texts(&out)), (0, vec!["hello".to_owned()]), "{err}");
+        let (code, out, err) = call("Letters", r#"{"text": "abc"}"#, &[]);
+        assert_eq!((code, texts(&out).concat()), (0, "abc".to_owned()), "{err}");
+        let (code, out, err) = call("Join", r#"{"text": "a"}{"text": "b"}"#, &[]);
+        assert_eq!((code, texts(&out)), (0, vec!["ab".to_owned()]), "{err}");
+        let (code, out, err) = call("Shout", r#"{"text": "a"}{"text": "b"}"#, &[]);
+        assert_eq!((code, texts(&out).concat()), (0, "AB".to_owned()), "{err}");
+        let (code, _, err) = call("Fail", r#"{"text": "dog"}"#, &[]);
+        assert_eq!(code, 64 + Code::FailedPrecondition as i32, "{err}");
+        assert!(err.contains("no »dog« here"), "{err}");
+        let (code, _, err) = call("Wait", "{}", &["-max-time", "0.5"]);
+        assert_eq!(code, 64 + Code::DeadlineExceeded as i32, "{err}");
+    }
+}
