@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::HeaderMap;
 
-use super::{h1, h2};
+use super::{h1, h2, h3};
 use crate::fault::{Fault, Reason, Side};
 
 /// A piece of a body.
@@ -79,6 +79,8 @@ pub enum Source {
     H1(h1::Incoming),
     /// An HTTP/2 stream.
     H2(h2::Incoming),
+    /// An HTTP/3 stream.
+    H3(h3::Incoming),
 }
 
 /// A body on its way into the network: owns it and writes it, frame by frame, as fast as the other side takes it.
@@ -88,6 +90,8 @@ pub enum Pump {
     H1(h1::Pump),
     /// Into an HTTP/2 stream.
     H2(h2::Pump),
+    /// Into an HTTP/3 stream.
+    H3(h3::Pump),
 }
 
 impl Source {
@@ -95,6 +99,7 @@ impl Source {
         match self {
             Source::H1(source) => source.poll_frame(cx),
             Source::H2(source) => source.poll_frame(cx),
+            Source::H3(source) => source.poll_frame(cx),
         }
     }
 
@@ -102,6 +107,7 @@ impl Source {
         match self {
             Source::H1(source) => source.is_end(),
             Source::H2(source) => source.is_end(),
+            Source::H3(source) => source.is_end(),
         }
     }
 }
@@ -116,6 +122,7 @@ impl Pump {
         match self {
             Pump::H1(pump) => pump.poll(cx),
             Pump::H2(pump) => pump.poll(cx),
+            Pump::H3(pump) => pump.poll(cx),
         }
     }
 }

@@ -8,6 +8,7 @@
 pub mod body;
 pub mod h1;
 pub mod h2;
+pub mod h3;
 pub mod head;
 pub mod rules;
 

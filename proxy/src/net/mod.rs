@@ -4,3 +4,4 @@ pub mod connect;
 pub mod detect;
 pub mod io;
 pub mod listen;
+pub mod quic;

@@ -1,0 +1,367 @@
+//! h3's view of a connection: the traits of `h3::quic` on quinn.
+//!
+//! The unidirectional streams are real, and what h3 reads from them comes in whole frames of bounded size. Request
+//! streams are desks: h3 takes encoded sections from the inbox and puts encoded frames into the outbox.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use h3::error::Code;
+use h3::proto::varint::VarInt;
+use h3::quic::{self, ConnectionErrorIncoming, StreamErrorIncoming, StreamId, WriteBuf};
+
+use super::code;
+use super::stream::{FrameHeader, kind, varint};
+
+/// Largest frame on a control stream. SETTINGS is the only one that is longer than a number; ours has 33 bytes, and no
+/// implementation that is known here sends more than a hundred.
+pub(super) const MAX_CONTROL_FRAME: u64 = 1024;
+
+/// A connection.
+pub(super) struct Quic {
+    quic: quinn::Connection,
+    desk: Desk,
+    outgoing: Vec<quinn::SendStream>,
+    /// The wait for a stream of the peer. Boxed because its type has no name; it exists three times per connection.
+    incoming: Option<Pin<Box<dyn Future<Output = Result<quinn::RecvStream, quinn::ConnectionError>>>>>,
+}
+
+impl Quic {
+    /// Opens the three streams that h3 will ask for: control, and one for each direction of QPACK.
+    pub(super) async fn open(quic: quinn::Connection, desk: Desk) -> Result<Self, quinn::ConnectionError> {
+        let mut outgoing = Vec::with_capacity(3);
+        for _ in 0..3 {
+            outgoing.push(quic.open_uni().await?);
+        }
+        Ok(Quic { quic, desk, outgoing, incoming: None })
+    }
+}
+
+impl quic::Connection<Bytes> for Quic {
+    type RecvStream = Incoming;
+    type OpenStreams = Opener;
+
+    fn poll_accept_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Incoming, ConnectionErrorIncoming>> {
+        let quic = &self.quic;
+        let accept = self.incoming.get_or_insert_with(|| {
+            let quic = quic.clone();
+            Box::pin(async move { quic.accept_uni().await })
+        });
+        let stream = ready!(accept.as_mut().poll(cx));
+        self.incoming = None;
+        let quic = self.quic.clone();
+        Poll::Ready(match stream {
+            Ok(stream) => Ok(Incoming { quic, stream, chunk: Bytes::new(), at: At::Type(FrameHeader::default()) }),
+            Err(error) => Err(lost(error)),
+        })
+    }
+
+    fn poll_accept_bidi(&mut self, _: &mut Context<'_>) -> Poll<Result<Desk, ConnectionErrorIncoming>> {
+        // The server accepts requests beside h3; a client allows the server none.
+        Poll::Pending
+    }
+
+    fn opener(&self) -> Opener {
+        Opener { quic: self.quic.clone(), desk: self.desk.clone() }
+    }
+}
+
+impl quic::OpenStreams<Bytes> for Quic {
+    type BidiStream = Desk;
+    type SendStream = Outgoing;
+
+    fn poll_open_bidi(&mut self, _: &mut Context<'_>) -> Poll<Result<Desk, StreamErrorIncoming>> {
+        Poll::Ready(Ok(self.desk.clone()))
+    }
+
+    fn poll_open_send(&mut self, _: &mut Context<'_>) -> Poll<Result<Outgoing, StreamErrorIncoming>> {
+        let stream = self.outgoing.pop().ok_or_else(|| refused("h3 opens three streams"));
+        Poll::Ready(stream.map(|stream| Outgoing { stream, queue: BytesMut::new() }))
+    }
+
+    fn close(&mut self, reason: Code, text: &[u8]) {
+        self.quic.close(code(reason), text);
+    }
+}
+
+/// Opens requests, as far as h3 knows.
+#[derive(Clone)]
+pub(super) struct Opener {
+    quic: quinn::Connection,
+    desk: Desk,
+}
+
+impl quic::OpenStreams<Bytes> for Opener {
+    type BidiStream = Desk;
+    type SendStream = Outgoing;
+
+    fn poll_open_bidi(&mut self, _: &mut Context<'_>) -> Poll<Result<Desk, StreamErrorIncoming>> {
+        Poll::Ready(Ok(self.desk.clone()))
+    }
+
+    fn poll_open_send(&mut self, _: &mut Context<'_>) -> Poll<Result<Outgoing, StreamErrorIncoming>> {
+        Poll::Ready(Err(refused("no stream is opened but by the connection")))
+    }
+
+    fn close(&mut self, reason: Code, text: &[u8]) {
+        self.quic.close(code(reason), text);
+    }
+}
+
+/// Where sections are coded: a request stream to h3, two buffers to us. One serves a whole connection, because coding
+/// never waits. Clones share it.
+#[derive(Clone, Default)]
+pub(super) struct Desk(Rc<Buffers>);
+
+#[derive(Default)]
+struct Buffers {
+    inbox: RefCell<VecDeque<Bytes>>,
+    outbox: RefCell<BytesMut>,
+}
+
+impl Desk {
+    /// Lays out what h3 will read.
+    pub(super) fn put(&self, frame: [Bytes; 2]) {
+        let mut inbox = self.0.inbox.borrow_mut();
+        inbox.clear();
+        inbox.extend(frame);
+    }
+
+    /// Takes what h3 has written.
+    pub(super) fn take(&self) -> Bytes {
+        self.0.outbox.borrow_mut().split().freeze()
+    }
+
+    /// Writes what needs no h3, in the same block of memory.
+    pub(super) fn write(&self, write: impl FnOnce(&mut BytesMut)) -> Bytes {
+        let mut outbox = self.0.outbox.borrow_mut();
+        write(&mut outbox);
+        outbox.split().freeze()
+    }
+}
+
+impl quic::SendStream<Bytes> for Desk {
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn send_data<T: Into<WriteBuf<Bytes>>>(&mut self, data: T) -> Result<(), StreamErrorIncoming> {
+        self.0.outbox.borrow_mut().put(data.into());
+        Ok(())
+    }
+
+    fn poll_finish(&mut self, _: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn reset(&mut self, _: u64) {}
+
+    fn send_id(&self) -> StreamId {
+        id(0)
+    }
+}
+
+impl quic::RecvStream for Desk {
+    type Buf = Bytes;
+
+    fn poll_data(&mut self, _: &mut Context<'_>) -> Poll<Result<Option<Bytes>, StreamErrorIncoming>> {
+        Poll::Ready(Ok(self.0.inbox.borrow_mut().pop_front()))
+    }
+
+    fn stop_sending(&mut self, _: u64) {}
+
+    fn recv_id(&self) -> StreamId {
+        id(0)
+    }
+}
+
+/// A unidirectional stream of ours.
+pub(super) struct Outgoing {
+    stream: quinn::SendStream,
+    queue: BytesMut,
+}
+
+impl quic::SendStream<Bytes> for Outgoing {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
+        while !self.queue.is_empty() {
+            let written = ready!(pin!(self.stream.write(&self.queue)).poll(cx)).map_err(|error| match error {
+                quinn::WriteError::Stopped(code) => {
+                    StreamErrorIncoming::StreamTerminated { error_code: code.into_inner() }
+                }
+                quinn::WriteError::ConnectionLost(error) => {
+                    StreamErrorIncoming::ConnectionErrorIncoming { connection_error: lost(error) }
+                }
+                error => StreamErrorIncoming::Unknown(Box::new(error)),
+            })?;
+            self.queue.advance(written);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn send_data<T: Into<WriteBuf<Bytes>>>(&mut self, data: T) -> Result<(), StreamErrorIncoming> {
+        self.queue.put(data.into());
+        Ok(())
+    }
+
+    fn poll_finish(&mut self, _: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
+        Poll::Ready(self.stream.finish().map_err(|error| StreamErrorIncoming::Unknown(Box::new(error))))
+    }
+
+    fn reset(&mut self, reset_code: u64) {
+        let _ = self.stream.reset(quinn::VarInt::from_u64(reset_code).unwrap_or(quinn::VarInt::MAX));
+    }
+
+    fn send_id(&self) -> StreamId {
+        id(quinn::VarInt::from(self.stream.id()).into_inner())
+    }
+}
+
+/// A unidirectional stream of the peer.
+pub(super) struct Incoming {
+    quic: quinn::Connection,
+    stream: quinn::RecvStream,
+    chunk: Bytes,
+    at: At,
+}
+
+enum At {
+    /// Before or in the stream's type.
+    Type(FrameHeader),
+    /// In a control stream, before or in a frame's type and length.
+    Header(FrameHeader),
+    /// In a frame of the control stream: what is still to come, and what has.
+    Frame(u64, BytesMut),
+    /// In a frame that is unknown.
+    Unknown(u64),
+    /// In a stream of another type. h3 reads a push ID at the most.
+    Other,
+}
+
+impl quic::RecvStream for Incoming {
+    type Buf = Bytes;
+
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, StreamErrorIncoming>> {
+        loop {
+            if let At::Frame(0, frame) = &mut self.at {
+                let frame = std::mem::take(frame).freeze();
+                self.at = At::Header(FrameHeader::default());
+                return Poll::Ready(Ok(Some(frame)));
+            }
+            if self.chunk.is_empty() {
+                match ready!(pin!(self.stream.read_chunk(usize::MAX, true)).poll(cx)) {
+                    Ok(Some(chunk)) => self.chunk = chunk.bytes,
+                    Ok(None) => return Poll::Ready(Ok(None)),
+                    Err(error) => return Poll::Ready(Err(unreadable(error))),
+                }
+            }
+            match &mut self.at {
+                At::Type(header) => {
+                    if let Some(bytes) = header.read_type(&mut self.chunk) {
+                        let control = varint(&mut &bytes[..]) == Some(0);
+                        self.at = if control { At::Header(FrameHeader::default()) } else { At::Other };
+                        return Poll::Ready(Ok(Some(bytes)));
+                    }
+                }
+                At::Header(header) => {
+                    if let Some((kind, length)) = header.read(&mut self.chunk) {
+                        self.at = self.frame(kind, length)?;
+                    }
+                }
+                At::Frame(left, frame) => {
+                    let piece = take(left, &mut self.chunk);
+                    frame.extend_from_slice(&piece);
+                }
+                At::Unknown(left) => {
+                    take(left, &mut self.chunk);
+                    if *left == 0 {
+                        self.at = At::Header(FrameHeader::default());
+                    }
+                }
+                At::Other => return Poll::Ready(Ok(Some(std::mem::take(&mut self.chunk)))),
+            }
+        }
+    }
+
+    fn stop_sending(&mut self, error_code: u64) {
+        let _ = self.stream.stop(quinn::VarInt::from_u64(error_code).unwrap_or(quinn::VarInt::MAX));
+    }
+
+    fn recv_id(&self) -> StreamId {
+        id(quinn::VarInt::from(self.stream.id()).into_inner())
+    }
+}
+
+impl Incoming {
+    /// What to do with a frame that begins on the control stream. h3 would buffer any of them, whatever its length.
+    fn frame(&self, frame: u64, length: u64) -> Result<At, StreamErrorIncoming> {
+        let length = match frame {
+            kind::SETTINGS | kind::GOAWAY | kind::MAX_PUSH_ID | kind::CANCEL_PUSH => length,
+            // Refused by h3 at sight; what is in them does not matter.
+            kind::DATA | kind::HEADERS | kind::PUSH_PROMISE => 0,
+            _ if kind::RESERVED.contains(&frame) => 0,
+            _ if length == 0 => return Ok(At::Header(FrameHeader::default())),
+            _ => return Ok(At::Unknown(length)),
+        };
+        if length > MAX_CONTROL_FRAME {
+            self.quic.close(code(Code::H3_EXCESSIVE_LOAD), b"a control frame over 1024 bytes");
+            return Err(refused("a control frame over the limit"));
+        }
+        let mut bytes = BytesMut::new();
+        write_varint(&mut bytes, frame);
+        write_varint(&mut bytes, length);
+        Ok(At::Frame(length, bytes))
+    }
+}
+
+/// Writes a variable-length integer (RFC 9000 section 16).
+pub(super) fn write_varint(out: &mut BytesMut, value: u64) {
+    match value {
+        0..0x40 => out.put_u8(value as u8),
+        0x40..0x4000 => out.put_u16(value as u16 | 0x4000),
+        0x4000..0x4000_0000 => out.put_u32(value as u32 | 0x8000_0000),
+        _ => out.put_u64(value | 0xc000_0000_0000_0000),
+    }
+}
+
+fn take(left: &mut u64, chunk: &mut Bytes) -> Bytes {
+    let piece = chunk.split_to(usize::try_from(*left).unwrap_or(usize::MAX).min(chunk.len()));
+    *left -= piece.len() as u64;
+    piece
+}
+
+fn id(id: u64) -> StreamId {
+    // Every id that quinn gives is a valid one.
+    StreamId::try_from(id).unwrap_or_else(|_| VarInt::from(0_u8).into())
+}
+
+fn refused(what: &str) -> StreamErrorIncoming {
+    StreamErrorIncoming::ConnectionErrorIncoming {
+        connection_error: ConnectionErrorIncoming::InternalError(what.to_owned()),
+    }
+}
+
+fn lost(error: quinn::ConnectionError) -> ConnectionErrorIncoming {
+    match error {
+        quinn::ConnectionError::ApplicationClosed(close) => {
+            ConnectionErrorIncoming::ApplicationClose { error_code: close.error_code.into_inner() }
+        }
+        quinn::ConnectionError::TimedOut => ConnectionErrorIncoming::Timeout,
+        error => ConnectionErrorIncoming::Undefined(Arc::new(error)),
+    }
+}
+
+fn unreadable(error: quinn::ReadError) -> StreamErrorIncoming {
+    match error {
+        quinn::ReadError::Reset(code) => StreamErrorIncoming::StreamTerminated { error_code: code.into_inner() },
+        quinn::ReadError::ConnectionLost(error) => {
+            StreamErrorIncoming::ConnectionErrorIncoming { connection_error: lost(error) }
+        }
+        error => StreamErrorIncoming::Unknown(Box::new(error)),
+    }
+}

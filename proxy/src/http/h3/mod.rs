@@ -1,0 +1,92 @@
+//! HTTP/3 (RFC 9114): quinn carries the streams, h3 keeps the connection (control stream, SETTINGS, GOAWAY) and codes
+//! field sections (QPACK), and everything on a request stream is ours.
+//!
+//! h3 0.0.8 buffers whatever a peer announces, joins what it reads without bound, ends a cancelled message as if it
+//! were complete and offers no poll to write content. So request streams never pass through it: `stream` reads and
+//! writes their frames within limits and resets on drop, `section` checks a field section before it is decoded, and
+//! `coding` lends it to h3 through an adapter (`adapter`) whose request streams are memory only. What h3 reads from
+//! the network itself, the control stream, arrives frame by frame and bounded.
+
+mod adapter;
+mod body;
+mod client;
+mod coding;
+mod section;
+mod server;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+pub use body::{Incoming, Pump};
+pub use client::Link;
+pub use server::serve;
+
+use h3::error::Code;
+
+use crate::fault::{Fault, Reason, Retry, Side};
+
+/// Why a stream is of no more use.
+#[derive(Debug)]
+enum Broken {
+    /// The peer reset it, or asked to stop, with this code.
+    Reset(u64),
+    /// The connection is gone.
+    Lost(quinn::ConnectionError),
+    /// A malformed message (RFC 9114 section 4.1.2), or another violation that has closed the connection by now.
+    Malformed(&'static str),
+    /// The peer ended the stream before the head.
+    Incomplete,
+    /// A field section over the limit, in bytes or in lines.
+    TooLarge,
+    /// The peer takes no field section as large as this one.
+    Unwanted,
+}
+
+impl Broken {
+    /// As a fault of the peer, who is on this side.
+    fn fault(self, peer: Side) -> Fault {
+        let upstream = peer == Side::Upstream;
+        let pick = |response, request| Fault::new(if upstream { response } else { request });
+        match self {
+            // RFC 9114 section 4.1.1: a rejected request was not processed.
+            Broken::Reset(code) if upstream && Code::H3_REQUEST_REJECTED == code => {
+                Fault::new(Reason::RefusedStream).retry(Retry::Safe)
+            }
+            Broken::Reset(code) => {
+                pick(Reason::StreamReset, Reason::DownstreamAborted).detail(format!("{:?}", Code::from(code)))
+            }
+            Broken::Lost(error) if upstream && is_certificate_alert(&error) => {
+                Fault::new(Reason::TlsCertificateError).from(error)
+            }
+            Broken::Lost(error) => pick(Reason::ConnectionTerminated, Reason::DownstreamAborted).from(error),
+            Broken::Malformed(what) => pick(Reason::HttpProtocolError, Reason::HttpRequestError).detail(what),
+            Broken::Incomplete => pick(Reason::HttpResponseIncomplete, Reason::RequestIncomplete),
+            Broken::TooLarge => pick(Reason::HttpResponseHeaderSectionSize, Reason::RequestHeaderSectionSize),
+            Broken::Unwanted => Fault::new(if upstream {
+                Reason::RequestHeaderSectionSize
+            } else {
+                Reason::HttpResponseHeaderSectionSize
+            })
+            .detail("larger than the peer's SETTINGS_MAX_FIELD_SECTION_SIZE"),
+        }
+    }
+}
+
+/// Whether a certificate, ours or theirs, was the trouble: one of the TLS alerts (RFC 8446 section 6.2) for that, which
+/// QUIC carries as 0x100 plus the alert (RFC 9001 section 4.8).
+fn is_certificate_alert(error: &quinn::ConnectionError) -> bool {
+    let code = match error {
+        quinn::ConnectionError::TransportError(error) => error.code,
+        quinn::ConnectionError::ConnectionClosed(close) => close.error_code,
+        _ => return false,
+    };
+    // bad_certificate to certificate_unknown, unknown_ca, access_denied, decrypt_error (a signature that is not by the
+    // authority of that name: two development authorities are called the same), unrecognized_name, certificate_required.
+    matches!(u64::from(code).checked_sub(0x100), Some(42..=46 | 48 | 49 | 51 | 112 | 116))
+}
+
+/// An error code of HTTP/3 for quinn.
+fn code(code: Code) -> quinn::VarInt {
+    // Every code of RFC 9114 and 9204 is below 2^32.
+    quinn::VarInt::from_u64(code.value()).unwrap_or(quinn::VarInt::MAX)
+}

@@ -1,0 +1,165 @@
+//! Both sides of ours, with a hop between them where bodies must stream.
+
+use super::*;
+use http::{HeaderValue, StatusCode, header};
+
+/// A link through a hop: link, proxy, service.
+async fn through_hop<F: Future<Output = Response> + 'static>(
+    hop: &Net,
+    net: &Net,
+    service: impl Fn(Request) -> F + 'static,
+) -> Link {
+    net.serve(service);
+    let inner = net.connect().await;
+    hop.serve(move |request| forward(inner.clone(), request));
+    hop.connect().await
+}
+
+#[test]
+fn heads_bodies_and_trailers_arrive_as_they_were_sent() {
+    run(async {
+        let (hop, net) = (Net::new(), Net::new());
+        let link = through_hop(&hop, &net, |mut request| async move {
+            assert_eq!(request.head.method, Method::POST);
+            assert_eq!(request.head.path, "/path?query");
+            assert_eq!(request.head.authority, Some(Authority::from_static("a")));
+            assert!(request.head.https);
+            assert_eq!(request.head.version, Version::Http3);
+            assert_eq!(request.head.headers.get_all("x-twice").iter().count(), 2);
+            let (content, trailers) = read(&mut request.body).await.unwrap();
+            assert_eq!((&content[..], trailers), (&b"ping"[..], None));
+            let mut answer = response(201, text("pong"));
+            answer.head.headers.insert("x-answer", HeaderValue::from_static("yes"));
+            answer
+        })
+        .await;
+        let mut ping = request(Method::POST, Body::bytes(Half::Request, Bytes::from_static(b"ping")));
+        ping.head.headers.append("x-twice", HeaderValue::from_static("1"));
+        ping.head.headers.append("x-twice", HeaderValue::from_static("2"));
+        ping.head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("4"));
+        let mut answer = link.send(ping).await.unwrap();
+        assert_eq!(answer.head.status, StatusCode::CREATED);
+        assert_eq!(answer.head.headers["x-answer"], "yes");
+        assert_eq!(read(&mut answer.body).await.unwrap(), (b"pong".to_vec(), None));
+        assert_eq!(link.in_flight(), 0);
+    });
+}
+
+#[test]
+fn trailers_pass_both_ways() {
+    run(async {
+        let (hop, net) = (Net::new(), Net::new());
+        // What comes goes back.
+        let link = through_hop(&hop, &net, |request| async move {
+            let Request { body, .. } = request;
+            response(200, body)
+        })
+        .await;
+        hop.serve(move |request| forward(link.clone(), request));
+        let client = hop.raw_client().await;
+        let (mut send, mut receive) = client.open_bi().await.unwrap();
+        let trailers = frame(1, &[&[0, 0], &line("x-checksum", "7")[..]].concat());
+        send.write_all(&[headers(&[POST]), frame(0, b"content"), trailers].concat()).await.unwrap();
+        send.finish().unwrap();
+        let back = receive.read_to_end(1000).await.unwrap();
+        let back = String::from_utf8_lossy(&back);
+        assert!(back.contains("content"), "{back}");
+        // Huffman-coded by h3; its length is enough to know it by.
+        assert!(back.len() > "content".len() + 12, "{back}");
+    });
+}
+
+#[test]
+fn interim_responses_come_before_the_final_one() {
+    run(async {
+        let (hop, net) = (Net::new(), Net::new());
+        let link = through_hop(&hop, &net, |request| async move {
+            let mut hints = ResponseHead::new(StatusCode::EARLY_HINTS);
+            hints.headers.insert(header::LINK, HeaderValue::from_static("</a>; rel=preload"));
+            request.interim.push(hints);
+            tokio::task::yield_now().await;
+            response(200, text("final"))
+        })
+        .await;
+        let request = get();
+        let interim = Rc::clone(&request.interim);
+        let mut answer = link.send(request).await.unwrap();
+        let heads = interim.take();
+        assert_eq!(heads.len(), 1);
+        assert_eq!(heads[0].status, StatusCode::EARLY_HINTS);
+        assert_eq!(heads[0].headers[header::LINK], "</a>; rel=preload");
+        assert_eq!(read(&mut answer.body).await.unwrap().0, b"final");
+    });
+}
+
+#[test]
+fn both_directions_stream_at_once() {
+    run(async {
+        const PIECES: usize = 2000;
+        let (hop, net) = (Net::new(), Net::new());
+        let link = through_hop(&hop, &net, |request| async move { response(200, request.body) }).await;
+        hop.serve(move |request| forward(link.clone(), request));
+        let client = hop.raw_client().await;
+        let (mut send, mut receive) = client.open_bi().await.unwrap();
+        let piece = frame(0, &[7; 16 * 1024]);
+        let upload = async {
+            send.write_all(&headers(&[POST])).await.unwrap();
+            for _ in 0..PIECES {
+                send.write_all(&piece).await.unwrap();
+            }
+            send.finish().unwrap();
+        };
+        let download = async {
+            let mut length = 0;
+            while let Some(chunk) = receive.read_chunk(usize::MAX, true).await.unwrap() {
+                length += chunk.bytes.len();
+            }
+            length
+        };
+        let ((), length) = tokio::join!(upload, download);
+        assert!(length >= PIECES * 16 * 1024);
+    });
+}
+
+#[test]
+fn messages_without_content_stay_so() {
+    run(async {
+        let net = Net::new();
+        net.serve(|request| async move {
+            assert!(request.body.is_end());
+            match request.head.method {
+                Method::HEAD => {
+                    let mut head = response(200, Body::empty(Half::Response));
+                    head.head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("100"));
+                    head
+                }
+                Method::OPTIONS => {
+                    assert_eq!(request.head.path, "*");
+                    assert_eq!(request.head.authority, Some(Authority::from_static("localhost")));
+                    response(204, Body::empty(Half::Response))
+                }
+                _ => response(304, Body::empty(Half::Response)),
+            }
+        });
+        let link = net.connect().await;
+        let head = link.send(request(Method::HEAD, Body::empty(Half::Request))).await.unwrap();
+        assert_eq!(head.head.headers[header::CONTENT_LENGTH], "100");
+        assert_eq!(read(&mut { head.body }).await.unwrap(), (Vec::new(), None));
+        let mut options = request(Method::OPTIONS, Body::empty(Half::Request));
+        options.head.path = PathAndQuery::from_static("*");
+        options.head.authority = None;
+        assert_eq!(read(&mut link.send(options).await.unwrap().body).await.unwrap(), (Vec::new(), None));
+        assert_eq!(read(&mut link.send(get()).await.unwrap().body).await.unwrap(), (Vec::new(), None));
+    });
+}
+
+#[test]
+fn a_tunnel_is_not_supported() {
+    run(async {
+        let net = Net::new();
+        net.serve(|_| async { response(200, text("")) });
+        let link = net.connect().await;
+        let fault = link.send(request(Method::CONNECT, Body::empty(Half::Request))).await.unwrap_err();
+        assert_eq!(fault.reason, crate::fault::Reason::UnsupportedRequest);
+    });
+}

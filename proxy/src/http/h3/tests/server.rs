@@ -1,0 +1,313 @@
+//! Our server against a client by hand.
+
+use super::*;
+use crate::drain::Phase;
+use crate::fault::Reason;
+use h3::error::Code;
+use std::cell::{Cell, RefCell};
+
+/// Sends one request and gives what comes back, to the end or the reset.
+async fn ask(client: &quinn::Connection, frames: &[u8]) -> Result<Vec<u8>, u64> {
+    let (mut send, mut receive) = client.open_bi().await.unwrap();
+    // May be stopped midway.
+    let _ = send.write_all(frames).await;
+    let _ = send.finish();
+    let mut answer = Vec::new();
+    loop {
+        match receive.read_chunk(usize::MAX, true).await {
+            Ok(Some(chunk)) => answer.extend_from_slice(&chunk.bytes),
+            Ok(None) => return Ok(answer),
+            Err(quinn::ReadError::Reset(code)) => return Err(code.into_inner()),
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[test]
+fn malformed_heads_are_reset_and_the_connection_lives() {
+    run(async {
+        let net = Net::new();
+        net.serve(|_| async { response(200, text("fine")) });
+        let client = net.raw_client().await;
+        let path = line(":path", "/admin");
+        for (what, lines) in [
+            ("two paths", vec![GET, &path]),
+            ("a path after a field", vec![&[0xd1, 0xd7], &line("x", "1"), &path]),
+            ("a status", vec![GET, OK]),
+            ("no method", vec![&[0xd7, 0xc1, 0x50, 1, b'a']]),
+            ("no path", vec![&[0xd1, 0xd7, 0x50, 1, b'a']]),
+            ("no scheme", vec![&[0xd1, 0xc1, 0x50, 1, b'a']]),
+            ("no authority", vec![&[0xd1, 0xd7, 0xc1]]),
+            ("an empty path", vec![&[0xd1, 0xd7, 0x51, 0, 0x50, 1, b'a']]),
+            ("a path that is none", vec![&[0xd1, 0xd7, 0x51, 1, b'*', 0x50, 1, b'a']]),
+            ("user information", vec![&[0xd1, 0xd7, 0xc1, 0x50, 3, b'u', b'@', b'a']]),
+            ("another scheme", vec![&[0xd1, 0xc1, 0x50, 1, b'a', 0x5f, 7, 3, b'f', b't', b'p']]),
+            ("another host", vec![GET, &line("host", "b")]),
+            ("two hosts", vec![GET, &line("host", "a"), &line("host", "b")]),
+            ("connection", vec![GET, &line("connection", "close")]),
+            ("transfer-encoding", vec![GET, &line("transfer-encoding", "chunked")]),
+            ("te", vec![GET, &line("te", "gzip")]),
+            ("upper case", vec![GET, &line("X-Upper", "1")]),
+            ("a line break", vec![GET, &line("x-break", "a\r\nb: c")]),
+            ("two lengths", vec![GET, &line("content-length", "0"), &line("content-length", "0")]),
+            ("a signed length", vec![GET, &line("content-length", "+1")]),
+            ("a length without content", vec![GET, &line("content-length", "1")]),
+            ("a protocol", vec![&line(":protocol", "websocket"), GET]),
+        ] {
+            assert_eq!(ask(&client, &headers(&lines)).await, Err(Code::H3_MESSAGE_ERROR.value()), "{what}");
+        }
+        assert_eq!(ask(&client, &[]).await, Err(Code::H3_REQUEST_INCOMPLETE.value()));
+        let fine = headers(&[GET, &line("te", "trailers"), &line("host", "a")]);
+        assert!(ask(&client, &fine).await.unwrap().ends_with(b"fine"));
+    });
+}
+
+#[test]
+fn huffman_coded_pseudo_headers_are_the_same_pseudo_headers() {
+    // What the guard takes for `:path` must be what h3 takes for it.
+    let names: [&[u8]; 3] = [b"\xb9\x49\x53\x39\xe4", b"\xb8\x82\x4e\x5a\x4b", b"\xb9\x58\xd3\x3f"];
+    let huffman = |name: &[u8], value: &[u8]| -> Vec<u8> {
+        let length = if name.len() < 7 { vec![0x28 | name.len() as u8] } else { vec![0x2f, name.len() as u8 - 7] };
+        [&length[..], name, &[value.len() as u8], value].concat()
+    };
+    let authority = huffman(b"\xb8\x3b\x53\x39\xec\x32\x7d\x7f", b"a");
+    run(async {
+        let net = Net::new();
+        net.serve(|request| async move {
+            assert_eq!((request.head.method, request.head.path.as_str()), (Method::PUT, "/x"));
+            response(200, text("fine"))
+        });
+        let client = net.raw_client().await;
+        let lines = [huffman(names[0], b"PUT"), huffman(names[1], b"https"), huffman(names[2], b"/x"), authority];
+        let lines: Vec<&[u8]> = lines.iter().map(|line| &line[..]).collect();
+        assert!(ask(&client, &headers(&lines)).await.unwrap().ends_with(b"fine"));
+    });
+}
+
+#[test]
+fn what_breaks_the_protocol_closes_the_connection() {
+    let plain = |frames: Vec<u8>| frames;
+    for (what, frames, reason) in [
+        ("data before the head", plain(frame(0, b"x")), Code::H3_FRAME_UNEXPECTED),
+        ("settings on a request", plain(frame(4, b"")), Code::H3_FRAME_UNEXPECTED),
+        ("a push promise", plain(frame(5, b"\0")), Code::H3_FRAME_UNEXPECTED),
+        ("a frame of HTTP/2", plain(frame(6, b"")), Code::H3_FRAME_UNEXPECTED),
+        ("a cut head", [announce(1, 10), vec![0, 0]].concat(), Code::H3_FRAME_ERROR),
+        ("an unknown index", headers(&[GET, &[0xff, 0xff, 0x01]]), Code::QPACK_DECOMPRESSION_FAILED),
+    ] {
+        run(async {
+            let net = Net::new();
+            net.serve(|mut request| async move {
+                let _ = read(&mut request.body).await;
+                response(200, text("no"))
+            });
+            let client = net.raw_client().await;
+            let (mut send, _receive) = client.open_bi().await.unwrap();
+            send.write_all(&frames).await.unwrap();
+            send.finish().unwrap();
+            let quinn::ConnectionError::ApplicationClosed(close) = client.closed().await else { panic!("{what}") };
+            assert_eq!(close.error_code, super::code(reason), "{what}");
+        });
+    }
+}
+
+#[test]
+fn bodies_must_have_the_length_that_was_announced() {
+    let length = line("content-length", "10");
+    for (what, frames, reason) in [
+        ("too little", vec![headers(&[POST, &length]), frame(0, b"short")], Reason::RequestIncomplete),
+        ("too much", vec![headers(&[POST, &length]), frame(0, b"longer than ten")], Reason::HttpRequestError),
+        (
+            "a pseudo-header in trailers",
+            vec![headers(&[POST]), frame(0, b"x"), headers(&[GET])],
+            Reason::HttpRequestError,
+        ),
+    ] {
+        run(async {
+            let net = Net::new();
+            net.serve(move |mut request| async move {
+                let fault = read(&mut request.body).await.unwrap_err();
+                assert_eq!(fault.reason, reason);
+                response(400, text("bad"))
+            });
+            let client = net.raw_client().await;
+            assert!(ask(&client, &frames.concat()).await.unwrap().ends_with(b"bad"), "{what}");
+        });
+    }
+}
+
+#[test]
+fn a_fault_in_mid_body_resets_the_response() {
+    run(async {
+        let (hop, net) = (Net::new(), Net::new());
+        let (link, origin, _control) = net.raw_server().await;
+        hop.serve(move |request| forward(link.clone(), request));
+        let client = hop.raw_client().await;
+        let broken = async {
+            let (mut send, mut receive) = origin.accept_bi().await.unwrap();
+            receive.read_to_end(1000).await.unwrap();
+            send.write_all(&[headers(&[OK]), frame(0, b"half")].concat()).await.unwrap();
+            send
+        };
+        let (mut send, mut receive) = client.open_bi().await.unwrap();
+        send.write_all(&headers(&[GET])).await.unwrap();
+        send.finish().unwrap();
+        let mut upstream = broken.await;
+        // What has come so far passes first.
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"half") {
+            answer.extend_from_slice(&receive.read_chunk(usize::MAX, true).await.unwrap().unwrap().bytes);
+        }
+        upstream.reset(code(Code::H3_INTERNAL_ERROR)).unwrap();
+        let end = receive.read_chunk(usize::MAX, true).await;
+        assert_eq!(end.unwrap_err(), quinn::ReadError::Reset(code(Code::H3_INTERNAL_ERROR)));
+    });
+}
+
+#[test]
+fn a_client_that_goes_away_cancels_the_call() {
+    struct Dropped(Rc<Cell<bool>>);
+    impl Drop for Dropped {
+        fn drop(&mut self) {
+            self.0.set(true);
+        }
+    }
+    run(async {
+        let net = Net::new();
+        let (called, dropped) = (Rc::new(Cell::new(false)), Rc::new(Cell::new(false)));
+        let flags = (Rc::clone(&called), Rc::clone(&dropped));
+        net.serve(move |request| {
+            let held = (request, Dropped(Rc::clone(&flags.1)));
+            flags.0.set(true);
+            async move {
+                std::future::pending::<()>().await;
+                drop(held);
+                response(200, text(""))
+            }
+        });
+        let client = net.raw_client().await;
+        let (mut send, mut receive) = client.open_bi().await.unwrap();
+        send.write_all(&headers(&[GET])).await.unwrap();
+        send.finish().unwrap();
+        while !called.get() {
+            tokio::task::yield_now().await;
+        }
+        receive.stop(code(Code::H3_REQUEST_CANCELLED)).unwrap();
+        while !dropped.get() {
+            tokio::task::yield_now().await;
+        }
+    });
+}
+
+/// Reads the GOAWAY ids off the server's control stream.
+async fn goaways(client: &quinn::Connection) -> Rc<RefCell<Vec<u64>>> {
+    let ids = Rc::new(RefCell::new(Vec::new()));
+    for _ in 0..3 {
+        let (mut stream, ids) = (client.accept_uni().await.unwrap(), Rc::clone(&ids));
+        tokio::task::spawn_local(async move {
+            let mut bytes = Vec::new();
+            while let Ok(Some(chunk)) = stream.read_chunk(usize::MAX, true).await {
+                bytes.extend_from_slice(&chunk.bytes);
+                if bytes[0] != 0 {
+                    continue;
+                }
+                let (mut rest, mut found) = (&bytes[1..], Vec::new());
+                while let (Some(kind), Some(length)) = (varint(&mut rest), varint(&mut rest)) {
+                    let Some((mut payload, left)) = rest.split_at_checked(length as usize) else { break };
+                    if kind == 7 {
+                        found.push(varint(&mut payload).unwrap());
+                    }
+                    rest = left;
+                }
+                *ids.borrow_mut() = found;
+            }
+        });
+    }
+    ids
+}
+
+fn varint(bytes: &mut &[u8]) -> Option<u64> {
+    super::super::stream::varint(bytes)
+}
+
+#[test]
+fn draining_answers_what_was_asked_and_refuses_the_rest() {
+    run(async {
+        let net = Net::new();
+        let gate = Drain::default();
+        net.serve({
+            let gate = gate.clone();
+            move |_| {
+                let gate = gate.clone();
+                async move {
+                    gate.reached(Phase::Quiet).await;
+                    response(200, text("answered"))
+                }
+            }
+        });
+        let client = net.raw_client().await;
+        let ids = goaways(&client).await;
+        let open = async || {
+            let (mut send, receive) = client.open_bi().await.unwrap();
+            send.write_all(&headers(&[GET])).await.unwrap();
+            send.finish().unwrap();
+            receive
+        };
+        let mut first = open().await;
+        net.drain.advance(Phase::Quiet);
+        while ids.borrow().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(*ids.borrow(), [(1 << 62) - 4]);
+        // On its way before the client knew: still served.
+        let mut second = open().await;
+        while ids.borrow().len() < 2 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(*ids.borrow(), [(1 << 62) - 4, 8]);
+        let mut third = open().await;
+        let refused = third.read_chunk(1, true).await.unwrap_err();
+        assert_eq!(refused, quinn::ReadError::Reset(code(Code::H3_REQUEST_REJECTED)));
+        gate.advance(Phase::Quiet);
+        assert!(first.read_to_end(1000).await.unwrap().ends_with(b"answered"));
+        assert!(second.read_to_end(1000).await.unwrap().ends_with(b"answered"));
+        let quinn::ConnectionError::ApplicationClosed(close) = client.closed().await else { panic!() };
+        assert_eq!(close.error_code, code(Code::H3_NO_ERROR));
+        net.drain.idle().await;
+    });
+}
+
+#[test]
+fn a_drained_link_is_closed_by_its_client() {
+    run(async {
+        let net = Net::new();
+        net.serve(|_| async { response(200, text("answered")) });
+        let link = net.connect().await;
+        assert!(read(&mut link.send(get()).await.unwrap().body).await.is_ok());
+        net.drain.advance(Phase::Quiet);
+        link.closed().await;
+        assert!(link.is_draining());
+        net.drain.idle().await;
+    });
+}
+
+#[test]
+fn cutting_ends_what_is_left() {
+    run(async {
+        let net = Net::new();
+        net.serve(|_| async {
+            std::future::pending::<()>().await;
+            response(200, text(""))
+        });
+        let link = net.connect().await;
+        let cut = async {
+            while link.in_flight() == 0 {
+                tokio::task::yield_now().await;
+            }
+            net.drain.advance(Phase::Cut);
+            net.drain.idle().await;
+        };
+        let (answer, ()) = tokio::join!(link.send(get()), cut);
+        assert_eq!(answer.unwrap_err().reason, Reason::ConnectionTerminated);
+    });
+}

@@ -1,0 +1,147 @@
+//! QUIC endpoints (RFC 9000): one UDP socket per worker, and the settings of the connections on it.
+
+use std::io;
+use std::net::UdpSocket;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::congestion::CubicConfig;
+use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
+use quinn::{AckFrequencyConfig, ClientConfig, EndpointConfig, ServerConfig, TransportConfig, VarInt};
+pub use quinn::{Connection, Endpoint};
+use rustls_pki_types::CertificateDer;
+
+/// Streams that a client may have open before the server has seen how many it uses. quinn keeps a slot of about 70
+/// bytes for each stream that it allows, used or not: 16384 from the start would cost a megabyte per idle link.
+pub const FIRST_STREAMS: u32 = 1024;
+
+/// Streams that a client may have open at the most; the server doubles the limit up to here when half of it is in use.
+pub const MAX_STREAMS: u32 = 16 * 1024;
+
+/// Bytes of one stream that wait for their reader at the most: what a stopped reader costs. 1 MiB lets one stream move
+/// 1 GB/s at a round trip of a millisecond, which is a far zone of the same region.
+pub const STREAM_WINDOW: u32 = 1024 * 1024;
+
+/// Bytes of one connection that wait for their readers at the most. While this many streams' readers have stopped, the
+/// others still move.
+pub const CONNECTION_WINDOW: u32 = 16 * STREAM_WINDOW;
+
+/// Bytes of one connection that we keep because they are not acknowledged yet. Bounds what a fast source and a slow
+/// network add to our memory.
+pub const SEND_WINDOW: u64 = 4 * 1024 * 1024;
+
+/// How long a connection on which nothing comes is kept. Shorter than the time in which an operator notices, longer
+/// than a restart of a network device.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How often a client pings on an idle link, so that one packet may be lost twice before the link counts as dead. Only
+/// clients ping: the link is theirs to keep or to close.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(9);
+
+/// Handshakes of unproven addresses that run at the same time before a client must prove its address (RFC 9000
+/// section 8.1): a signature each is what an attacker could make us spend for one forged packet.
+pub const MAX_UNPROVEN: usize = 64;
+
+/// Connection attempts that wait to be accepted, each with its first packets. More are refused.
+const MAX_INCOMING: usize = 1024;
+
+/// Early packets kept for an attempt that is not accepted yet: a ClientHello with a post-quantum key share is two
+/// datagrams. quinn's defaults are 10 MiB for one and 100 MiB for all.
+const INCOMING_BUFFER: u64 = 16 * 1024;
+
+/// An estimate until the first measurement, from which the retransmission timer of the handshake is made (three times
+/// this). Of RFC 9002's 333 ms, a lost first packet would cost a second; a cluster answers within some milliseconds.
+const INITIAL_RTT: Duration = Duration::from_millis(20);
+
+/// The UDP payload that fits every path of 1500 bytes, IPv6 included. Where a path is narrower, quinn notices that
+/// packets of this size disappear and falls back to 1200.
+const INITIAL_MTU: u16 = 1452;
+
+/// Bytes sent before the first acknowledgement: 32 packets, where RFC 9002 allows 10 on the open internet.
+const INITIAL_CONGESTION_WINDOW: u64 = 32 * INITIAL_MTU as u64;
+
+/// Packets that a receiver collects before it acknowledges them, instead of every second one: an acknowledgement costs
+/// both sides a packet. Must be well under the initial window, which would else wait for [`ACK_DELAY`].
+const ACK_THRESHOLD: u32 = 10;
+
+/// How long a receiver collects packets.
+const ACK_DELAY: Duration = Duration::from_millis(5);
+
+/// An endpoint on this socket. With server settings it accepts connections; it can connect in both cases.
+///
+/// # Errors
+/// The system's, if the socket cannot be used.
+pub fn endpoint(socket: UdpSocket, server: Option<ServerConfig>) -> io::Result<Endpoint> {
+    // quinn's receive buffer is 2048 times the largest payload; with 1472 bytes that is 3 MiB, of which the pages that
+    // packets really fill are used.
+    Endpoint::new(EndpointConfig::default(), server, socket, Arc::new(quinn::TokioRuntime))
+}
+
+/// Settings of a server. Replace them at any time with `Endpoint::set_server_config`; open connections keep theirs.
+///
+/// # Errors
+/// If these TLS settings lack the cipher suite that QUIC starts with.
+pub fn server(tls: Arc<rustls::ServerConfig>) -> Result<ServerConfig, NoInitialCipherSuite> {
+    let mut transport = transport();
+    // Raised by `http::h3::serve` for clients that use them up.
+    transport.max_concurrent_bidi_streams(VarInt::from_u32(FIRST_STREAMS));
+    let mut config = ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls)?));
+    config
+        .transport_config(Arc::new(transport))
+        // The kernel picks a worker by address and port; a connection that moved would reach another one.
+        .migration(false)
+        .max_incoming(MAX_INCOMING)
+        .incoming_buffer_size(INCOMING_BUFFER)
+        .incoming_buffer_size_total(INCOMING_BUFFER * 64);
+    Ok(config)
+}
+
+/// Settings of a client.
+///
+/// # Errors
+/// If these TLS settings lack the cipher suite that QUIC starts with.
+pub fn client(tls: Arc<rustls::ClientConfig>) -> Result<ClientConfig, NoInitialCipherSuite> {
+    let mut transport = transport();
+    // HTTP/3 servers open none (RFC 9114 section 6.1).
+    transport.max_concurrent_bidi_streams(VarInt::from_u32(0)).keep_alive_interval(Some(KEEP_ALIVE));
+    let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
+    config.transport_config(Arc::new(transport));
+    Ok(config)
+}
+
+/// Takes a connection attempt, or has the client prove its address first when `unproven` handshakes run already.
+pub fn admit(incoming: quinn::Incoming, unproven: usize) -> Option<quinn::Connecting> {
+    if unproven >= MAX_UNPROVEN && !incoming.remote_address_validated() && incoming.may_retry() {
+        // Cannot fail: asked for above.
+        let _ = incoming.retry();
+        return None;
+    }
+    incoming.accept().ok()
+}
+
+/// The certificate chain that the peer proved to own in the handshake, leaf first.
+pub fn peer_certificates(connection: &Connection) -> Option<Vec<CertificateDer<'static>>> {
+    connection.peer_identity()?.downcast().ok().map(|chain| *chain)
+}
+
+fn transport() -> TransportConfig {
+    let mut acknowledge = AckFrequencyConfig::default();
+    acknowledge.ack_eliciting_threshold(VarInt::from_u32(ACK_THRESHOLD)).max_ack_delay(Some(ACK_DELAY));
+    let mut congestion = CubicConfig::default();
+    congestion.initial_window(INITIAL_CONGESTION_WINDOW);
+    let mut transport = TransportConfig::default();
+    transport
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
+        .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
+        .send_window(SEND_WINDOW)
+        // Control, two of QPACK, and room for kinds that we do not know and stop at once.
+        .max_concurrent_uni_streams(VarInt::from_u32(8))
+        .datagram_receive_buffer_size(None)
+        .max_idle_timeout(IDLE_TIMEOUT.try_into().ok())
+        .initial_rtt(INITIAL_RTT)
+        .initial_mtu(INITIAL_MTU)
+        .ack_frequency_config(Some(acknowledge))
+        .congestion_controller_factory(Arc::new(congestion))
+        .allow_spin(false);
+    transport
+}
