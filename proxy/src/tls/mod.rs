@@ -1,1 +1,61 @@
 //! Mutual TLS with SPIFFE identities.
+//!
+//! [`TlsSettings`] is one loaded identity, immutable and shared; [`verify`] is what it demands of a peer; [`authority`]
+//! makes certificates for development.
+
+pub mod authority;
+pub mod settings;
+pub mod verify;
+
+#[cfg(test)]
+mod tests;
+
+use std::io;
+
+use rustls::{AlertDescription, CertificateError, Error, OtherError};
+
+use crate::fault::{Fault, Reason};
+pub use settings::{Alpn, IdentityError, Problem, TlsSettings, server_name};
+pub use verify::{Peer, peer};
+
+/// The fault of a handshake that failed on a TCP connection. Nothing of a request was sent, so it may be sent elsewhere.
+pub fn fault(error: io::Error) -> Fault {
+    match error.get_ref().and_then(|e| e.downcast_ref::<Error>()) {
+        Some(tls) => Fault::new(reason(tls)).detail(explain(tls)),
+        None => Fault::new(Reason::TlsProtocolError).from(error),
+    }
+}
+
+/// An error of a handshake in words: rustls does not print what a verifier like ours has to say.
+pub fn explain(error: &Error) -> String {
+    match error {
+        Error::InvalidCertificate(CertificateError::Other(OtherError(ours))) => format!("the certificate {ours}"),
+        error => error.to_string(),
+    }
+}
+
+/// Why a handshake failed: the certificate of one of the two, or anything else.
+pub fn reason(error: &Error) -> Reason {
+    match error {
+        Error::InvalidCertificate(_) | Error::NoCertificatesPresented => Reason::TlsCertificateError,
+        Error::AlertReceived(alert) => alert_reason(u8::from(*alert)),
+        _ => Reason::TlsProtocolError,
+    }
+}
+
+/// What an alert of the peer says (RFC 8446 section 6). QUIC carries it in the low byte of a crypto error (RFC 9001
+/// section 4.8).
+pub fn alert_reason(code: u8) -> Reason {
+    match AlertDescription::from(code) {
+        AlertDescription::NoCertificate
+        | AlertDescription::BadCertificate
+        | AlertDescription::UnsupportedCertificate
+        | AlertDescription::CertificateRevoked
+        | AlertDescription::CertificateExpired
+        | AlertDescription::CertificateUnknown
+        | AlertDescription::UnknownCA
+        | AlertDescription::AccessDenied
+        | AlertDescription::CertificateRequired => Reason::TlsCertificateError,
+        _ => Reason::TlsProtocolError,
+    }
+}

@@ -1,0 +1,4 @@
+//! Around the workers, on the main thread: what changes while they run.
+
+pub mod certificates;
+pub mod watch;

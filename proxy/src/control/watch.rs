@@ -1,0 +1,339 @@
+//! Files that others change: certificates, modules, the config, endpoints.
+//!
+//! inotify tells when to look, the content decides. What is watched is never the file itself but every directory in
+//! which a step to it could be replaced: Kubernetes swaps a symbolic link (`..data`) beside the file, editors and
+//! `lacis cert issue` rename a new file over the old one, and a watch on a file would follow the old one into nowhere.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Component, Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use aws_lc_rs::digest;
+use notify::event::{AccessKind, AccessMode, EventKind};
+use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout, timeout_at};
+
+/// How long it must be quiet before the files are looked at: a writer of several files is given time for the next one.
+pub const QUIET: Duration = Duration::from_millis(150);
+
+/// How long a look may be put off by events that do not end.
+pub const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often the files are looked at without an event: network file systems have none, and the kernel's queue can
+/// overflow.
+pub const POLL: Duration = Duration::from_secs(30);
+
+/// Longest chain of symbolic links that is followed, as in Linux (path_resolution(7)).
+const MAX_LINKS: usize = 40;
+
+/// Watches a set of files for changes of their content.
+pub struct Watcher {
+    files: Vec<PathBuf>,
+    seen: Vec<Content>,
+    trail: Arc<Trail>,
+    directories: BTreeSet<PathBuf>,
+    /// Absent where the system gives none (its limit of inotify instances is used up): polling remains.
+    inotify: Option<RecommendedWatcher>,
+    poll: Instant,
+}
+
+impl Watcher {
+    /// Begins to watch `files`, which may be missing. Watch first and read then, so that no change falls in between.
+    pub fn new(files: impl IntoIterator<Item = PathBuf>) -> Self {
+        let trail = Arc::new(Trail::default());
+        let handler = trail.clone();
+        let inotify = notify::recommended_watcher(move |event| handler.event(event));
+        let inotify = inotify
+            .inspect_err(|error| tracing::warn!(%error, "cannot watch files, will look every {} s", POLL.as_secs()))
+            .ok();
+        let files: Vec<_> = files.into_iter().map(|f| std::path::absolute(&f).unwrap_or(f)).collect();
+        let mut watcher = Watcher {
+            seen: Vec::new(),
+            files,
+            trail,
+            directories: BTreeSet::new(),
+            inotify,
+            poll: Instant::now() + POLL,
+        };
+        watcher.follow();
+        watcher.seen = watcher.files.iter().map(|file| content(file)).collect();
+        watcher
+    }
+
+    /// Waits until at least one file has another content (or came, or went) than at the last return. Nothing is lost
+    /// if the future is dropped.
+    pub async fn changed(&mut self) {
+        loop {
+            if timeout_at(self.poll, self.trail.touched.notified()).await.is_ok() {
+                let patience = Instant::now() + PATIENCE;
+                // A dropped future must not swallow the event that it was about to look at.
+                let unseen = Unseen(&self.trail.touched);
+                while Instant::now() < patience && timeout(QUIET, self.trail.touched.notified()).await.is_ok() {}
+                std::mem::forget(unseen);
+            }
+            self.poll = Instant::now() + POLL;
+            // First the watches and then the content: what changes in between is an event.
+            self.follow();
+            let now: Vec<_> = self.files.iter().map(|file| content(file)).collect();
+            if now != self.seen {
+                self.seen = now;
+                return;
+            }
+        }
+    }
+
+    /// Watches the directories on the way to the files as that way is now.
+    fn follow(&mut self) {
+        let steps: BTreeSet<PathBuf> = self.files.iter().flat_map(|file| steps(file)).collect();
+        let directories: BTreeSet<PathBuf> = steps.iter().filter_map(|s| s.parent()).map(Path::to_owned).collect();
+        // A directory that is moved or removed reports itself.
+        self.trail.set(steps.union(&directories).cloned().collect());
+        if let Some(inotify) = &mut self.inotify {
+            for gone in self.directories.difference(&directories) {
+                let _ = inotify.unwatch(gone);
+            }
+            for directory in &directories {
+                // Also those known already: one that was made again under the same name has lost its watch.
+                if let Err(error) = inotify.watch(directory, RecursiveMode::NonRecursive) {
+                    tracing::debug!(directory = %directory.display(), %error, "cannot watch a directory");
+                }
+            }
+        }
+        self.directories = directories;
+    }
+}
+
+/// Puts an event back when it is dropped.
+struct Unseen<'a>(&'a Notify);
+
+impl Drop for Unseen<'_> {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
+}
+
+/// The names whose events matter; shared with the thread that reads inotify.
+#[derive(Default)]
+struct Trail {
+    names: Mutex<BTreeSet<PathBuf>>,
+    touched: Notify,
+}
+
+impl Trail {
+    fn set(&self, names: BTreeSet<PathBuf>) {
+        *self.names.lock().unwrap_or_else(PoisonError::into_inner) = names;
+    }
+
+    /// Other files of the same directory (a log, say) must not wake us, and neither must our own reading.
+    fn event(&self, event: notify::Result<notify::Event>) {
+        let matters = match event {
+            Ok(event) => match event.kind {
+                EventKind::Access(AccessKind::Close(AccessMode::Write)) => self.names_any(&event.paths),
+                EventKind::Access(_) => false,
+                _ => event.need_rescan() || self.names_any(&event.paths),
+            },
+            Err(_) => true,
+        };
+        if matters {
+            self.touched.notify_one();
+        }
+    }
+
+    fn names_any(&self, paths: &[PathBuf]) -> bool {
+        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        paths.iter().any(|path| names.contains(path))
+    }
+}
+
+/// What a file holds, as far as it matters whether it is the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Content {
+    Digest([u8; 32]),
+    Unreadable(io::ErrorKind),
+}
+
+fn content(file: &Path) -> Content {
+    read(file).map_or_else(|error| Content::Unreadable(error.kind()), Content::Digest)
+}
+
+fn read(file: &Path) -> io::Result<[u8; 32]> {
+    // To open a pipe would wait for its writer.
+    if !fs::metadata(file)?.is_file() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut file = File::open(file)?;
+    let mut context = digest::Context::new(&digest::SHA256);
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(n) => context.update(&buffer[..n]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let mut bytes = [0; 32];
+    bytes.copy_from_slice(context.finish().as_ref());
+    Ok(bytes)
+}
+
+/// Every directory entry that decides what an absolute path means: each symbolic link on the way, and the last entry.
+/// Their own directories have no links in them. Ends where something is missing, with what is missing.
+fn steps(path: &Path) -> Vec<PathBuf> {
+    let mut steps = Vec::new();
+    let mut real = PathBuf::from("/");
+    let mut todo: VecDeque<OsString> = names(path);
+    let mut links = 0;
+    while let Some(name) = todo.pop_front() {
+        if name == ".." {
+            real.pop();
+            continue;
+        }
+        let entry = real.join(&name);
+        match fs::read_link(&entry) {
+            Ok(target) => {
+                steps.push(entry);
+                links += 1;
+                if links > MAX_LINKS {
+                    break;
+                }
+                if target.is_absolute() {
+                    real = PathBuf::from("/");
+                }
+                for name in names(&target).into_iter().rev() {
+                    todo.push_front(name);
+                }
+            }
+            // No link: something in between is a directory, the last is what it all is about.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput && !todo.is_empty() => real = entry,
+            Err(_) => {
+                steps.push(entry);
+                break;
+            }
+        }
+    }
+    steps
+}
+
+fn names(path: &Path) -> VecDeque<OsString> {
+    let name = |component| match component {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some("..".into()),
+        Component::Prefix(_) | Component::RootDir | Component::CurDir => None,
+    };
+    path.components().filter_map(name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// Far longer than any of this takes; a test that needs it has failed.
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    async fn change(watcher: &mut Watcher) {
+        timeout(LIMIT, watcher.changed()).await.expect("a change is seen by an event, not by the poll");
+    }
+
+    fn directory() -> (tempfile::TempDir, PathBuf) {
+        let directory = tempfile::tempdir().expect("tempdir");
+        let path = directory.path().canonicalize().expect("path");
+        (directory, path)
+    }
+
+    #[tokio::test]
+    async fn renamed_over_and_written_in_place() {
+        let (_guard, at) = directory();
+        fs::write(at.join("a"), "1").expect("write");
+        let mut watcher = Watcher::new([at.join("a")]);
+
+        fs::write(at.join("new"), "2").expect("write");
+        fs::rename(at.join("new"), at.join("a")).expect("rename");
+        change(&mut watcher).await;
+
+        fs::write(at.join("a"), "3").expect("write");
+        change(&mut watcher).await;
+
+        fs::remove_file(at.join("a")).expect("remove");
+        change(&mut watcher).await;
+    }
+
+    #[tokio::test]
+    async fn kubernetes_swaps_a_link() {
+        let (_guard, at) = directory();
+        let version = |name: &str, text: &str| {
+            fs::create_dir(at.join(name)).expect("mkdir");
+            fs::write(at.join(name).join("tls.crt"), text).expect("write");
+        };
+        version("..2024_1", "1");
+        symlink("..2024_1", at.join("..data")).expect("link");
+        symlink("..data/tls.crt", at.join("tls.crt")).expect("link");
+        let mut watcher = Watcher::new([at.join("tls.crt")]);
+        for (old, new) in [("..2024_1", "..2024_2"), ("..2024_2", "..2024_3")] {
+            version(new, new);
+            symlink(new, at.join("..data_tmp")).expect("link");
+            fs::rename(at.join("..data_tmp"), at.join("..data")).expect("rename");
+            fs::remove_dir_all(at.join(old)).expect("remove");
+            change(&mut watcher).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_directory_made_again() {
+        let (_guard, at) = directory();
+        let file = at.join("certs/a");
+        let mut watcher = Watcher::new([file.clone()]);
+        for text in ["1", "2"] {
+            fs::create_dir(at.join("certs")).expect("mkdir");
+            fs::write(&file, text).expect("write");
+            change(&mut watcher).await;
+            fs::remove_dir_all(at.join("certs")).expect("remove");
+            change(&mut watcher).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_dropped_wait_loses_nothing() {
+        let (_guard, at) = directory();
+        fs::write(at.join("a"), "1").expect("write");
+        let mut watcher = Watcher::new([at.join("a")]);
+        fs::write(at.join("a"), "2").expect("write");
+        // Drops the future in the middle of its quiet time.
+        let _ = timeout(QUIET / 2, watcher.changed()).await;
+        change(&mut watcher).await;
+    }
+
+    #[tokio::test]
+    async fn neighbours_and_readers_do_not_wake() {
+        let trail = Trail::default();
+        trail.set([PathBuf::from("/certs/a")].into());
+        let reads = EventKind::Access(AccessKind::Open(AccessMode::Any));
+        let writes = EventKind::Modify(notify::event::ModifyKind::Any);
+        let cases = [("/certs/b", writes, false), ("/certs/a", reads, false), ("/certs/a", writes, true)];
+        for (path, kind, wakes) in cases {
+            trail.event(Ok(notify::Event::new(kind).add_path(path.into())));
+            assert_eq!(timeout(Duration::ZERO, trail.touched.notified()).await.is_ok(), wakes, "{path} {kind:?}");
+        }
+    }
+
+    #[test]
+    fn every_step_of_a_way() {
+        let (_guard, at) = directory();
+        fs::create_dir_all(at.join("releases/5/certs")).expect("mkdir");
+        symlink("releases/5", at.join("current")).expect("link");
+        symlink(at.join("current/certs"), at.join("certs")).expect("link");
+        assert_eq!(
+            steps(&at.join("certs/../certs/a")),
+            [at.join("certs"), at.join("current"), at.join("releases/5/certs/a"),]
+        );
+        symlink("loop", at.join("loop")).expect("link");
+        assert_eq!(steps(&at.join("loop")).len(), MAX_LINKS + 1);
+    }
+}
