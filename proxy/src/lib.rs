@@ -17,8 +17,15 @@ pub mod http;
 pub mod net;
 pub mod tls;
 // Layer 3: decisions.
+pub mod cluster;
 pub mod filter;
+// Layer 4: the story.
+pub mod mesh;
+// Layer 5: a worker.
+pub mod worker;
 // Layer 6: around the workers.
 pub mod admin;
-// Layer 7: the program.
+pub mod control;
+// Layer 7: the process.
+pub mod app;
 pub mod cli;

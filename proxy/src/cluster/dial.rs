@@ -115,7 +115,7 @@ impl Dialer {
         within(patience, open).await.map(|io| Rc::new(RefCell::new(h1::Wire::new(io))))
     }
 
-    fn client(&self, identity: &[SpiffeId], alpn: Alpn) -> Result<Arc<rustls::ClientConfig>, Fault> {
+    fn client(&self, identity: &[SpiffeId], alpn: Alpn) -> Result<Arc<tls::ClientSettings>, Fault> {
         match self.tls.borrow().as_ref() {
             Some(tls) => Ok(tls.client(identity, alpn)),
             None => Err(Fault::new(Reason::TlsCertificateError).detail("this sidecar has no identity")),

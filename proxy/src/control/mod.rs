@@ -1,4 +1,5 @@
 //! Around the workers, on the main thread: what changes while they run.
 
 pub mod certificates;
+pub mod modules;
 pub mod watch;

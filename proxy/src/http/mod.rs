@@ -6,6 +6,7 @@
 //! reading at the other end and nothing grows in between.
 
 pub mod body;
+pub mod client;
 pub mod h1;
 pub mod h2;
 pub mod h3;

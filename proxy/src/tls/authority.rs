@@ -74,7 +74,8 @@ pub fn init(directory: &Path, trust_domain: &str, days: u32, force: bool) -> Res
 }
 
 /// Writes `SERVICE.pem` and `SERVICE-key.pem` for `spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/SERVICE`, with a new key, signed
-/// by the authority in `directory`. To rotate a certificate, issue it again: running sidecars take it up.
+/// by the authority in `directory`. Without a `trust_domain` it is the authority's. To rotate a certificate, issue it
+/// again: running sidecars take it up.
 ///
 /// # Errors
 /// If there is no authority, if it is of another trust domain, or if the name cannot be an identity.
@@ -82,24 +83,24 @@ pub fn issue(
     directory: &Path,
     service: &str,
     namespace: &str,
-    trust_domain: &str,
+    trust_domain: Option<&str>,
     days: u32,
 ) -> Result<Issued, AuthorityError> {
-    let identity = SpiffeId::service(trust_domain, namespace, service)?;
+    let certificate = directory.join(format!("{service}.pem"));
+    let private_key = directory.join(format!("{service}-key.pem"));
+    let trust_bundle = directory.join(AUTHORITY_FILE);
+    let authority = Authority::read(directory)?;
+    let identity = SpiffeId::service(trust_domain.unwrap_or(&authority.trust_domain), namespace, service)?;
     // A slash would pass as two segments of the path, and lead out of the directory.
     if identity.service_name() != Some(service) {
         return Err(AuthorityError::Name(InvalidId::Path));
     }
-    let certificate = directory.join(format!("{service}.pem"));
-    let private_key = directory.join(format!("{service}-key.pem"));
-    let trust_bundle = directory.join(AUTHORITY_FILE);
     if [&certificate, &private_key].iter().any(|f| f.ends_with(AUTHORITY_FILE) || f.ends_with(AUTHORITY_KEY_FILE)) {
         return Err(AuthorityError::Reserved(service.to_owned()));
     }
-    let authority = Authority::read(directory)?;
-    if authority.trust_domain != trust_domain {
-        let found = authority.trust_domain;
-        return Err(AuthorityError::TrustDomain { file: trust_bundle, found, asked: trust_domain.to_owned() });
+    if authority.trust_domain != identity.trust_domain() {
+        let (found, asked) = (authority.trust_domain, identity.trust_domain().to_owned());
+        return Err(AuthorityError::TrustDomain { file: trust_bundle, found, asked });
     }
     let pair = authority.issue(&identity, lifetime(days)?, SystemTime::now())?;
     publish(&private_key, pair.private_key.as_bytes(), 0o600)?;

@@ -4,6 +4,7 @@
 //! makes certificates for development.
 
 pub mod authority;
+pub mod handshake;
 pub mod settings;
 pub mod verify;
 
@@ -15,6 +16,8 @@ use std::io;
 use rustls::{AlertDescription, CertificateError, Error, OtherError};
 
 use crate::fault::{Fault, Reason};
+/// What a client handshake is made with.
+pub use rustls::ClientConfig as ClientSettings;
 pub use settings::{Alpn, IdentityError, Problem, TlsSettings, server_name};
 pub use verify::{Peer, peer};
 

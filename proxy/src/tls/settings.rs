@@ -51,6 +51,16 @@ pub enum Alpn {
 }
 
 impl Alpn {
+    /// What two sides agreed on.
+    pub(super) fn of(id: Option<&[u8]>) -> Option<Self> {
+        match id? {
+            b"h2" => Some(Alpn::Http2),
+            b"http/1.1" => Some(Alpn::Http1),
+            b"h3" => Some(Alpn::Http3),
+            _ => None,
+        }
+    }
+
     /// Protocol ids in order of preference.
     fn ids(self) -> Vec<Vec<u8>> {
         match self {

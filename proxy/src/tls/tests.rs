@@ -442,12 +442,12 @@ fn an_expired_authority_is_left_out() {
 fn issued_files() {
     let directory = tempfile::tempdir().expect("tempdir");
     let at = directory.path().join("certs");
-    assert!(matches!(issue(&at, "alpha", "default", "mesh.local", 1), Err(AuthorityError::Missing(_))));
+    assert!(matches!(issue(&at, "alpha", "default", Some("mesh.local"), 1), Err(AuthorityError::Missing(_))));
     init(&at, "mesh.local", 10, false).expect("init");
     assert!(matches!(init(&at, "mesh.local", 10, false), Err(AuthorityError::Exists(_))));
     let mode = |name: &str| fs::metadata(at.join(name)).expect("file").permissions().mode() & 0o777;
 
-    let issued = issue(&at, "alpha", "default", "mesh.local", 365).expect("issue");
+    let issued = issue(&at, "alpha", "default", Some("mesh.local"), 365).expect("issue");
     assert_eq!((mode("ca-key.pem"), mode("alpha-key.pem")), (0o600, 0o600));
     assert_eq!(fs::read_dir(&at).expect("list").count(), 4, "no temporary file is left");
     assert_eq!(issued.identity, "spiffe://mesh.local/ns/default/sa/alpha");
@@ -460,13 +460,13 @@ fn issued_files() {
     TlsSettings::load(&files, &id("alpha")).expect("usable");
 
     for name in ["ca", "../alpha", "a/b", "", "a b"] {
-        let error = issue(&at, name, "default", "mesh.local", 1).expect_err(name);
+        let error = issue(&at, name, "default", Some("mesh.local"), 1).expect_err(name);
         assert!(matches!(error, AuthorityError::Reserved(_) | AuthorityError::Name(_)), "{name}: {error}");
     }
-    let error = issue(&at, "alpha", "default", "other.local", 1).expect_err("other trust domain");
+    let error = issue(&at, "alpha", "default", Some("other.local"), 1).expect_err("other trust domain");
     assert!(error.to_string().ends_with("this authority is of the trust domain mesh.local, and not of other.local"));
     for (days, fine) in [(0, false), (1, true), (authority::MAX_DAYS, true), (authority::MAX_DAYS + 1, false)] {
-        assert_eq!(issue(&at, "alpha", "default", "mesh.local", days).is_ok(), fine, "{days}");
+        assert_eq!(issue(&at, "alpha", "default", Some("mesh.local"), days).is_ok(), fine, "{days}");
     }
     init(&at, "mesh.local", authority::MAX_DAYS, true).expect("forced");
     let error = TlsSettings::load(&files, &id("alpha")).expect_err("another authority");
@@ -478,7 +478,7 @@ fn openssl_agrees() {
     let directory = tempfile::tempdir().expect("tempdir");
     let at = directory.path();
     init(at, "mesh.local", 10, false).expect("init");
-    issue(at, "alpha", "default", "mesh.local", 5).expect("issue");
+    issue(at, "alpha", "default", None, 5).expect("issue");
     let openssl = |arguments: &[&str]| {
         let output = Command::new("openssl").args(arguments).current_dir(at).output().ok()?;
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
