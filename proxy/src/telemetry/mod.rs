@@ -9,3 +9,4 @@ pub mod log;
 pub mod metrics;
 pub mod text;
 pub mod trace;
+pub mod trail;
