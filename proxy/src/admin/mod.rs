@@ -54,7 +54,7 @@ pub struct Admin {
     /// Answers `/clusters`: asks every worker when it is called, and hands over the answers to wait for.
     pub clusters: Box<dyn Fn() -> Vec<Report>>,
     /// Answers `/logging`: sets the levels if there are any, and tells those in use, or what is wrong.
-    pub logging: Box<dyn Fn(Option<&str>) -> Result<String, String>>,
+    pub logging: Box<Logging>,
     /// Starts the drain; asked again it does nothing.
     pub drain: Box<dyn Fn()>,
     /// Ends the process at once; returns before that.
@@ -66,6 +66,9 @@ impl fmt::Debug for Admin {
         f.debug_struct("Admin").field("readiness", &self.readiness).finish_non_exhaustive()
     }
 }
+
+/// Changes the log levels, if there are new ones; tells those in use, or what is wrong with the new ones.
+pub type Logging = dyn Fn(Option<&str>) -> Result<String, String>;
 
 /// What one worker has been asked.
 pub struct Report {

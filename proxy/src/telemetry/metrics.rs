@@ -392,7 +392,11 @@ mod tests {
         if std::env::var_os("LACIS_BLESS").is_some() {
             std::fs::write(format!("{}/src/telemetry/golden/metrics.md", env!("CARGO_MANIFEST_DIR")), table()).unwrap();
         } else {
-            assert_eq!(table(), include_str!("golden/metrics.md"), "golden/metrics.md differs; LACIS_BLESS=1 rewrites it");
+            assert_eq!(
+                table(),
+                include_str!("golden/metrics.md"),
+                "golden/metrics.md differs; LACIS_BLESS=1 rewrites it"
+            );
         }
     }
 
