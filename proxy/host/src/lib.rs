@@ -1,1 +1,51 @@
-//! Proxy-Wasm host.
+//! A Proxy-Wasm host on wasmtime (ABI 0.1.0, 0.2.0, 0.2.1). It knows nothing of proxies: it sees the world through two
+//! traits, [`Stream`] (one exchange) and [`World`] (what outlives it).
+//!
+//! ```text
+//! Engine   one per process     settings, pool, clock that bounds guest time
+//! Plugin   one per module      compiled, checked, linked; Send + Sync
+//! Vm       one per thread      an instance: root contexts (plugins) and exchange contexts
+//! ```
+//!
+//! A VM is driven like this: [`Vm::new`], [`Vm::start_root`] for each plugin; then for each exchange [`Vm::open`],
+//! [`Vm::on_request_headers`], [`Vm::on_response_headers`], [`Vm::log`], [`Vm::close`]; and [`Vm::tick`] when the world's
+//! timer says so.
+//!
+//! What an embedder must know:
+//!
+//! - **Host functions record, they do not act.** A local reply, a resume, a close is noted in the `Stream`; the embedder
+//!   acts when the callback has returned. So a guest is never entered while it runs.
+//! - **No borrow is held across a guest call**, by either side: the embedder holds none of `Stream` or `World` while it
+//!   calls the `Vm`.
+//! - **A trap kills the VM** ([`Vm::is_dead`]): its contexts are gone, every call fails, a new one must be made.
+//! - Behaviour is Envoy's as it can be observed, without its crashes: which map can be reached in which callback, which
+//!   status a call answers, the order of callbacks.
+//!
+//! Bodies, trailers, call-outs, shared queues, foreign functions and TCP link and answer that there is nothing (module
+//! `calls/later.rs`); they come later.
+
+mod artifact;
+mod calls;
+mod engine;
+mod exports;
+pub mod limits;
+mod link;
+mod memory;
+mod plugin;
+mod shared;
+mod state;
+mod stream;
+#[cfg(feature = "testing")]
+pub mod testing;
+mod trap;
+mod vm;
+mod world;
+
+pub use engine::{Engine, EngineError, Options, Placement};
+pub use lacis_abi as abi;
+pub use plugin::{Language, LoadError, Plugin};
+pub use shared::SharedData;
+pub use stream::{Half, Headers, Reply, Stream};
+pub use trap::{Cause, Trap};
+pub use vm::{ContextId, PluginSettings, RootId, StartError, Vm, VmSettings};
+pub use world::{Change, Now, World};

@@ -1,0 +1,92 @@
+//! What a filter costs: `cost FILTER.wasm` runs whole exchanges through one VM on one thread and prints, in nanoseconds
+//! for each exchange, the best of several rounds; then the memory of the process, with the filter loaded from an artifact
+//! as the sidecar does it.
+
+use std::fs;
+use std::time::Instant;
+
+use lacis_host::testing::{List, TestStream, TestWorld};
+use lacis_host::{Engine, Options, Plugin, PluginSettings, Vm, VmSettings};
+
+const ROUNDS: usize = 7;
+const EXCHANGES: u32 = 100_000;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.as_slice() {
+        [compile, module, artifact] if compile == "compile" => {
+            let begin = Instant::now();
+            let code = Engine::new(&Options::default())?.compile(&fs::read(module)?)?;
+            println!("compiled in {:?} to {} bytes", begin.elapsed(), code.len());
+            Ok(fs::write(artifact, code)?)
+        }
+        [artifact] => measure(artifact),
+        _ => Err("usage: cost compile MODULE ARTIFACT, then cost ARTIFACT".into()),
+    }
+}
+
+fn measure(artifact: &str) -> Result<(), Box<dyn std::error::Error>> {
+    let before = resident()?;
+    let engine = Engine::new(&Options::default())?;
+    println!("engine: {:?}, {} KiB resident", engine.placement(), resident()? - before);
+    let begin = Instant::now();
+    let plugin = Plugin::load(&engine, artifact.as_ref())?;
+    println!("load: {:?}, ABI {}, {:?}", begin.elapsed(), plugin.abi().name(), plugin.language());
+
+    let world = TestWorld::shared();
+    let begin = Instant::now();
+    let mut vm = Vm::new(&plugin, VmSettings::default(), world.clone())?;
+    let root = vm.start_root(PluginSettings { name: "cost".into(), ..PluginSettings::default() })?;
+    println!("VM with plugin: {:?}", begin.elapsed());
+    println!("engine, module and VM: {} KiB resident of {} KiB", resident()? - before, resident()?);
+
+    let head = List::of(&[
+        (":authority", "delta.example"),
+        (":path", "/v1/things?page=2"),
+        (":method", "GET"),
+        (":scheme", "http"),
+        ("user-agent", "cost/1"),
+        ("accept", "*/*"),
+        ("accept-encoding", "gzip, br"),
+        ("x-request-id", "7d0b1c9e-38c3-4e4c-9a8e-27a1a1b5e0aa"),
+        ("x-user", "somebody"),
+        ("x-forwarded-proto", "http"),
+    ]);
+    let answer =
+        List::of(&[(":status", "200"), ("content-type", "text/plain"), ("content-length", "12"), ("server", "x")]);
+    let stream = TestStream::request(&[]);
+    let mut best = f64::INFINITY;
+    let mut bare = f64::INFINITY;
+    for _ in 0..ROUNDS {
+        let begin = Instant::now();
+        for _ in 0..EXCHANGES {
+            reset(&mut stream.borrow_mut(), &head, &answer);
+        }
+        bare = bare.min(begin.elapsed().as_nanos() as f64 / f64::from(EXCHANGES));
+        let begin = Instant::now();
+        for _ in 0..EXCHANGES {
+            reset(&mut stream.borrow_mut(), &head, &answer);
+            let id = vm.open(root, stream.clone())?;
+            vm.on_request_headers(id, 10, true)?;
+            vm.on_response_headers(id, 4, false)?;
+            vm.close(id)?;
+        }
+        best = best.min(begin.elapsed().as_nanos() as f64 / f64::from(EXCHANGES));
+    }
+    println!("one exchange: {:.0} ns (of {best:.0} ns with the making of its heads)", best - bare);
+    println!("head of the request after it: {:?}", stream.borrow().request.text());
+    println!("memory of the guest: {} KiB, resident {} KiB", vm.memory() >> 10, resident()?);
+    Ok(())
+}
+
+fn reset(stream: &mut TestStream, head: &List, answer: &List) {
+    stream.request.clone_from(head);
+    stream.response = Some(answer.clone());
+}
+
+/// Resident memory of this process in KiB.
+fn resident() -> Result<usize, Box<dyn std::error::Error>> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no VmRSS")?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
+}

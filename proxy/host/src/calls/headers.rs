@@ -1,0 +1,130 @@
+//! Header maps.
+
+use std::borrow::Cow;
+
+use lacis_abi::{AbiVersion, Encoder, Map, Pairs, Status};
+
+use super::{Answer, Call, Fail};
+use crate::memory::{give_scratch, give_with, split};
+use crate::state::{Access, State};
+
+/// Bytes of all names and values. Envoy asks for the *mutable* map, so there is none in the log phase.
+pub(crate) fn size(call: &mut Call<'_>, map: u32, size: u32) -> Answer {
+    let map = which(map)?;
+    let (mut guest, state) = split(call)?;
+    let mut total = 0;
+    state.write(map, |headers| headers.visit(&mut |name, value| total += name.len() + value.len()))?;
+    Ok(guest.write_u32(size, u32::try_from(total).unwrap_or(u32::MAX))?)
+}
+
+/// The whole map, serialized. One that is not there, or cannot be reached, is an empty one.
+pub(crate) fn pairs(call: &mut Call<'_>, map: u32, pointer: u32, size: u32) -> Answer {
+    let map = which(map)?;
+    let (mut count, mut total) = (0, 4);
+    call.data().read(map, |headers| {
+        headers.visit(&mut |name, value| {
+            count += 1;
+            total += Encoder::pair_len(name, value);
+        });
+    })?;
+    if count == 0 {
+        total = 0;
+    }
+    give_with(call, total, pointer, size, |block, state| encode(block, count, state, map))
+}
+
+/// Written straight into guest memory. The map cannot have changed since it was measured: the guest's allocator may not
+/// call for it.
+fn encode(block: &mut [u8], count: usize, state: &mut State, map: Map) -> Answer {
+    let mut encoder = Encoder::new(block, count).ok_or(Status::InternalFailure)?;
+    state.read(map, |headers| headers.visit(&mut |name, value| _ = encoder.push(name, value)))?;
+    if encoder.is_complete() { Ok(()) } else { Err(Status::InternalFailure.into()) }
+}
+
+/// Replaces the whole map. What is no serialized map counts as an empty one, as in Envoy.
+pub(crate) fn set_pairs(call: &mut Call<'_>, map: u32, pointer: u32, size: u32) -> Answer {
+    let map = which(map)?;
+    let (guest, state) = split(call)?;
+    let pairs = Pairs::decode(guest.read(pointer, size)?).unwrap_or_default();
+    writable(state, map)?;
+    charge(state, size as usize + pairs.len() * crate::limits::ENTRY)?;
+    state.write(map, |headers| {
+        headers.clear();
+        for (name, value) in pairs.iter() {
+            headers.add(&lower(name), value);
+        }
+    })
+}
+
+/// First value of a name.
+pub(crate) fn value(call: &mut Call<'_>, map: u32, name: u32, name_size: u32, pointer: u32, size: u32) -> Answer {
+    let map = which(map)?;
+    let (guest, state) = split(call)?;
+    let name = lower(guest.read(name, name_size)?);
+    let mut out = std::mem::take(&mut state.scratch);
+    let found = state.read(map, |headers| headers.get(&name).map(|value| out.extend_from_slice(value)).is_some());
+    state.scratch = out;
+    match found? {
+        Some(true) => {}
+        Some(false) if state.abi == AbiVersion::V0_1_0 => {}
+        Some(false) => return Err(Status::NotFound.into()),
+        None => return Err(absent(state, map)),
+    }
+    give_scratch(call, pointer, size)
+}
+
+/// One more line.
+pub(crate) fn add(call: &mut Call<'_>, map: u32, name: u32, name_size: u32, value: u32, value_size: u32) -> Answer {
+    let map = which(map)?;
+    let (guest, state) = split(call)?;
+    let (name, value) = (lower(guest.read(name, name_size)?), guest.read(value, value_size)?);
+    writable(state, map)?;
+    charge(state, name.len() + value.len())?;
+    state.write(map, |headers| headers.add(&name, value))
+}
+
+/// Sets the one value of a name.
+pub(crate) fn replace(call: &mut Call<'_>, map: u32, name: u32, name_size: u32, value: u32, value_size: u32) -> Answer {
+    let map = which(map)?;
+    let (guest, state) = split(call)?;
+    let (name, value) = (lower(guest.read(name, name_size)?), guest.read(value, value_size)?);
+    writable(state, map)?;
+    charge(state, name.len() + value.len())?;
+    state.write(map, |headers| headers.replace(&name, value))
+}
+
+/// Removes a name; fine when it is not there.
+pub(crate) fn remove(call: &mut Call<'_>, map: u32, name: u32, name_size: u32) -> Answer {
+    let map = which(map)?;
+    let (guest, state) = split(call)?;
+    let name = lower(guest.read(name, name_size)?);
+    state.write(map, |headers| headers.remove(&name))
+}
+
+/// Names are in lower case on our side; lookups ignore case. Almost every guest passes them so, which costs no copy.
+pub(crate) fn lower(name: &[u8]) -> Cow<'_, [u8]> {
+    match name.iter().any(u8::is_ascii_uppercase) {
+        true => Cow::Owned(name.to_ascii_lowercase()),
+        false => Cow::Borrowed(name),
+    }
+}
+
+fn which(map: u32) -> Result<Map, Status> {
+    Map::from_u32(map).ok_or(Status::BadArgument)
+}
+
+fn writable(state: &State, map: Map) -> Result<(), Status> {
+    if state.access(map) == Access::Write { Ok(()) } else { Err(Status::BadArgument) }
+}
+
+fn charge(state: &State, bytes: usize) -> Result<(), Status> {
+    state.exchange().map_or(Err(Status::BadArgument), |exchange| exchange.charge(bytes))
+}
+
+/// What reading a value of a map answers that is not there.
+fn absent(state: &State, map: Map) -> Fail {
+    match state.access(map) {
+        Access::Read | Access::NothingToLog => Status::NotFound.into(),
+        Access::Nothing | Access::Write => Status::BadArgument.into(),
+    }
+}

@@ -1,0 +1,68 @@
+//! Metrics. The two low bits of an id are its kind; the first ids are 4, 5 and 6, as in Envoy.
+
+use lacis_abi::{MetricKind, Status};
+
+use super::{Answer, Call};
+use crate::limits;
+use crate::memory::split;
+use crate::world::Change;
+
+/// Id of the metric of this kind and name; the same for the same pair.
+pub(crate) fn define(call: &mut Call<'_>, kind: u32, name: u32, name_size: u32, id: u32) -> Answer {
+    let kind = MetricKind::from_u32(kind).ok_or(Status::BadArgument)?;
+    let (mut guest, state) = split(call)?;
+    guest.write_u32(id, 0)?;
+    if name_size as usize > limits::METRIC_NAME {
+        return Err(Status::BadArgument.into());
+    }
+    let name = String::from_utf8_lossy(guest.read(name, name_size)?);
+    let metric = state.world_mut()?.define_metric(state.plugin(), kind, &name).ok_or(Status::InternalFailure)?;
+    let total: usize = state.metrics.iter().map(Vec::len).sum();
+    let known = &mut state.metrics[kind as usize];
+    let index = match known.iter().position(|other| *other == metric) {
+        Some(index) => index,
+        None if total >= limits::METRICS => return Err(Status::InternalFailure.into()),
+        None => {
+            known.push(metric);
+            known.len() - 1
+        }
+    };
+    Ok(guest.write_u32(id, (index as u32 + 1) << 2 | kind as u32)?)
+}
+
+/// Adds. A counter takes only what is more than 0; a histogram takes nothing.
+pub(crate) fn increment(call: &mut Call<'_>, id: u32, delta: u64) -> Answer {
+    let state = call.data();
+    let (kind, metric) = state.metric(id).ok_or(Status::BadArgument)?;
+    match kind {
+        MetricKind::Counter if (delta as i64) <= 0 => return Err(Status::BadArgument.into()),
+        MetricKind::Histogram => return Err(Status::BadArgument.into()),
+        MetricKind::Counter | MetricKind::Gauge => {}
+    }
+    state.world_mut()?.metric(metric, Change::Add(delta));
+    Ok(())
+}
+
+/// Records: a counter adds, a gauge is set, a histogram takes a sample.
+pub(crate) fn record(call: &mut Call<'_>, id: u32, value: u64) -> Answer {
+    let state = call.data();
+    let (kind, metric) = state.metric(id).ok_or(Status::NotFound)?;
+    let change = match kind {
+        MetricKind::Counter => Change::Add(value),
+        MetricKind::Gauge => Change::Set(value),
+        MetricKind::Histogram => Change::Sample(value),
+    };
+    state.world_mut()?.metric(metric, change);
+    Ok(())
+}
+
+/// Value of a counter or gauge.
+pub(crate) fn read(call: &mut Call<'_>, id: u32, value: u32) -> Answer {
+    let (mut guest, state) = split(call)?;
+    let (kind, metric) = state.metric(id).ok_or(Status::BadArgument)?;
+    if kind == MetricKind::Histogram {
+        return Err(Status::BadArgument.into());
+    }
+    let now = state.world_mut()?.metric(metric, Change::Read);
+    Ok(guest.write_u64(value, now)?)
+}

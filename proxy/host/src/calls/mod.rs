@@ -1,0 +1,91 @@
+//! Host functions, one file per family, and what they have in common: how they answer, and when they may be called.
+//! The table that gives each its import name and type is in `link.rs`.
+
+pub(crate) mod buffers;
+pub(crate) mod headers;
+pub(crate) mod later;
+pub(crate) mod metrics;
+pub(crate) mod misc;
+pub(crate) mod property;
+pub(crate) mod shared;
+pub(crate) mod stream;
+pub(crate) mod wasi;
+
+use lacis_abi::Status;
+use wasmtime::Caller;
+
+use crate::state::{Phase, State};
+
+/// The guest that called.
+pub(crate) type Call<'a> = Caller<'a, State>;
+
+/// What a host function of the ABI answers.
+pub(crate) type Answer = Result<(), Fail>;
+
+/// Why a host function did not do what it was asked.
+pub(crate) enum Fail {
+    /// The guest is told so and goes on.
+    Status(Status),
+    /// The guest cannot go on: its allocator trapped, or the host is in a state that should not be possible.
+    Trap(wasmtime::Error),
+}
+
+impl Fail {
+    pub(crate) fn host(text: &'static str) -> Fail {
+        Fail::Trap(wasmtime::Error::msg(text))
+    }
+}
+
+impl From<Status> for Fail {
+    fn from(status: Status) -> Fail {
+        Fail::Status(status)
+    }
+}
+
+/// What goes back to the guest as the result of an import.
+pub(crate) trait IntoResult {
+    fn into_result(self) -> wasmtime::Result<u32>;
+}
+
+impl IntoResult for Answer {
+    fn into_result(self) -> wasmtime::Result<u32> {
+        match self {
+            Ok(()) => Ok(Status::Ok as u32),
+            Err(Fail::Status(status)) => Ok(status as u32),
+            Err(Fail::Trap(error)) => Err(error),
+        }
+    }
+}
+
+impl IntoResult for wasmtime::Result<u32> {
+    fn into_result(self) -> wasmtime::Result<u32> {
+        self
+    }
+}
+
+impl IntoResult for wasmtime::Result<()> {
+    fn into_result(self) -> wasmtime::Result<u32> {
+        self.map(|()| 0)
+    }
+}
+
+/// When an import may be called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum When {
+    /// Always, even from the guest's allocator.
+    Always,
+    /// While the VM starts, and in callbacks.
+    Start,
+    /// In callbacks.
+    Callback,
+}
+
+/// Traps a guest that calls where it must not: nothing it could be told would make sense of such a call.
+pub(crate) fn permit(call: &Call<'_>, when: When, name: &str) -> wasmtime::Result<()> {
+    let place = match (call.data().phase, when) {
+        (Phase::Running | Phase::Configuring, _) | (_, When::Always) | (Phase::Starting, When::Start) => return Ok(()),
+        (Phase::Starting, _) => "while the module starts, before a context exists",
+        (Phase::Allocating, _) => "from the memory allocator",
+    };
+    Err(wasmtime::Error::msg(format!("{name} called {place}")))
+}

@@ -1,0 +1,111 @@
+//! What a guest asks of the exchange itself: answer it, let it go on, close it, switch to another one.
+
+use lacis_abi::{GRPC_STATUS_MAX, Pairs, Status, StreamType};
+
+use super::headers::lower;
+use super::{Answer, Call, Fail};
+use crate::memory::split;
+use crate::state::{Exchange, Kind, Life, Progress};
+use crate::stream::{Half, Reply};
+
+/// Answers the exchange. Status 0 also where it has no effect: on a root context, in the log and done phases (Envoy dies
+/// there), and the second time.
+#[expect(clippy::too_many_arguments, reason = "the ABI's signature")]
+pub(crate) fn reply(
+    call: &mut Call<'_>,
+    status: u32,
+    details: u32,
+    details_size: u32,
+    body: u32,
+    body_size: u32,
+    headers: u32,
+    headers_size: u32,
+    grpc_status: u32,
+) -> Answer {
+    let (guest, state) = split(call)?;
+    let details = guest.read(details, details_size)?;
+    let body = guest.read(body, body_size)?;
+    let headers = Pairs::decode(guest.read(headers, headers_size)?).unwrap_or_default();
+    let Some(exchange) = state.exchange() else { return Ok(()) };
+    if exchange.life.get() != Life::Open || exchange.replied.replace(true) {
+        return Ok(());
+    }
+    exchange.stream()?.reply(Reply {
+        status,
+        details: details.iter().map(|b| if b.is_ascii_whitespace() { b'_' } else { *b }).collect(),
+        body: body.to_vec(),
+        headers: headers.iter().map(|(name, value)| (lower(name).into_owned(), value.to_vec())).collect(),
+        grpc_status: (grpc_status <= GRPC_STATUS_MAX).then_some(grpc_status),
+    });
+    Ok(())
+}
+
+/// Lets a paused half go on; status 0 and no effect when it is not paused, or there is no exchange.
+pub(crate) fn resume(call: &mut Call<'_>, stream: u32) -> Answer {
+    let half = match StreamType::from_u32(stream).ok_or(Status::BadArgument)? {
+        StreamType::Request => Half::Request,
+        StreamType::Response => Half::Response,
+        StreamType::Downstream => return Ok(()),
+        StreamType::Upstream => return Err(Status::Unimplemented.into()),
+    };
+    match call.data().exchange() {
+        Some(exchange) if exchange.life.get() == Life::Open => release(exchange, half),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// 0.1.0.
+pub(crate) fn resume_request(call: &mut Call<'_>) -> Answer {
+    resume(call, StreamType::Request as u32)
+}
+
+/// 0.1.0.
+pub(crate) fn resume_response(call: &mut Call<'_>) -> Answer {
+    resume(call, StreamType::Response as u32)
+}
+
+/// Resets the exchange. As Envoy, fine for every kind of stream that exists.
+pub(crate) fn close(call: &mut Call<'_>, stream: u32) -> Answer {
+    StreamType::from_u32(stream).ok_or(Status::BadArgument)?;
+    match call.data().exchange() {
+        Some(exchange) if exchange.life.get() == Life::Open => exchange.stream()?.close(),
+        Some(_) | None => {}
+    }
+    Ok(())
+}
+
+/// Has the host calls of this callback act on another context.
+pub(crate) fn set_effective_context(call: &mut Call<'_>, id: u32) -> Answer {
+    let state = call.data_mut();
+    let context = state.contexts.get(&id).ok_or(Status::BadArgument)?;
+    state.context = Some(context.clone());
+    Ok(())
+}
+
+/// Ends a root context whose `proxy_on_done` answered false; `NotFound` when nothing waits for it.
+pub(crate) fn done(call: &mut Call<'_>) -> Answer {
+    let state = call.data_mut();
+    match state.context.as_deref() {
+        Some(context) => match &context.kind {
+            Kind::Root { ending } if ending.take() => {
+                state.done.push(context.id);
+                Ok(())
+            }
+            Kind::Root { .. } | Kind::Exchange(_) => Err(Status::NotFound.into()),
+        },
+        None => Err(Status::NotFound.into()),
+    }
+}
+
+fn release(exchange: &Exchange, half: Half) -> Result<(), Fail> {
+    let progress = exchange.progress(half);
+    match progress.get() {
+        Progress::Here => progress.set(Progress::Released),
+        Progress::Held => {
+            progress.set(Progress::Gone);
+            exchange.stream()?.resume(half);
+        }
+        Progress::Ahead | Progress::Released | Progress::Gone => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,255 @@
+//! The process-wide part: wasmtime's configuration, the pool, and the clock that bounds guest time.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, Thread};
+use std::time::Duration;
+
+use wasmtime::{
+    Config, EngineWeak, InstanceAllocationStrategy, Memory, MemoryType, PoolingAllocationConfig, Store,
+    WasmBacktraceDetails,
+};
+
+use crate::limits;
+use crate::plugin::LoadError;
+
+/// How to build an [`Engine`].
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Most VMs alive at once; only a bound on address space.
+    pub vms: u32,
+    /// Whether to try the pool at all. Without it a VM takes about 10 µs more to make.
+    pub pooling: bool,
+}
+
+/// Compiles and runs modules. One per process; a clone is the same engine.
+#[derive(Clone)]
+pub struct Engine {
+    wasm: wasmtime::Engine,
+    clock: Arc<Clock>,
+    placement: Placement,
+}
+
+/// Where linear memories live. Decides how code is compiled, too, so it is part of [`Engine::compatibility`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placement {
+    /// Slots of 4 GiB of address space, reserved once: no bounds checks in the code, a VM costs microseconds.
+    Pool,
+    /// 4 GiB of address space reserved for each VM: for kernels with too little room for the pool.
+    Reserved,
+    /// Little address space, bounds checks in the code: for processes under `RLIMIT_AS` and the like.
+    Small,
+}
+
+/// The engine could not be made at all.
+#[derive(Debug, thiserror::Error)]
+#[error("no WebAssembly engine: {0}")]
+pub struct EngineError(String);
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { vms: limits::VMS, pooling: true }
+    }
+}
+
+impl Engine {
+    /// Makes the engine with the best placement of memory that this process is allowed, found by trying.
+    pub fn new(options: &Options) -> Result<Engine, EngineError> {
+        let placements: &[Placement] = match options.pooling {
+            true => &[Placement::Pool, Placement::Reserved, Placement::Small],
+            false => &[Placement::Reserved, Placement::Small],
+        };
+        let mut problems = Vec::new();
+        for placement in placements {
+            match probe(options, *placement) {
+                Ok(wasm) => {
+                    let clock = Clock::start(wasm.weak()).map_err(|e| EngineError(format!("no clock thread: {e}")))?;
+                    return Ok(Engine { wasm, clock: Arc::new(clock), placement: *placement });
+                }
+                Err(error) => problems.push(format!("{placement:?}: {error:#}")),
+            }
+        }
+        Err(EngineError(problems.join("; ")))
+    }
+
+    /// Compiles a module to an artifact for [`Plugin::load`](crate::Plugin::load). Takes some 100 ms of every core and
+    /// tens of MiB, which is why it belongs in a short-lived process.
+    pub fn compile(&self, code: &[u8]) -> Result<Vec<u8>, LoadError> {
+        self.wasm.precompile_module(code).map_err(|e| LoadError::Compile(format!("{e:#}")))
+    }
+
+    /// A number that is equal for engines which can load each other's artifacts: wasmtime's version, settings, CPU.
+    pub fn compatibility(&self) -> u64 {
+        let mut hash = DefaultHasher::new();
+        self.wasm.precompile_compatibility_hash().hash(&mut hash);
+        hash.finish()
+    }
+
+    /// Where linear memories live.
+    pub fn placement(&self) -> Placement {
+        self.placement
+    }
+
+    pub(crate) fn wasm(&self) -> &wasmtime::Engine {
+        &self.wasm
+    }
+
+    pub(crate) fn clock(&self) -> &Arc<Clock> {
+        &self.clock
+    }
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("placement", &self.placement).finish_non_exhaustive()
+    }
+}
+
+/// Makes an engine and one memory in it: reservations are made lazily, so the engine alone proves nothing.
+fn probe(options: &Options, placement: Placement) -> wasmtime::Result<wasmtime::Engine> {
+    let engine = wasmtime::Engine::new(&config(options, placement))?;
+    Memory::new(Store::new(&engine, ()), MemoryType::new(1, None))?;
+    Ok(engine)
+}
+
+fn config(options: &Options, placement: Placement) -> Config {
+    let mut config = Config::new();
+    config
+        .epoch_interruption(true)
+        .memory_init_cow(true)
+        .max_wasm_stack(limits::STACK)
+        .wasm_backtrace_details(WasmBacktraceDetails::Disable)
+        .wasm_backtrace_max_frames(NonZeroUsize::new(limits::BACKTRACE))
+        // No frame of ours is ever unwound through; the tables would only make artifacts larger.
+        .native_unwind_info(false)
+        // The ABI is 32-bit and single-threaded; what a guest cannot need is not there to be attacked.
+        .wasm_memory64(false)
+        .wasm_multi_memory(false);
+    match placement {
+        Placement::Pool => {
+            config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(options)));
+        }
+        Placement::Reserved => {}
+        Placement::Small => {
+            config.memory_reservation(0).memory_guard_size(0).memory_reservation_for_growth(1 << 20);
+        }
+    }
+    config
+}
+
+fn pool(options: &Options) -> PoolingAllocationConfig {
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_core_instances(options.vms)
+        .total_memories(options.vms)
+        .total_tables(options.vms)
+        .table_elements(limits::TABLE_ELEMENTS)
+        .max_memory_size(limits::MEMORY_MAX)
+        // A slot that held a VM keeps no page: VMs live long, and memory is what a sidecar must not waste.
+        .linear_memory_keep_resident(0)
+        .table_keep_resident(0);
+    pool
+}
+
+/// The clock that bounds guest time: a thread which advances the engine's epoch every [`limits::TICK`] while guests
+/// run, and sleeps when none does, so that an idle process is not woken. It counts its own wake-ups and not wall time:
+/// when the whole process is held (a CPU quota), guests are not charged for it.
+#[derive(Debug)]
+pub(crate) struct Clock {
+    shared: Arc<Shared>,
+    thread: Thread,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// A guest was entered since the last tick.
+    active: AtomicBool,
+    stop: AtomicBool,
+    /// Ticks without an entry after which no guest can be running any more: the longest deadline that was asked for.
+    longest: AtomicU64,
+}
+
+impl Clock {
+    fn start(engine: EngineWeak) -> std::io::Result<Clock> {
+        let shared =
+            Arc::new(Shared { active: AtomicBool::new(false), stop: AtomicBool::new(false), longest: 0.into() });
+        let theirs = shared.clone();
+        let thread =
+            thread::Builder::new().name("wasm-clock".into()).stack_size(64 << 10).spawn(move || theirs.run(&engine))?;
+        Ok(Clock { shared, thread: thread.thread().clone() })
+    }
+
+    /// Number of ticks after which a call with this budget is stopped. The first tick may come at once, hence one more.
+    pub(crate) fn ticks(&self, budget: Duration) -> u64 {
+        let ticks = budget.as_nanos().div_ceil(limits::TICK.as_nanos()).min(u128::from(u32::MAX)) as u64 + 1;
+        self.shared.longest.fetch_max(ticks, Ordering::Relaxed);
+        ticks
+    }
+
+    /// To be called before a guest is entered: the clock runs from here on. One relaxed load when it runs already.
+    pub(crate) fn wind(&self) {
+        if !self.shared.active.load(Ordering::Relaxed) {
+            self.shared.active.store(true, Ordering::Release);
+            self.thread.unpark();
+        }
+    }
+}
+
+impl Drop for Clock {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        self.thread.unpark();
+    }
+}
+
+impl Shared {
+    fn run(&self, engine: &EngineWeak) {
+        let mut quiet = 0;
+        loop {
+            // A guest that found `active` set just before it was cleared is still timed: the clock goes on for the
+            // longest deadline after that.
+            if quiet > self.longest.load(Ordering::Relaxed) {
+                while !self.active.load(Ordering::Acquire) && !self.stop.load(Ordering::Acquire) {
+                    thread::park();
+                }
+                quiet = 0;
+            }
+            if self.stop.load(Ordering::Acquire) {
+                return;
+            }
+            thread::sleep(limits::TICK);
+            let Some(engine) = engine.upgrade() else { return };
+            engine.increment_epoch();
+            quiet = if self.active.swap(false, Ordering::AcqRel) { 0 } else { quiet + 1 };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_is_never_cut_short() {
+        let engine = Engine::new(&Options::default()).unwrap();
+        let clock = engine.clock();
+        assert_eq!(clock.ticks(Duration::ZERO), 1);
+        assert_eq!(clock.ticks(limits::TICK), 2);
+        assert_eq!(clock.ticks(limits::TICK + Duration::from_nanos(1)), 3);
+        assert_eq!(clock.ticks(Duration::MAX), u64::from(u32::MAX) + 1);
+    }
+
+    #[test]
+    fn every_placement_makes_an_engine_and_only_small_compiles_differently() {
+        let options = Options::default();
+        let [pool, reserved, small] = [Placement::Pool, Placement::Reserved, Placement::Small].map(|placement| {
+            let wasm = probe(&options, placement).unwrap();
+            let mut hash = DefaultHasher::new();
+            wasm.precompile_compatibility_hash().hash(&mut hash);
+            hash.finish()
+        });
+        assert_eq!(pool, reserved);
+        assert_ne!(pool, small);
+    }
+}

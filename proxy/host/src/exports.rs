@@ -1,0 +1,127 @@
+//! What a module exports: checked when it is loaded, looked up once when it is instantiated.
+
+use lacis_abi::AbiVersion;
+use wasmtime::{AsContextMut, ExternType, Instance, Module, TypedFunc, ValType, WasmParams, WasmResults};
+
+use crate::link::Signature;
+use crate::plugin::LoadError;
+use crate::state::State;
+
+/// Every function that the host or a later version of it calls: name, numbers of parameters it may have, whether it has
+/// a result. All are `i32`.
+const FUNCTIONS: &[(&str, &[usize], bool)] = &[
+    ("_initialize", &[0], false),
+    ("_start", &[0], false),
+    ("main", &[2], true),
+    ("__main_void", &[0], true),
+    ("malloc", &[1], true),
+    ("proxy_on_memory_allocate", &[1], true),
+    ("proxy_on_context_create", &[2], false),
+    ("proxy_on_vm_start", &[2], true),
+    ("proxy_on_configure", &[2], true),
+    ("proxy_on_tick", &[1], false),
+    ("proxy_on_queue_ready", &[2], false),
+    ("proxy_on_new_connection", &[1], true),
+    ("proxy_on_downstream_data", &[3], true),
+    ("proxy_on_upstream_data", &[3], true),
+    ("proxy_on_downstream_connection_close", &[2], false),
+    ("proxy_on_upstream_connection_close", &[2], false),
+    // 0.1.0 has no end of stream.
+    ("proxy_on_request_headers", &[2, 3], true),
+    ("proxy_on_response_headers", &[2, 3], true),
+    ("proxy_on_request_body", &[3], true),
+    ("proxy_on_response_body", &[3], true),
+    ("proxy_on_request_trailers", &[2], true),
+    ("proxy_on_response_trailers", &[2], true),
+    ("proxy_on_http_call_response", &[5], false),
+    ("proxy_on_grpc_receive_initial_metadata", &[3], false),
+    ("proxy_on_grpc_receive", &[3], false),
+    ("proxy_on_grpc_receive_trailing_metadata", &[3], false),
+    ("proxy_on_grpc_close", &[3], false),
+    ("proxy_on_foreign_function", &[3], false),
+    ("proxy_on_done", &[1], true),
+    ("proxy_on_log", &[1], false),
+    ("proxy_on_delete", &[1], false),
+];
+
+/// Which ABI a module is for, once its exports are known to be callable.
+pub(crate) fn check(module: &Module) -> Result<AbiVersion, LoadError> {
+    let abi = module
+        .exports()
+        .filter(|export| matches!(export.ty(), ExternType::Func(_)))
+        .find_map(|export| AbiVersion::of_marker(export.name()))
+        .ok_or(LoadError::NoAbi)?;
+    match module.get_export("memory") {
+        Some(ExternType::Memory(memory)) if !memory.is_shared() && !memory.is_64() => {}
+        _ => return Err(LoadError::NoMemory),
+    }
+    for (name, parameters, result) in FUNCTIONS {
+        let Some(ExternType::Func(ty)) = module.get_export(name) else { continue };
+        let all_i32 = ty.params().chain(ty.results()).all(|ty| matches!(ty, ValType::I32));
+        if !all_i32 || !parameters.contains(&ty.params().len()) || ty.results().len() != usize::from(*result) {
+            return Err(LoadError::Export { name, found: Signature(&ty).to_string() });
+        }
+    }
+    match ALLOCATORS.iter().any(|name| matches!(module.get_export(name), Some(ExternType::Func(_)))) {
+        true => Ok(abi),
+        false => Err(LoadError::NoAllocator),
+    }
+}
+
+/// In the order in which Envoy looks for them.
+const ALLOCATORS: [&str; 2] = ["malloc", "proxy_on_memory_allocate"];
+
+/// The functions of one instance.
+pub(crate) struct Exports {
+    pub(crate) allocator: Option<TypedFunc<u32, u32>>,
+    pub(crate) context_create: Option<TypedFunc<(u32, u32), ()>>,
+    pub(crate) vm_start: Option<TypedFunc<(u32, u32), u32>>,
+    pub(crate) configure: Option<TypedFunc<(u32, u32), u32>>,
+    pub(crate) tick: Option<TypedFunc<u32, ()>>,
+    pub(crate) request_headers: Option<OnHeaders>,
+    pub(crate) response_headers: Option<OnHeaders>,
+    pub(crate) done: Option<TypedFunc<u32, u32>>,
+    pub(crate) log: Option<TypedFunc<u32, ()>>,
+    pub(crate) delete: Option<TypedFunc<u32, ()>>,
+}
+
+/// A header callback: context, number of headers, and from 0.2.0 on whether the stream ends with them.
+#[derive(Clone)]
+pub(crate) enum OnHeaders {
+    Old(TypedFunc<(u32, u32), u32>),
+    New(TypedFunc<(u32, u32, u32), u32>),
+}
+
+impl Exports {
+    pub(crate) fn of(instance: &Instance, mut store: impl AsContextMut<Data = State>) -> Exports {
+        let store = &mut store;
+        Exports {
+            allocator: ALLOCATORS.iter().find_map(|name| find(instance, &mut *store, name)),
+            context_create: find(instance, &mut *store, "proxy_on_context_create"),
+            vm_start: find(instance, &mut *store, "proxy_on_vm_start"),
+            configure: find(instance, &mut *store, "proxy_on_configure"),
+            tick: find(instance, &mut *store, "proxy_on_tick"),
+            request_headers: headers(instance, &mut *store, "proxy_on_request_headers"),
+            response_headers: headers(instance, &mut *store, "proxy_on_response_headers"),
+            done: find(instance, &mut *store, "proxy_on_done"),
+            log: find(instance, &mut *store, "proxy_on_log"),
+            delete: find(instance, &mut *store, "proxy_on_delete"),
+        }
+    }
+}
+
+/// An export of this type; one of another type counts as none, which [`check`] has ruled out before.
+pub(crate) fn find<P: WasmParams, R: WasmResults>(
+    instance: &Instance,
+    store: impl AsContextMut,
+    name: &str,
+) -> Option<TypedFunc<P, R>> {
+    instance.get_typed_func(store, name).ok()
+}
+
+fn headers(instance: &Instance, mut store: impl AsContextMut, name: &str) -> Option<OnHeaders> {
+    match find(instance, &mut store, name) {
+        Some(function) => Some(OnHeaders::New(function)),
+        None => find(instance, &mut store, name).map(OnHeaders::Old),
+    }
+}

@@ -1,0 +1,68 @@
+//! Every limit of the host, with its reason. The ones that a user may set are defaults here and fields of
+//! [`VmSettings`](crate::VmSettings) or [`Options`](crate::Options).
+
+use std::time::Duration;
+
+/// Step of the clock that bounds guest time. A guest is stopped between its budget and one step after it; a finer step
+/// would only cost wake-ups.
+pub const TICK: Duration = Duration::from_millis(10);
+
+/// Default budget of one callback. A worker serves everybody on one thread, so this is how long one filter may hold up
+/// all others; Envoy has no bound and hangs.
+pub const CALL_TIME: Duration = Duration::from_millis(20);
+
+/// Default budget of each start-up step (`_initialize`, `_start`, on_vm_start, on_configure). Start-up parses
+/// configuration and, in Go, starts a runtime: longer than a callback, and rare.
+pub const START_TIME: Duration = Duration::from_secs(1);
+
+/// Shortest budget: below one step of the clock a budget could not be told from zero.
+pub const MIN_TIME: Duration = TICK;
+
+/// Default bound of a VM's linear memory. C modules built by Zig ask for 16 MiB of stack at once, Go for some MiB.
+pub const MEMORY: usize = 64 << 20;
+
+/// Largest linear memory whatever the settings say: the bound of proxy-wasm-cpp-host.
+pub const MEMORY_MAX: usize = 1 << 30;
+
+/// Largest function table. Debug builds of C# and Go modules have somewhat over 10,000 functions in it.
+pub const TABLE_ELEMENTS: usize = 65_536;
+
+/// Default number of VMs alive at once in one engine: 8 filters on 8 workers in 4 generations of a configuration, twice.
+/// It costs address space (4 GiB each) and no memory.
+pub const VMS: u32 = 512;
+
+/// Stack of a guest, inside the stack of the thread that calls it (2 MiB for a Rust thread).
+pub const STACK: usize = 512 << 10;
+
+/// Longest log line in bytes; the rest is cut off. Envoy has no bound; a line is copied and kept until it is written.
+pub const LOG_LINE: usize = 16 << 10;
+
+/// Most pieces of one `fd_write`: `IOV_MAX` of Linux. A host call is not interrupted, so its work must end by itself.
+pub const VECTORS: u32 = 1024;
+
+/// Largest answer of one `random_get`, as in proxy-wasm-cpp-host: random bytes are the dearest that a guest can ask for.
+pub const RANDOM: u32 = 64 << 10;
+
+/// Most bytes of headers and properties that one filter may write for one exchange. They live outside guest memory, so
+/// the guest's own bound does not hold them; the largest serialized map is as big (1 MiB), and a filter may replace it
+/// a few times.
+pub const WRITTEN: usize = 4 << 20;
+
+/// What each header or property costs besides its bytes when counted against [`WRITTEN`]: the host's own bookkeeping.
+pub const ENTRY: usize = 64;
+
+/// Most metrics that one VM may define. A name lives as long as the process.
+pub const METRICS: usize = 1000;
+
+/// Longest name of a metric. Istio's names with their labels in them stay below it.
+pub const METRIC_NAME: usize = 4096;
+
+/// Most bytes of shared data (keys and values) for one `vm_id`. It is shared by all workers and lives outside guest
+/// memory.
+pub const SHARED_BYTES: usize = 16 << 20;
+
+/// Most frames of a guest backtrace, as in Envoy.
+pub const BACKTRACE: usize = 20;
+
+/// Capacity that the buffer for answers keeps between calls: more than any usual header, less than would be missed.
+pub const SCRATCH: usize = 16 << 10;

@@ -1,0 +1,242 @@
+//! The table of imports: name, type and function of everything a module may import, for every version of the ABI; and
+//! linking, which takes the variant that the module asks for where SDKs disagree about a type.
+
+use std::fmt;
+
+use wasmtime::{Caller, ExternType, FuncType, InstancePre, Linker, Module, ValType};
+
+use crate::calls::wasi::{self, BADF, NOENT, NOSYS, NOTSUP};
+use crate::calls::{IntoResult, When, buffers, headers, later, metrics, misc, permit, property, shared, stream};
+use crate::engine::Engine;
+use crate::plugin::LoadError;
+use crate::state::State;
+
+/// One import as one type of it: a name may stand in the table several times.
+pub(crate) struct Import {
+    pub(crate) name: &'static str,
+    parameters: &'static [Word],
+    result: bool,
+    define: fn(&mut Linker<State>, &str) -> wasmtime::Result<()>,
+}
+
+/// Type of a parameter. The ABI has only these.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Word {
+    I32,
+    I64,
+}
+
+/// `import!(when name(parameter: type, …) = function)`, or `in call => expression` where the function takes less than the
+/// import does; `void` before it for an import without a result.
+macro_rules! import {
+    ($when:ident $name:ident($($arg:ident: $ty:ident),*) = $function:path) => {
+        import!($when $name($($arg: $ty),*) in call => $function(call, $($arg),*))
+    };
+    ($when:ident $name:ident($($arg:ident: $ty:ident),*) in $call:ident => $body:expr) => {
+        import!(@ $when $name($($arg: $ty),*) $call, $body, true, u32, |result| result)
+    };
+    (void $when:ident $name:ident($($arg:ident: $ty:ident),*) = $function:path) => {
+        import!(@ $when $name($($arg: $ty),*) call, $function(call, $($arg),*), false, (), |result| result.map(drop))
+    };
+    (@ $when:ident $name:ident($($arg:ident: $ty:ident),*) $call:ident, $body:expr, $result:literal, $back:ty, |$r:ident| $map:expr) => {
+        Import {
+            name: stringify!($name),
+            parameters: &[$(import!(@word $ty)),*],
+            result: $result,
+            define: |linker, module| {
+                let function = |mut caller: Caller<'_, State>, $($arg: $ty),*| -> wasmtime::Result<$back> {
+                    permit(&caller, When::$when, stringify!($name))?;
+                    let $call = &mut caller;
+                    let $r = $body.into_result();
+                    $map
+                };
+                linker.func_wrap(module, stringify!($name), function).map(drop)
+            },
+        }
+    };
+    (@word u32) => { Word::I32 };
+    (@word u64) => { Word::I64 };
+}
+
+/// The ABI and what emscripten adds, module `env`.
+#[rustfmt::skip]
+pub(crate) const ENV: &[Import] = &[
+    import!(void Always emscripten_notify_memory_growth(index: u32) = misc::memory_growth),
+    import!(Always pthread_equal(one: u32, other: u32) = misc::pthread_equal),
+
+    import!(Always proxy_log(level: u32, text: u32, size: u32) = misc::log),
+    import!(Start proxy_get_log_level(level: u32) = misc::log_level),
+    import!(Start proxy_get_current_time_nanoseconds(time: u32) = misc::time),
+    import!(Callback proxy_set_tick_period_milliseconds(milliseconds: u32) = misc::set_tick),
+
+    import!(Callback proxy_get_configuration(pointer: u32, size: u32) = buffers::configuration),
+    import!(Callback proxy_get_buffer_bytes(buffer: u32, start: u32, max: u32, pointer: u32, size: u32) = buffers::bytes),
+    import!(Callback proxy_get_buffer_status(buffer: u32, length: u32, flags: u32) = buffers::status),
+    import!(Callback proxy_set_buffer_bytes(buffer: u32, start: u32, length: u32, data: u32, size: u32) = buffers::set),
+
+    import!(Callback proxy_get_header_map_size(map: u32, size: u32) = headers::size),
+    import!(Callback proxy_get_header_map_pairs(map: u32, pointer: u32, size: u32) = headers::pairs),
+    import!(Callback proxy_set_header_map_pairs(map: u32, pointer: u32, size: u32) = headers::set_pairs),
+    import!(Callback proxy_get_header_map_value(map: u32, name: u32, name_size: u32, pointer: u32, size: u32) = headers::value),
+    import!(Callback proxy_add_header_map_value(map: u32, name: u32, name_size: u32, value: u32, value_size: u32) = headers::add),
+    import!(Callback proxy_replace_header_map_value(map: u32, name: u32, name_size: u32, value: u32, value_size: u32) = headers::replace),
+    import!(Callback proxy_remove_header_map_value(map: u32, name: u32, name_size: u32) = headers::remove),
+
+    import!(Callback proxy_send_local_response(status: u32, details: u32, details_size: u32, body: u32, body_size: u32, headers: u32, headers_size: u32, grpc_status: u32) = stream::reply),
+    import!(Callback proxy_continue_stream(stream: u32) = stream::resume),
+    import!(Callback proxy_close_stream(stream: u32) = stream::close),
+    import!(Callback proxy_continue_request() = stream::resume_request),
+    import!(void Callback proxy_continue_request() = stream::resume_request),
+    import!(Callback proxy_continue_response() = stream::resume_response),
+    import!(void Callback proxy_continue_response() = stream::resume_response),
+    import!(Callback proxy_clear_route_cache() = later::clear_route_cache),
+    import!(void Callback proxy_clear_route_cache() = later::clear_route_cache),
+    import!(Callback proxy_set_effective_context(context: u32) = stream::set_effective_context),
+    import!(Callback proxy_done() = stream::done),
+
+    import!(Callback proxy_get_property(path: u32, path_size: u32, pointer: u32, size: u32) = property::read),
+    import!(Callback proxy_set_property(path: u32, path_size: u32, value: u32, value_size: u32) = property::write),
+
+    import!(Callback proxy_get_shared_data(key: u32, key_size: u32, pointer: u32, size: u32, cas: u32) = shared::get),
+    import!(Callback proxy_set_shared_data(key: u32, key_size: u32, value: u32, value_size: u32, cas: u32) = shared::set),
+
+    import!(Callback proxy_define_metric(kind: u32, name: u32, name_size: u32, id: u32) = metrics::define),
+    import!(Callback proxy_increment_metric(id: u32, delta: u64) = metrics::increment),
+    import!(Callback proxy_record_metric(id: u32, value: u64) = metrics::record),
+    import!(Callback proxy_get_metric(id: u32, value: u32) = metrics::read),
+
+    import!(Callback proxy_register_shared_queue(name: u32, size: u32, id: u32) = later::register_queue),
+    import!(Callback proxy_resolve_shared_queue(vm_id: u32, vm_id_size: u32, name: u32, name_size: u32, id: u32) = later::resolve_queue),
+    import!(Callback proxy_enqueue_shared_queue(id: u32, item: u32, size: u32) = later::enqueue),
+    import!(Callback proxy_dequeue_shared_queue(id: u32, pointer: u32, size: u32) = later::dequeue),
+
+    import!(Callback proxy_http_call(upstream: u32, upstream_size: u32, headers: u32, headers_size: u32, body: u32, body_size: u32, trailers: u32, trailers_size: u32, timeout: u32, id: u32) = later::http_call),
+    import!(Callback proxy_grpc_call(_service: u32, _service_size: u32, _name: u32, _name_size: u32, _method: u32, _method_size: u32, _metadata: u32, _metadata_size: u32, _message: u32, _message_size: u32, _timeout: u32, id: u32) in call => later::grpc_call(call, id)),
+    // AssemblyScript has no metadata.
+    import!(Callback proxy_grpc_call(_service: u32, _service_size: u32, _name: u32, _name_size: u32, _method: u32, _method_size: u32, _message: u32, _message_size: u32, _timeout: u32, id: u32) in call => later::grpc_call(call, id)),
+    import!(Callback proxy_grpc_stream(_service: u32, _service_size: u32, _name: u32, _name_size: u32, _method: u32, _method_size: u32, _metadata: u32, _metadata_size: u32, id: u32) in call => later::grpc_call(call, id)),
+    import!(Callback proxy_grpc_stream(_service: u32, _service_size: u32, _name: u32, _name_size: u32, _method: u32, _method_size: u32, id: u32) in call => later::grpc_call(call, id)),
+    import!(Callback proxy_grpc_send(id: u32, message: u32, size: u32, end: u32) = later::grpc_send),
+    import!(Callback proxy_grpc_cancel(id: u32) = later::grpc_end),
+    import!(Callback proxy_grpc_close(id: u32) = later::grpc_end),
+    import!(Callback proxy_get_status(code: u32, text: u32, size: u32) = later::call_status),
+    import!(Callback proxy_call_foreign_function(name: u32, name_size: u32, arguments: u32, arguments_size: u32, pointer: u32, size: u32) = later::foreign),
+];
+
+/// WASI preview 1, modules `wasi_snapshot_preview1` and `wasi_unstable`.
+#[rustfmt::skip]
+pub(crate) const WASI: &[Import] = &[
+    import!(Always fd_write(fd: u32, vectors: u32, count: u32, written: u32) = wasi::fd_write),
+    import!(Always clock_time_get(clock: u32, precision: u64, time: u32) = wasi::clock_time_get),
+    import!(Always poll_oneoff(input: u32, output: u32, count: u32, events: u32) = wasi::poll_oneoff),
+    import!(void Always proc_exit(code: u32) = wasi::proc_exit),
+
+    import!(Start args_get(_pointers: u32, _buffer: u32) in _call => wasi::inert(0)),
+    import!(Start args_sizes_get(count: u32, bytes: u32) = wasi::args_sizes_get),
+    import!(Start environ_get(pointers: u32, buffer: u32) = wasi::environ_get),
+    import!(Start environ_sizes_get(count: u32, bytes: u32) = wasi::environ_sizes_get),
+    import!(Start clock_res_get(clock: u32, resolution: u32) = wasi::clock_res_get),
+    import!(Start random_get(pointer: u32, size: u32) = wasi::random_get),
+    import!(Start sched_yield() in _call => wasi::inert(0)),
+    import!(Start proc_raise(_signal: u32) in _call => wasi::inert(NOTSUP)),
+
+    import!(Start fd_advise(_fd: u32, _offset: u64, _length: u64, _advice: u32) in _call => wasi::inert(0)),
+    import!(Start fd_allocate(fd: u32, _offset: u64, _length: u64) in call => wasi::on_output(call, fd)),
+    import!(Start fd_close(fd: u32) = wasi::fd_close),
+    import!(Start fd_datasync(fd: u32) = wasi::on_output),
+    import!(Start fd_fdstat_get(fd: u32, stat: u32) = wasi::fd_fdstat_get),
+    import!(Start fd_fdstat_set_flags(_fd: u32, _flags: u32) in _call => wasi::inert(NOSYS)),
+    import!(Start fd_fdstat_set_rights(fd: u32, _base: u64, _inheriting: u64) in call => wasi::on_output(call, fd)),
+    import!(Start fd_filestat_get(_fd: u32, _stat: u32) in _call => wasi::inert(BADF)),
+    import!(Start fd_filestat_set_size(fd: u32, _size: u64) in call => wasi::on_output(call, fd)),
+    import!(Start fd_filestat_set_times(fd: u32, _access: u64, _change: u64, _flags: u32) in call => wasi::on_output(call, fd)),
+    import!(Start fd_pread(_fd: u32, _vectors: u32, _count: u32, _at: u64, _read: u32) in _call => wasi::inert(NOSYS)),
+    import!(Start fd_prestat_dir_name(_fd: u32, _path: u32, _size: u32) in _call => wasi::inert(NOSYS)),
+    import!(Start fd_prestat_get(_fd: u32, _stat: u32) in _call => wasi::inert(BADF)),
+    import!(Start fd_pwrite(fd: u32, vectors: u32, count: u32, at: u64, written: u32) = wasi::fd_pwrite),
+    import!(Start fd_read(_fd: u32, _vectors: u32, _count: u32, _read: u32) in _call => wasi::inert(NOSYS)),
+    import!(Start fd_readdir(fd: u32, buffer: u32, size: u32, cookie: u64, used: u32) = wasi::fd_readdir),
+    import!(Start fd_renumber(fd: u32, to: u32) = wasi::fd_renumber),
+    import!(Start fd_seek(fd: u32, offset: u64, whence: u32, position: u32) = wasi::fd_seek),
+    import!(Start fd_sync(fd: u32) = wasi::on_output),
+    import!(Start fd_tell(fd: u32, position: u32) = wasi::fd_tell),
+
+    import!(Start path_create_directory(_fd: u32, _path: u32, _size: u32) in _call => wasi::inert(NOTSUP)),
+    import!(Start path_filestat_get(_fd: u32, _flags: u32, _path: u32, _size: u32, _stat: u32) in _call => wasi::inert(NOTSUP)),
+    import!(Start path_filestat_set_times(_fd: u32, _flags: u32, _path: u32, _size: u32, _access: u64, _change: u64, _which: u32) in _call => wasi::inert(NOTSUP)),
+    import!(Start path_link(_fd: u32, _flags: u32, _path: u32, _size: u32, _to: u32, _new: u32, _new_size: u32) in _call => wasi::inert(NOTSUP)),
+    import!(Start path_open(_fd: u32, _flags: u32, _path: u32, _size: u32, _open: u32, _rights: u64, _inheriting: u64, _fdflags: u32, _opened: u32) in _call => wasi::inert(NOENT)),
+    import!(Start path_readlink(_fd: u32, _path: u32, _size: u32, _buffer: u32, _room: u32, _used: u32) in _call => wasi::inert(NOTSUP)),
+    import!(Start path_remove_directory(_fd: u32, _path: u32, _size: u32) in _call => wasi::inert(NOTSUP)),
+    import!(Start path_rename(_fd: u32, _path: u32, _size: u32, _to: u32, _new: u32, _new_size: u32) in _call => wasi::inert(NOTSUP)),
+    import!(Start path_symlink(_path: u32, _size: u32, _fd: u32, _new: u32, _new_size: u32) in _call => wasi::inert(NOTSUP)),
+    import!(Start path_unlink_file(_fd: u32, _path: u32, _size: u32) in _call => wasi::inert(NOTSUP)),
+
+    import!(Start sock_accept(_fd: u32, _flags: u32, _accepted: u32) in _call => wasi::inert(NOTSUP)),
+    import!(Start sock_recv(_fd: u32, _vectors: u32, _count: u32, _flags: u32, _read: u32, _out: u32) in _call => wasi::inert(NOTSUP)),
+    import!(Start sock_send(_fd: u32, _vectors: u32, _count: u32, _flags: u32, _written: u32) in _call => wasi::inert(NOTSUP)),
+    import!(Start sock_shutdown(_fd: u32, _how: u32) in _call => wasi::inert(NOTSUP)),
+];
+
+/// Links a module, or says everything it imports that there is not.
+pub(crate) fn link(engine: &Engine, module: &Module) -> Result<InstancePre<State>, LoadError> {
+    let mut linker = Linker::new(engine.wasm());
+    // A module may import one function several times.
+    linker.allow_shadowing(true);
+    let mut missing = Vec::new();
+    for import in module.imports() {
+        let name = format!("{}.{}", import.module(), import.name());
+        let ExternType::Func(ty) = import.ty() else {
+            missing.push(format!("{name} (not a function)"));
+            continue;
+        };
+        let table = match import.module() {
+            "env" => ENV,
+            "wasi_snapshot_preview1" | "wasi_unstable" => WASI,
+            _ => &[],
+        };
+        let mut named = table.iter().filter(|entry| entry.name == import.name()).peekable();
+        if named.peek().is_none() {
+            missing.push(name);
+            continue;
+        }
+        match named.find(|entry| entry.has_type(&ty)) {
+            Some(entry) => {
+                (entry.define)(&mut linker, import.module()).map_err(|e| LoadError::Link(format!("{e:#}")))?;
+            }
+            None => missing.push(format!("{name} (not as {})", Signature(&ty))),
+        }
+    }
+    if !missing.is_empty() {
+        return Err(LoadError::Imports(missing));
+    }
+    linker.instantiate_pre(module).map_err(|e| LoadError::Link(format!("{e:#}")))
+}
+
+/// A function type, as people read it.
+pub(crate) struct Signature<'a>(pub(crate) &'a FuncType);
+
+impl fmt::Display for Signature<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words =
+            |types: &mut dyn Iterator<Item = ValType>| types.map(|ty| ty.to_string()).collect::<Vec<_>>().join(" ");
+        write!(f, "({}) -> ({})", words(&mut self.0.params()), words(&mut self.0.results()))
+    }
+}
+
+impl Import {
+    fn has_type(&self, ty: &FuncType) -> bool {
+        let mut results = ty.results();
+        let result = match results.next() {
+            None => false,
+            Some(ValType::I32) => true,
+            Some(_) => return false,
+        };
+        let parameters = ty.params().map(|parameter| match parameter {
+            ValType::I32 => Some(Word::I32),
+            ValType::I64 => Some(Word::I64),
+            _ => None,
+        });
+        result == self.result && results.next().is_none() && parameters.eq(self.parameters.iter().copied().map(Some))
+    }
+}

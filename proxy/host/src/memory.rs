@@ -1,0 +1,139 @@
+//! Guest memory. The only code that handles guest pointers: each is checked, with 64-bit sums, before it is followed.
+
+use std::ops::Range;
+
+use lacis_abi::Status;
+use wasmtime::{Caller, Extern};
+
+use crate::calls::Fail;
+use crate::limits;
+use crate::state::{Phase, State};
+
+/// The linear memory of a guest, borrowed for part of one host call.
+pub(crate) struct Guest<'a>(&'a mut [u8]);
+
+/// Guest memory and the host's state, both borrowed. Must be called again after the guest's allocator ran: memory may
+/// have grown, and moved.
+pub(crate) fn split<'a>(caller: &'a mut Caller<'_, State>) -> Result<(Guest<'a>, &'a mut State), Fail> {
+    let memory = match caller.data().memory {
+        Some(memory) => memory,
+        // A start section (AssemblyScript) runs before the host could look the export up.
+        None => match caller.get_export("memory") {
+            Some(Extern::Memory(memory)) => *caller.data_mut().memory.insert(memory),
+            _ => return Err(Status::InvalidMemoryAccess.into()),
+        },
+    };
+    let (bytes, state) = memory.data_and_store_mut(caller);
+    Ok((Guest(bytes), state))
+}
+
+impl Guest<'_> {
+    /// Bytes that the guest passed. Any pointer will do when the size is 0.
+    pub(crate) fn read(&self, pointer: u32, size: u32) -> Result<&[u8], Status> {
+        Ok(&self.0[self.range(pointer, size)?])
+    }
+
+    /// A block that the guest wants filled.
+    pub(crate) fn block(&mut self, pointer: u32, size: u32) -> Result<&mut [u8], Status> {
+        let range = self.range(pointer, size)?;
+        Ok(&mut self.0[range])
+    }
+
+    pub(crate) fn write_u32(&mut self, pointer: u32, value: u32) -> Result<(), Status> {
+        self.block(pointer, 4)?.copy_from_slice(&value.to_le_bytes());
+        Ok(())
+    }
+
+    pub(crate) fn write_u64(&mut self, pointer: u32, value: u64) -> Result<(), Status> {
+        self.block(pointer, 8)?.copy_from_slice(&value.to_le_bytes());
+        Ok(())
+    }
+
+    fn range(&self, pointer: u32, size: u32) -> Result<Range<usize>, Status> {
+        if size == 0 {
+            return Ok(0..0);
+        }
+        let end = u64::from(pointer) + u64::from(size);
+        match end <= self.0.len() as u64 {
+            true => Ok(pointer as usize..end as usize),
+            false => Err(Status::InvalidMemoryAccess),
+        }
+    }
+}
+
+/// Hands `bytes` to the guest: in a block from its own allocator, whose pointer and size are stored where it said. The
+/// guest owns the block. No bytes are the pointer 0 and the size 0; the allocator is never asked for nothing (the Go SDK
+/// panics on that).
+pub(crate) fn give(caller: &mut Caller<'_, State>, bytes: &[u8], pointer: u32, size: u32) -> Result<(), Fail> {
+    give_with(caller, bytes.len(), pointer, size, |block, _| {
+        block.copy_from_slice(bytes);
+        Ok(())
+    })
+}
+
+/// Hands over what the state's scratch buffer holds, which is empty afterwards.
+pub(crate) fn give_scratch(caller: &mut Caller<'_, State>, pointer: u32, size: u32) -> Result<(), Fail> {
+    let mut bytes = std::mem::take(&mut caller.data_mut().scratch);
+    let given = give(caller, &bytes, pointer, size);
+    if bytes.capacity() <= limits::SCRATCH {
+        bytes.clear();
+        caller.data_mut().scratch = bytes;
+    }
+    given
+}
+
+/// As [`give`], for bytes that are written straight into the guest's block.
+pub(crate) fn give_with(
+    caller: &mut Caller<'_, State>,
+    length: usize,
+    pointer: u32,
+    size: u32,
+    fill: impl FnOnce(&mut [u8], &mut State) -> Result<(), Fail>,
+) -> Result<(), Fail> {
+    let length = u32::try_from(length).map_err(|_| Status::InvalidMemoryAccess)?;
+    // Before the allocator runs: a block that cannot be told of would leak.
+    let (mut guest, _) = split(caller)?;
+    guest.write_u32(pointer, 0)?;
+    guest.write_u32(size, 0)?;
+    if length == 0 {
+        return Ok(());
+    }
+    let block = allocate(caller, length)?;
+    let (mut guest, state) = split(caller)?;
+    fill(guest.block(block, length)?, state)?;
+    guest.write_u32(pointer, block)?;
+    guest.write_u32(size, length)?;
+    Ok(())
+}
+
+/// Calls the guest's allocator. While it runs the guest may call next to nothing of the host (`Phase::Allocating`).
+fn allocate(caller: &mut Caller<'_, State>, size: u32) -> Result<u32, Fail> {
+    let Some(allocator) = caller.data().allocator.clone() else { return Err(Status::InvalidMemoryAccess.into()) };
+    let phase = std::mem::replace(&mut caller.data_mut().phase, Phase::Allocating);
+    let block = allocator.call(&mut *caller, size).map_err(Fail::Trap)?;
+    caller.data_mut().phase = phase;
+    if block == 0 { Err(Status::InvalidMemoryAccess.into()) } else { Ok(block) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_end_where_memory_ends() {
+        let mut bytes = [7; 16];
+        let mut guest = Guest(&mut bytes);
+        assert_eq!(guest.read(0, 16).unwrap().len(), 16);
+        assert_eq!(guest.read(12, 4).unwrap().len(), 4);
+        assert_eq!(guest.read(u32::MAX, 0).unwrap().len(), 0);
+        for (pointer, size) in [(0, 17), (13, 4), (16, 1), (u32::MAX, 1), (1, u32::MAX), (u32::MAX, u32::MAX)] {
+            assert_eq!(guest.read(pointer, size), Err(Status::InvalidMemoryAccess), "{pointer} {size}");
+            assert!(guest.block(pointer, size).is_err());
+        }
+        assert!(guest.write_u32(12, 1).is_ok());
+        assert!(guest.write_u32(13, 1).is_err());
+        assert!(guest.write_u64(8, 1).is_ok());
+        assert!(guest.write_u64(9, 1).is_err());
+        assert_eq!(guest.read(8, 8), Ok(&[1, 0, 0, 0, 0, 0, 0, 0][..]));
+    }
+}

@@ -1,0 +1,153 @@
+//! A module that was compiled, checked and linked: what VMs are made from.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use lacis_abi::AbiVersion;
+use wasmtime::{ExternType, InstancePre, Module};
+
+use crate::engine::Engine;
+use crate::state::State;
+use crate::{artifact, exports, link};
+
+/// A module, ready to make [`Vm`](crate::Vm)s of on any thread. A clone is the same module.
+#[derive(Clone)]
+pub struct Plugin {
+    pub(crate) engine: Engine,
+    pub(crate) instance: InstancePre<State>,
+    pub(crate) abi: AbiVersion,
+    language: Option<Language>,
+}
+
+/// What a module was written in, as far as its imports and exports tell. For display only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Language {
+    /// AssemblyScript.
+    AssemblyScript,
+    /// C++ by emscripten.
+    Cpp,
+    /// Go's own compiler.
+    Go,
+    /// Rust.
+    Rust,
+    /// TinyGo.
+    TinyGo,
+}
+
+/// Why a module cannot be a plugin.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// It is no WebAssembly module, or one that uses what is not supported.
+    #[error("not a valid WebAssembly module: {0}")]
+    Compile(String),
+    /// The artifact cannot be used; compile the module again.
+    #[error("{}: {why}", path.display())]
+    Artifact {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// It has no mark of the ABI.
+    #[error(
+        "not a Proxy-Wasm module: it exports none of the functions proxy_abi_version_0_1_0, \
+         proxy_abi_version_0_2_0, proxy_abi_version_0_2_1"
+    )]
+    NoAbi,
+    /// It has no memory that the host could reach.
+    #[error("the module exports no 32-bit memory named \"memory\"")]
+    NoMemory,
+    /// It has no allocator.
+    #[error("the module exports neither malloc nor proxy_on_memory_allocate")]
+    NoAllocator,
+    /// A callback has the wrong type.
+    #[error("the module exports {name} with the type {found}, which is not that of the ABI")]
+    Export {
+        /// Its name.
+        name: &'static str,
+        /// Its type.
+        found: String,
+    },
+    /// It imports what there is not.
+    #[error("the module imports what this host does not have: {}", .0.join(", "))]
+    Imports(Vec<String>),
+    /// It cannot be linked for another reason.
+    #[error("the module cannot be linked: {0}")]
+    Link(String),
+}
+
+impl Plugin {
+    /// Compiles a module in this process. Compilation leaves tens of MiB behind; a long-lived process uses
+    /// [`Plugin::load`].
+    pub fn compile(engine: &Engine, code: &[u8]) -> Result<Plugin, LoadError> {
+        let module = Module::new(engine.wasm(), code).map_err(|e| LoadError::Compile(format!("{e:#}")))?;
+        Plugin::of(engine, &module)
+    }
+
+    /// Maps an artifact that [`Engine::compile`] made. The file holds machine code that will run in this process: it
+    /// must belong to this user or root, and nobody else may be able to write it, nor may it be changed in place while
+    /// the plugin is used (replace it by renaming).
+    pub fn load(engine: &Engine, artifact: &Path) -> Result<Plugin, LoadError> {
+        Plugin::of(engine, &artifact::load(engine, artifact)?)
+    }
+
+    /// Version of the ABI that the module declares.
+    pub fn abi(&self) -> AbiVersion {
+        self.abi
+    }
+
+    /// What it was written in, if that can be told.
+    pub fn language(&self) -> Option<Language> {
+        self.language
+    }
+
+    /// Whether the module has a callback of this name, for example `proxy_on_response_headers`.
+    pub fn exports(&self, callback: &str) -> bool {
+        matches!(self.instance.module().get_export(callback), Some(ExternType::Func(_)))
+    }
+
+    /// Names of everything it imports, for display.
+    pub fn imports(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.instance.module().imports().map(|import| (import.module(), import.name()))
+    }
+
+    fn of(engine: &Engine, module: &Module) -> Result<Plugin, LoadError> {
+        let abi = exports::check(module)?;
+        let instance = link::link(engine, module)?;
+        Ok(Plugin { engine: engine.clone(), instance, abi, language: Language::of(module) })
+    }
+}
+
+impl fmt::Debug for Plugin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Plugin").field("abi", &self.abi).field("language", &self.language).finish_non_exhaustive()
+    }
+}
+
+impl Language {
+    /// The name of the language, as people write it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Language::AssemblyScript => "AssemblyScript",
+            Language::Cpp => "C++",
+            Language::Go => "Go",
+            Language::Rust => "Rust",
+            Language::TinyGo => "TinyGo",
+        }
+    }
+
+    fn of(module: &Module) -> Option<Language> {
+        let imports = |name: &str| module.imports().any(|import| import.name() == name);
+        let exports = |name: &str| module.get_export(name).is_some();
+        match () {
+            () if exports("__new") || exports("__collect") => Some(Language::AssemblyScript),
+            () if imports("emscripten_notify_memory_growth") => Some(Language::Cpp),
+            () if exports("proxy_on_memory_allocate") && exports("malloc") && exports("calloc") => {
+                Some(Language::TinyGo)
+            }
+            () if imports("sched_yield") && imports("poll_oneoff") => Some(Language::Go),
+            () if exports("proxy_on_memory_allocate") && !exports("malloc") => Some(Language::Rust),
+            () => None,
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! What the host keeps for one VM: the data of its store.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use foldhash::HashMap;
+use lacis_abi::{AbiVersion, Level, Map, MetricKind, Status};
+use wasmtime::{Memory, ResourceLimiter, TypedFunc};
+
+use crate::calls::Fail;
+use crate::limits;
+use crate::shared::Space;
+use crate::stream::{Half, Headers, Stream};
+use crate::vm::PluginSettings;
+use crate::world::World;
+
+pub(crate) struct State {
+    pub(crate) memory: Option<Memory>,
+    pub(crate) allocator: Option<TypedFunc<u32, u32>>,
+    pub(crate) abi: AbiVersion,
+    pub(crate) phase: Phase,
+    /// The effective context of the callback that runs; none while the VM starts.
+    pub(crate) context: Option<Rc<Context>>,
+    pub(crate) contexts: HashMap<u32, Rc<Context>>,
+    /// Root contexts for which `proxy_done` came and `proxy_on_delete` is due.
+    pub(crate) done: Vec<u32>,
+    pub(crate) world: Rc<RefCell<dyn World>>,
+    pub(crate) level: Level,
+    pub(crate) vm_id: String,
+    pub(crate) configuration: Vec<u8>,
+    /// `NAME=value`.
+    pub(crate) env: Vec<String>,
+    pub(crate) shared: Arc<Space>,
+    /// The world's numbers of the metrics that guests defined, by kind; a guest's id holds the index and the kind.
+    pub(crate) metrics: [Vec<u32>; 3],
+    pub(crate) limiter: Limiter,
+    /// What was written to standard output and standard error since the last end of a line.
+    pub(crate) output: [Vec<u8>; 2],
+    /// For an answer on its way to the guest; kept so that a call allocates nothing.
+    pub(crate) scratch: Vec<u8>,
+}
+
+/// What the guest is doing, as far as it decides which host calls it may make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Start section, `_initialize`, `_start`: no context exists yet.
+    Starting,
+    /// The callbacks in which the configuration of the plugin can be read.
+    Configuring,
+    /// Any other callback.
+    Running,
+    /// The guest's allocator, called by a host call.
+    Allocating,
+}
+
+/// A context that the guest knows by its id: a plugin (root context) or an exchange.
+pub(crate) struct Context {
+    pub(crate) id: u32,
+    pub(crate) root: u32,
+    pub(crate) plugin: Rc<PluginSettings>,
+    pub(crate) kind: Kind,
+}
+
+pub(crate) enum Kind {
+    Root {
+        /// `proxy_on_done` answered false: the context ends when the guest calls `proxy_done`.
+        ending: Cell<bool>,
+    },
+    Exchange(Exchange),
+}
+
+pub(crate) struct Exchange {
+    pub(crate) stream: Rc<RefCell<dyn Stream>>,
+    pub(crate) request: Cell<Progress>,
+    pub(crate) response: Cell<Progress>,
+    pub(crate) life: Cell<Life>,
+    pub(crate) replied: Cell<bool>,
+    /// Bytes that the guest has written outside its memory, against [`limits::WRITTEN`].
+    pub(crate) written: Cell<usize>,
+}
+
+/// How far the headers of one half are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// Not here yet.
+    Ahead,
+    /// Their callback runs.
+    Here,
+    /// Their callback runs, and has asked to continue.
+    Released,
+    /// Their callback paused.
+    Held,
+    /// Gone to the next filter.
+    Gone,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Life {
+    Open,
+    /// Inside `proxy_on_log`.
+    Logging,
+    Logged,
+    /// Inside `proxy_on_done` and `proxy_on_delete`.
+    Ended,
+}
+
+/// What a guest may do with a header map now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    Nothing,
+    /// As `Nothing`, but in the log phase, where reading a value answers differently.
+    NothingToLog,
+    Read,
+    Write,
+}
+
+impl State {
+    /// Runs `f` on a header map of the effective context if the guest may write it; else the ABI's `BadArgument`.
+    pub(crate) fn write<R>(&self, map: Map, f: impl FnOnce(&mut dyn Headers) -> R) -> Result<R, Fail> {
+        match self.access(map) {
+            Access::Write => self.headers(map, f)?.ok_or(Status::BadArgument.into()),
+            Access::Read | Access::Nothing | Access::NothingToLog => Err(Status::BadArgument.into()),
+        }
+    }
+
+    /// Runs `f` on a header map of the effective context if there is one that the guest may read.
+    pub(crate) fn read<R>(&self, map: Map, f: impl FnOnce(&dyn Headers) -> R) -> Result<Option<R>, Fail> {
+        match self.access(map) {
+            Access::Write | Access::Read => self.headers(map, |headers| f(headers)),
+            Access::Nothing | Access::NothingToLog => Ok(None),
+        }
+    }
+
+    pub(crate) fn access(&self, map: Map) -> Access {
+        self.exchange().map_or(Access::Nothing, |exchange| exchange.access(map))
+    }
+
+    pub(crate) fn exchange(&self) -> Option<&Exchange> {
+        self.context.as_ref()?.exchange()
+    }
+
+    /// Name of the plugin that runs; empty while the VM starts.
+    pub(crate) fn plugin(&self) -> &str {
+        self.context.as_ref().map_or("", |context| &context.plugin.name)
+    }
+
+    /// Logs a line for the guest, if its level is wanted.
+    pub(crate) fn log(&self, level: Level, text: &[u8]) -> Result<(), Fail> {
+        if level < self.level {
+            return Ok(());
+        }
+        let text = String::from_utf8_lossy(&text[..text.len().min(limits::LOG_LINE)]);
+        self.world_mut()?.log(self.plugin(), level, &text);
+        Ok(())
+    }
+
+    /// Logs what was written to standard output (0) or error (1) without an end of line.
+    pub(crate) fn flush(&mut self, output: usize) -> Result<(), Fail> {
+        let level = if output == 0 { Level::Info } else { Level::Error };
+        let text = std::mem::take(&mut self.output[output]);
+        if text.is_empty() { Ok(()) } else { self.log(level, text.strip_suffix(b"\n").unwrap_or(&text)) }
+    }
+
+    pub(crate) fn world(&self) -> Result<std::cell::Ref<'_, dyn World + 'static>, Fail> {
+        self.world.try_borrow().map_err(|_| Fail::host("the embedder holds its World across a guest call"))
+    }
+
+    pub(crate) fn world_mut(&self) -> Result<std::cell::RefMut<'_, dyn World + 'static>, Fail> {
+        self.world.try_borrow_mut().map_err(|_| Fail::host("the embedder holds its World across a guest call"))
+    }
+
+    /// The world's number of the metric with this id.
+    pub(crate) fn metric(&self, id: u32) -> Option<(MetricKind, u32)> {
+        let kind = MetricKind::from_u32(id & 3)?;
+        let index = (id >> 2).checked_sub(1)?;
+        Some((kind, *self.metrics[kind as usize].get(index as usize)?))
+    }
+
+    fn headers<R>(&self, map: Map, f: impl FnOnce(&mut dyn Headers) -> R) -> Result<Option<R>, Fail> {
+        let Some(exchange) = self.exchange() else { return Ok(None) };
+        Ok(exchange.stream()?.headers(map).map(f))
+    }
+}
+
+impl Context {
+    pub(crate) fn exchange(&self) -> Option<&Exchange> {
+        match &self.kind {
+            Kind::Exchange(exchange) => Some(exchange),
+            Kind::Root { .. } => None,
+        }
+    }
+}
+
+impl Exchange {
+    pub(crate) fn new(stream: Rc<RefCell<dyn Stream>>) -> Exchange {
+        Exchange {
+            stream,
+            request: Cell::new(Progress::Ahead),
+            response: Cell::new(Progress::Ahead),
+            life: Cell::new(Life::Open),
+            replied: Cell::new(false),
+            written: Cell::new(0),
+        }
+    }
+
+    /// The stream, for the length of one host call.
+    pub(crate) fn stream(&self) -> Result<std::cell::RefMut<'_, dyn Stream + 'static>, Fail> {
+        self.stream.try_borrow_mut().map_err(|_| Fail::host("the embedder holds a Stream across a guest call"))
+    }
+
+    pub(crate) fn progress(&self, half: Half) -> &Cell<Progress> {
+        match half {
+            Half::Request => &self.request,
+            Half::Response => &self.response,
+        }
+    }
+
+    /// Counts what the guest is about to write outside its memory; `InternalFailure` when it is too much.
+    pub(crate) fn charge(&self, bytes: usize) -> Result<(), Status> {
+        let total = self.written.get().saturating_add(bytes).saturating_add(limits::ENTRY);
+        if total > limits::WRITTEN {
+            return Err(Status::InternalFailure);
+        }
+        self.written.set(total);
+        Ok(())
+    }
+
+    /// Envoy's rule: a head can be reached while it is here or held, and all of them can be read in the log phase.
+    fn access(&self, map: Map) -> Access {
+        match self.life.get() {
+            Life::Logging => match map {
+                Map::RequestHeaders | Map::ResponseHeaders | Map::ResponseTrailers => Access::Read,
+                _ => Access::NothingToLog,
+            },
+            Life::Logged | Life::Ended => Access::Nothing,
+            Life::Open => {
+                let progress = match map {
+                    Map::RequestHeaders => self.request.get(),
+                    Map::ResponseHeaders => self.response.get(),
+                    _ => Progress::Gone,
+                };
+                match progress {
+                    Progress::Here | Progress::Held => Access::Write,
+                    Progress::Ahead | Progress::Released | Progress::Gone => Access::Nothing,
+                }
+            }
+        }
+    }
+}
+
+/// Bounds memory and tables, and remembers that it did: the trap which follows says nothing of memory.
+#[derive(Debug)]
+pub(crate) struct Limiter {
+    pub(crate) memory: usize,
+    /// Whether something was refused since this was last cleared.
+    pub(crate) refused: bool,
+}
+
+impl ResourceLimiter for Limiter {
+    fn memory_growing(&mut self, _: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        let allowed = desired <= self.memory && maximum.is_none_or(|maximum| desired <= maximum);
+        self.refused |= !allowed;
+        Ok(allowed)
+    }
+
+    fn table_growing(&mut self, _: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        let allowed = desired <= limits::TABLE_ELEMENTS && maximum.is_none_or(|maximum| desired <= maximum);
+        self.refused |= !allowed;
+        Ok(allowed)
+    }
+}

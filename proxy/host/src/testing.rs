@@ -1,0 +1,177 @@
+//! An in-memory [`Stream`] and [`World`]: run a filter in a unit test.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use lacis_abi::{Level, Map, MetricKind, Path, Status};
+
+use crate::stream::{Half, Headers, Reply, Stream};
+use crate::vm::RootId;
+use crate::world::{Change, Now, World};
+
+/// A header map as a list of lines.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct List(pub Vec<(Vec<u8>, Vec<u8>)>);
+
+/// An exchange whose heads are lists, and which keeps what the guest asked for.
+#[derive(Debug, Clone, Default)]
+pub struct TestStream {
+    /// Head of the request.
+    pub request: List,
+    /// Head of the response, once there is one.
+    pub response: Option<List>,
+    /// What can be read by path, segments joined by NUL; also what the guest has set.
+    pub properties: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// The guest's own answer.
+    pub reply: Option<Reply>,
+    /// Halves that the guest let go on.
+    pub resumed: Vec<Half>,
+    /// Whether the guest reset the exchange.
+    pub closed: bool,
+}
+
+/// A world that keeps everything it is told, and in which time stands still.
+#[derive(Debug, Default)]
+pub struct TestWorld {
+    /// Plugin, level and text of each line.
+    pub lines: Vec<(String, Level, String)>,
+    /// The time.
+    pub now: Now,
+    /// Properties outside of exchanges.
+    pub properties: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Timers.
+    pub ticks: Vec<(RootId, Option<Duration>)>,
+    /// Kind, name and value of each metric; of a histogram the sum.
+    pub metrics: Vec<(MetricKind, String, u64)>,
+}
+
+impl List {
+    /// A list of these lines.
+    pub fn of(lines: &[(&str, &str)]) -> List {
+        List(lines.iter().map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec())).collect())
+    }
+
+    /// The lines as text, for comparing.
+    pub fn text(&self) -> Vec<String> {
+        let text = String::from_utf8_lossy;
+        self.0.iter().map(|(name, value)| format!("{}: {}", text(name), text(value))).collect()
+    }
+}
+
+impl Headers for List {
+    fn get(&self, name: &[u8]) -> Option<&[u8]> {
+        self.0.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_slice())
+    }
+
+    fn visit(&self, pair: &mut dyn FnMut(&[u8], &[u8])) {
+        self.0.iter().for_each(|(name, value)| pair(name, value));
+    }
+
+    fn add(&mut self, name: &[u8], value: &[u8]) {
+        self.0.push((name.to_vec(), value.to_vec()));
+    }
+
+    fn replace(&mut self, name: &[u8], value: &[u8]) {
+        self.remove(name);
+        self.add(name, value);
+    }
+
+    fn remove(&mut self, name: &[u8]) {
+        self.0.retain(|(other, _)| other != name);
+    }
+
+    fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
+impl TestStream {
+    /// A request with these header lines, shared as a [`Vm`](crate::Vm) takes it.
+    pub fn request(lines: &[(&str, &str)]) -> Rc<RefCell<TestStream>> {
+        Rc::new(RefCell::new(TestStream { request: List::of(lines), ..TestStream::default() }))
+    }
+}
+
+impl Stream for TestStream {
+    fn headers(&mut self, map: Map) -> Option<&mut dyn Headers> {
+        match map {
+            Map::RequestHeaders => Some(&mut self.request),
+            Map::ResponseHeaders => self.response.as_mut().map(|list| list as &mut dyn Headers),
+            _ => None,
+        }
+    }
+
+    fn property(&self, path: Path<'_>, out: &mut Vec<u8>) -> Result<(), Status> {
+        out.extend_from_slice(self.properties.get(path.bytes()).ok_or(Status::NotFound)?);
+        Ok(())
+    }
+
+    fn set_property(&mut self, path: Path<'_>, value: &[u8]) -> Result<(), Status> {
+        self.properties.insert(path.bytes().to_vec(), value.to_vec());
+        Ok(())
+    }
+
+    fn reply(&mut self, reply: Reply) {
+        self.reply = Some(reply);
+    }
+
+    fn resume(&mut self, half: Half) {
+        self.resumed.push(half);
+    }
+
+    fn close(&mut self) {
+        self.closed = true;
+    }
+}
+
+impl TestWorld {
+    /// A world, shared as a [`Vm`](crate::Vm) takes it.
+    pub fn shared() -> Rc<RefCell<TestWorld>> {
+        Rc::default()
+    }
+
+    /// The texts that were logged since this was last asked.
+    pub fn take_lines(&mut self) -> Vec<String> {
+        self.lines.drain(..).map(|(_, _, text)| text).collect()
+    }
+}
+
+impl World for TestWorld {
+    fn log(&mut self, plugin: &str, level: Level, text: &str) {
+        self.lines.push((plugin.to_owned(), level, text.to_owned()));
+    }
+
+    fn now(&self) -> Now {
+        self.now
+    }
+
+    fn property(&self, path: Path<'_>, out: &mut Vec<u8>) -> Result<(), Status> {
+        out.extend_from_slice(self.properties.get(path.bytes()).ok_or(Status::NotFound)?);
+        Ok(())
+    }
+
+    fn set_tick(&mut self, root: RootId, period: Option<Duration>) {
+        self.ticks.push((root, period));
+    }
+
+    fn define_metric(&mut self, _plugin: &str, kind: MetricKind, name: &str) -> Option<u32> {
+        let index = self.metrics.iter().position(|(k, n, _)| (*k, n.as_str()) == (kind, name));
+        let index = index.unwrap_or_else(|| {
+            self.metrics.push((kind, name.to_owned(), 0));
+            self.metrics.len() - 1
+        });
+        u32::try_from(index).ok()
+    }
+
+    fn metric(&mut self, metric: u32, change: Change) -> u64 {
+        let Some((_, _, value)) = self.metrics.get_mut(metric as usize) else { return 0 };
+        match change {
+            Change::Read => {}
+            Change::Add(more) | Change::Sample(more) => *value = value.wrapping_add(more),
+            Change::Set(to) => *value = to,
+        }
+        *value
+    }
+}

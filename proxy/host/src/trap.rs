@@ -1,0 +1,85 @@
+//! How a guest call can fail, and what is told about it.
+
+use std::time::Duration;
+
+use wasmtime::WasmBacktrace;
+
+/// A guest call that did not return. The VM is dead from then on.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{callback}: {cause}")]
+pub struct Trap {
+    /// The export that was called.
+    pub callback: &'static str,
+    /// Why it did not return.
+    pub cause: Cause,
+    /// Guest functions that were active, innermost first, one per line, names demangled; empty where there is none.
+    pub backtrace: String,
+}
+
+/// Why a guest call did not return.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Cause {
+    /// It used up its time.
+    #[error("ran longer than its budget of {0:?}")]
+    Timeout(Duration),
+    /// It asked for more memory than it may have, and gave up.
+    #[error("needs more memory than its limit of {0} bytes")]
+    Memory(usize),
+    /// It recursed too deeply.
+    #[error("call stack exhausted")]
+    Stack,
+    /// It called `proc_exit` with this code.
+    #[error("exit with code {0}")]
+    Exit(i32),
+    /// Any other WebAssembly trap: a panic or abort (`unreachable`), a bad memory access, a division by zero, …
+    #[error("{0}")]
+    Guest(String),
+    /// It called the host where the ABI forbids it, or the host could not go on.
+    #[error("{0}")]
+    Host(String),
+    /// An earlier call had killed the VM; the guest was not entered.
+    #[error("the VM is dead since an earlier trap")]
+    Dead,
+}
+
+/// `proc_exit`, on its way through the guest's frames.
+#[derive(Debug, thiserror::Error)]
+#[error("exit with code {0}")]
+pub(crate) struct Exit(pub(crate) i32);
+
+/// Bounds that were in force during a call, for the text of [`Cause`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    pub(crate) time: Duration,
+    pub(crate) memory: usize,
+    /// Whether growth of memory or table was refused during the call.
+    pub(crate) refused: bool,
+}
+
+impl Trap {
+    pub(crate) fn of(callback: &'static str, error: &wasmtime::Error, bounds: Bounds) -> Trap {
+        Trap { callback, cause: cause(error, bounds), backtrace: backtrace(error) }
+    }
+
+    pub(crate) fn dead(callback: &'static str) -> Trap {
+        Trap { callback, cause: Cause::Dead, backtrace: String::new() }
+    }
+}
+
+fn cause(error: &wasmtime::Error, bounds: Bounds) -> Cause {
+    if let Some(Exit(code)) = error.downcast_ref::<Exit>() {
+        return Cause::Exit(*code);
+    }
+    match error.downcast_ref::<wasmtime::Trap>() {
+        Some(wasmtime::Trap::Interrupt) => Cause::Timeout(bounds.time),
+        // Guests answer a refused allocation with a panic or an abort, so the trap itself says nothing of memory.
+        Some(_) if bounds.refused => Cause::Memory(bounds.memory),
+        Some(wasmtime::Trap::StackOverflow) => Cause::Stack,
+        Some(trap) => Cause::Guest(trap.to_string()),
+        None => Cause::Host(error.root_cause().to_string()),
+    }
+}
+
+fn backtrace(error: &wasmtime::Error) -> String {
+    error.downcast_ref::<WasmBacktrace>().map(|trace| trace.to_string()).unwrap_or_default()
+}

@@ -1,0 +1,489 @@
+//! One instance of a module on one thread: its contexts, its callbacks in Envoy's order, and its death.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lacis_abi::{Action, HeadersAnswer, Level};
+use wasmtime::{ExternType, Store, TypedFunc, WasmParams, WasmResults};
+
+use crate::engine::Clock;
+use crate::exports::{Exports, OnHeaders, find};
+use crate::limits;
+use crate::plugin::Plugin;
+use crate::shared::SharedData;
+use crate::state::{Context, Exchange, Kind, Life, Limiter, Phase, Progress, State};
+use crate::stream::{Half, Stream};
+use crate::trap::{Bounds, Cause, Exit, Trap};
+use crate::world::World;
+
+/// How a VM is made. Plugins may share a VM when all of this and the module are equal.
+#[derive(Debug, Clone)]
+pub struct VmSettings {
+    /// Names the shared data that it sees; may be empty.
+    pub vm_id: String,
+    /// `vm_config`, as the guest reads it.
+    pub configuration: Vec<u8>,
+    /// Environment variables.
+    pub env: Vec<(String, String)>,
+    /// Most bytes of linear memory, at most [`limits::MEMORY_MAX`].
+    pub memory: usize,
+    /// Budget of a callback. It is kept to within one [`limits::TICK`].
+    pub time: Duration,
+    /// Budget of each step of the start.
+    pub start_time: Duration,
+    /// Least level that is logged, and what the guest is told.
+    pub level: Level,
+    /// The shared data of the process.
+    pub shared: Arc<SharedData>,
+}
+
+/// One plugin: a root context of a VM.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct PluginSettings {
+    /// Its name, for logs and `plugin_name`.
+    pub name: String,
+    /// Chooses what the module runs, where it holds several filters; mostly empty.
+    pub root_id: String,
+    /// Its configuration, as the guest reads it in `proxy_on_configure`.
+    pub configuration: Vec<u8>,
+}
+
+/// A root context of one VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RootId(pub(crate) u32);
+
+/// An exchange's context in one VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ContextId(pub(crate) u32);
+
+/// Why a VM or a plugin in it did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The module wants more memory to begin with than it may have at all.
+    #[error("the module needs {needs} bytes of memory at once, and its limit is {limit}")]
+    Memory {
+        /// What it needs.
+        needs: u64,
+        /// What it may have.
+        limit: usize,
+    },
+    /// There are too many VMs, or the system has no room for one more.
+    #[error("no instance: {0}")]
+    Instance(String),
+    /// A start-up function did not return.
+    #[error(transparent)]
+    Trap(#[from] Trap),
+    /// `proxy_on_vm_start` or `proxy_on_configure` answered false; the log says why, if the filter does.
+    #[error("the filter refuses its configuration: {0} answered false")]
+    Refused(&'static str),
+}
+
+/// An instance of a plugin's module. Whatever it does, it belongs to the thread that made it.
+pub struct Vm {
+    runner: Runner,
+    exports: Exports,
+    last_id: u32,
+}
+
+/// Enters the guest, with its budget, and sees to what a trap leaves behind. Its callers enter no dead guest.
+struct Runner {
+    store: Store<State>,
+    clock: Arc<Clock>,
+    call: Budget,
+    start: Budget,
+    dead: bool,
+}
+
+#[derive(Clone, Copy)]
+struct Budget {
+    time: Duration,
+    ticks: u64,
+}
+
+impl Default for VmSettings {
+    fn default() -> VmSettings {
+        VmSettings {
+            vm_id: String::new(),
+            configuration: Vec::new(),
+            env: Vec::new(),
+            memory: limits::MEMORY,
+            time: limits::CALL_TIME,
+            start_time: limits::START_TIME,
+            level: Level::Info,
+            shared: Arc::default(),
+        }
+    }
+}
+
+impl Vm {
+    /// Instantiates the module and runs its start-up: the start section, then `_initialize` and `main`, or `_start`.
+    pub fn new(plugin: &Plugin, settings: VmSettings, world: Rc<RefCell<dyn World>>) -> Result<Vm, StartError> {
+        let VmSettings { vm_id, configuration, env, memory, time, start_time, level, shared } = settings;
+        let memory = memory.min(limits::MEMORY_MAX);
+        if let Some(ExternType::Memory(ty)) = plugin.instance.module().get_export("memory") {
+            let needs = ty.minimum().saturating_mul(ty.page_size());
+            if needs > memory as u64 {
+                return Err(StartError::Memory { needs, limit: memory });
+            }
+        }
+        let state = State {
+            memory: None,
+            allocator: None,
+            abi: plugin.abi,
+            phase: Phase::Starting,
+            context: None,
+            contexts: Default::default(),
+            done: Vec::new(),
+            world,
+            level,
+            shared: shared.space(&vm_id),
+            vm_id,
+            configuration,
+            env: env.into_iter().map(|(name, value)| format!("{name}={value}")).collect(),
+            metrics: Default::default(),
+            limiter: Limiter { memory, refused: false },
+            output: Default::default(),
+            scratch: Vec::new(),
+        };
+        let mut store = Store::new(plugin.engine.wasm(), state);
+        store.limiter(|state| &mut state.limiter);
+        let clock = plugin.engine.clock().clone();
+        let budget = |time: Duration| Budget { time, ticks: clock.ticks(time) };
+        let (call, start) = (budget(time.max(limits::MIN_TIME)), budget(start_time.max(limits::MIN_TIME)));
+        let mut runner = Runner { store, clock, call, start, dead: false };
+
+        runner.store.set_epoch_deadline(start.ticks);
+        runner.clock.wind();
+        let instance = match plugin.instance.instantiate(&mut runner.store) {
+            Ok(instance) => instance,
+            Err(error) if error.is::<wasmtime::Trap>() || error.is::<Exit>() => {
+                return Err(runner.die("start section", &error, start).into());
+            }
+            Err(error) => return Err(StartError::Instance(format!("{error:#}"))),
+        };
+        let exports = Exports::of(&instance, &mut runner.store);
+        let memory = instance.get_memory(&mut runner.store, "memory");
+        let state = runner.store.data_mut();
+        state.memory = memory;
+        state.allocator = exports.allocator.clone();
+        runner.initialize(&instance)?;
+        Ok(Vm { runner, exports, last_id: 0 })
+    }
+
+    /// Starts a plugin: `proxy_on_context_create`, `proxy_on_vm_start` (for each root context, as in Envoy),
+    /// `proxy_on_configure`. When it refuses, the VM is to be dropped.
+    pub fn start_root(&mut self, settings: PluginSettings) -> Result<RootId, StartError> {
+        if self.runner.dead {
+            return Err(Trap::dead("proxy_on_context_create").into());
+        }
+        let id = self.fresh_id();
+        let plugin = Rc::new(settings);
+        let size = size(&plugin.configuration);
+        let context = Rc::new(Context { id, root: id, plugin, kind: Kind::Root { ending: Cell::new(false) } });
+        let state = self.runner.store.data_mut();
+        let vm_size = self::size(&state.configuration);
+        state.contexts.insert(id, context.clone());
+        let phase = Phase::Configuring;
+        self.enter("proxy_on_context_create", |e| e.context_create.as_ref(), (id, 0), &context, phase)?;
+        if self.enter("proxy_on_vm_start", |e| e.vm_start.as_ref(), (id, vm_size), &context, phase)? == Some(0) {
+            return Err(StartError::Refused("proxy_on_vm_start"));
+        }
+        if self.enter("proxy_on_configure", |e| e.configure.as_ref(), (id, size), &context, phase)? == Some(0) {
+            return Err(StartError::Refused("proxy_on_configure"));
+        }
+        Ok(RootId(id))
+    }
+
+    /// Ends a plugin. True when it is gone; false when it has asked for time, and goes by itself once it has called
+    /// `proxy_done` in a later callback (see [`Vm::has_root`]). The caller bounds that time.
+    pub fn stop_root(&mut self, root: RootId) -> Result<bool, Trap> {
+        let context = self.context(root.0, "proxy_on_done")?;
+        let done = self.enter("proxy_on_done", |e| e.done.as_ref(), root.0, &context, Phase::Running)? != Some(0);
+        if done {
+            self.delete(&context)?;
+        } else if let Kind::Root { ending } = &context.kind {
+            ending.set(true);
+        }
+        Ok(done)
+    }
+
+    /// Whether a plugin is still there.
+    pub fn has_root(&self, root: RootId) -> bool {
+        self.runner.store.data().contexts.contains_key(&root.0)
+    }
+
+    /// Runs the plugin's timer callback.
+    pub fn tick(&mut self, root: RootId) -> Result<(), Trap> {
+        let context = self.context(root.0, "proxy_on_tick")?;
+        self.enter("proxy_on_tick", |e| e.tick.as_ref(), root.0, &context, Phase::Running).map(drop)
+    }
+
+    /// Makes a context for an exchange (`proxy_on_context_create`). It must be [closed](Vm::close).
+    pub fn open(&mut self, root: RootId, stream: Rc<RefCell<dyn Stream>>) -> Result<ContextId, Trap> {
+        const CALLBACK: &str = "proxy_on_context_create";
+        let plugin = self.context(root.0, CALLBACK)?.plugin.clone();
+        let id = self.fresh_id();
+        let context = Rc::new(Context { id, root: root.0, plugin, kind: Kind::Exchange(Exchange::new(stream)) });
+        self.runner.store.data_mut().contexts.insert(id, context.clone());
+        self.enter(CALLBACK, |e| e.context_create.as_ref(), (id, root.0), &context, Phase::Running)?;
+        Ok(ContextId(id))
+    }
+
+    /// Shows the guest the head of the request: `count` header lines with pseudo-headers, `end` when nothing follows.
+    ///
+    /// `Pause` means that the request stays here until [`Stream::resume`]; or for good, when the guest has called
+    /// [`Stream::reply`] or [`Stream::close`] meanwhile, which the caller must look for after each call.
+    pub fn on_request_headers(&mut self, id: ContextId, count: u32, end: bool) -> Result<Action, Trap> {
+        self.on_headers("proxy_on_request_headers", Half::Request, id, count, end)
+    }
+
+    /// Shows the guest the head of the response; see [`Vm::on_request_headers`].
+    pub fn on_response_headers(&mut self, id: ContextId, count: u32, end: bool) -> Result<Action, Trap> {
+        self.on_headers("proxy_on_response_headers", Half::Response, id, count, end)
+    }
+
+    /// Runs the log callback: the exchange is over and all its heads can be read once more. In a chain of filters it
+    /// runs for all of them before the first is closed.
+    pub fn log(&mut self, id: ContextId) -> Result<(), Trap> {
+        let context = self.context(id.0, "proxy_on_log")?;
+        let Some(exchange) = context.exchange() else { return Ok(()) };
+        if exchange.life.get() != Life::Open {
+            return Ok(());
+        }
+        exchange.life.set(Life::Logging);
+        let logged = self.enter("proxy_on_log", |e| e.log.as_ref(), id.0, &context, Phase::Running);
+        exchange.life.set(Life::Logged);
+        logged.map(drop)
+    }
+
+    /// Ends an exchange's context: the log callback if it has not run, `proxy_on_done` (whose answer counts for nothing
+    /// here), `proxy_on_delete`.
+    pub fn close(&mut self, id: ContextId) -> Result<(), Trap> {
+        self.log(id)?;
+        let context = self.context(id.0, "proxy_on_done")?;
+        if let Some(exchange) = context.exchange() {
+            exchange.life.set(Life::Ended);
+        }
+        self.enter("proxy_on_done", |e| e.done.as_ref(), id.0, &context, Phase::Running)?;
+        self.delete(&context)
+    }
+
+    /// True after a trap. Every call fails from then on, and no context is left.
+    pub fn is_dead(&self) -> bool {
+        self.runner.dead
+    }
+
+    /// Bytes of linear memory that the guest has.
+    pub fn memory(&self) -> usize {
+        self.runner.store.data().memory.map_or(0, |memory| memory.data_size(&self.runner.store))
+    }
+
+    /// Contexts alive: plugins and exchanges.
+    pub fn contexts(&self) -> usize {
+        self.runner.store.data().contexts.len()
+    }
+
+    /// Sets the least level that is logged.
+    pub fn set_level(&mut self, level: Level) {
+        self.runner.store.data_mut().level = level;
+    }
+
+    fn on_headers(
+        &mut self,
+        callback: &'static str,
+        half: Half,
+        id: ContextId,
+        count: u32,
+        end: bool,
+    ) -> Result<Action, Trap> {
+        let context = self.context(id.0, callback)?;
+        let Some(exchange) = context.exchange() else { return Ok(Action::Continue) };
+        let on_headers = match half {
+            Half::Request => &self.exports.request_headers,
+            Half::Response => &self.exports.response_headers,
+        };
+        let (progress, replied) = (exchange.progress(half), exchange.replied.get());
+        progress.set(Progress::Here);
+        let runner = &mut self.runner;
+        let answer = match on_headers {
+            None => 0,
+            Some(OnHeaders::New(function)) => {
+                runner.enter(callback, function, (id.0, count, u32::from(end)), &context, Phase::Running)?
+            }
+            Some(OnHeaders::Old(function)) => {
+                runner.enter(callback, function, (id.0, count), &context, Phase::Running)?
+            }
+        };
+        self.delete_done()?;
+        let (now, action) = match (progress.get(), HeadersAnswer::of(answer).action()) {
+            // Answered by the guest: this half goes nowhere, whatever the callback says.
+            _ if exchange.replied.get() != replied => (Progress::Gone, Action::Pause),
+            (Progress::Here, Action::Pause) => (Progress::Held, Action::Pause),
+            (Progress::Here | Progress::Released | Progress::Ahead | Progress::Held | Progress::Gone, _) => {
+                (Progress::Gone, Action::Continue)
+            }
+        };
+        progress.set(now);
+        Ok(action)
+    }
+
+    /// Calls an export in a context; `None` when the module has it not, and then the guest is not entered.
+    fn enter<P: WasmParams, R: WasmResults>(
+        &mut self,
+        callback: &'static str,
+        export: impl Fn(&Exports) -> Option<&TypedFunc<P, R>>,
+        parameters: P,
+        context: &Rc<Context>,
+        phase: Phase,
+    ) -> Result<Option<R>, Trap> {
+        let Some(function) = export(&self.exports) else { return Ok(None) };
+        let result = self.runner.enter(callback, function, parameters, context, phase)?;
+        self.delete_done()?;
+        Ok(Some(result))
+    }
+
+    fn delete(&mut self, context: &Rc<Context>) -> Result<(), Trap> {
+        // It can be named (`proxy_set_effective_context`) until the guest has let it go.
+        let deleted = match &self.exports.delete {
+            Some(function) => {
+                self.runner.enter("proxy_on_delete", function, context.id, context, Phase::Running).map(drop)
+            }
+            None => Ok(()),
+        };
+        self.runner.store.data_mut().contexts.remove(&context.id);
+        deleted
+    }
+
+    /// Deletes the plugins that have called `proxy_done` in the callback which has just returned.
+    fn delete_done(&mut self) -> Result<(), Trap> {
+        while let Some(id) = self.runner.store.data_mut().done.pop() {
+            if let Some(context) = self.runner.store.data().contexts.get(&id).cloned() {
+                self.delete(&context)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn context(&self, id: u32, callback: &'static str) -> Result<Rc<Context>, Trap> {
+        if self.runner.dead {
+            return Err(Trap::dead(callback));
+        }
+        self.runner.store.data().contexts.get(&id).cloned().ok_or_else(|| Trap {
+            callback,
+            cause: Cause::Host(format!("context {id} does not exist")),
+            backtrace: String::new(),
+        })
+    }
+
+    /// Never 0 and never one that is in use: SDKs panic on both.
+    fn fresh_id(&mut self) -> u32 {
+        loop {
+            self.last_id = self.last_id.wrapping_add(1);
+            if self.last_id != 0 && !self.runner.store.data().contexts.contains_key(&self.last_id) {
+                return self.last_id;
+            }
+        }
+    }
+}
+
+impl Runner {
+    /// `_initialize` and then `main`, or `_start`. To exit with 0 is fine here: some C programs end that way.
+    fn initialize(&mut self, instance: &wasmtime::Instance) -> Result<(), Trap> {
+        if let Some(function) = find::<(), ()>(instance, &mut self.store, "_initialize") {
+            self.run_start("_initialize", &function, ())?;
+            if let Some(function) = find::<(u32, u32), u32>(instance, &mut self.store, "main") {
+                self.run_start("main", &function, (0, 0))?;
+            } else if let Some(function) = find::<(), u32>(instance, &mut self.store, "__main_void") {
+                self.run_start("__main_void", &function, ())?;
+            }
+        } else if let Some(function) = find::<(), ()>(instance, &mut self.store, "_start") {
+            self.run_start("_start", &function, ())?;
+        }
+        Ok(())
+    }
+
+    fn run_start<P: WasmParams, R: WasmResults>(
+        &mut self,
+        name: &'static str,
+        function: &TypedFunc<P, R>,
+        parameters: P,
+    ) -> Result<(), Trap> {
+        match self.call(function, parameters, None, Phase::Starting) {
+            Ok(_) => Ok(()),
+            Err(error) if matches!(error.downcast_ref(), Some(Exit(0))) => Ok(()),
+            Err(error) => Err(self.die(name, &error, self.start)),
+        }
+    }
+
+    fn enter<P: WasmParams, R: WasmResults>(
+        &mut self,
+        callback: &'static str,
+        function: &TypedFunc<P, R>,
+        parameters: P,
+        context: &Rc<Context>,
+        phase: Phase,
+    ) -> Result<R, Trap> {
+        let budget = self.budget(phase);
+        match self.call(function, parameters, Some(context.clone()), phase) {
+            Ok(result) => {
+                self.store.data_mut().context = None;
+                Ok(result)
+            }
+            Err(error) => Err(self.die(callback, &error, budget)),
+        }
+    }
+
+    /// The one place where guests are entered. No borrow of a `Stream` or the `World` can be alive here: the only code
+    /// that takes one is a host function, and those have returned.
+    fn call<P: WasmParams, R: WasmResults>(
+        &mut self,
+        function: &TypedFunc<P, R>,
+        parameters: P,
+        context: Option<Rc<Context>>,
+        phase: Phase,
+    ) -> wasmtime::Result<R> {
+        let budget = self.budget(phase);
+        let state = self.store.data_mut();
+        state.context = context;
+        state.phase = phase;
+        state.limiter.refused = false;
+        self.clock.wind();
+        self.store.set_epoch_deadline(budget.ticks);
+        function.call(&mut self.store, parameters)
+    }
+
+    fn budget(&self, phase: Phase) -> Budget {
+        match phase {
+            Phase::Starting | Phase::Configuring => self.start,
+            Phase::Running | Phase::Allocating => self.call,
+        }
+    }
+
+    /// The VM is dead: what it wrote last is logged, every context is let go.
+    fn die(&mut self, callback: &'static str, error: &wasmtime::Error, budget: Budget) -> Trap {
+        self.dead = true;
+        let state = self.store.data_mut();
+        for output in 0..state.output.len() {
+            // A world that is borrowed now has been reported by the trap itself.
+            _ = state.flush(output);
+        }
+        state.context = None;
+        state.contexts.clear();
+        state.done.clear();
+        let Limiter { memory, refused } = state.limiter;
+        Trap::of(callback, error, Bounds { time: budget.time, memory, refused })
+    }
+}
+
+impl fmt::Debug for Vm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Vm").field("contexts", &self.contexts()).field("dead", &self.is_dead()).finish_non_exhaustive()
+    }
+}
+
+fn size(bytes: &[u8]) -> u32 {
+    u32::try_from(bytes.len()).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,290 @@
+//! Guests that misbehave: traps, endless loops, recursion, memory, hostile pointers, calls at the wrong time.
+
+use std::time::{Duration, Instant};
+
+use lacis_host::testing::{TestStream, TestWorld};
+use lacis_host::{Cause, Engine, Options, Plugin, StartError, Vm, limits};
+
+use crate::guest::Guest;
+
+#[test]
+fn a_trap_kills_the_vm_and_names_the_functions() {
+    let mut run = Guest::request("bad();").items("(func $bad unreachable)").start();
+    let trap = run.on_request().unwrap_err();
+    assert_eq!(trap.callback, "proxy_on_request_headers");
+    assert!(matches!(&trap.cause, Cause::Guest(text) if text.contains("unreachable")), "{trap}");
+    assert!(trap.backtrace.contains("!bad"), "{}", trap.backtrace);
+    assert!(trap.backtrace.contains("!proxy_on_request_headers"), "{}", trap.backtrace);
+}
+
+#[test]
+fn nothing_of_a_dead_vm_is_ever_entered() {
+    let mut run = Guest::request("trap();").on("proxy_on_log", "num(1);").on("proxy_on_tick", "num(1);").start();
+    assert!(run.on_request().is_err());
+    assert!(run.vm.is_dead());
+    let dead = |trap: lacis_host::Trap| assert_eq!(trap.cause, Cause::Dead);
+    dead(run.on_response().unwrap_err());
+    dead(run.vm.log(run.id).unwrap_err());
+    dead(run.vm.close(run.id).unwrap_err());
+    dead(run.vm.tick(run.root).unwrap_err());
+    dead(run.vm.open(run.root, TestStream::request(&[])).unwrap_err());
+    dead(run.vm.stop_root(run.root).unwrap_err());
+    assert!(matches!(run.vm.start_root(Default::default()), Err(StartError::Trap(_))));
+    assert!(run.lines().is_empty());
+    // Its exchanges are let go.
+    assert_eq!(std::rc::Rc::strong_count(&run.stream), 1);
+}
+
+#[test]
+fn an_endless_loop_is_stopped_after_its_budget() {
+    let mut guest = Guest::request("forever();");
+    guest.settings.time = Duration::from_millis(30);
+    let mut run = guest.start();
+    let begin = Instant::now();
+    assert_eq!(run.on_request().unwrap_err().cause, Cause::Timeout(Duration::from_millis(30)));
+    assert!(begin.elapsed() >= Duration::from_millis(30));
+}
+
+#[test]
+fn an_endless_loop_while_it_starts_is_stopped() {
+    let mut guest = Guest::new().on("_initialize", "forever();");
+    guest.settings.start_time = Duration::from_millis(10);
+    match guest.vm(&TestWorld::shared()) {
+        Err(StartError::Trap(trap)) => assert_eq!(trap.cause, Cause::Timeout(Duration::from_millis(10))),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_endless_loop_is_stopped_though_the_clock_was_asleep() {
+    // An engine of its own: its clock goes to sleep when no guest has run for some ticks.
+    let engine = Engine::new(&Options::default()).unwrap();
+    let guest = Guest::request("forever();");
+    let plugin = Plugin::compile(&engine, &guest.code()).unwrap();
+    let mut vm = Vm::new(&plugin, guest.settings.clone(), TestWorld::shared()).unwrap();
+    let root = vm.start_root(guest.plugin).unwrap();
+    let id = vm.open(root, TestStream::request(&[])).unwrap();
+    // No event tells that it sleeps; a busy machine only makes this test prove less.
+    let begin = Instant::now();
+    while begin.elapsed() < limits::START_TIME + 10 * limits::TICK {
+        std::thread::yield_now();
+    }
+    assert_eq!(vm.on_request_headers(id, 0, true).unwrap_err().cause, Cause::Timeout(limits::CALL_TIME));
+}
+
+#[test]
+fn the_allocator_cannot_loop_either() {
+    let guest = Guest::request("num(proxy_get_header_map_value(0, \"x-user\", 16, 20));")
+        .allocator("(func (export \"malloc\") (param i32) (result i32) (loop $l (br $l)) unreachable)");
+    assert!(matches!(guest.start().on_request().unwrap_err().cause, Cause::Timeout(_)));
+}
+
+#[test]
+fn endless_recursion_is_a_trap() {
+    let mut run = Guest::request("recurse();").start();
+    assert_eq!(run.on_request().unwrap_err().cause, Cause::Stack);
+}
+
+#[test]
+fn memory_grows_to_its_limit() {
+    let mut guest = Guest::request("num(grow(4)); num(grow(1)); num(at(524284));");
+    guest.settings.memory = 8 << 16;
+    let mut run = guest.start();
+    run.on_request().unwrap();
+    assert_eq!(run.lines(), ["4", "4294967295", "0"]);
+    assert_eq!(run.vm.memory(), 8 << 16);
+}
+
+#[test]
+fn a_guest_that_gives_up_for_want_of_memory_says_so() {
+    let mut guest = Guest::request("drop(grow(5)); trap();");
+    guest.settings.memory = 8 << 16;
+    assert_eq!(guest.start().on_request().unwrap_err().cause, Cause::Memory(8 << 16));
+}
+
+#[test]
+fn a_module_that_needs_too_much_at_once_is_told_so() {
+    let mut guest = Guest::new();
+    guest.settings.memory = 3 << 16;
+    match guest.vm(&TestWorld::shared()) {
+        Err(error @ StartError::Memory { .. }) => {
+            assert_eq!(error.to_string(), "the module needs 262144 bytes of memory at once, and its limit is 196608");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn tables_are_bounded() {
+    let items =
+        "(table $t 1 funcref) (func $more (param i32) (result i32) (table.grow $t (ref.null func) (local.get 0)))";
+    let mut guest = Guest::new().items(items).items(
+        "(func (export \"proxy_on_tick\") (param i32)
+           (call $num (call $more (i32.const 65535))) (call $num (call $more (i32.const 1))))",
+    );
+    guest.settings.memory = 8 << 16;
+    let mut run = guest.start();
+    run.vm.tick(run.root).unwrap();
+    assert_eq!(run.lines(), ["1", "4294967295"]);
+}
+
+#[test]
+fn pointers_outside_of_memory_are_refused() {
+    // The guest has 4 pages: 262144 bytes. Each place of a pointer, one past the end and at the top of the address space.
+    for call in [
+        "proxy_log(2, BAD, 4)",
+        "proxy_get_log_level(BAD)",
+        "proxy_get_current_time_nanoseconds(BAD)",
+        "proxy_get_buffer_bytes(6, 0, 10, BAD, 20)",
+        "proxy_get_buffer_bytes(6, 0, 10, 16, BAD)",
+        "proxy_get_buffer_status(6, BAD, 20)",
+        "proxy_get_buffer_status(6, 16, BAD)",
+        "proxy_set_buffer_bytes(6, 0, 0, BAD, 4)",
+        "proxy_get_configuration(BAD, 20)",
+        "proxy_get_header_map_size(0, BAD)",
+        "proxy_get_header_map_pairs(0, BAD, 20)",
+        "proxy_get_header_map_pairs(0, 16, BAD)",
+        "proxy_set_header_map_pairs(0, BAD, 4)",
+        "proxy_get_header_map_value(0, BAD, 4, 16, 20)",
+        "proxy_get_header_map_value(0, \"x-user\", BAD, 20)",
+        "proxy_get_header_map_value(0, \"x-user\", 16, BAD)",
+        "proxy_add_header_map_value(0, BAD, 4, 0, 4)",
+        "proxy_add_header_map_value(0, 0, 4, BAD, 4)",
+        "proxy_replace_header_map_value(0, BAD, 4, 0, 4)",
+        "proxy_replace_header_map_value(0, 0, 4, BAD, 4)",
+        "proxy_remove_header_map_value(0, BAD, 4)",
+        "proxy_send_local_response(200, BAD, 4, 0, 0, 0, 0, -1)",
+        "proxy_send_local_response(200, 0, 0, BAD, 4, 0, 0, -1)",
+        "proxy_send_local_response(200, 0, 0, 0, 0, BAD, 4, -1)",
+        "proxy_get_property(BAD, 4, 16, 20)",
+        "proxy_get_property(\"plugin_name\", BAD, 20)",
+        "proxy_get_property(\"plugin_name\", 16, BAD)",
+        "proxy_set_property(BAD, 4, 0, 0)",
+        "proxy_set_property(0, 4, BAD, 4)",
+        "proxy_get_shared_data(BAD, 4, 16, 20, 24)",
+        "proxy_get_shared_data(\"k\", 16, 20, BAD)",
+        "proxy_set_shared_data(BAD, 4, 0, 0, 0)",
+        "proxy_set_shared_data(0, 4, BAD, 4, 0)",
+        "proxy_define_metric(0, BAD, 4, 16)",
+        "proxy_define_metric(0, \"m\", BAD)",
+        "proxy_http_call(0, 0, 0, 0, 0, 0, 0, 0, 0, BAD)",
+        "proxy_grpc_call(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, BAD)",
+        "proxy_grpc_stream(0, 0, 0, 0, 0, 0, 0, 0, BAD)",
+        "proxy_grpc_send(5, BAD, 4, 0)",
+        "proxy_get_status(BAD, 20, 24)",
+        "proxy_register_shared_queue(BAD, 4, 16)",
+        "proxy_resolve_shared_queue(0, 0, BAD, 4, 16)",
+        "proxy_enqueue_shared_queue(1, BAD, 4)",
+        "proxy_call_foreign_function(BAD, 4, 0, 0, 16, 20)",
+    ] {
+        let vm = |guest: Guest| {
+            let mut guest = guest;
+            guest.settings.configuration = b"vm".to_vec();
+            guest
+        };
+        for bad in ["262144", "262141", "-4", "-1"] {
+            let code = format!("num({});", call.replace("BAD", bad));
+            let mut run = vm(Guest::request(&code)).start();
+            run.on_request().unwrap();
+            assert_eq!(run.lines(), ["6"], "{code}");
+            assert_eq!(run.stream.borrow().reply, None);
+            assert_eq!(run.stream.borrow().request.text().len(), crate::guest::REQUEST.len(), "{code}");
+        }
+    }
+    assert_eq!(
+        Guest::request("num(proxy_log(2, 262140, 4)); num(proxy_log(2, -1, 0));").lines().concat(),
+        "\0\0\0\000"
+    );
+}
+
+#[test]
+fn an_allocator_that_gives_nonsense_is_survived() {
+    let read = "num(proxy_get_header_map_value(0, \"x-user\", 16, 20)); num(at(20)); num(proxy_get_header_map_pairs(0, 16, 20));";
+    for answer in [0, -1, 262143] {
+        let malloc = format!("(func (export \"malloc\") (param i32) (result i32) (i32.const {answer}))");
+        assert_eq!(Guest::request(read).allocator(&malloc).lines(), ["6", "0", "6"], "{answer}");
+    }
+}
+
+#[test]
+fn memory_that_grows_in_the_allocator_is_seen() {
+    let malloc =
+        "(func (export \"malloc\") (param i32) (result i32) (i32.mul (memory.grow (i32.const 1)) (i32.const 65536)))";
+    let read = "num(proxy_get_header_map_value(0, \"x-user\", 16, 20)); text();";
+    assert_eq!(Guest::request(read).allocator(malloc).lines(), ["0", "one"]);
+}
+
+#[test]
+fn the_allocator_is_never_asked_for_nothing() {
+    let malloc = "(func (export \"malloc\") (param i32) (result i32)
+      (if (i32.eqz (local.get 0)) (then unreachable)) (i32.const 65536))";
+    let code = "num(proxy_get_header_map_value(0, \"x-empty\", 16, 20)); num(proxy_get_buffer_bytes(6, 0, 9, 16, 20));
+                num(proxy_get_property(\"plugin_root_id\", 16, 20)); num(proxy_get_header_map_pairs(1, 16, 20)); num(at(16));";
+    assert_eq!(Guest::request(code).allocator(malloc).lines(), ["0", "0", "0", "0", "0"]);
+}
+
+#[test]
+fn calls_at_the_wrong_time_are_traps() {
+    // From the allocator only the log and the clock may be called.
+    let allocator = |call: &str| {
+        let malloc = format!("(func (export \"malloc\") (param i32) (result i32) {call} (i32.const 65536))");
+        let code = "drop(proxy_get_header_map_value(0, \"x-user\", 16, 20)); drop(proxy_done());";
+        Guest::request(code).allocator(&malloc).start().on_request()
+    };
+    assert!(allocator("(call $num (i32.const 1))").is_ok());
+    match allocator("(drop (call $proxy_done))").unwrap_err().cause {
+        Cause::Host(text) => assert_eq!(text, "proxy_done called from the memory allocator"),
+        other => panic!("{other}"),
+    }
+    // While the module starts there is no context.
+    match Guest::new().on("_initialize", "drop(proxy_done());").vm(&TestWorld::shared()) {
+        Err(StartError::Trap(trap)) => {
+            assert_eq!(
+                trap.to_string(),
+                "_initialize: proxy_done called while the module starts, before a context exists"
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_borrow_that_the_embedder_holds_is_a_trap_and_no_panic() {
+    let mut run = Guest::request("num(1);").start();
+    let world = run.world.clone();
+    let borrow = world.borrow_mut();
+    assert!(matches!(run.on_request().unwrap_err().cause, Cause::Host(_)));
+    drop(borrow);
+    let mut run = Guest::request("drop(proxy_add_header_map_value(0, \"x\", \"y\"));").start();
+    let stream = run.stream.clone();
+    let _borrow = stream.borrow_mut();
+    assert!(matches!(run.vm.on_request_headers(run.id, 0, true).unwrap_err().cause, Cause::Host(_)));
+}
+
+#[test]
+fn metrics_are_bounded() {
+    let mut code = String::new();
+    for index in 0..=lacis_host::limits::METRICS {
+        code.push_str(&format!("put(12, proxy_define_metric(0, \"m{index}\", 16));"));
+    }
+    // The last one is one too many; one that exists is still found.
+    code.push_str("num(at(12)); num(proxy_define_metric(1, \"m0\", 16)); num(proxy_define_metric(0, \"m0\", 16));");
+    code.push_str("num(proxy_define_metric(0, 65536, 4097, 16));");
+    assert_eq!(Guest::request(&code).lines(), ["10", "10", "0", "2"]);
+}
+
+#[test]
+fn a_vm_that_dies_while_it_starts_says_where() {
+    let world = TestWorld::shared();
+    match Guest::new().items("(func $s unreachable) (start $s)").vm(&world) {
+        Err(StartError::Trap(trap)) => assert_eq!(trap.callback, "start section"),
+        other => panic!("{other:?}"),
+    }
+    let guest = Guest::new().on("proxy_on_configure", "trap();");
+    let mut vm = guest.vm(&world).unwrap();
+    match vm.start_root(guest.plugin) {
+        Err(StartError::Trap(trap)) => assert_eq!(trap.callback, "proxy_on_configure"),
+        other => panic!("{other:?}"),
+    }
+    assert!(vm.is_dead());
+}
