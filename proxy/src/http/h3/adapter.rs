@@ -23,13 +23,15 @@ use super::stream::{FrameHeader, kind, varint};
 /// implementation that is known here sends more than a hundred.
 pub(super) const MAX_CONTROL_FRAME: u64 = 1024;
 
+/// The wait for a stream of the peer. Boxed because its type has no name; a connection makes four of them.
+type Accept = Pin<Box<dyn Future<Output = Result<quinn::RecvStream, quinn::ConnectionError>>>>;
+
 /// A connection.
 pub(super) struct Quic {
     quic: quinn::Connection,
     desk: Desk,
     outgoing: Vec<quinn::SendStream>,
-    /// The wait for a stream of the peer. Boxed because its type has no name; it exists three times per connection.
-    incoming: Option<Pin<Box<dyn Future<Output = Result<quinn::RecvStream, quinn::ConnectionError>>>>>,
+    incoming: Option<Accept>,
 }
 
 impl Quic {

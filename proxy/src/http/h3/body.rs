@@ -125,10 +125,6 @@ impl Pump {
         }
     }
 
-    pub(super) fn writer(&mut self) -> &mut Writer {
-        &mut self.writer
-    }
-
     fn is_server(&self) -> bool {
         self.writer.wire().is_server()
     }

@@ -260,7 +260,7 @@ impl State {
 
     /// Notes a GOAWAY.
     fn go_away(&self, id: u64) {
-        if id % 4 != 0 || self.refused.get().is_some_and(|before| id > before) {
+        if !id.is_multiple_of(4) || self.refused.get().is_some_and(|before| id > before) {
             self.h3.wire.close(Code::H3_ID_ERROR, "a GOAWAY that is no request's, or larger than the one before");
             return;
         }

@@ -106,10 +106,12 @@ const CONNECTION_FIELD: Broken = Broken::Malformed("a field that belongs to a co
 pub(super) struct Server {
     pub(super) wire: Rc<Wire>,
     pub(super) h3: RefCell<h3::server::Connection<Quic, Bytes>>,
+    /// Encodes heads. To h3, the response to a request that never was; it stands for all.
+    responder: RefCell<h3::server::RequestStream<Desk, Bytes>>,
 }
 
-/// Encodes the responses of one request.
-pub(super) type Responder = h3::server::RequestStream<Desk, Bytes>;
+/// The smallest section that h3 takes for a request: GET, https, /, and an authority.
+const SOME_REQUEST: &[u8] = b"\0\0\xd1\xd7\xc1\x50\x01a";
 
 impl Server {
     /// Starts HTTP/3: our SETTINGS are on their way.
@@ -119,33 +121,40 @@ impl Server {
         let mut builder = h3::server::builder();
         builder.max_field_section_size(MAX_HEAD_BYTES as u64).send_grease(false);
         let h3 = builder.build(adapter).await.map_err(|_| lost(&quic))?;
-        let wire = Wire::new(quic, desk, Arc::clone(&h3.inner.shared), Side::Downstream);
-        Ok(Server { wire, h3: RefCell::new(h3) })
+        let wire = Wire::new(quic, desk.clone(), Arc::clone(&h3.inner.shared), Side::Downstream);
+        let (_, responder) = resolve(&h3, desk, Bytes::from_static(SOME_REQUEST))?;
+        Ok(Server { wire, h3: RefCell::new(h3), responder: RefCell::new(responder) })
     }
 
     /// The head of a request, from its section.
-    pub(super) fn decode(&self, payload: Bytes) -> Result<(RequestHead, Responder), Broken> {
+    pub(super) fn decode(&self, payload: Bytes) -> Result<RequestHead, Broken> {
         section::check(&payload, Kind::Request)?;
-        let stream = FrameStream::new(BufRecvStream::new(self.wire.desk.clone()));
-        let resolver = self.h3.borrow().create_resolver(stream);
-        let request = resolver.accept_with_frame(Ok(Some(Frame::Headers(payload)))).map_err(decoding)?;
-        let decoded = now(request.resolve()).map_err(decoding);
-        if matches!(decoded, Err(Broken::TooLarge)) {
-            // h3 has written its own answer; the caller gives one.
+        let resolved = resolve(&self.h3.borrow(), self.wire.desk.clone(), payload);
+        if resolved.is_err() {
+            // h3 may have written an answer of its own.
             self.wire.desk.take();
         }
-        let (request, responder) = decoded?;
-        Ok((head(request)?, responder))
+        head(resolved?.0)
     }
 
     /// The frame that carries this head.
-    pub(super) fn encode(&self, responder: &mut Responder, head: ResponseHead) -> Result<Bytes, Broken> {
+    pub(super) fn encode(&self, head: ResponseHead) -> Result<Bytes, Broken> {
         let mut response = http::Response::new(());
         *response.status_mut() = head.status;
         *response.headers_mut() = head.headers;
-        now(responder.send_response(response)).map_err(encoding)?;
+        now(self.responder.borrow_mut().send_response(response)).map_err(encoding)?;
         Ok(self.wire.desk.take())
     }
+}
+
+fn resolve(
+    h3: &h3::server::Connection<Quic, Bytes>,
+    desk: Desk,
+    payload: Bytes,
+) -> Result<(http::Request<()>, h3::server::RequestStream<Desk, Bytes>), Broken> {
+    let resolver = h3.create_resolver(FrameStream::new(BufRecvStream::new(desk)));
+    let request = resolver.accept_with_frame(Ok(Some(Frame::Headers(payload)))).map_err(decoding)?;
+    now(request.resolve()).map_err(decoding)
 }
 
 /// The client's side of h3.

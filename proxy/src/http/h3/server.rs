@@ -7,20 +7,20 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bytes::Bytes;
 use h3::error::Code;
 use h3::quic::StreamId;
-use http::StatusCode;
+use http::Method;
 use tokio::time::{sleep, timeout};
 
 use super::Broken;
 use super::body::{Incoming, Pump};
-use super::coding::{Responder, Server};
+use super::coding::Server;
 use super::stream::{Part, Reader, Writer};
 use crate::drain::{Drain, Phase};
+use crate::fault::{Fault, Reason, Side};
 use crate::http::body::{Half, Length, Source};
 use crate::http::rules::{self, MAX_TARGET_BYTES};
-use crate::http::{Body, Interim, Request, RequestHead, Response, ResponseHead, Service};
+use crate::http::{Body, Interim, Request, RequestHead, Response, Service};
 use crate::net::quic::{FIRST_STREAMS, MAX_STREAMS};
 
 /// How long a client may take to send a head after it has opened a stream. nginx's client_header_timeout is 60 s for
@@ -143,113 +143,102 @@ fn go_away(server: &Server, requests: &Requests, id: u64) {
 }
 
 /// One request and its response.
-async fn exchange<S: Service>(server: &Rc<Server>, service: Rc<S>, mut reader: Reader, mut writer: Writer) {
-    let head = timeout(HEAD_TIMEOUT, receive(server, &mut reader)).await;
-    let (head, responder, body) = match head {
-        Ok(Ok(request)) => request,
-        Ok(Err(broken)) => return refuse(reader, writer, broken).await,
-        Err(_) => {
-            reader.stop(Code::H3_REQUEST_INCOMPLETE);
-            return writer.reset(Code::H3_REQUEST_INCOMPLETE);
+async fn exchange<S: Service>(server: &Server, service: Rc<S>, mut reader: Reader, mut writer: Writer) {
+    let received = match timeout(HEAD_TIMEOUT, receive(server, &mut reader)).await {
+        Ok(received) => received,
+        Err(_) => Err(Refusal::Answer(Fault::new(Reason::RequestTimeout))),
+    };
+    let (head, body) = match received {
+        Ok(received) => received,
+        Err(Refusal::Answer(fault)) => {
+            reader.stop(Code::H3_NO_ERROR);
+            return write(server, service.refuse(fault), writer).await;
+        }
+        Err(Refusal::Reset(code)) => {
+            reader.stop(code);
+            return writer.reset(code);
         }
     };
     let body = match body {
         Some(length) => Body::source(Half::Request, Source::H3(Incoming::new(reader, None)), length),
         None => Body::empty(Half::Request),
     };
-    respond(server, service, head, responder, body, writer).await;
-}
-
-/// Reads a head. The length is that of the body, if there is one.
-async fn receive(server: &Server, reader: &mut Reader) -> Result<(RequestHead, Responder, Option<Length>), Broken> {
-    let payload = match poll_fn(|cx| reader.poll_part(cx)).await? {
-        Some(Part::Fields(payload)) => payload,
-        Some(Part::Content(_)) | None => return Err(Broken::Incomplete),
-    };
-    let (head, responder) = server.decode(payload)?;
-    let length = rules::content_length(&head.headers, crate::fault::Reason::HttpRequestError)
-        .map_err(|_| Broken::Malformed("a content-length that is not one number"))?;
-    let end = poll_fn(|cx| Poll::Ready(reader.is_end(cx))).await;
-    match length {
-        Some(1..) if end => Err(Broken::Malformed("less content than content-length announced")),
-        _ if end => Ok((head, responder, None)),
-        length => Ok((head, responder, Some(length.map_or(Length::Unknown, Length::Known)))),
-    }
-}
-
-/// Calls the service and writes its response, unless the client cancels.
-async fn respond<S: Service>(
-    server: &Rc<Server>,
-    service: Rc<S>,
-    head: RequestHead,
-    mut responder: Responder,
-    body: Body,
-    mut writer: Writer,
-) {
-    if head.path.as_str().len() > MAX_TARGET_BYTES {
-        drop(body);
-        return answer(server, responder, writer, StatusCode::URI_TOO_LONG).await;
-    }
+    let method = head.method.clone();
     let interim = Rc::new(Interim::default());
     let mut stopped = pin!(writer.stopped());
     let mut call = pin!(service.call(Request { head, body, interim: Rc::clone(&interim) }));
     let response = poll_fn(|cx| {
-        let response = call.as_mut().poll(cx);
-        for head in interim.take() {
-            match server.encode(&mut responder, head) {
-                Ok(frame) => writer.frame(frame),
-                // It carries no obligation.
-                Err(_) => continue,
-            }
+        if let Poll::Ready(response) = call.as_mut().poll(cx) {
+            return Poll::Ready(Some(response));
         }
-        match (response, writer.poll_flush(cx)) {
-            (_, Poll::Ready(Err(_))) => Poll::Ready(None),
-            (Poll::Ready(response), _) => Poll::Ready(Some(response)),
-            (Poll::Pending, _) => stopped.as_mut().poll(cx).map(|_| None),
+        if !interim.is_empty() {
+            // One that cannot be said is left out: it carries no obligation.
+            interim.take().into_iter().flat_map(|head| server.encode(head)).for_each(|frame| writer.frame(frame));
+        }
+        match writer.poll_flush(cx) {
+            Poll::Ready(Err(_)) => Poll::Ready(None),
+            _ => stopped.as_mut().poll(cx).map(|_| None),
         }
     });
-    // The client has gone: the call is dropped, and with it what it does upstream.
+    // Else the client has gone: the call is dropped, and with it what it does upstream.
     let Some(Response { head, body }) = response.await else { return writer.reset(Code::H3_REQUEST_CANCELLED) };
-    match server.encode(&mut responder, head) {
-        Ok(frame) => writer.frame(frame),
-        Err(_) => return writer.reset(Code::H3_INTERNAL_ERROR),
+    let body = if head.is_bodiless(&method) { Body::empty(Half::Response) } else { body };
+    let written = pin!(write(server, Response { head, body }, writer));
+    tokio::select! {
+        biased;
+        () = written => {}
+        _ = stopped => {}
     }
-    let mut pump = Pump::new(writer, body);
-    poll_fn(|cx| match pump.poll(cx) {
-        Poll::Ready(_) => Poll::Ready(()),
-        Poll::Pending => stopped.as_mut().poll(cx).map(|_| ()),
-    })
-    .await;
 }
 
-/// Answers a message that is not taken: with a status where the client can make use of it, else by resetting.
-async fn refuse(mut reader: Reader, mut writer: Writer, broken: Broken) {
-    let reason = match broken {
-        Broken::TooLarge => {
-            // Encoded by hand, as h3 has no stream to answer on: literal with name reference, `:status: 431`.
-            const HEAD: &[u8] = b"\x01\x08\0\0\x5f\x09\x03431";
-            reader.stop(Code::H3_EXCESSIVE_LOAD);
-            writer.frame(Bytes::from_static(HEAD));
-            return finish(writer).await;
+/// What becomes of a request that is not one.
+enum Refusal {
+    /// The service answers it with this.
+    Answer(Fault),
+    /// RFC 9114 section 4.1.2: a malformed message is a stream error.
+    Reset(Code),
+}
+
+impl From<Broken> for Refusal {
+    fn from(broken: Broken) -> Self {
+        match broken {
+            Broken::TooLarge => Refusal::Answer(broken.fault(Side::Downstream)),
+            Broken::Incomplete => Refusal::Reset(Code::H3_REQUEST_INCOMPLETE),
+            Broken::Reset(_) | Broken::Lost(_) => Refusal::Reset(Code::H3_REQUEST_CANCELLED),
+            Broken::Malformed(_) | Broken::Unwanted => Refusal::Reset(Code::H3_MESSAGE_ERROR),
         }
-        Broken::Incomplete => Code::H3_REQUEST_INCOMPLETE,
-        _ => Code::H3_MESSAGE_ERROR,
-    };
-    reader.stop(reason);
-    writer.reset(reason);
+    }
 }
 
-/// Answers with this status and nothing else.
-async fn answer(server: &Server, mut responder: Responder, mut writer: Writer, status: StatusCode) {
-    match server.encode(&mut responder, ResponseHead::new(status)) {
+/// Reads a head. The length is that of the body, if there is one.
+async fn receive(server: &Server, reader: &mut Reader) -> Result<(RequestHead, Option<Length>), Refusal> {
+    let payload = match poll_fn(|cx| reader.poll_part(cx)).await? {
+        Some(Part::Fields(payload)) => payload,
+        Some(Part::Content(_)) | None => return Err(Broken::Incomplete.into()),
+    };
+    let head = server.decode(payload)?;
+    if head.method == Method::CONNECT {
+        return Err(Refusal::Answer(Fault::new(Reason::UnsupportedRequest).detail("the method CONNECT")));
+    }
+    if head.path.as_str().len() > MAX_TARGET_BYTES {
+        return Err(Refusal::Answer(Fault::new(Reason::UriTooLong)));
+    }
+    let length = rules::content_length(&head.headers, Reason::HttpRequestError)
+        .map_err(|_| Refusal::Reset(Code::H3_MESSAGE_ERROR))?;
+    let end = poll_fn(|cx| Poll::Ready(reader.is_end(cx))).await;
+    match length {
+        Some(1..) if end => Err(Refusal::Reset(Code::H3_MESSAGE_ERROR)),
+        _ if end => Ok((head, None)),
+        length => Ok((head, Some(length.map_or(Length::Unknown, Length::Known)))),
+    }
+}
+
+/// Writes a response. What goes wrong resets the stream; the exchange, which watches the body, has recorded it.
+async fn write(server: &Server, response: Response, mut writer: Writer) {
+    match server.encode(response.head) {
         Ok(frame) => writer.frame(frame),
         Err(_) => return writer.reset(Code::H3_INTERNAL_ERROR),
     }
-    finish(writer).await;
-}
-
-async fn finish(mut writer: Writer) {
-    if poll_fn(|cx| writer.poll_flush(cx)).await.is_ok() {
-        writer.finish();
-    }
+    let mut pump = Pump::new(writer, response.body);
+    let _ = poll_fn(|cx| pump.poll(cx)).await;
 }

@@ -192,6 +192,10 @@ impl<F: Fn(Request) -> R + 'static, R: Future<Output = Response> + 'static> Serv
     fn call(self: Rc<Self>, request: Request) -> impl Future<Output = Response> + 'static {
         (self.0)(request)
     }
+
+    fn refuse(&self, fault: Fault) -> Response {
+        response(fault.reason.row().status, Body::empty(Half::Response))
+    }
 }
 
 fn request(method: Method, body: Body) -> Request {
