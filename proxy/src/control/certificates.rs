@@ -114,16 +114,6 @@ impl Certificates {
     }
 }
 
-/// The samples of `lacis_certificate_expiry_seconds`: its label `kind`, and the seconds from `now` until the first
-/// certificate of that kind expires, negative once it has.
-pub fn expiry_seconds(settings: &TlsSettings, now: SystemTime) -> [(&'static str, f64); 2] {
-    let left = |until: SystemTime| match until.duration_since(now) {
-        Ok(left) => left.as_secs_f64(),
-        Err(past) => -past.duration().as_secs_f64(),
-    };
-    [("certificate", left(settings.valid_until())), ("trust_bundle", left(settings.bundle_until()))]
-}
-
 /// How badly a certificate needs a successor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Urgency {
@@ -227,7 +217,7 @@ mod tests {
     }
 
     fn issue(at: &Path, days: u32) -> SystemTime {
-        authority::issue(at, "alpha", "default", "mesh.local", days).expect("issued").expires
+        authority::issue(at, "alpha", "default", None, days).expect("issued").expires
     }
 
     #[tokio::test]

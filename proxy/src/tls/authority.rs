@@ -95,7 +95,7 @@ pub fn issue(
     if identity.service_name() != Some(service) {
         return Err(AuthorityError::Name(InvalidId::Path));
     }
-    if [&certificate, &private_key].iter().any(|f| f.ends_with(AUTHORITY_FILE) || f.ends_with(AUTHORITY_KEY_FILE)) {
+    if service == "ca" || service.ends_with("-key") {
         return Err(AuthorityError::Reserved(service.to_owned()));
     }
     if authority.trust_domain != identity.trust_domain() {
@@ -147,8 +147,10 @@ pub enum AuthorityError {
     /// A trust domain, namespace or service that cannot be part of an identity.
     #[error("{0}; a service or a namespace is one segment")]
     Name(#[from] InvalidId),
-    /// A service whose files would be the authority's.
-    #[error("a service cannot be called {0:?}: its files would be the authority's")]
+    /// A service whose files would be the authority's, or whose certificate would be another one's key.
+    #[error(
+        "no certificate for a service called {0:?}: its files would replace the authority or the key of another service"
+    )]
     Reserved(String),
     /// No days, or too many.
     #[error("a certificate is valid for 1 to 36500 days, not for {0}")]

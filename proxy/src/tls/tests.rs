@@ -459,7 +459,7 @@ fn issued_files() {
     };
     TlsSettings::load(&files, &id("alpha")).expect("usable");
 
-    for name in ["ca", "../alpha", "a/b", "", "a b"] {
+    for name in ["ca", "ca-key", "alpha-key", "../alpha", "a/b", "", "a b"] {
         let error = issue(&at, name, "default", Some("mesh.local"), 1).expect_err(name);
         assert!(matches!(error, AuthorityError::Reserved(_) | AuthorityError::Name(_)), "{name}: {error}");
     }
