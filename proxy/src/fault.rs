@@ -84,6 +84,8 @@ reasons! {
     DownstreamAborted = "downstream_aborted", "http_request_error", 499, 1, "DC", "downstream_remote_disconnect", Downstream, Unsafe;
     /// This process is shutting down and takes no new request.
     Draining = "draining", "proxy_internal_response", 503, 14, "OM", "draining", Proxy, Safe;
+    /// A filter left a message that cannot be sent: an invalid field, or a pseudo-header removed.
+    FilterInvalid = "filter_invalid", "proxy_internal_error", 500, 13, "", "wasm_invalid_message", Proxy, Unsafe;
     /// A filter's virtual machine could not be made, or is being replaced, and the filter fails closed.
     FilterUnavailable = "filter_unavailable", "proxy_internal_error", 503, 14, "", "wasm_fail_stream", Proxy, Unsafe;
     /// A filter ran longer than its time limit and fails closed.

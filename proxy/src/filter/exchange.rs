@@ -149,9 +149,7 @@ impl Exchange {
         if self.request_ended.get() {
             self.deadline.set(timeouts.request);
         }
-        if self.line.borrow().is_some() {
-            *self.service.borrow_mut() = Some(Arc::clone(service));
-        }
+        *self.service.borrow_mut() = Some(Arc::clone(service));
     }
 
     /// The final response begins.
@@ -183,6 +181,22 @@ impl Exchange {
     /// Since its first byte.
     pub fn elapsed(&self) -> Duration {
         self.ended.get().unwrap_or_else(|| self.started.elapsed())
+    }
+
+    /// How long it took; none while it runs.
+    pub fn over(&self) -> Option<Duration> {
+        self.ended.get()
+    }
+
+    /// When it began, since 1970.
+    pub fn since_epoch(&self) -> Duration {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        now.saturating_sub(self.started.elapsed())
+    }
+
+    /// The service that it goes to, once that is chosen.
+    pub fn service(&self) -> Option<Arc<str>> {
+        self.service.borrow().clone()
     }
 
     /// The status of the final response; 0 before it.

@@ -3,3 +3,7 @@
 pub mod builtin;
 pub mod chain;
 pub mod exchange;
+mod guest;
+mod seen;
+pub mod wasm;
+mod world;

@@ -30,12 +30,12 @@ pub struct Target<'a> {
 
 impl Generation {
     /// Builds the worker's form of a configuration.
-    pub fn new(config: Arc<Config>, dialer: &Rc<Dialer>, filters: &Plan, ledger: &Rc<Ledger>) -> Self {
+    pub fn new(config: Arc<Config>, dialer: &Rc<Dialer>, filters: &Plan, ledger: &Ledger) -> Self {
         let clusters: Vec<_> = config.services.iter().map(|service| Rc::new(Cluster::service(service, Rc::clone(dialer)))).collect();
         let hosts = config.services.iter().zip(&clusters);
         let hosts = hosts.flat_map(|(service, cluster)| service.hosts.iter().map(|host| (host.as_str().into(), Rc::clone(cluster)))).collect();
         let application = config.inbound.as_ref().map(|inbound| application(&config, inbound, dialer));
-        let [outbound, inbound] = [Direction::Outbound, Direction::Inbound].map(|direction| Chain::new(filters, direction, ledger));
+        let (outbound, inbound) = Chain::both(filters, &config.node, ledger);
         Generation { config, clusters, hosts, application, outbound, inbound }
     }
 
@@ -45,6 +45,11 @@ impl Generation {
             Direction::Outbound => &self.outbound,
             Direction::Inbound => &self.inbound,
         }
+    }
+
+    /// What the worker has to run for the filters beside requests.
+    pub fn timers(&self) -> impl Iterator<Item = impl Future<Output = ()> + use<>> {
+        self.outbound.timers().into_iter().chain(self.inbound.timers())
     }
 
     /// The service with this host name, in any case.

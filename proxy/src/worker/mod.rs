@@ -173,6 +173,9 @@ async fn work(seed: Seed) -> io::Result<()> {
         tokio::task::spawn_local(serve::accept_quic(Rc::clone(&worker), endpoint.clone()));
     }
     tokio::task::spawn_local(clock::run());
+    for timer in generation.timers() {
+        tokio::task::spawn_local(timer);
+    }
     tokio::task::spawn_local(reap(Rc::clone(&generation)));
 
     let mut ending = None;

@@ -24,7 +24,7 @@ use crate::tls::{self, Alpn, Peer};
 
 /// Connections that one worker serves at a time on each way. Beyond it new ones are closed at once: each costs memory, and a
 /// process without descriptors can do nothing any more. Envoy's advice for its own limit is 50,000.
-pub const MAX_CONNECTIONS: usize = 50_000;
+const MAX_CONNECTIONS: usize = 50_000;
 
 /// From the connection to the end of its handshake, or to the first bytes of an application's.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);

@@ -360,7 +360,16 @@ pub(super) fn write_response(out: &mut BytesMut, head: &ResponseHead, framing: F
 /// Writes fields, one line each, and those that framing needs.
 fn write_fields(out: &mut BytesMut, headers: &HeaderMap, framing: Framing) {
     for (name, value) in headers {
-        put(out, &[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
+        if *name != header::COOKIE {
+            put(out, &[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"]);
+        }
+    }
+    // Crumbs of HTTP/2 and HTTP/3 are one line in HTTP/1 (RFC 9113 section 8.2.3).
+    for (nth, crumb) in headers.get_all(header::COOKIE).iter().enumerate() {
+        put(out, &[if nth == 0 { b"cookie: " } else { b"; " }, crumb.as_bytes()]);
+    }
+    if headers.contains_key(header::COOKIE) {
+        put(out, &[b"\r\n"]);
     }
     match framing {
         Framing::Chunked => put(out, &[b"transfer-encoding: chunked\r\n"]),

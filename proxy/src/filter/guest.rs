@@ -1,0 +1,347 @@
+//! Heads as a guest sees them: pseudo-headers and fields as one map (Proxy-Wasm; RFC 9113 section 8.3).
+//!
+//! What a guest writes is kept if it can be part of a message; else the head is marked broken, and the exchange fails
+//! when the callback has returned. So no filter can split a response or smuggle a request.
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::uri::{Authority, PathAndQuery};
+use http::{Method, StatusCode};
+use lacis_host::Headers;
+
+use crate::http::head::{RequestHead, ResponseHead};
+use crate::http::rules::CONNECTION_FIELDS;
+
+const HTTP: &[u8] = b"http";
+const HTTPS: &[u8] = b"https";
+
+/// A request head in a guest's hands.
+#[derive(Debug)]
+pub(super) struct GuestRequest {
+    pub(super) head: RequestHead,
+    length: Option<HeaderValue>,
+    /// Pseudo-headers that the guest removed and did not set again, as bits: authority, path, method.
+    missing: u8,
+    broken: Option<String>,
+}
+
+/// A response head in a guest's hands.
+#[derive(Debug)]
+pub(super) struct GuestResponse {
+    pub(super) head: ResponseHead,
+    status: String,
+    length: Option<HeaderValue>,
+    missing: bool,
+    broken: Option<String>,
+}
+
+const AUTHORITY: u8 = 1;
+const PATH: u8 = 2;
+const METHOD: u8 = 4;
+
+impl GuestRequest {
+    pub(super) fn new(head: RequestHead) -> Self {
+        let length = head.headers.get(header::CONTENT_LENGTH).cloned();
+        GuestRequest { head, length, missing: 0, broken: None }
+    }
+
+    /// Header lines, pseudo-headers counted.
+    pub(super) fn count(&self) -> u32 {
+        (self.head.headers.len() + 4) as u32
+    }
+
+    /// What is wrong with it now, if anything; framing that the guest touched is mended, for the body is what it was.
+    pub(super) fn check(&mut self) -> Result<(), String> {
+        mend(&mut self.head.headers, self.length.as_ref());
+        let missing = |bit, name: &str| (self.missing & bit != 0).then(|| format!("missing required header: {name}"));
+        match self.broken.take().or_else(|| missing(AUTHORITY, ":authority")).or_else(|| missing(PATH, ":path")).or_else(|| missing(METHOD, ":method")) {
+            Some(broken) => Err(broken),
+            None => Ok(()),
+        }
+    }
+
+    fn set(&mut self, name: &[u8], value: &[u8]) {
+        let set = match name {
+            b":authority" | b"host" => Authority::try_from(value).map(|v| self.head.authority = Some(v)).map(|()| AUTHORITY).ok(),
+            b":path" => path(value).map(|v| self.head.path = v).map(|()| PATH),
+            b":method" => Method::from_bytes(value).map(|v| self.head.method = v).map(|()| METHOD).ok(),
+            b":scheme" => scheme(value).map(|v| self.head.https = v).map(|()| 0),
+            // Envoy keeps unknown ones in the map and sends none.
+            _ => Some(0),
+        };
+        match set {
+            Some(bit) => self.missing &= !bit,
+            None => self.broken = Some(format!("invalid header value for: {}", String::from_utf8_lossy(name))),
+        }
+    }
+}
+
+/// A path in origin form; `*` only where it was.
+fn path(value: &[u8]) -> Option<PathAndQuery> {
+    let path = PathAndQuery::try_from(value).ok()?;
+    (value.starts_with(b"/") || value == b"*").then_some(path)
+}
+
+fn scheme(value: &[u8]) -> Option<bool> {
+    match value {
+        v if v.eq_ignore_ascii_case(HTTP) => Some(false),
+        v if v.eq_ignore_ascii_case(HTTPS) => Some(true),
+        _ => None,
+    }
+}
+
+fn pseudo(name: &[u8]) -> bool {
+    name.starts_with(b":")
+}
+
+impl Headers for GuestRequest {
+    fn get(&self, name: &[u8]) -> Option<&[u8]> {
+        match name {
+            b":authority" | b"host" if self.missing & AUTHORITY == 0 => self.head.authority.as_ref().map(|a| a.as_str().as_bytes()),
+            b":path" if self.missing & PATH == 0 => Some(self.head.path.as_str().as_bytes()),
+            b":method" if self.missing & METHOD == 0 => Some(self.head.method.as_str().as_bytes()),
+            b":scheme" => Some(if self.head.https { HTTPS } else { HTTP }),
+            _ => field(&self.head.headers, name),
+        }
+    }
+
+    fn visit(&self, pair: &mut dyn FnMut(&[u8], &[u8])) {
+        for name in [&b":authority"[..], b":path", b":method", b":scheme"] {
+            if let Some(value) = self.get(name) {
+                pair(name, value);
+            }
+        }
+        self.head.headers.iter().for_each(|(name, value)| pair(name.as_str().as_bytes(), value.as_bytes()));
+    }
+
+    fn add(&mut self, name: &[u8], value: &[u8]) {
+        match self.get(name).map(<[u8]>::to_vec) {
+            // Envoy joins where there can be only one.
+            Some(there) if (pseudo(name) && name != b":scheme") || name == b"host" => self.set(name, &[&there, &b","[..], value].concat()),
+            _ if pseudo(name) || name == b"host" => self.set(name, value),
+            _ => append(&mut self.head.headers, &mut self.broken, name, value),
+        }
+    }
+
+    fn replace(&mut self, name: &[u8], value: &[u8]) {
+        if pseudo(name) || name == b"host" {
+            return self.set(name, value);
+        }
+        self.remove(name);
+        append(&mut self.head.headers, &mut self.broken, name, value);
+    }
+
+    fn remove(&mut self, name: &[u8]) {
+        match name {
+            b":authority" | b"host" => self.missing |= AUTHORITY,
+            b":path" => self.missing |= PATH,
+            b":method" => self.missing |= METHOD,
+            _ => remove(&mut self.head.headers, name),
+        }
+    }
+
+    fn clear(&mut self) {
+        self.head.headers.clear();
+        self.missing = AUTHORITY | PATH | METHOD;
+    }
+}
+
+impl GuestResponse {
+    pub(super) fn new(head: ResponseHead) -> Self {
+        let length = head.headers.get(header::CONTENT_LENGTH).cloned();
+        GuestResponse { status: head.status.as_str().to_owned(), head, length, missing: false, broken: None }
+    }
+
+    pub(super) fn count(&self) -> u32 {
+        (self.head.headers.len() + 1) as u32
+    }
+
+    /// See [`GuestRequest::check`].
+    pub(super) fn check(&mut self) -> Result<(), String> {
+        mend(&mut self.head.headers, self.length.as_ref());
+        match self.broken.take() {
+            Some(broken) => Err(broken),
+            None if self.missing => Err("missing required header: :status".into()),
+            None => Ok(()),
+        }
+    }
+
+    fn set(&mut self, name: &[u8], value: &[u8]) {
+        if name != b":status" {
+            return;
+        }
+        // A final status only: the guest speaks for the final response (RFC 9110 section 15).
+        match StatusCode::from_bytes(value).ok().filter(|s| !s.is_informational() || *s == self.head.status) {
+            Some(status) => {
+                self.head.status = status;
+                self.status = status.as_str().to_owned();
+                self.missing = false;
+            }
+            None => self.broken = Some("invalid header value for: :status".into()),
+        }
+    }
+}
+
+impl Headers for GuestResponse {
+    fn get(&self, name: &[u8]) -> Option<&[u8]> {
+        match name {
+            b":status" => (!self.missing).then_some(self.status.as_bytes()),
+            _ => field(&self.head.headers, name),
+        }
+    }
+
+    fn visit(&self, pair: &mut dyn FnMut(&[u8], &[u8])) {
+        if let Some(status) = self.get(b":status") {
+            pair(b":status", status);
+        }
+        self.head.headers.iter().for_each(|(name, value)| pair(name.as_str().as_bytes(), value.as_bytes()));
+    }
+
+    fn add(&mut self, name: &[u8], value: &[u8]) {
+        if pseudo(name) {
+            return self.set(name, value);
+        }
+        append(&mut self.head.headers, &mut self.broken, name, value);
+    }
+
+    fn replace(&mut self, name: &[u8], value: &[u8]) {
+        if pseudo(name) {
+            return self.set(name, value);
+        }
+        self.remove(name);
+        append(&mut self.head.headers, &mut self.broken, name, value);
+    }
+
+    fn remove(&mut self, name: &[u8]) {
+        match name {
+            b":status" => self.missing = true,
+            _ => remove(&mut self.head.headers, name),
+        }
+    }
+
+    fn clear(&mut self) {
+        self.head.headers.clear();
+        self.missing = true;
+    }
+}
+
+fn field<'a>(headers: &'a HeaderMap, name: &[u8]) -> Option<&'a [u8]> {
+    let name = std::str::from_utf8(name).ok()?;
+    headers.get(name).map(HeaderValue::as_bytes)
+}
+
+pub(super) fn append(headers: &mut HeaderMap, broken: &mut Option<String>, name: &[u8], value: &[u8]) {
+    let text = || String::from_utf8_lossy(name).into_owned();
+    match (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
+        // The connection is not the guest's (RFC 9110 section 7.6.1).
+        (Ok(name), Ok(_)) if CONNECTION_FIELDS.contains(&name) => {}
+        (Ok(name), Ok(value)) => {
+            if headers.try_append(name, value).is_err() {
+                *broken = Some("too many headers".into());
+            }
+        }
+        (Err(_), _) => *broken = Some(format!("invalid header name: {}", text())),
+        (Ok(_), Err(_)) => *broken = Some(format!("invalid header value for: {}", text())),
+    }
+}
+
+fn remove(headers: &mut HeaderMap, name: &[u8]) {
+    if let Ok(name) = std::str::from_utf8(name) {
+        headers.remove(name);
+    }
+}
+
+/// A content-length that the guest changed is set right; one that it removed stays removed, which only changes the
+/// framing.
+fn mend(headers: &mut HeaderMap, length: Option<&HeaderValue>) {
+    let now = headers.get(header::CONTENT_LENGTH);
+    if now.is_none() || (now == length && headers.get_all(header::CONTENT_LENGTH).iter().count() == 1) {
+        return;
+    }
+    match length {
+        Some(length) => drop(headers.insert(header::CONTENT_LENGTH, length.clone())),
+        None => drop(headers.remove(header::CONTENT_LENGTH)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::head::Version;
+
+    fn request() -> GuestRequest {
+        let mut headers = HeaderMap::new();
+        headers.insert("a", HeaderValue::from_static("1"));
+        headers.insert("content-length", HeaderValue::from_static("5"));
+        GuestRequest::new(RequestHead {
+            method: Method::POST,
+            authority: Some(Authority::from_static("delta")),
+            path: PathAndQuery::from_static("/x"),
+            https: false,
+            headers,
+            version: Version::Http11,
+            upgrade: None,
+        })
+    }
+
+    fn pairs(map: &dyn Headers) -> String {
+        let mut out = Vec::new();
+        map.visit(&mut |name, value| out.push(format!("{}={}", String::from_utf8_lossy(name), String::from_utf8_lossy(value))));
+        out.join(" ")
+    }
+
+    #[test]
+    fn one_map_of_pseudo_headers_and_fields() {
+        let mut map = request();
+        assert_eq!(pairs(&map), ":authority=delta :path=/x :method=POST :scheme=http a=1 content-length=5");
+        assert_eq!(map.count(), 6);
+        map.replace(b"host", b"delta-v2");
+        map.add(b"a", b"2");
+        map.replace(b":path", b"/y?z");
+        map.remove(b"content-length");
+        assert_eq!(pairs(&map), ":authority=delta-v2 :path=/y?z :method=POST :scheme=http a=1 a=2");
+        assert_eq!(map.get(b"a"), Some(&b"1"[..]));
+        map.replace(b"a", b"3");
+        assert_eq!(pairs(&map), ":authority=delta-v2 :path=/y?z :method=POST :scheme=http a=3");
+        assert_eq!(map.check(), Ok(()));
+    }
+
+    #[test]
+    fn nothing_that_cannot_be_sent_passes() {
+        for (name, value, why) in [
+            ("a", "b\r\nc: d", "invalid header value for: a"),
+            ("a b", "c", "invalid header name: a b"),
+            ("", "c", "invalid header name: "),
+            (":path", "/a b", "invalid header value for: :path"),
+            (":path", "x", "invalid header value for: :path"),
+            (":path", "http://evil/", "invalid header value for: :path"),
+            (":method", "GET /x", "invalid header value for: :method"),
+            (":authority", "a b", "invalid header value for: :authority"),
+        ] {
+            let mut map = request();
+            map.replace(name.as_bytes(), value.as_bytes());
+            assert_eq!(map.check(), Err(why.into()), "{name}: {value}");
+        }
+        for name in [":path", ":method", ":authority"] {
+            let mut map = request();
+            map.remove(name.as_bytes());
+            assert_eq!(map.check(), Err(format!("missing required header: {name}")));
+        }
+        let mut response = GuestResponse::new(ResponseHead::new(StatusCode::OK));
+        for bad in ["", "0", "100", "1000", "abc"] {
+            response.replace(b":status", bad.as_bytes());
+            assert!(response.check().is_err(), "{bad}");
+        }
+        response.replace(b":status", b"404");
+        assert_eq!((response.check(), response.head.status), (Ok(()), StatusCode::NOT_FOUND));
+    }
+
+    #[test]
+    fn framing_is_not_the_guests() {
+        let mut map = request();
+        map.add(b"transfer-encoding", b"chunked");
+        map.add(b"connection", b"close");
+        map.replace(b"content-length", b"500");
+        assert_eq!(map.check(), Ok(()));
+        assert_eq!(pairs(&map), ":authority=delta :path=/x :method=POST :scheme=http a=1 content-length=5");
+    }
+}
