@@ -71,7 +71,7 @@ impl Multiplexed for h2::Link {
 
 impl Multiplexed for h3::Link {
     fn has_room(&self) -> bool {
-        !self.is_full()
+        h3::Link::has_room(self)
     }
 
     fn is_closed(&self) -> bool {

@@ -76,7 +76,11 @@ pub async fn serve<S: Service>(io: Io, service: Rc<S>, drain: Drain) {
                     // Its end is the connection's, which ends when its last stream has.
                     tokio::task::spawn_local(exchange(Rc::clone(&service), request, respond));
                 }
-                Some(Err(error)) => tracing::debug!(%error, "an HTTP/2 connection broke"),
+                Some(Err(error)) => {
+                    // Its GOAWAY is written; asked again it would say the same for ever.
+                    tracing::debug!(%error, "an HTTP/2 connection broke");
+                    return Poll::Ready(());
+                }
                 None => return Poll::Ready(()),
             }
         }
@@ -93,16 +97,16 @@ async fn exchange<S: Service>(service: Rc<S>, request: http::Request<RecvStream>
         Ok(request) => {
             let mut call = pin!(service.call(request));
             let answered = poll_fn(|cx| {
-                if let Poll::Ready(response) = call.as_mut().poll(cx) {
-                    return Poll::Ready(Some(response));
+                let response = call.as_mut().poll(cx);
+                // Also those that came with the final head: they go before it.
+                for head in interim.take() {
+                    // A stream that is gone shows below.
+                    let _ = respond.send_informational(outgoing_response(head));
                 }
-                if !interim.is_empty() {
-                    for head in interim.take() {
-                        // A stream that is gone shows below.
-                        let _ = respond.send_informational(outgoing_response(head));
-                    }
+                match response {
+                    Poll::Ready(response) => Poll::Ready(Some(response)),
+                    Poll::Pending => respond.poll_reset(cx).map(|_| None),
                 }
-                respond.poll_reset(cx).map(|_| None)
             });
             match answered.await {
                 Some(response) => response,

@@ -66,7 +66,7 @@ impl Interim {
 
     /// Takes those that wait, oldest first.
     pub fn take(&self) -> Vec<ResponseHead> {
-        std::mem::take(&mut *self.0.borrow_mut())
+        self.0.take()
     }
 }
 

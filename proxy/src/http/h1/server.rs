@@ -104,15 +104,20 @@ async fn exchange<S: Service>(wire: &Rc<RefCell<Wire>>, service: &Rc<S>, interim
         _ => Body::source(Half::Request, Source::H1(Incoming::new(Rc::clone(wire), Half::Request, None)), framing.length()),
     };
     let (method, version, tunnel) = (head.method.clone(), head.version, framing == Framing::Tunnel);
+    // What an abandoned exchange left belongs to nobody.
+    interim.take();
     let mut call = pin!(Rc::clone(service).call(Request { head, body, interim: Rc::clone(interim) }));
     let response = poll_fn(|cx| {
-        if let Poll::Ready(response) = call.as_mut().poll(cx) {
+        let response = call.as_mut().poll(cx);
+        // Also those that came with the final head: they go before it.
+        let written = poll_interim(&mut wire.borrow_mut(), interim, version, cx);
+        if let Poll::Ready(response) = response {
             return Poll::Ready(Some(response));
         }
-        if poll_interim(&mut wire.borrow_mut(), interim, version, cx).is_err() || (!tunnel && is_gone(&mut wire.borrow_mut(), cx)) {
-            return Poll::Ready(None);
+        match written.is_err() || (!tunnel && is_gone(&mut wire.borrow_mut(), cx)) {
+            true => Poll::Ready(None),
+            false => Poll::Pending,
         }
-        Poll::Pending
     })
     .await;
     let Some(response) = response else { return false };

@@ -1,12 +1,12 @@
 //! The client side: a link carries requests.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::{Rc, Weak};
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use h3::error::Code;
@@ -38,6 +38,8 @@ struct State {
     refusal: Notify,
     in_flight: Cell<usize>,
     waiting: Cell<usize>,
+    /// A stream that was opened to see whether there is room; the next request uses it.
+    spare: RefCell<Option<(quinn::SendStream, quinn::RecvStream)>>,
 }
 
 impl Link {
@@ -62,7 +64,7 @@ impl Link {
         let quic = connecting.await.map_err(handshake)?;
         let (h3, driver) = Client::start(quic.clone()).await.map_err(handshake)?;
         let (refused, refusal) = (Cell::new(None), Notify::new());
-        let link = Rc::new(State { h3, name, refused, refusal, in_flight: Cell::new(0), waiting: Cell::new(0) });
+        let link = Rc::new(State { h3, name, refused, refusal, in_flight: Cell::new(0), waiting: Cell::new(0), spare: RefCell::new(None) });
         let (ready, settings) = oneshot::channel();
         let state = Rc::downgrade(&link);
         tokio::task::spawn_local(async move {
@@ -126,6 +128,20 @@ impl Link {
         self.0.waiting.get() > 0
     }
 
+    /// Whether the server allows another stream now: the only way to know is to open one.
+    pub fn has_room(&self) -> bool {
+        if self.is_full() {
+            return false;
+        }
+        let mut spare = self.0.spare.borrow_mut();
+        if spare.is_none()
+            && let Poll::Ready(Ok(stream)) = pin!(self.0.h3.wire.quic().open_bi()).poll(&mut Context::from_waker(Waker::noop()))
+        {
+            *spare = Some(stream);
+        }
+        spare.is_some()
+    }
+
     /// Closes it. What is in flight fails.
     pub fn close(&self) {
         self.0.h3.wire.close(Code::H3_NO_ERROR, "");
@@ -141,6 +157,9 @@ impl Link {
         let mut refusal = pin!(self.0.refusal.notified());
         if self.is_draining() {
             return Err(Fault::new(Reason::RefusedStream).detail("the server is going away"));
+        }
+        if let Some(stream) = self.0.spare.take() {
+            return Ok(stream);
         }
         let mut open = pin!(self.0.h3.wire.quic().open_bi());
         let mut waiting = None;
