@@ -35,7 +35,9 @@ pub fn run(config: Config) -> Result<(), String> {
     let config = Arc::new(config);
     let bound = Bound::new(&config)?;
     let certificates = match &config.identity {
-        Some(files) => Some(Certificates::open(files.clone(), config.node.spiffe.clone()).map_err(|error| error.to_string())?),
+        Some(files) => {
+            Some(Certificates::open(files.clone(), config.node.spiffe.clone()).map_err(|error| error.to_string())?)
+        }
         None => None,
     };
     let filters = crate::control::modules::prepare(&config)?;
@@ -69,7 +71,8 @@ pub fn run(config: Config) -> Result<(), String> {
         workers.push(spawn(&format!("worker-{number}"), move || worker::run(seed))?);
     }
     let control = Control { config, registry, peers, addresses, access: log_queue };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| format!("cannot start: {e}"))?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| format!("cannot start: {e}"))?;
     tokio::task::LocalSet::new().block_on(&runtime, control.live(certificates, bound.admin, workers))?;
     if let Some(thread) = log_thread {
         // The workers' ends of the queue are gone: the writer writes what is left and ends.
@@ -78,8 +81,14 @@ pub fn run(config: Config) -> Result<(), String> {
     Ok(())
 }
 
-fn spawn<T: Send + 'static>(name: &str, body: impl FnOnce() -> T + Send + 'static) -> Result<thread::JoinHandle<T>, String> {
-    thread::Builder::new().name(name.into()).spawn(body).map_err(|error| format!("cannot start the thread {name}: {error}"))
+fn spawn<T: Send + 'static>(
+    name: &str,
+    body: impl FnOnce() -> T + Send + 'static,
+) -> Result<thread::JoinHandle<T>, String> {
+    thread::Builder::new()
+        .name(name.into())
+        .spawn(body)
+        .map_err(|error| format!("cannot start the thread {name}: {error}"))
 }
 
 /// Every listening socket, before anything runs: a port clash stops the process, not a worker.
@@ -97,20 +106,24 @@ impl Bound {
         };
         let mut sockets: Vec<Sockets> = (0..config.workers).map(|_| Sockets::default()).collect();
         if let Some(outbound) = &config.outbound {
-            let listeners = listen::tcp(outbound.listen, config.workers).map_err(cannot("outbound", outbound.listen))?;
+            let listeners =
+                listen::tcp(outbound.listen, config.workers).map_err(cannot("outbound", outbound.listen))?;
             sockets.iter_mut().zip(listeners).for_each(|(s, listener)| s.outbound = Some(listener));
         }
         for (index, service) in config.services.iter().enumerate() {
             if let Some(address) = service.listen {
-                let listeners = listen::tcp(address, config.workers).map_err(cannot(&format!("services.{}", service.name), address))?;
+                let listeners = listen::tcp(address, config.workers)
+                    .map_err(cannot(&format!("services.{}", service.name), address))?;
                 sockets.iter_mut().zip(listeners).for_each(|(s, listener)| s.services.push((index, listener)));
             }
         }
         if let Some(inbound) = &config.inbound {
-            let pairs = listen::tcp_and_udp(inbound.listen, config.workers).map_err(cannot("inbound", inbound.listen))?;
+            let pairs =
+                listen::tcp_and_udp(inbound.listen, config.workers).map_err(cannot("inbound", inbound.listen))?;
             sockets.iter_mut().zip(pairs).for_each(|(s, pair)| s.inbound = Some(pair));
         }
-        let admin = config.admin.map(|address| listen::tcp(address, 1).map_err(cannot("admin", address))).transpose()?;
+        let admin =
+            config.admin.map(|address| listen::tcp(address, 1).map_err(cannot("admin", address))).transpose()?;
         let names = config.services.iter().map(|service| service.name.clone()).collect();
         Ok(Bound { sockets, admin: admin.and_then(|listeners| listeners.into_iter().next()), names })
     }
@@ -157,7 +170,8 @@ impl Control {
         draining.ready();
         let stop = Rc::new(Stop::default());
         if let Some(listener) = admin {
-            let listener = tokio::net::TcpListener::from_std(listener).map_err(|error| format!("cannot serve admin: {error}"))?;
+            let listener =
+                tokio::net::TcpListener::from_std(listener).map_err(|error| format!("cannot serve admin: {error}"))?;
             tokio::task::spawn_local(admin::serve(Rc::new(self.admin(readiness, &stop)), listener));
         }
         for (listener, address) in &self.addresses {
@@ -256,7 +270,9 @@ async fn ended(workers: Vec<thread::JoinHandle<io::Result<()>>>) -> Result<(), S
     let results = all.await.map_err(|_| "the workers were lost".to_owned())?;
     let _ = joined.join();
     for result in results {
-        result.map_err(|_| "a worker panicked".to_owned())?.map_err(|error| format!("a worker could not run: {error}"))?;
+        result
+            .map_err(|_| "a worker panicked".to_owned())?
+            .map_err(|error| format!("a worker could not run: {error}"))?;
     }
     Ok(())
 }
@@ -269,8 +285,11 @@ fn publish(metrics: &Metrics, certificates: &Certificates) {
 
 /// What `/config` shows: what is in use, and what was bound.
 fn describe(config: &Config, addresses: &[(String, SocketAddr)]) -> Value {
-    let listeners: serde_json::Map<_, _> = addresses.iter().map(|(name, address)| (name.clone(), json!(address.to_string()))).collect();
-    let filters = |indices: &[usize]| -> Vec<_> { indices.iter().filter_map(|i| config.filters.get(*i)).map(|f| f.name.clone()).collect() };
+    let listeners: serde_json::Map<_, _> =
+        addresses.iter().map(|(name, address)| (name.clone(), json!(address.to_string()))).collect();
+    let filters = |indices: &[usize]| -> Vec<_> {
+        indices.iter().filter_map(|i| config.filters.get(*i)).map(|f| f.name.clone()).collect()
+    };
     let services: serde_json::Map<_, _> = config
         .services
         .iter()
@@ -326,7 +345,12 @@ fn reports(peers: &Peers) -> Vec<admin::Report> {
         Order::Report(answer)
     });
     let answer = |report: oneshot::Receiver<Report>| async move { Some(clusters(&report.await.ok()?)) };
-    asked.into_inner().into_iter().enumerate().map(|(worker, report)| admin::Report { worker, answer: Box::pin(answer(report)) }).collect()
+    asked
+        .into_inner()
+        .into_iter()
+        .enumerate()
+        .map(|(worker, report)| admin::Report { worker, answer: Box::pin(answer(report)) })
+        .collect()
 }
 
 fn clusters(report: &Report) -> Value {
@@ -336,8 +360,13 @@ fn clusters(report: &Report) -> Value {
             "links": {"h1_idle": e.h1_idle, "h2": {"open": e.h2.0, "requests": e.h2.1}, "h3": {"open": e.h3.0, "requests": e.h3.1}},
         })
     };
-    let clusters: serde_json::Map<_, _> =
-        report.clusters.iter().map(|(name, endpoints)| (name.to_string(), json!({"endpoints": endpoints.iter().map(endpoint).collect::<Vec<_>>()}))).collect();
+    let clusters: serde_json::Map<_, _> = report
+        .clusters
+        .iter()
+        .map(|(name, endpoints)| {
+            (name.to_string(), json!({"endpoints": endpoints.iter().map(endpoint).collect::<Vec<_>>()}))
+        })
+        .collect();
     json!({"connections": report.connections, "clusters": clusters})
 }
 

@@ -86,8 +86,9 @@ impl Drop for Deadline {
 pub fn tick() {
     NOW.set(NOW.get() + 1);
     let now = NOW.get();
-    let due: Vec<Waker> =
-        DEADLINES.with_borrow_mut(|all| all.iter_mut().filter(|(_, entry)| entry.at <= now).filter_map(|(_, entry)| entry.waker.take()).collect());
+    let due: Vec<Waker> = DEADLINES.with_borrow_mut(|all| {
+        all.iter_mut().filter(|(_, entry)| entry.at <= now).filter_map(|(_, entry)| entry.waker.take()).collect()
+    });
     due.into_iter().for_each(Waker::wake);
 }
 

@@ -33,7 +33,12 @@ pub struct Guard(Rc<State>);
 
 impl Default for Drain {
     fn default() -> Self {
-        Drain(Rc::new(State { phase: Cell::new(Phase::Running), advanced: Notify::new(), guards: Cell::new(0), idle: Notify::new() }))
+        Drain(Rc::new(State {
+            phase: Cell::new(Phase::Running),
+            advanced: Notify::new(),
+            guards: Cell::new(0),
+            idle: Notify::new(),
+        }))
     }
 }
 

@@ -29,7 +29,9 @@ pub enum InvalidId {
     #[error("a trust domain consists of a-z, 0-9, '.', '-' and '_'")]
     TrustDomain,
     /// An empty or relative segment, a trailing slash, or a character other than `A-Z a-z 0-9 . - _`.
-    #[error("the path of a SPIFFE ID is one or more segments of A-Z, a-z, 0-9, '.', '-' and '_', none of them \".\" or \"..\"")]
+    #[error(
+        "the path of a SPIFFE ID is one or more segments of A-Z, a-z, 0-9, '.', '-' and '_', none of them \".\" or \"..\""
+    )]
     Path,
 }
 
@@ -111,7 +113,10 @@ mod tests {
     fn parts() {
         let id = SpiffeId::service("mesh.local", "default", "alpha").expect("valid");
         assert_eq!(id.as_str(), "spiffe://mesh.local/ns/default/sa/alpha");
-        assert_eq!((id.trust_domain(), id.path(), id.service_name()), ("mesh.local", "/ns/default/sa/alpha", Some("alpha")));
+        assert_eq!(
+            (id.trust_domain(), id.path(), id.service_name()),
+            ("mesh.local", "/ns/default/sa/alpha", Some("alpha"))
+        );
     }
 
     #[test]

@@ -60,7 +60,9 @@ impl Cert {
     pub(super) fn execute(self) -> Outcome {
         let issued = match self.command {
             Command::Init(Init { dir, trust_domain, days, force }) => authority::init(&dir, &trust_domain, days, force),
-            Command::Issue(Issue { service, dir, namespace, days }) => authority::issue(&dir, &service, &namespace, None, days),
+            Command::Issue(Issue { service, dir, namespace, days }) => {
+                authority::issue(&dir, &service, &namespace, None, days)
+            }
         };
         let issued = issued.map_err(|error| Failure::Input(error.to_string()))?;
         let (certificate, key) = (issued.certificate.display(), issued.private_key.display());

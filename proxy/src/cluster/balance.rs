@@ -78,7 +78,12 @@ impl Balancer {
 
     /// The endpoint for the next request. Those for which `passed` holds are left out; those that are not usable are
     /// taken only where no other is left, for a guess beats a refusal.
-    pub fn pick<C: Candidate>(&self, all: &[C], passed: impl Fn(usize) -> bool, chance: &mut fastrand::Rng) -> Option<usize> {
+    pub fn pick<C: Candidate>(
+        &self,
+        all: &[C],
+        passed: impl Fn(usize) -> bool,
+        chance: &mut fastrand::Rng,
+    ) -> Option<usize> {
         if let [only] = all {
             let _ = only;
             return (!passed(0)).then_some(0);
@@ -87,7 +92,12 @@ impl Balancer {
         self.among(all, usable, chance).or_else(|| self.among(all, |i| !passed(*i), chance))
     }
 
-    fn among<C: Candidate>(&self, all: &[C], fits: impl Fn(&usize) -> bool, chance: &mut fastrand::Rng) -> Option<usize> {
+    fn among<C: Candidate>(
+        &self,
+        all: &[C],
+        fits: impl Fn(&usize) -> bool,
+        chance: &mut fastrand::Rng,
+    ) -> Option<usize> {
         let total: u64 = (0..all.len()).filter(&fits).filter_map(|i| all.get(i)).map(|c| u64::from(c.weight())).sum();
         if total == 0 {
             return None;

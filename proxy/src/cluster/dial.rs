@@ -28,7 +28,12 @@ pub struct Dialer {
 
 impl Dialer {
     /// `tls` is the worker's current identity, `drain` is held by the drivers of links.
-    pub fn new(tls: Rc<RefCell<Option<Arc<TlsSettings>>>>, udp: Option<quic::Endpoint>, metrics: Rc<Metrics>, drain: Drain) -> Self {
+    pub fn new(
+        tls: Rc<RefCell<Option<Arc<TlsSettings>>>>,
+        udp: Option<quic::Endpoint>,
+        metrics: Rc<Metrics>,
+        drain: Drain,
+    ) -> Self {
         Dialer { tls, udp, metrics, drain, chance: RefCell::new(fastrand::Rng::new()) }
     }
 
@@ -53,8 +58,12 @@ impl Dialer {
         let (this, service, tls) = (Rc::clone(self), Arc::clone(service), self.client(identity, Alpn::Http3));
         async move {
             let open = async {
-                let udp = this.udp.as_ref().ok_or_else(|| Fault::new(Reason::ConnectionRefused).detail("this worker has no UDP socket"))?;
-                let settings = quic::client(tls?).map_err(|error| Fault::new(Reason::ProxyInternalError).from(error))?;
+                let udp = this
+                    .udp
+                    .as_ref()
+                    .ok_or_else(|| Fault::new(Reason::ConnectionRefused).detail("this worker has no UDP socket"))?;
+                let settings =
+                    quic::client(tls?).map_err(|error| Fault::new(Reason::ProxyInternalError).from(error))?;
                 h3::Link::connect(udp, settings, address, &service, this.drain.guard()).await
             };
             this.counted(Link::H3, within(patience, open)).await.map(Some)
@@ -85,10 +94,15 @@ impl Dialer {
     }
 
     /// An HTTP/2 link without TLS.
-    pub(super) fn h2c(self: &Rc<Self>, address: SocketAddr, patience: Duration) -> impl Future<Output = Result<Option<h2::Link>, Fault>> + 'static {
+    pub(super) fn h2c(
+        self: &Rc<Self>,
+        address: SocketAddr,
+        patience: Duration,
+    ) -> impl Future<Output = Result<Option<h2::Link>, Fault>> + 'static {
         let guard = self.drain.guard();
         async move {
-            let open = async { h2::Link::open(Io::tcp(connect::tcp(address).await?, bytes::Bytes::new()), guard).await };
+            let open =
+                async { h2::Link::open(Io::tcp(connect::tcp(address).await?, bytes::Bytes::new()), guard).await };
             within(patience, open).await.map(Some)
         }
     }

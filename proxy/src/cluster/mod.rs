@@ -109,7 +109,16 @@ impl Cluster {
     ) -> Self {
         let endpoints = endpoints.iter().map(|endpoint| Rc::new(Endpoint::new(*endpoint))).collect();
         let id = dialer.metrics().name(name);
-        Cluster { name: name.into(), id, transport, timeouts, endpoints, balancer: Balancer::new(balance), dialer, started: Instant::now() }
+        Cluster {
+            name: name.into(),
+            id,
+            transport,
+            timeouts,
+            endpoints,
+            balancer: Balancer::new(balance),
+            dialer,
+            started: Instant::now(),
+        }
     }
 
     /// The service's name.
@@ -136,7 +145,9 @@ impl Cluster {
         let mut request = Some(request);
         let mut tried = Vec::new();
         loop {
-            let Some(mut current) = request.take() else { return Err(Fault::new(Reason::ProxyInternalError).detail("no request to send")) };
+            let Some(mut current) = request.take() else {
+                return Err(Fault::new(Reason::ProxyInternalError).detail("no request to send"));
+            };
             let endpoint = self.pick(&tried)?;
             let switching = current.head.upgrade.is_some();
             trail.attempt(endpoint.address);
@@ -183,7 +194,13 @@ impl Cluster {
             .ok_or_else(|| Fault::new(Reason::DestinationUnavailable).detail(format!("{} has no endpoint", self.name)))
     }
 
-    async fn link(&self, endpoint: &Rc<Endpoint>, switching: bool, version: Version, trail: &Trail) -> Result<Link, Fault> {
+    async fn link(
+        &self,
+        endpoint: &Rc<Endpoint>,
+        switching: bool,
+        version: Version,
+        trail: &Trail,
+    ) -> Result<Link, Fault> {
         let (policy, identity) = match &self.transport {
             Transport::Mesh(policy, identity) => (*policy, identity),
             plain => {
@@ -202,13 +219,21 @@ impl Cluster {
         }
         if policy == LinkPolicy::H3 || policy == LinkPolicy::Auto && self.tries_udp(endpoint, identity) {
             trail.over(labels::Link::H3);
-            let patience = if policy == LinkPolicy::Auto { UDP_PATIENCE.min(self.timeouts.connect) } else { self.timeouts.connect };
+            let patience = if policy == LinkPolicy::Auto {
+                UDP_PATIENCE.min(self.timeouts.connect)
+            } else {
+                self.timeouts.connect
+            };
             match endpoint.h3.take(|| self.dialer.h3(endpoint.address, &self.name, identity, patience)).await {
                 Ok(Some(link)) => {
                     endpoint.udp.set(Udp::Works);
                     return Ok(Link::H3(link));
                 }
-                Ok(None) => return Err(Fault::new(Reason::ConnectionTerminated).retry(Retry::Safe).detail("the link closed at once")),
+                Ok(None) => {
+                    return Err(Fault::new(Reason::ConnectionTerminated)
+                        .retry(Retry::Safe)
+                        .detail("the link closed at once"));
+                }
                 Err(fault) if policy == LinkPolicy::H3 => return Err(fault),
                 Err(fault) => endpoint.udp_failed(&fault, &self.name),
             }
@@ -216,7 +241,13 @@ impl Cluster {
         if !endpoint.only_http1.get() {
             trail.over(labels::Link::H2);
             let wires = Rc::clone(&endpoint.h1);
-            match endpoint.h2.take(|| self.dialer.h2(endpoint.address, &self.name, identity, self.timeouts.connect, Rc::clone(&wires))).await? {
+            match endpoint
+                .h2
+                .take(|| {
+                    self.dialer.h2(endpoint.address, &self.name, identity, self.timeouts.connect, Rc::clone(&wires))
+                })
+                .await?
+            {
                 Some(link) => return Ok(Link::H2(link)),
                 None => endpoint.only_http1.set(true),
             }
@@ -234,7 +265,9 @@ impl Cluster {
         if Instant::now() >= again {
             // Whatever comes of it, no request waits: if a link opens, the next request finds it.
             endpoint.udp_silent();
-            endpoint.h3.dialing_in_background(|| self.dialer.h3(endpoint.address, &self.name, identity, self.timeouts.connect));
+            endpoint.h3.dialing_in_background(|| {
+                self.dialer.h3(endpoint.address, &self.name, identity, self.timeouts.connect)
+            });
         }
         false
     }
@@ -245,7 +278,9 @@ impl Cluster {
             return Ok(Link::H1 { wire, home, reused: true });
         }
         let wire = match identity {
-            Some(identity) => self.dialer.http1_tls(endpoint.address, &self.name, identity, self.timeouts.connect).await?,
+            Some(identity) => {
+                self.dialer.http1_tls(endpoint.address, &self.name, identity, self.timeouts.connect).await?
+            }
             None => self.dialer.http1(endpoint.address, self.timeouts.connect).await?,
         };
         Ok(Link::H1 { wire, home, reused: false })
@@ -253,7 +288,9 @@ impl Cluster {
 
     async fn h2c(&self, endpoint: &Endpoint) -> Result<Link, Fault> {
         let link = endpoint.h2.take(|| self.dialer.h2c(endpoint.address, self.timeouts.connect)).await?;
-        link.map(Link::H2).ok_or_else(|| Fault::new(Reason::ConnectionTerminated).retry(Retry::Safe).detail("the link closed at once"))
+        link.map(Link::H2).ok_or_else(|| {
+            Fault::new(Reason::ConnectionTerminated).retry(Retry::Safe).detail("the link closed at once")
+        })
     }
 
     /// Closes links that are unused for too long. Called now and then.

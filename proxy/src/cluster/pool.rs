@@ -231,7 +231,9 @@ mod tests {
             let failing = || async { Err(Fault::new(Reason::ConnectionRefused)) };
             let (one, two) = tokio::join!(links.take(failing), links.take(failing));
             for failed in [one, two] {
-                assert!(matches!(failed, Err(fault) if fault.reason == Reason::ConnectionRefused && fault.retry == Retry::Safe));
+                assert!(
+                    matches!(failed, Err(fault) if fault.reason == Reason::ConnectionRefused && fault.retry == Retry::Safe)
+                );
             }
             assert!(links.take(|| async { Ok(Some(Fake::new(1))) }).await.expect("link").is_some());
         });

@@ -19,6 +19,9 @@ use super::{
 };
 use crate::identity::SpiffeId;
 
+/// Until a connection to the own application is open (Envoy's default).
+const APPLICATION_CONNECT: Duration = Duration::from_secs(5);
+
 /// A valid config with what is worth a thought, or every reason why it is none.
 pub type Outcome = Result<(Config, Vec<Warning>), Vec<Problem>>;
 
@@ -235,7 +238,9 @@ impl Resolver<'_> {
             .map(Some)
         });
         // The caller's side bounds the request; a second bound here could only cut what that one allows.
-        let timeouts = Timeouts { request: Duration::ZERO, ..self.timeouts(Field::Absent)? };
+        // A full accept queue drops SYNs, which are repeated after one and three seconds: a burst must get in.
+        let timeouts =
+            Timeouts { request: Duration::ZERO, connect: APPLICATION_CONNECT, ..self.timeouts(Field::Absent)? };
         Some(Inbound {
             listen: listen?,
             application: application?,

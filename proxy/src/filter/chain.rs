@@ -48,7 +48,12 @@ pub struct Plan {
 
 impl Plan {
     /// `filters` by their place in the configuration, none where no listener uses it; then the order on each side.
-    pub fn new(shared: Arc<SharedData>, filters: Vec<Option<Arc<Compiled>>>, outbound: Vec<usize>, inbound: Vec<usize>) -> Self {
+    pub fn new(
+        shared: Arc<SharedData>,
+        filters: Vec<Option<Arc<Compiled>>>,
+        outbound: Vec<usize>,
+        inbound: Vec<usize>,
+    ) -> Self {
         Plan { shared, filters, outbound, inbound }
     }
 }
@@ -65,7 +70,10 @@ impl Chain {
         let node = Rc::new(NodeFacts::new(node));
         let make = |compiled: &Arc<Compiled>| Rc::new(Filter::new(compiled, &plan.shared, &node, ledger));
         let filters: Vec<_> = plan.filters.iter().map(|filter| filter.as_ref().map(make)).collect();
-        let chain = |order: &[usize]| Chain { filters: order.iter().filter_map(|i| filters.get(*i)?.clone()).collect(), node: Rc::clone(&node) };
+        let chain = |order: &[usize]| Chain {
+            filters: order.iter().filter_map(|i| filters.get(*i)?.clone()).collect(),
+            node: Rc::clone(&node),
+        };
         (chain(&plan.outbound), chain(&plan.inbound))
     }
 
@@ -187,12 +195,21 @@ impl Run {
             }
         }
         let head = seen.borrow().response.as_ref().map(|response| response.head.clone());
-        let head = head.ok_or_else(|| Fault::new(Reason::ProxyInternalError).detail("the filters lost the response"))?;
+        let head =
+            head.ok_or_else(|| Fault::new(Reason::ProxyInternalError).detail("the filters lost the response"))?;
         Ok(Response { head, body })
     }
 
     /// One callback of one filter, and the wait if it pauses.
-    async fn step(&self, filter: &Filter, place: Place, seen: &Rc<RefCell<Seen>>, half: Half, count: u32, end: bool) -> Result<(), Stop> {
+    async fn step(
+        &self,
+        filter: &Filter,
+        place: Place,
+        seen: &Rc<RefCell<Seen>>,
+        half: Half,
+        count: u32,
+        end: bool,
+    ) -> Result<(), Stop> {
         seen.borrow_mut().expect(half);
         let action = filter.on_headers(place, half, count, end)?;
         self.noted(seen)?;
@@ -249,7 +266,8 @@ fn invalid(_: &Filter, why: String) -> Fault {
 /// The answer that a guest made (`proxy_send_local_response`), as Envoy sends it, but never one that cannot be sent.
 fn local_reply(reply: Reply, grpc: bool) -> Response {
     let Reply { status, details: _, body, headers, grpc_status } = reply;
-    let status = u16::try_from(status).ok().and_then(|s| StatusCode::from_u16(s).ok()).filter(|s| !s.is_informational());
+    let status =
+        u16::try_from(status).ok().and_then(|s| StatusCode::from_u16(s).ok()).filter(|s| !s.is_informational());
     let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut head = ResponseHead::new(status);
     let mut broken = None;
@@ -343,14 +361,21 @@ mod tests {
             assert_eq!(head(reply(given, "", &[])).status.as_u16(), sent);
         }
         assert!(local_reply(reply(204, "body", &[]), false).body.is_end());
-        let hostile = head(reply(200, "", &[("a", "b\r\nc: d"), ("content-length", "99"), ("transfer-encoding", "chunked"), (":status", "500")]));
+        let hostile = head(reply(
+            200,
+            "",
+            &[("a", "b\r\nc: d"), ("content-length", "99"), ("transfer-encoding", "chunked"), (":status", "500")],
+        ));
         assert!(hostile.headers.is_empty(), "{hostile:?}");
     }
 
     #[test]
     fn a_grpc_caller_gets_grpcs_words() {
         let response = local_reply(reply(403, "no such\nkey", &[]), true);
-        assert_eq!((response.head.status, &response.head.headers["grpc-status"]), (StatusCode::OK, &HeaderValue::from(7)));
+        assert_eq!(
+            (response.head.status, &response.head.headers["grpc-status"]),
+            (StatusCode::OK, &HeaderValue::from(7))
+        );
         assert_eq!(response.head.headers["grpc-message"], "no such%0Akey");
         assert!(response.body.is_end());
     }

@@ -113,7 +113,8 @@ impl Exchange {
                 x_forwarded_for: field("x-forwarded-for"),
                 user_agent: field("user-agent"),
                 request_id: field("x-request-id"),
-                trace_id: TraceContext::read(head.headers.get_all("traceparent").iter().map(|v| v.as_bytes())).map(|t| t.trace_id()),
+                trace_id: TraceContext::read(head.headers.get_all("traceparent").iter().map(|v| v.as_bytes()))
+                    .map(|t| t.trace_id()),
                 failure: Text::None,
                 service_time: None,
                 verdicts: Vec::new(),
@@ -271,8 +272,20 @@ impl Drop for Exchange {
         self.ledger.metrics.requests_active(self.conn.direction).sub(1);
         self.ledger.metrics.request_end(&record);
         if let (Some(access), Some(line)) = (&self.ledger.access, self.line.take()) {
-            let Line { start, method, path, version, authority, x_forwarded_for, user_agent, request_id, trace_id, failure, service_time, verdicts } =
-                *line;
+            let Line {
+                start,
+                method,
+                path,
+                version,
+                authority,
+                x_forwarded_for,
+                user_agent,
+                request_id,
+                trace_id,
+                failure,
+                service_time,
+                verdicts,
+            } = *line;
             access.write(Box::new(Record {
                 start,
                 direction: record.direction,

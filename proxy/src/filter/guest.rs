@@ -53,7 +53,13 @@ impl GuestRequest {
     pub(super) fn check(&mut self) -> Result<(), String> {
         mend(&mut self.head.headers, self.length.as_ref());
         let missing = |bit, name: &str| (self.missing & bit != 0).then(|| format!("missing required header: {name}"));
-        match self.broken.take().or_else(|| missing(AUTHORITY, ":authority")).or_else(|| missing(PATH, ":path")).or_else(|| missing(METHOD, ":method")) {
+        match self
+            .broken
+            .take()
+            .or_else(|| missing(AUTHORITY, ":authority"))
+            .or_else(|| missing(PATH, ":path"))
+            .or_else(|| missing(METHOD, ":method"))
+        {
             Some(broken) => Err(broken),
             None => Ok(()),
         }
@@ -61,7 +67,9 @@ impl GuestRequest {
 
     fn set(&mut self, name: &[u8], value: &[u8]) {
         let set = match name {
-            b":authority" | b"host" => Authority::try_from(value).map(|v| self.head.authority = Some(v)).map(|()| AUTHORITY).ok(),
+            b":authority" | b"host" => {
+                Authority::try_from(value).map(|v| self.head.authority = Some(v)).map(|()| AUTHORITY).ok()
+            }
             b":path" => path(value).map(|v| self.head.path = v).map(|()| PATH),
             b":method" => Method::from_bytes(value).map(|v| self.head.method = v).map(|()| METHOD).ok(),
             b":scheme" => scheme(value).map(|v| self.head.https = v).map(|()| 0),
@@ -96,7 +104,9 @@ fn pseudo(name: &[u8]) -> bool {
 impl Headers for GuestRequest {
     fn get(&self, name: &[u8]) -> Option<&[u8]> {
         match name {
-            b":authority" | b"host" if self.missing & AUTHORITY == 0 => self.head.authority.as_ref().map(|a| a.as_str().as_bytes()),
+            b":authority" | b"host" if self.missing & AUTHORITY == 0 => {
+                self.head.authority.as_ref().map(|a| a.as_str().as_bytes())
+            }
             b":path" if self.missing & PATH == 0 => Some(self.head.path.as_str().as_bytes()),
             b":method" if self.missing & METHOD == 0 => Some(self.head.method.as_str().as_bytes()),
             b":scheme" => Some(if self.head.https { HTTPS } else { HTTP }),
@@ -116,7 +126,9 @@ impl Headers for GuestRequest {
     fn add(&mut self, name: &[u8], value: &[u8]) {
         match self.get(name).map(<[u8]>::to_vec) {
             // Envoy joins where there can be only one.
-            Some(there) if (pseudo(name) && name != b":scheme") || name == b"host" => self.set(name, &[&there, &b","[..], value].concat()),
+            Some(there) if (pseudo(name) && name != b":scheme") || name == b"host" => {
+                self.set(name, &[&there, &b","[..], value].concat())
+            }
             _ if pseudo(name) || name == b"host" => self.set(name, value),
             _ => append(&mut self.head.headers, &mut self.broken, name, value),
         }
@@ -285,7 +297,9 @@ mod tests {
 
     fn pairs(map: &dyn Headers) -> String {
         let mut out = Vec::new();
-        map.visit(&mut |name, value| out.push(format!("{}={}", String::from_utf8_lossy(name), String::from_utf8_lossy(value))));
+        map.visit(&mut |name, value| {
+            out.push(format!("{}={}", String::from_utf8_lossy(name), String::from_utf8_lossy(value)))
+        });
         out.join(" ")
     }
 

@@ -125,9 +125,13 @@ impl Seen {
     fn known(&self, path: &[&[u8]], out: &mut Vec<u8>) -> Result<bool, Status> {
         let (exchange, conn) = (&self.exchange, &self.exchange.conn);
         let bytes = match path {
-            [b"request" | b"response" | b"connection" | b"source" | b"destination" | b"upstream"] => return Err(Status::SerializationFailure),
+            [b"request" | b"response" | b"connection" | b"source" | b"destination" | b"upstream"] => {
+                return Err(Status::SerializationFailure);
+            }
             [b"request", rest @ ..] => return self.request_property(rest, out),
-            [b"response", b"code"] => number(self.response.as_ref().ok_or(Status::NotFound)?.head.status.as_u16().into()),
+            [b"response", b"code"] => {
+                number(self.response.as_ref().ok_or(Status::NotFound)?.head.status.as_u16().into())
+            }
             [b"response", b"size"] => number(exchange.bytes(Direction::Response)),
             [b"response", b"headers"] => map(self.response.as_ref().ok_or(Status::NotFound)?),
             [b"response", b"code_details"] => exchange.reason().row().details.as_bytes().to_vec(),
@@ -138,15 +142,23 @@ impl Seen {
             [b"connection", b"mtls"] => vec![u8::from(conn.peer.is_some())],
             [b"connection", b"requested_server_name"] => Vec::new(),
             [b"connection", b"tls_version"] if conn.peer.is_some() => b"TLSv1.3".to_vec(),
-            [b"connection", b"uri_san_peer_certificate"] => conn.peer.as_ref().ok_or(Status::NotFound)?.spiffe.as_str().into(),
-            [b"connection", b"subject_peer_certificate"] => conn.peer.as_ref().ok_or(Status::NotFound)?.subject.as_bytes().into(),
-            [b"connection", b"sha256_peer_certificate_digest"] => conn.peer.as_ref().ok_or(Status::NotFound)?.hash.as_bytes().into(),
+            [b"connection", b"uri_san_peer_certificate"] => {
+                conn.peer.as_ref().ok_or(Status::NotFound)?.spiffe.as_str().into()
+            }
+            [b"connection", b"subject_peer_certificate"] => {
+                conn.peer.as_ref().ok_or(Status::NotFound)?.subject.as_bytes().into()
+            }
+            [b"connection", b"sha256_peer_certificate_digest"] => {
+                conn.peer.as_ref().ok_or(Status::NotFound)?.hash.as_bytes().into()
+            }
             [b"connection", b"uri_san_local_certificate"] if conn.peer.is_some() => self.node.spiffe.as_bytes().into(),
             [b"xds", b"listener_direction"] | [b"listener_direction"] => number(match conn.direction {
                 labels::Direction::Inbound => 1,
                 labels::Direction::Outbound => 2,
             }),
-            [b"xds", b"cluster_name"] | [b"cluster_name"] => exchange.service().ok_or(Status::NotFound)?.as_bytes().into(),
+            [b"xds", b"cluster_name"] | [b"cluster_name"] => {
+                exchange.service().ok_or(Status::NotFound)?.as_bytes().into()
+            }
             _ => return Ok(false),
         };
         out.extend_from_slice(&bytes);
@@ -157,16 +169,25 @@ impl Seen {
         let exchange = &self.exchange;
         let request = self.request.as_ref();
         let head = || request.map(|request| &request.head).ok_or(Status::NotFound);
-        let field = |name: header::HeaderName| head()?.headers.get(name).map(|v| v.as_bytes().to_vec()).ok_or(Status::NotFound);
+        let field =
+            |name: header::HeaderName| head()?.headers.get(name).map(|v| v.as_bytes().to_vec()).ok_or(Status::NotFound);
         let bytes = match path {
             [b"path"] => head()?.path.as_str().into(),
             [b"url_path"] => head()?.path.path().into(),
             [b"query"] => head()?.path.query().unwrap_or("").into(),
             [b"host"] => head()?.authority.as_ref().map_or("", |a| a.as_str()).into(),
-            [b"scheme"] => if head()?.https { b"https".to_vec() } else { b"http".to_vec() },
+            [b"scheme"] => {
+                if head()?.https {
+                    b"https".to_vec()
+                } else {
+                    b"http".to_vec()
+                }
+            }
             [b"method"] => head()?.method.as_str().into(),
             [b"headers"] => map(request.ok_or(Status::NotFound)?),
-            [b"headers", name] => request.and_then(|r| r.get(&name.to_ascii_lowercase())).ok_or(Status::NotFound)?.to_vec(),
+            [b"headers", name] => {
+                request.and_then(|r| r.get(&name.to_ascii_lowercase())).ok_or(Status::NotFound)?.to_vec()
+            }
             [b"referer"] => field(header::REFERER)?,
             [b"useragent"] => field(header::USER_AGENT)?,
             [b"id"] => field(header::HeaderName::from_static("x-request-id"))?,
@@ -177,7 +198,8 @@ impl Seen {
             },
             [b"time"] => number(exchange.since_epoch().as_nanos() as u64),
             [b"duration"] => number(exchange.over().ok_or(Status::NotFound)?.as_nanos() as u64),
-            [b"size"] => match field(header::CONTENT_LENGTH).ok().and_then(|v| String::from_utf8(v).ok()?.parse().ok()) {
+            [b"size"] => match field(header::CONTENT_LENGTH).ok().and_then(|v| String::from_utf8(v).ok()?.parse().ok())
+            {
                 Some(announced) if exchange.over().is_none() => number(announced),
                 _ => number(exchange.bytes(Direction::Request)),
             },

@@ -50,7 +50,11 @@ impl Compiled {
 
     /// How its root context is made.
     pub fn plugin_settings(&self) -> PluginSettings {
-        PluginSettings { name: self.settings.name.clone(), root_id: self.settings.root_id.clone(), configuration: self.settings.config.clone() }
+        PluginSettings {
+            name: self.settings.name.clone(),
+            root_id: self.settings.root_id.clone(),
+            configuration: self.settings.config.clone(),
+        }
     }
 }
 
@@ -83,7 +87,12 @@ pub(super) struct Place {
 }
 
 impl Filter {
-    pub(super) fn new(compiled: &Arc<Compiled>, shared: &Arc<SharedData>, node: &Rc<NodeFacts>, ledger: &Ledger) -> Self {
+    pub(super) fn new(
+        compiled: &Arc<Compiled>,
+        shared: &Arc<SharedData>,
+        node: &Rc<NodeFacts>,
+        ledger: &Ledger,
+    ) -> Self {
         let name = &compiled.settings.name;
         let timer = Rc::new(Timer::default());
         let filter = Filter {
@@ -111,7 +120,8 @@ impl Filter {
     /// If it cannot run and fails closed.
     pub(super) fn open(&self, stream: Rc<RefCell<dyn Stream>>) -> Result<Option<Place>, Fault> {
         if let Err(why) = self.revive() {
-            return self.unavailable(Fault::new(Reason::FilterUnavailable).detail(format!("filter {}: {why}", self.name)));
+            return self
+                .unavailable(Fault::new(Reason::FilterUnavailable).detail(format!("filter {}: {why}", self.name)));
         }
         match self.call(|running| running.vm.open(running.root, stream)) {
             Some(Ok(context)) => Ok(Some(Place { context, life: self.lives.get() })),
@@ -226,8 +236,9 @@ impl Filter {
         if now < from {
             return Err("its VM died and is being replaced".into());
         }
-        let started = Vm::new(&self.compiled.plugin, self.compiled.vm_settings(&self.shared), Rc::clone(&self.world) as _)
-            .and_then(|mut vm| vm.start_root(self.compiled.plugin_settings()).map(|root| (vm, root)));
+        let started =
+            Vm::new(&self.compiled.plugin, self.compiled.vm_settings(&self.shared), Rc::clone(&self.world) as _)
+                .and_then(|mut vm| vm.start_root(self.compiled.plugin_settings()).map(|root| (vm, root)));
         match started {
             Ok((vm, root)) => {
                 self.account(vm.memory() as u64);

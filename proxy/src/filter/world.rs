@@ -23,7 +23,12 @@ pub(super) struct NodeFacts {
 
 impl NodeFacts {
     pub(super) fn new(node: &config::Node) -> Self {
-        NodeFacts { id: node.id.clone(), cluster: node.cluster.clone(), metadata: node.metadata.clone(), spiffe: node.spiffe.to_string() }
+        NodeFacts {
+            id: node.id.clone(),
+            cluster: node.cluster.clone(),
+            metadata: node.metadata.clone(),
+            spiffe: node.spiffe.to_string(),
+        }
     }
 
     /// A property of the sidecar itself: `node.*`, in Envoy's newer place (`xds.node.*`) too.
@@ -34,11 +39,14 @@ impl NodeFacts {
             [b"node", b"cluster"] => out.extend_from_slice(self.cluster.as_bytes()),
             [b"node"] | [b"node", b"metadata"] => return Err(Status::SerializationFailure),
             [b"node", b"metadata", key] => {
-                let value = std::str::from_utf8(key).ok().and_then(|key| self.metadata.get(key)).ok_or(Status::NotFound)?;
+                let value =
+                    std::str::from_utf8(key).ok().and_then(|key| self.metadata.get(key)).ok_or(Status::NotFound)?;
                 match value {
                     serde_json::Value::String(text) => out.extend_from_slice(text.as_bytes()),
                     serde_json::Value::Bool(truth) => out.push(u8::from(*truth)),
-                    serde_json::Value::Number(number) => out.extend_from_slice(&number.as_f64().unwrap_or(0.0).to_le_bytes()),
+                    serde_json::Value::Number(number) => {
+                        out.extend_from_slice(&number.as_f64().unwrap_or(0.0).to_le_bytes())
+                    }
                     other => out.extend_from_slice(other.to_string().as_bytes()),
                 }
             }

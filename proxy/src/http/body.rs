@@ -251,7 +251,9 @@ impl Body {
             Frame::Data(data) => {
                 self.passed += data.len() as u64;
                 if matches!(self.length, Length::Known(length) if self.passed > length) {
-                    return Err(self.fail(Fault::new(self.malformed()).detail("more content than content-length announced")));
+                    return Err(
+                        self.fail(Fault::new(self.malformed()).detail("more content than content-length announced"))
+                    );
                 }
                 if let Some(observer) = &self.observer {
                     observer.data(self.half, data.len());
@@ -314,6 +316,10 @@ impl Drop for Body {
 
 impl fmt::Debug for Body {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Body").field("half", &self.half).field("length", &self.length).field("passed", &self.passed).finish_non_exhaustive()
+        f.debug_struct("Body")
+            .field("half", &self.half)
+            .field("length", &self.length)
+            .field("passed", &self.passed)
+            .finish_non_exhaustive()
     }
 }

@@ -89,7 +89,11 @@ pub async fn serve<S: Service>(io: Io, service: Rc<S>, drain: Drain) {
 }
 
 /// One request and its response.
-async fn exchange<S: Service>(service: Rc<S>, request: http::Request<RecvStream>, mut respond: h2::server::SendResponse<Bytes>) {
+async fn exchange<S: Service>(
+    service: Rc<S>,
+    request: http::Request<RecvStream>,
+    mut respond: h2::server::SendResponse<Bytes>,
+) {
     let interim = Rc::new(Interim::default());
     let method = request.method().clone();
     let response = match incoming_request(request, &interim) {
@@ -143,7 +147,10 @@ fn incoming_request(request: http::Request<RecvStream>, interim: &Rc<Interim>) -
             return Err(malformed("host and :authority differ"));
         }
         (Some(authority), _) => Some(authority),
-        (None, Some(host)) => Some(uri::Authority::from_maybe_shared(Bytes::from_owner(host)).map_err(|_| malformed("a host that is not a host"))?),
+        (None, Some(host)) => Some(
+            uri::Authority::from_maybe_shared(Bytes::from_owner(host))
+                .map_err(|_| malformed("a host that is not a host"))?,
+        ),
         (None, None) => return Err(malformed("neither :authority nor host")),
     };
     let head = RequestHead {
@@ -163,7 +170,11 @@ fn incoming_body(stream: RecvStream, length: Option<u64>, half: Half, flight: Op
     if stream.is_end_stream() {
         return Body::empty(half);
     }
-    Body::source(half, Source::H2(Incoming { stream, half, data_read: false, _flight: flight }), length.map_or(Length::Unknown, Length::Known))
+    Body::source(
+        half,
+        Source::H2(Incoming { stream, half, data_read: false, _flight: flight }),
+        length.map_or(Length::Unknown, Length::Known),
+    )
 }
 
 fn outgoing_response(head: ResponseHead) -> http::Response<()> {
@@ -182,7 +193,8 @@ fn outgoing_request(head: RequestHead) -> Result<http::Request<()>, Fault> {
         _ => head.path,
     });
     let mut request = http::Request::new(());
-    *request.uri_mut() = uri::Uri::from_parts(parts).map_err(|e| Fault::new(Reason::HttpRequestError).from(e).detail("a request without a host"))?;
+    *request.uri_mut() = uri::Uri::from_parts(parts)
+        .map_err(|e| Fault::new(Reason::HttpRequestError).from(e).detail("a request without a host"))?;
     *request.method_mut() = head.method;
     *request.headers_mut() = head.headers;
     *request.version_mut() = http::Version::HTTP_2;
@@ -268,7 +280,9 @@ impl Pump {
                     match self.stream.poll_capacity(cx) {
                         Poll::Ready(Some(Ok(_))) => {}
                         Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(stream_fault(&error, self.reader()))),
-                        Poll::Ready(None) => return Poll::Ready(Err(Fault::new(self.gone()).detail("the stream is closed"))),
+                        Poll::Ready(None) => {
+                            return Poll::Ready(Err(Fault::new(self.gone()).detail("the stream is closed")));
+                        }
                         Poll::Pending => {
                             self.waiting = Some(data);
                             return Poll::Pending;
@@ -350,9 +364,13 @@ impl Pump {
 fn stream_fault(error: &h2::Error, half: Half) -> Fault {
     let reason = match half {
         Half::Request => Reason::DownstreamAborted,
-        Half::Response if error.is_remote() && error.reason() == Some(h2::Reason::REFUSED_STREAM) => Reason::RefusedStream,
+        Half::Response if error.is_remote() && error.reason() == Some(h2::Reason::REFUSED_STREAM) => {
+            Reason::RefusedStream
+        }
         // A GOAWAY without error that ends a stream is one below whose last stream id this stream lies not (RFC 9113 section 6.8).
-        Half::Response if error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR) => Reason::RefusedStream,
+        Half::Response if error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR) => {
+            Reason::RefusedStream
+        }
         Half::Response if error.is_reset() && error.is_remote() => Reason::StreamReset,
         Half::Response if error.is_io() || error.is_go_away() => Reason::ConnectionTerminated,
         Half::Response => Reason::HttpProtocolError,
@@ -388,7 +406,12 @@ impl Link {
             .handshake::<_, Bytes>(io)
             .await
             .map_err(|error| stream_fault(&error, Half::Response))?;
-        let link = Link(Rc::new(State { send: RefCell::new(send), in_flight: Cell::new(0), closed: Cell::new(false), close: Notify::new() }));
+        let link = Link(Rc::new(State {
+            send: RefCell::new(send),
+            in_flight: Cell::new(0),
+            closed: Cell::new(false),
+            close: Notify::new(),
+        }));
         let state = Rc::clone(&link.0);
         tokio::task::spawn_local(async move {
             let ping = connection.ping_pong();

@@ -52,7 +52,8 @@ pub struct ResponseHead {
 impl RequestHead {
     /// Whether this is a gRPC request (its answers must be gRPC's, also for faults).
     pub fn is_grpc(&self) -> bool {
-        let subtype = self.headers.get(http::header::CONTENT_TYPE).and_then(|v| v.as_bytes().strip_prefix(b"application/grpc"));
+        let subtype =
+            self.headers.get(http::header::CONTENT_TYPE).and_then(|v| v.as_bytes().strip_prefix(b"application/grpc"));
         matches!(subtype, Some([] | [b'+' | b';', ..]))
     }
 
@@ -70,6 +71,8 @@ impl ResponseHead {
 
     /// Whether a response with this status to this method has no content (RFC 9110 section 6.4.1), whatever its fields say.
     pub fn is_bodiless(&self, method: &Method) -> bool {
-        method == Method::HEAD || self.status.is_informational() || matches!(self.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+        method == Method::HEAD
+            || self.status.is_informational()
+            || matches!(self.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
     }
 }

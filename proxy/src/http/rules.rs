@@ -21,7 +21,8 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 /// Fields of one connection that never cross a hop (RFC 9110 section 7.6.1).
-pub const CONNECTION_FIELDS: [HeaderName; 5] = [header::CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE];
+pub const CONNECTION_FIELDS: [HeaderName; 5] =
+    [header::CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE];
 
 /// Checks the fields of a message that came over HTTP/2 or HTTP/3 (RFC 9113 section 8.2.2, RFC 9114 section 4.2):
 /// no connection-specific field, `te` says nothing but `trailers`.
@@ -98,9 +99,13 @@ mod tests {
 
     #[test]
     fn fields_of_a_connection_are_malformed_on_a_link() {
-        for (name, value, fine) in
-            [("connection", "close", false), ("transfer-encoding", "chunked", false), ("te", "gzip", false), ("te", "trailers", true), ("x-a", "b", true)]
-        {
+        for (name, value, fine) in [
+            ("connection", "close", false),
+            ("transfer-encoding", "chunked", false),
+            ("te", "gzip", false),
+            ("te", "trailers", true),
+            ("x-a", "b", true),
+        ] {
             assert_eq!(check_fields(&map(&[(name, value)]), Reason::HttpRequestError).is_ok(), fine, "{name}: {value}");
         }
     }

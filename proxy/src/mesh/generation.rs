@@ -31,9 +31,12 @@ pub struct Target<'a> {
 impl Generation {
     /// Builds the worker's form of a configuration.
     pub fn new(config: Arc<Config>, dialer: &Rc<Dialer>, filters: &Plan, ledger: &Ledger) -> Self {
-        let clusters: Vec<_> = config.services.iter().map(|service| Rc::new(Cluster::service(service, Rc::clone(dialer)))).collect();
+        let clusters: Vec<_> =
+            config.services.iter().map(|service| Rc::new(Cluster::service(service, Rc::clone(dialer)))).collect();
         let hosts = config.services.iter().zip(&clusters);
-        let hosts = hosts.flat_map(|(service, cluster)| service.hosts.iter().map(|host| (host.as_str().into(), Rc::clone(cluster)))).collect();
+        let hosts = hosts
+            .flat_map(|(service, cluster)| service.hosts.iter().map(|host| (host.as_str().into(), Rc::clone(cluster))))
+            .collect();
         let application = config.inbound.as_ref().map(|inbound| application(&config, inbound, dialer));
         let (outbound, inbound) = Chain::both(filters, &config.node, ledger);
         Generation { config, clusters, hosts, application, outbound, inbound }
@@ -84,6 +87,13 @@ fn application(config: &Config, inbound: &config::Inbound, dialer: &Rc<Dialer>) 
         AppProtocol::H2c => (Transport::H2c, Protocol::H2),
     };
     let endpoint = config::Endpoint { address: inbound.application, weight: 1 };
-    let cluster = Cluster::new(&config.node.service, transport, &[endpoint], Balance::LeastLoad, inbound.timeouts, Rc::clone(dialer));
+    let cluster = Cluster::new(
+        &config.node.service,
+        transport,
+        &[endpoint],
+        Balance::LeastLoad,
+        inbound.timeouts,
+        Rc::clone(dialer),
+    );
     (Rc::new(cluster), protocol)
 }

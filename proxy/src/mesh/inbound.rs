@@ -11,8 +11,10 @@ const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded
 
 /// Checks the caller and tells the application who it is. What the caller says of itself is dropped.
 pub(super) fn admit(generation: &Generation, conn: &Conn, head: &mut RequestHead) -> Result<(), Fault> {
-    let peer = conn.peer.as_ref().ok_or_else(|| Fault::new(Reason::HttpRequestDenied).detail("the caller has no identity"))?;
-    let inbound = generation.inbound().ok_or_else(|| Fault::new(Reason::DestinationNotFound).detail("no inbound section"))?;
+    let peer =
+        conn.peer.as_ref().ok_or_else(|| Fault::new(Reason::HttpRequestDenied).detail("the caller has no identity"))?;
+    let inbound =
+        generation.inbound().ok_or_else(|| Fault::new(Reason::DestinationNotFound).detail("no inbound section"))?;
     if inbound.allow.as_ref().is_some_and(|allow| !allow.contains(&peer.spiffe)) {
         return Err(Fault::new(Reason::HttpRequestDenied).detail(format!("{} is not in inbound.allow", peer.spiffe)));
     }

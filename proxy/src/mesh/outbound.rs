@@ -45,7 +45,11 @@ pub(super) fn target<'a>(
     };
     match cluster {
         Some(cluster) => Ok(Target { cluster, protocol }),
-        None if head.authority.is_none() => Err(Fault::new(Reason::DestinationNotFound).detail("the request names no host")),
-        None => Err(Fault::new(Reason::DestinationNotFound).detail(format!("no service has the host {:?}", head.host()))),
+        None if head.authority.is_none() => {
+            Err(Fault::new(Reason::DestinationNotFound).detail("the request names no host"))
+        }
+        None => {
+            Err(Fault::new(Reason::DestinationNotFound).detail(format!("no service has the host {:?}", head.host())))
+        }
     }
 }

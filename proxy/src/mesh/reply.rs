@@ -85,7 +85,10 @@ mod tests {
             assert_eq!(plain.head.headers[PROXY_STATUS], format!("delta; error={}", reason.row().proxy_status));
             assert!(!plain.body.is_end());
             let grpc = response("delta", *reason, true);
-            assert_eq!((grpc.head.status, &grpc.head.headers[GRPC_STATUS]), (StatusCode::OK, &HeaderValue::from(u16::from(reason.row().grpc))));
+            assert_eq!(
+                (grpc.head.status, &grpc.head.headers[GRPC_STATUS]),
+                (StatusCode::OK, &HeaderValue::from(u16::from(reason.row().grpc)))
+            );
             assert!(grpc.body.is_end(), "headers only");
         }
     }
@@ -97,7 +100,14 @@ mod tests {
             let row = reason.row();
             table.push_str(&format!(
                 "{} {} {} {} {} {} {:?} {:?}\n",
-                row.token, if row.proxy_status.is_empty() { "-" } else { row.proxy_status }, row.status, row.grpc, if row.flag.is_empty() { "-" } else { row.flag }, row.details, row.side, row.retry
+                row.token,
+                if row.proxy_status.is_empty() { "-" } else { row.proxy_status },
+                row.status,
+                row.grpc,
+                if row.flag.is_empty() { "-" } else { row.flag },
+                row.details,
+                row.side,
+                row.retry
             ));
         }
         assert_eq!(table, include_str!("faults.golden"), "the table changed:\n{table}");

@@ -9,8 +9,10 @@ use tokio::net::TcpStream;
 use crate::fault::{Fault, Reason};
 
 /// How a dead peer is noticed on a connection that carries nothing: asked after a minute, three times, ten seconds apart.
-const KEEPALIVE: TcpKeepalive =
-    TcpKeepalive::new().with_time(std::time::Duration::from_secs(60)).with_interval(std::time::Duration::from_secs(10)).with_retries(3);
+const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(std::time::Duration::from_secs(60))
+    .with_interval(std::time::Duration::from_secs(10))
+    .with_retries(3);
 
 /// Connects. The caller bounds the time.
 ///

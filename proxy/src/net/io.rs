@@ -60,7 +60,11 @@ impl AsyncWrite for Io {
         stream!(self, io => Pin::new(io).poll_write(cx, buf))
     }
 
-    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         stream!(self, io => Pin::new(io).poll_write_vectored(cx, bufs))
     }
 

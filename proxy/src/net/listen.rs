@@ -84,7 +84,13 @@ pub async fn accept(listener: &tokio::net::TcpListener) -> (TcpStream, SocketAdd
                 prepare(&stream);
                 return (stream, from);
             }
-            Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused) => {}
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::ConnectionAborted
+                        | io::ErrorKind::ConnectionReset
+                        | io::ErrorKind::ConnectionRefused
+                ) => {}
             Err(error) => {
                 tracing::warn!(%error, "cannot accept connections for the moment");
                 tokio::time::sleep(EXHAUSTED).await;

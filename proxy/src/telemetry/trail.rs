@@ -22,7 +22,12 @@ pub trait Busy {
 
 impl Default for Trail {
     fn default() -> Self {
-        Trail { link: Cell::new(Link::None), address: Cell::new(None), attempts: Cell::new(0), busy: RefCell::new(None) }
+        Trail {
+            link: Cell::new(Link::None),
+            address: Cell::new(None),
+            attempts: Cell::new(0),
+            busy: RefCell::new(None),
+        }
     }
 }
 

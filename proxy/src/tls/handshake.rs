@@ -13,7 +13,11 @@ use crate::fault::{Fault, Reason};
 ///
 /// # Errors
 /// If the server is not who it should be, does not accept us, or speaks no TLS 1.3. The request can go elsewhere.
-pub async fn connect(tcp: TcpStream, settings: Arc<ClientConfig>, service: &str) -> Result<(client::TlsStream<TcpStream>, Option<Alpn>), Fault> {
+pub async fn connect(
+    tcp: TcpStream,
+    settings: Arc<ClientConfig>,
+    service: &str,
+) -> Result<(client::TlsStream<TcpStream>, Option<Alpn>), Fault> {
     let stream = TlsConnector::from(settings).connect(server_name(service), tcp).await.map_err(fault)?;
     let alpn = Alpn::of(stream.get_ref().1.alpn_protocol());
     Ok((stream, alpn))
@@ -23,11 +27,16 @@ pub async fn connect(tcp: TcpStream, settings: Arc<ClientConfig>, service: &str)
 ///
 /// # Errors
 /// If the peer does not show a valid identity of the trust domain.
-pub async fn accept(tcp: TcpStream, settings: Arc<ServerConfig>) -> Result<(server::TlsStream<TcpStream>, Option<Alpn>, Peer), Fault> {
+pub async fn accept(
+    tcp: TcpStream,
+    settings: Arc<ServerConfig>,
+) -> Result<(server::TlsStream<TcpStream>, Option<Alpn>, Peer), Fault> {
     let stream = TlsAcceptor::from(settings).accept(tcp).await.map_err(fault)?;
     let session = stream.get_ref().1;
     let peer = session.peer_certificates().and_then(peer);
-    let peer = peer.ok_or_else(|| Fault::new(Reason::TlsCertificateError).detail("the peer's certificate is no valid identity (any more)"))?;
+    let peer = peer.ok_or_else(|| {
+        Fault::new(Reason::TlsCertificateError).detail("the peer's certificate is no valid identity (any more)")
+    })?;
     let alpn = Alpn::of(session.alpn_protocol());
     Ok((stream, alpn, peer))
 }

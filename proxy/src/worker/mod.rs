@@ -127,7 +127,10 @@ async fn work(seed: Seed) -> io::Result<()> {
     let tls = Rc::new(RefCell::new(tls));
     let (tcp, udp) = sockets.inbound.map_or((None, None), |(tcp, udp)| (Some(tcp), Some(udp)));
     let server = udp.map(|udp| quic_endpoint(udp, tls.borrow().as_deref())).transpose()?;
-    let needs_udp = config.services.iter().any(|s| matches!(s.link, crate::config::LinkPolicy::Auto | crate::config::LinkPolicy::H3));
+    let needs_udp = config
+        .services
+        .iter()
+        .any(|s| matches!(s.link, crate::config::LinkPolicy::Auto | crate::config::LinkPolicy::H3));
     let client = needs_udp.then(quic_client).transpose()?;
 
     let metrics = Rc::new(registry.metrics());
@@ -234,7 +237,8 @@ fn quic_endpoint(socket: UdpSocket, tls: Option<&TlsSettings>) -> io::Result<qui
 /// The socket for links that this worker opens; both families where the system has IPv6.
 fn quic_client() -> io::Result<quic::Endpoint> {
     let any = |text: &str| text.parse::<SocketAddr>().map_err(io::Error::other);
-    let socket = crate::net::listen::udp(any("[::]:0")?, false).or_else(|_| crate::net::listen::udp(any("0.0.0.0:0")?, false))?;
+    let socket = crate::net::listen::udp(any("[::]:0")?, false)
+        .or_else(|_| crate::net::listen::udp(any("0.0.0.0:0")?, false))?;
     quic::endpoint(socket, None)
 }
 
@@ -253,6 +257,10 @@ impl Worker {
 
     fn report(&self, generation: &Generation) -> Report {
         let connections = self.inbound.drain.guards() + self.outbound.drain.guards();
-        Report { worker: self.number, connections, clusters: generation.clusters().map(|c| (Arc::clone(c.name()), c.report())).collect() }
+        Report {
+            worker: self.number,
+            connections,
+            clusters: generation.clusters().map(|c| (Arc::clone(c.name()), c.report())).collect(),
+        }
     }
 }

@@ -18,8 +18,8 @@ use crate::mesh::hop::{Hop, Served};
 use crate::net::detect::{Spoken, detect};
 use crate::net::io::Io;
 use crate::net::{listen, quic};
-use crate::telemetry::labels::{Direction, Link, Protocol};
 use crate::telemetry::labels::NameId;
+use crate::telemetry::labels::{Direction, Link, Protocol};
 use crate::tls::{self, Alpn, Peer};
 
 /// Connections that one worker serves at a time on each way. Beyond it new ones are closed at once: each costs memory, and a
@@ -123,7 +123,8 @@ impl Worker {
             tracing::warn!(limit = MAX_CONNECTIONS, "too many connections: a new one was closed");
             return;
         }
-        let (worker, service, direction, guard) = (Rc::clone(self), entrance.service, entrance.direction, way.drain.guard());
+        let (worker, service, direction, guard) =
+            (Rc::clone(self), entrance.service, entrance.direction, way.drain.guard());
         self.publish();
         tokio::task::spawn_local(async move {
             match direction {
@@ -145,7 +146,16 @@ impl Worker {
         };
         let (Ok((spoken, read)), Ok(local)) = (spoken, stream.local_addr()) else { return };
         let protocol = if spoken == Spoken::Http1 { Protocol::Http1 } else { Protocol::H2 };
-        let conn = Conn { direction: Direction::Outbound, protocol, link: Link::None, local, remote: from, peer: None, forwarded: None, source: way.source };
+        let conn = Conn {
+            direction: Direction::Outbound,
+            protocol,
+            link: Link::None,
+            local,
+            remote: from,
+            peer: None,
+            forwarded: None,
+            source: way.source,
+        };
         let pinned = service.and_then(|index| way.hop.generation.borrow().by_index(index).cloned());
         let served = self.served(way, conn, pinned);
         let counted = Counted::new(&way.hop, Direction::Outbound, protocol);
@@ -177,7 +187,8 @@ impl Worker {
                 return;
             }
         };
-        let (protocol, link) = if alpn == Some(Alpn::Http2) { (Protocol::H2, Link::H2) } else { (Protocol::Http1, Link::H1) };
+        let (protocol, link) =
+            if alpn == Some(Alpn::Http2) { (Protocol::H2, Link::H2) } else { (Protocol::Http1, Link::H1) };
         let served = self.served(way, self.inbound_conn(protocol, link, local, from, peer), None);
         let counted = Counted::new(&way.hop, Direction::Inbound, protocol);
         match protocol {
@@ -196,7 +207,11 @@ impl Worker {
             connection.close(0u32.into(), b"");
             return;
         };
-        let local = self.entrances.iter().find(|e| e.direction == Direction::Inbound).and_then(|e| e.listener.local_addr().ok());
+        let local = self
+            .entrances
+            .iter()
+            .find(|e| e.direction == Direction::Inbound)
+            .and_then(|e| e.listener.local_addr().ok());
         let conn = self.inbound_conn(Protocol::H3, Link::H3, local.unwrap_or(from), from, peer);
         let counted = Counted::new(&way.hop, Direction::Inbound, Protocol::H3);
         h3::serve(connection, self.served(way, conn, None), way.drain.clone()).await;

@@ -67,7 +67,9 @@ impl Chunked {
                         *self = Chunked::Size;
                     }
                     Some(_) => return Err("a chunk is longer than its size"),
-                    None if input.first().is_some_and(|b| *b != b'\r') => return Err("a chunk is longer than its size"),
+                    None if input.first().is_some_and(|b| *b != b'\r') => {
+                        return Err("a chunk is longer than its size");
+                    }
                     None => return Ok(Piece::More),
                 },
                 Chunked::Trailers => {
@@ -76,13 +78,19 @@ impl Chunked {
                         *self = Chunked::End;
                         return Ok(Piece::End);
                     }
-                    let Some(end) = parse::head_end(input, &mut 0).map_err(|()| "a bare LF in the trailer section")? else {
-                        return if input.len() > MAX_TRAILER_BYTES { Err("a trailer section that is too large") } else { Ok(Piece::More) };
+                    let Some(end) = parse::head_end(input, &mut 0).map_err(|()| "a bare LF in the trailer section")?
+                    else {
+                        return if input.len() > MAX_TRAILER_BYTES {
+                            Err("a trailer section that is too large")
+                        } else {
+                            Ok(Piece::More)
+                        };
                     };
                     if end > MAX_TRAILER_BYTES {
                         return Err("a trailer section that is too large");
                     }
-                    let mut trailers = parse::fields(input.split_to(end).freeze()).map_err(|_| "a malformed trailer section")?;
+                    let mut trailers =
+                        parse::fields(input.split_to(end).freeze()).map_err(|_| "a malformed trailer section")?;
                     clean_trailers(&mut trailers);
                     *self = Chunked::End;
                     return Ok(if trailers.is_empty() { Piece::End } else { Piece::Trailers(trailers) });
@@ -143,7 +151,8 @@ mod tests {
 
     /// Decodes input that arrives in pieces of the given size.
     fn decode(text: &str, step: usize) -> Result<(String, Option<HeaderMap>, usize), &'static str> {
-        let (mut decoder, mut input, mut out, mut rest) = (Chunked::Size, BytesMut::new(), String::new(), text.as_bytes());
+        let (mut decoder, mut input, mut out, mut rest) =
+            (Chunked::Size, BytesMut::new(), String::new(), text.as_bytes());
         loop {
             match decoder.decode(&mut input)? {
                 Piece::Data(data) => out.push_str(std::str::from_utf8(&data).expect("ASCII")),
@@ -162,7 +171,9 @@ mod tests {
     #[test]
     fn well_formed_whatever_the_pieces() {
         for step in [1, 2, 3, 7, 1000] {
-            let (body, trailers, left) = decode("5\r\nhello\r\nA;x=\"y\"\r\n0123456789\r\n0\r\nX-A: b\r\nhost: evil\r\n\r\nGET", step).expect("fine");
+            let (body, trailers, left) =
+                decode("5\r\nhello\r\nA;x=\"y\"\r\n0123456789\r\n0\r\nX-A: b\r\nhost: evil\r\n\r\nGET", step)
+                    .expect("fine");
             assert_eq!((body.as_str(), left), ("hello0123456789", 3));
             let trailers = trailers.expect("trailers");
             assert_eq!((trailers.len(), &trailers["x-a"]), (1, &http::HeaderValue::from_static("b")));
@@ -173,8 +184,20 @@ mod tests {
     #[test]
     fn malformed() {
         for text in [
-            "\r\n", "g\r\n", "+5\r\nhello\r\n", "0x5\r\nhello\r\n", "-1\r\n", "5 5\r\nhello\r\n", "5\nhello\n", "5\r\nhello!\r\n", "5\r\nhelloX0\r\n\r\n",
-            "1234567890123456\r\n", "0\r\nbad name: x\r\n\r\n", "0\r\n folded\r\n\r\n", "0\r\na: b\n\r\n", "5;a\rb\r\nhello\r\n",
+            "\r\n",
+            "g\r\n",
+            "+5\r\nhello\r\n",
+            "0x5\r\nhello\r\n",
+            "-1\r\n",
+            "5 5\r\nhello\r\n",
+            "5\nhello\n",
+            "5\r\nhello!\r\n",
+            "5\r\nhelloX0\r\n\r\n",
+            "1234567890123456\r\n",
+            "0\r\nbad name: x\r\n\r\n",
+            "0\r\n folded\r\n\r\n",
+            "0\r\na: b\n\r\n",
+            "5;a\rb\r\nhello\r\n",
         ] {
             let got = decode(text, 1000);
             assert!(matches!(got, Err(why) if why != "incomplete"), "{text:?}: {got:?}");
@@ -185,7 +208,10 @@ mod tests {
     fn limits_at_their_edge() {
         let line = |n: usize| format!("1;{}\r\n", "x".repeat(n - 4));
         assert!(decode(&format!("{}a\r\n0\r\n\r\n", line(MAX_SIZE_LINE)), 1000).is_ok());
-        assert_eq!(decode(&format!("{}a\r\n0\r\n\r\n", line(MAX_SIZE_LINE + 1)), 1000), Err("a chunk size line that is too long"));
+        assert_eq!(
+            decode(&format!("{}a\r\n0\r\n\r\n", line(MAX_SIZE_LINE + 1)), 1000),
+            Err("a chunk size line that is too long")
+        );
         let trailer = |n: usize| format!("0\r\na: {}\r\n\r\n", "x".repeat(n - 7));
         assert!(decode(&trailer(MAX_TRAILER_BYTES), 4096).is_ok());
         assert_eq!(decode(&trailer(MAX_TRAILER_BYTES + 1), 4096), Err("a trailer section that is too large"));

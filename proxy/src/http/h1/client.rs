@@ -116,7 +116,10 @@ pub async fn send(wire: Rc<RefCell<Wire>>, home: Rc<Idle>, request: Request, reu
         loop {
             let Wire { input, scanned, .. } = &mut *wire;
             match parse::response(input, scanned, &head.method)? {
-                Some(parsed) if parsed.head.status.is_informational() && parsed.head.status != StatusCode::SWITCHING_PROTOCOLS => {
+                Some(parsed)
+                    if parsed.head.status.is_informational()
+                        && parsed.head.status != StatusCode::SWITCHING_PROTOCOLS =>
+                {
                     interim.push(parsed.head);
                 }
                 Some(parsed) => return Poll::Ready(Ok(parsed)),
@@ -151,7 +154,9 @@ fn finish(
     let Parsed { head, framing, keep_alive } = parsed;
     let upload = match (framing, tunnel) {
         (Framing::Tunnel, Some(body)) => Some(Pump::new(body, Rc::clone(&wire), Framing::Tunnel, Half::Request)),
-        (Framing::Tunnel, None) => return Err(Fault::new(Reason::HttpProtocolError).detail("status 101 that nobody asked for")),
+        (Framing::Tunnel, None) => {
+            return Err(Fault::new(Reason::HttpProtocolError).detail("status 101 that nobody asked for"));
+        }
         (_, _) => upload,
     };
     wire.borrow_mut().expect(framing);

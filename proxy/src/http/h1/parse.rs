@@ -73,7 +73,9 @@ pub(super) fn request(input: &mut BytesMut, scanned: &mut usize) -> Result<Optio
         let _ = input.split_to(2);
         *scanned = 0;
     }
-    let Some(bytes) = take_head(input, scanned, Reason::HttpRequestError, Reason::RequestHeaderSectionSize)? else { return Ok(None) };
+    let Some(bytes) = take_head(input, scanned, Reason::HttpRequestError, Reason::RequestHeaderSectionSize)? else {
+        return Ok(None);
+    };
     let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
     let mut parsed = httparse::Request::new(&mut []);
     match parsed.parse_with_uninit_headers(&bytes, &mut fields) {
@@ -82,7 +84,7 @@ pub(super) fn request(input: &mut BytesMut, scanned: &mut usize) -> Result<Optio
         Err(httparse::Error::TooManyHeaders) => {
             return Err(Fault::new(Reason::RequestHeaderSectionSize).detail(format!("more than {MAX_FIELDS} fields")));
         }
-        Err(httparse::Error::Version) => return Err(Fault::new(Reason::UnsupportedVersion)),
+        Err(httparse::Error::Version) if names_version(&bytes) => return Err(Fault::new(Reason::UnsupportedVersion)),
         Err(error) => return Err(Fault::new(Reason::HttpRequestError).from(error)),
     }
     let (Some(method), Some(target), Some(minor)) = (parsed.method, parsed.path, parsed.version) else {
@@ -115,20 +117,36 @@ pub(super) fn request(input: &mut BytesMut, scanned: &mut usize) -> Result<Optio
     Ok(Some(Parsed { head, framing, keep_alive }))
 }
 
+/// Whether a first line is one of HTTP at all, so that only its version is at fault.
+fn names_version(head: &[u8]) -> bool {
+    let line = head.split(|b| *b == b'\r').next().unwrap_or_default();
+    let words: Vec<&[u8]> = line.split(|b| *b == b' ').collect();
+    matches!(words.as_slice(), [_, _, version] if version.starts_with(b"HTTP/"))
+}
+
 /// Takes a response head from the input if it is all there.
 ///
 /// # Errors
 /// If it is malformed or too large.
-pub(super) fn response(input: &mut BytesMut, scanned: &mut usize, method: &Method) -> Result<Option<Parsed<ResponseHead>>, Fault> {
+pub(super) fn response(
+    input: &mut BytesMut,
+    scanned: &mut usize,
+    method: &Method,
+) -> Result<Option<Parsed<ResponseHead>>, Fault> {
     let garbled = |why: &'static str| Fault::new(Reason::HttpProtocolError).detail(why);
-    let Some(bytes) = take_head(input, scanned, Reason::HttpProtocolError, Reason::HttpResponseHeaderSectionSize)? else { return Ok(None) };
+    let Some(bytes) = take_head(input, scanned, Reason::HttpProtocolError, Reason::HttpResponseHeaderSectionSize)?
+    else {
+        return Ok(None);
+    };
     let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
     let mut parsed = httparse::Response::new(&mut []);
     match httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, &bytes, &mut fields) {
         Ok(httparse::Status::Complete(n)) if n == bytes.len() => {}
         Ok(_) => return Err(garbled("the head ends early")),
         Err(httparse::Error::TooManyHeaders) => {
-            return Err(Fault::new(Reason::HttpResponseHeaderSectionSize).detail(format!("more than {MAX_FIELDS} fields")));
+            return Err(
+                Fault::new(Reason::HttpResponseHeaderSectionSize).detail(format!("more than {MAX_FIELDS} fields"))
+            );
         }
         Err(error) => return Err(Fault::new(Reason::HttpProtocolError).from(error)),
     }
@@ -166,7 +184,12 @@ pub(super) fn fields(bytes: Bytes) -> Result<HeaderMap, &'static str> {
     }
 }
 
-fn take_head(input: &mut BytesMut, scanned: &mut usize, malformed: Reason, too_large: Reason) -> Result<Option<Bytes>, Fault> {
+fn take_head(
+    input: &mut BytesMut,
+    scanned: &mut usize,
+    malformed: Reason,
+    too_large: Reason,
+) -> Result<Option<Bytes>, Fault> {
     let end = head_end(input, scanned).map_err(|()| Fault::new(malformed).detail("a line that ends in a bare LF"))?;
     match end {
         Some(end) if end <= MAX_HEAD_BYTES => {
@@ -175,7 +198,9 @@ fn take_head(input: &mut BytesMut, scanned: &mut usize, malformed: Reason, too_l
         }
         None if input.len() <= MAX_HEAD_BYTES => Ok(None),
         // What fills the head without a first line is a target.
-        _ if memchr::memchr(b'\n', input).is_none() && too_large == Reason::RequestHeaderSectionSize => Err(Fault::new(Reason::UriTooLong)),
+        _ if memchr::memchr(b'\n', input).is_none() && too_large == Reason::RequestHeaderSectionSize => {
+            Err(Fault::new(Reason::UriTooLong))
+        }
         _ => Err(Fault::new(too_large).detail(format!("a head of more than {MAX_HEAD_BYTES} bytes"))),
     }
 }
@@ -185,7 +210,8 @@ fn header_map(bytes: &Bytes, fields: &[httparse::Header<'_>]) -> Result<HeaderMa
     let mut headers = HeaderMap::with_capacity(fields.len() + 4);
     for field in fields {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| "a field name that is not a token")?;
-        let value = HeaderValue::from_maybe_shared(bytes.slice_ref(field.value)).map_err(|_| "a field value with a control character")?;
+        let value = HeaderValue::from_maybe_shared(bytes.slice_ref(field.value))
+            .map_err(|_| "a field value with a control character")?;
         headers.try_append(name, value).map_err(|_| "too many fields")?;
     }
     Ok(headers)
@@ -208,7 +234,8 @@ impl Connection {
     /// but for transfer-encoding, which framing still needs. `te: trailers` is kept: it holds for the whole path of a gRPC call.
     fn take(headers: &mut HeaderMap) -> Connection {
         let mut said = Connection::default();
-        let trailers = headers.get_all(header::TE).iter().any(|te| tokens(te).any(|t| t.eq_ignore_ascii_case("trailers")));
+        let trailers =
+            headers.get_all(header::TE).iter().any(|te| tokens(te).any(|t| t.eq_ignore_ascii_case("trailers")));
         let mut upgrade = false;
         let lines: Vec<HeaderValue> = match headers.entry(header::CONNECTION) {
             header::Entry::Occupied(entry) => entry.remove_entry_mult().1.collect(),
@@ -226,7 +253,9 @@ impl Connection {
                 },
             }
         }
-        said.upgrade = headers.remove(header::UPGRADE).filter(|value| upgrade && !tokens(value).any(|t| t.eq_ignore_ascii_case("h2c")));
+        said.upgrade = headers
+            .remove(header::UPGRADE)
+            .filter(|value| upgrade && !tokens(value).any(|t| t.eq_ignore_ascii_case("h2c")));
         for name in CONNECTION_FIELDS.iter().filter(|name| **name != header::TRANSFER_ENCODING) {
             headers.remove(name);
         }
@@ -237,8 +266,14 @@ impl Connection {
     }
 }
 
-const KEPT: [HeaderName; 6] =
-    [header::TRANSFER_ENCODING, header::CONTENT_LENGTH, header::HOST, header::AUTHORIZATION, header::TE, header::UPGRADE];
+const KEPT: [HeaderName; 6] = [
+    header::TRANSFER_ENCODING,
+    header::CONTENT_LENGTH,
+    header::HOST,
+    header::AUTHORIZATION,
+    header::TE,
+    header::UPGRADE,
+];
 
 fn tokens(value: &HeaderValue) -> impl Iterator<Item = &str> {
     value.to_str().unwrap_or("").split(',').map(str::trim).filter(|t| !t.is_empty())
@@ -268,9 +303,13 @@ fn request_framing(headers: &mut HeaderMap, version: Version) -> Result<Framing,
         (Coding::None, Some(0)) => Framing::Empty,
         (Coding::None, Some(length)) => Framing::Length(length),
         (Coding::Chunked, None) if version == Version::Http11 => Framing::Chunked,
-        (Coding::Chunked | Coding::Other, Some(_)) => return Err(malformed("both transfer-encoding and content-length")),
+        (Coding::Chunked | Coding::Other, Some(_)) => {
+            return Err(malformed("both transfer-encoding and content-length"));
+        }
         (Coding::Chunked, None) => return Err(malformed("transfer-encoding in HTTP/1.0")),
-        (Coding::Other, None) => return Err(Fault::new(Reason::UnsupportedRequest).detail("a transfer coding other than chunked")),
+        (Coding::Other, None) => {
+            return Err(Fault::new(Reason::UnsupportedRequest).detail("a transfer coding other than chunked"));
+        }
     })
 }
 
@@ -298,15 +337,24 @@ fn authority(bytes: Bytes) -> Result<Authority, Fault> {
 }
 
 /// The four forms of a target (RFC 9112 section 3.2): scheme is https, authority, path.
-fn split_target(bytes: &Bytes, target: &str, method: &Method) -> Result<(bool, Option<Authority>, PathAndQuery), Fault> {
-    let path = |text: &str| PathAndQuery::from_maybe_shared(bytes.slice_ref(text.as_bytes())).map_err(|e| Fault::new(Reason::HttpRequestError).from(e));
+fn split_target(
+    bytes: &Bytes,
+    target: &str,
+    method: &Method,
+) -> Result<(bool, Option<Authority>, PathAndQuery), Fault> {
+    let path = |text: &str| {
+        PathAndQuery::from_maybe_shared(bytes.slice_ref(text.as_bytes()))
+            .map_err(|e| Fault::new(Reason::HttpRequestError).from(e))
+    };
     if target.starts_with('/') {
         return Ok((false, None, path(target)?));
     }
     if target == "*" && *method == Method::OPTIONS {
         return Ok((false, None, PathAndQuery::from_static("*")));
     }
-    let Some((scheme, rest)) = target.split_once("://") else { return Err(malformed("a target that is no path and no URI")) };
+    let Some((scheme, rest)) = target.split_once("://") else {
+        return Err(malformed("a target that is no path and no URI"));
+    };
     let https = match scheme {
         s if s.eq_ignore_ascii_case("http") => false,
         s if s.eq_ignore_ascii_case("https") => true,
@@ -346,7 +394,16 @@ pub(super) fn write_request(out: &mut BytesMut, head: &RequestHead, framing: Fra
 /// Writes a response head. `close` announces the end of the connection.
 pub(super) fn write_response(out: &mut BytesMut, head: &ResponseHead, framing: Framing, close: bool, to_http10: bool) {
     out.reserve(head_size(&head.headers) + 96);
-    put(out, &[b"HTTP/1.1 ", head.status.as_str().as_bytes(), b" ", head.status.canonical_reason().unwrap_or("").as_bytes(), b"\r\n"]);
+    put(
+        out,
+        &[
+            b"HTTP/1.1 ",
+            head.status.as_str().as_bytes(),
+            b" ",
+            head.status.canonical_reason().unwrap_or("").as_bytes(),
+            b"\r\n",
+        ],
+    );
     write_fields(out, &head.headers, framing);
     match &head.upgrade {
         Some(upgrade) => put(out, &[b"connection: upgrade\r\nupgrade: ", upgrade.as_bytes(), b"\r\n"]),
@@ -405,7 +462,9 @@ pub(super) fn fuzz(input: &[u8]) {
         // What is accepted is written so that a second reader sees the same message.
         let framing = if parsed.framing == Framing::Tunnel { Framing::Empty } else { parsed.framing };
         write_request(&mut out, &parsed.head, framing);
-        assert!(matches!(request(&mut out, &mut 0), Ok(Some(again)) if again.head.method == parsed.head.method && again.framing == parsed.framing));
+        assert!(
+            matches!(request(&mut out, &mut 0), Ok(Some(again)) if again.head.method == parsed.head.method && again.framing == parsed.framing)
+        );
     }
     let _ = response(&mut BytesMut::from(input), &mut 0, &Method::GET);
 }
@@ -432,7 +491,11 @@ mod tests {
             ("\r\n\r\nGET / HTTP/1.0\r\n\r\n", "", "/"),
         ] {
             let head = parse(text).expect(text).head;
-            assert_eq!((head.authority.as_ref().map_or("", |a| a.as_str()), head.path.as_str()), (authority, path), "{text}");
+            assert_eq!(
+                (head.authority.as_ref().map_or("", |a| a.as_str()), head.path.as_str()),
+                (authority, path),
+                "{text}"
+            );
         }
     }
 
@@ -480,11 +543,16 @@ mod tests {
     #[test]
     fn fields_of_the_connection_are_taken_away() {
         let parsed = parse("GET / HTTP/1.1\r\nHost: x\r\nConnection: X-Hop, host, close\r\nX-Hop: 1\r\nKeep-Alive: 5\r\nTE: gzip, trailers\r\nX: y\r\n\r\n").expect("fine");
-        let mut left: Vec<_> = parsed.head.headers.iter().map(|(n, v)| format!("{n}={}", v.to_str().expect("ASCII"))).collect();
+        let mut left: Vec<_> =
+            parsed.head.headers.iter().map(|(n, v)| format!("{n}={}", v.to_str().expect("ASCII"))).collect();
         left.sort();
         assert_eq!((left.join(" ").as_str(), parsed.keep_alive), ("te=trailers x=y", false));
-        let upgrade = parse("GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").expect("fine");
-        assert_eq!((upgrade.head.upgrade, upgrade.framing), (Some(HeaderValue::from_static("websocket")), Framing::Tunnel));
+        let upgrade =
+            parse("GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").expect("fine");
+        assert_eq!(
+            (upgrade.head.upgrade, upgrade.framing),
+            (Some(HeaderValue::from_static("websocket")), Framing::Tunnel)
+        );
         let h2c = parse("GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n").expect("fine");
         assert_eq!((h2c.head.upgrade, h2c.framing), (None, Framing::Empty));
     }
@@ -517,7 +585,11 @@ mod tests {
             ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", Method::GET, Ok(Some((Framing::Chunked, true)))),
             ("HTTP/1.1 200\r\n\r\n", Method::GET, Ok(Some((Framing::Close, false)))),
             ("HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\n", Method::GET, Ok(Some((Framing::Length(5), false)))),
-            ("HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n", Method::GET, Ok(Some((Framing::Tunnel, true)))),
+            (
+                "HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n",
+                Method::GET,
+                Ok(Some((Framing::Tunnel, true))),
+            ),
             ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", Method::GET, bad),
             ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n", Method::GET, bad),
             ("HTTP/1.1 200 OK\r\nX: a\r\n b\r\n\r\n", Method::GET, bad),

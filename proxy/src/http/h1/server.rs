@@ -60,7 +60,11 @@ pub async fn serve<S: Service>(io: Io, service: Rc<S>, drain: Drain) {
 }
 
 /// The next head; `None` when the connection ends between requests.
-async fn read_head(wire: &RefCell<Wire>, deadline: &Deadline, drain: &Drain) -> Option<Result<Parsed<RequestHead>, Fault>> {
+async fn read_head(
+    wire: &RefCell<Wire>,
+    deadline: &Deadline,
+    drain: &Drain,
+) -> Option<Result<Parsed<RequestHead>, Fault>> {
     deadline.set(IDLE_TIMEOUT);
     let mut quiet = pin!(drain.reached(Phase::Quiet));
     let mut started = false;
@@ -79,12 +83,18 @@ async fn read_head(wire: &RefCell<Wire>, deadline: &Deadline, drain: &Drain) -> 
             }
             match wire.poll_fill(cx) {
                 Poll::Ready(Ok(n)) if n > 0 => continue,
-                Poll::Ready(_) if started => return Poll::Ready(Some(Err(Fault::new(Reason::RequestIncomplete).detail("the connection ended in a head")))),
+                Poll::Ready(_) if started => {
+                    return Poll::Ready(Some(Err(
+                        Fault::new(Reason::RequestIncomplete).detail("the connection ended in a head")
+                    )));
+                }
                 Poll::Ready(_) => return Poll::Ready(None),
                 Poll::Pending => {}
             }
             if deadline.poll(cx).is_ready() {
-                return Poll::Ready(started.then(|| Err(Fault::new(Reason::RequestTimeout).detail("the head did not come in time"))));
+                return Poll::Ready(
+                    started.then(|| Err(Fault::new(Reason::RequestTimeout).detail("the head did not come in time"))),
+                );
             }
             // While draining, a connection on which a request has begun is served; an unused one is closed.
             return if !started && quiet.as_mut().poll(cx).is_ready() { Poll::Ready(None) } else { Poll::Pending };
@@ -96,12 +106,22 @@ async fn read_head(wire: &RefCell<Wire>, deadline: &Deadline, drain: &Drain) -> 
 }
 
 /// One request and its response. True if the connection may carry another.
-async fn exchange<S: Service>(wire: &Rc<RefCell<Wire>>, service: &Rc<S>, interim: &Rc<Interim>, parsed: Parsed<RequestHead>, drain: &Drain) -> bool {
+async fn exchange<S: Service>(
+    wire: &Rc<RefCell<Wire>>,
+    service: &Rc<S>,
+    interim: &Rc<Interim>,
+    parsed: Parsed<RequestHead>,
+    drain: &Drain,
+) -> bool {
     let Parsed { head, framing, keep_alive } = parsed;
     wire.borrow_mut().expect(framing);
     let body = match framing {
         Framing::Empty => Body::empty(Half::Request),
-        _ => Body::source(Half::Request, Source::H1(Incoming::new(Rc::clone(wire), Half::Request, None)), framing.length()),
+        _ => Body::source(
+            Half::Request,
+            Source::H1(Incoming::new(Rc::clone(wire), Half::Request, None)),
+            framing.length(),
+        ),
     };
     let (method, version, tunnel) = (head.method.clone(), head.version, framing == Framing::Tunnel);
     // What an abandoned exchange left belongs to nobody.
@@ -149,7 +169,12 @@ fn is_gone(wire: &mut Wire, cx: &mut Context<'_>) -> bool {
 }
 
 /// Writes the interim responses that wait. HTTP/1.0 knows none (RFC 9110 section 15.2).
-fn poll_interim(wire: &mut Wire, interim: &Interim, version: Version, cx: &mut Context<'_>) -> Result<(), std::io::Error> {
+fn poll_interim(
+    wire: &mut Wire,
+    interim: &Interim,
+    version: Version,
+    cx: &mut Context<'_>,
+) -> Result<(), std::io::Error> {
     if !interim.is_empty() {
         for head in interim.take() {
             if version == Version::Http11 {

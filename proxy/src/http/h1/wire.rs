@@ -61,7 +61,14 @@ enum Decoder {
 impl Wire {
     /// A fresh connection.
     pub fn new(io: Io) -> Self {
-        Wire { io, input: BytesMut::new(), scanned: 0, output: Output::default(), decoder: Decoder::End, read_size: READ_SMALL }
+        Wire {
+            io,
+            input: BytesMut::new(),
+            scanned: 0,
+            output: Output::default(),
+            decoder: Decoder::End,
+            read_size: READ_SMALL,
+        }
     }
 
     /// The message whose head was just read has content that is delimited so.
@@ -102,7 +109,12 @@ impl Wire {
     }
 
     /// The next frame of the current message's body.
-    fn poll_frame(&mut self, cx: &mut Context<'_>, malformed: Reason, incomplete: Reason) -> Poll<Option<Result<Frame, Fault>>> {
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+        malformed: Reason,
+        incomplete: Reason,
+    ) -> Poll<Option<Result<Frame, Fault>>> {
         loop {
             match &mut self.decoder {
                 Decoder::End => return Poll::Ready(None),
@@ -114,7 +126,9 @@ impl Wire {
                     }
                     return Poll::Ready(Some(Ok(Frame::Data(self.input.split_to(n).freeze()))));
                 }
-                Decoder::Close if !self.input.is_empty() => return Poll::Ready(Some(Ok(Frame::Data(self.input.split().freeze())))),
+                Decoder::Close if !self.input.is_empty() => {
+                    return Poll::Ready(Some(Ok(Frame::Data(self.input.split().freeze()))));
+                }
                 Decoder::Length(_) | Decoder::Close => {}
                 Decoder::Chunked(chunked) => match chunked.decode(&mut self.input) {
                     Ok(Piece::Data(data)) => return Poll::Ready(Some(Ok(Frame::Data(data)))),
@@ -135,7 +149,11 @@ impl Wire {
                     self.decoder = Decoder::End;
                     return Poll::Ready(None);
                 }
-                Ok(0) => return Poll::Ready(Some(Err(Fault::new(incomplete).detail("the connection ended in the middle of a body")))),
+                Ok(0) => {
+                    return Poll::Ready(Some(Err(
+                        Fault::new(incomplete).detail("the connection ended in the middle of a body")
+                    )));
+                }
                 Ok(_) => {}
                 Err(error) => return Poll::Ready(Some(Err(Fault::new(incomplete).from(error)))),
             }
@@ -150,7 +168,11 @@ impl Wire {
     /// Writes all that is collected.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.output.is_empty() {
-            let slices = [IoSlice::new(&self.output.small), IoSlice::new(&self.output.large), IoSlice::new(self.output.line_end)];
+            let slices = [
+                IoSlice::new(&self.output.small),
+                IoSlice::new(&self.output.large),
+                IoSlice::new(self.output.line_end),
+            ];
             let n = match self.output.large.is_empty() {
                 true => ready!(Pin::new(&mut self.io).poll_write(cx, &self.output.small))?,
                 false => ready!(Pin::new(&mut self.io).poll_write_vectored(cx, &slices))?,
@@ -330,7 +352,8 @@ impl Pump {
                 }
                 Stage::Flush => {
                     ready!(self.wire.borrow_mut().poll_flush(cx)).map_err(broken)?;
-                    self.state = if self.framing == Framing::Tunnel { Stage::Shutdown } else { return Poll::Ready(Ok(())) };
+                    self.state =
+                        if self.framing == Framing::Tunnel { Stage::Shutdown } else { return Poll::Ready(Ok(())) };
                 }
                 // A tunnel ends in each direction for itself.
                 Stage::Shutdown => {

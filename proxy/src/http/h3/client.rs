@@ -64,7 +64,15 @@ impl Link {
         let quic = connecting.await.map_err(handshake)?;
         let (h3, driver) = Client::start(quic.clone()).await.map_err(handshake)?;
         let (refused, refusal) = (Cell::new(None), Notify::new());
-        let link = Rc::new(State { h3, name, refused, refusal, in_flight: Cell::new(0), waiting: Cell::new(0), spare: RefCell::new(None) });
+        let link = Rc::new(State {
+            h3,
+            name,
+            refused,
+            refusal,
+            in_flight: Cell::new(0),
+            waiting: Cell::new(0),
+            spare: RefCell::new(None),
+        });
         let (ready, settings) = oneshot::channel();
         let state = Rc::downgrade(&link);
         tokio::task::spawn_local(async move {
@@ -135,7 +143,8 @@ impl Link {
         }
         let mut spare = self.0.spare.borrow_mut();
         if spare.is_none()
-            && let Poll::Ready(Ok(stream)) = pin!(self.0.h3.wire.quic().open_bi()).poll(&mut Context::from_waker(Waker::noop()))
+            && let Poll::Ready(Ok(stream)) =
+                pin!(self.0.h3.wire.quic().open_bi()).poll(&mut Context::from_waker(Waker::noop()))
         {
             *spare = Some(stream);
         }
