@@ -24,6 +24,9 @@ use crate::worker::{self, Order, Peers, Report, Seed, Sockets};
 /// How long after SIGTERM what still runs is cut. Kubernetes kills after 30 s; the last words need some of them.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(25);
 
+/// How long a worker that was told to end may take before the process ends without it.
+const CUT_PATIENCE: Duration = Duration::from_secs(2);
+
 /// A deadline that no process lives to see.
 const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
@@ -207,16 +210,26 @@ impl Control {
                         self.peers.tell(|| Order::Drain);
                     } else {
                         tracing::info!("ending at once");
-                        self.peers.tell(|| Order::Cut);
+                        self.cut();
                     }
                 }
                 () = &mut deadline => {
                     tracing::warn!("the deadline for draining has passed: cutting what is left");
                     deadline.as_mut().reset(tokio::time::Instant::now() + FOR_EVER);
-                    self.peers.tell(|| Order::Cut);
+                    self.cut();
                 }
             }
         }
+    }
+
+    /// Ends the workers; and the process, should one of them not hear.
+    fn cut(&self) {
+        self.peers.tell(|| Order::Cut);
+        tokio::task::spawn_local(async {
+            tokio::time::sleep(CUT_PATIENCE).await;
+            tracing::error!("a worker does not end: leaving without it");
+            std::process::exit(0);
+        });
     }
 
     fn admin(&self, readiness: Readiness, stop: &Rc<Stop>) -> Admin {

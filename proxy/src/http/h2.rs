@@ -23,6 +23,7 @@ use super::{Interim, Request, Response, Service};
 use crate::drain::{Drain, Guard, Phase};
 use crate::fault::{Fault, Reason, Retry};
 use crate::net::io::Io;
+use crate::tls;
 
 /// Requests that one connection may carry at a time. A peer is one authenticated sidecar or the own application, so
 /// this bounds a mistake, not an attack: room for the 10,000 concurrent requests of one large caller.
@@ -388,6 +389,12 @@ struct State {
     in_flight: Cell<usize>,
     closed: Cell<bool>,
     close: Notify,
+    /// The server answered: the link is open.
+    ready: Cell<bool>,
+    /// The link is open, or never will be.
+    first: Notify,
+    /// Why it never will be.
+    ended: RefCell<Option<Fault>>,
 }
 
 impl Link {
@@ -396,7 +403,7 @@ impl Link {
     /// # Errors
     /// If the server does not speak HTTP/2.
     pub async fn open(io: Io, guard: Guard) -> Result<Link, Fault> {
-        let (send, mut connection) = h2::client::Builder::new()
+        let (send, connection) = h2::client::Builder::new()
             .enable_push(false)
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
@@ -406,38 +413,25 @@ impl Link {
             .handshake::<_, Bytes>(io)
             .await
             .map_err(|error| stream_fault(&error, Half::Response))?;
-        let link = Link(Rc::new(State {
+        let state = Rc::new(State {
             send: RefCell::new(send),
             in_flight: Cell::new(0),
             closed: Cell::new(false),
             close: Notify::new(),
-        }));
-        let state = Rc::clone(&link.0);
-        tokio::task::spawn_local(async move {
-            let ping = connection.ping_pong();
-            let mut alive = pin!(keep_alive(ping));
-            let mut close = pin!(state.close.notified());
-            let ended = poll_fn(|cx| {
-                if alive.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(Some("a ping was not answered".to_owned()));
-                }
-                if state.closed.get() && state.in_flight.get() == 0 {
-                    return Poll::Ready(None);
-                }
-                if close.as_mut().poll(cx).is_ready() {
-                    close.set(state.close.notified());
-                    cx.waker().wake_by_ref();
-                }
-                Pin::new(&mut connection).poll(cx).map(|ended| ended.err().map(|e| e.to_string()))
-            })
-            .await;
-            if let Some(error) = ended {
-                tracing::debug!(error, "an HTTP/2 link ended");
-            }
-            state.closed.set(true);
-            drop(guard);
+            ready: Cell::new(false),
+            first: Notify::new(),
+            ended: RefCell::new(None),
         });
-        Ok(link)
+        tokio::task::spawn_local(drive(connection, Rc::clone(&state), guard));
+        // The answer to the first ping comes after the server's SETTINGS, which say how many streams it takes, and proves
+        // that it accepted our certificate: in TLS 1.3 the handshake ends for a client before it is told.
+        state.first.notified().await;
+        match state.ready.get() {
+            true => Ok(Link(state)),
+            false => {
+                Err(state.ended.take().unwrap_or_else(|| Fault::new(Reason::ConnectionTerminated).retry(Retry::Safe)))
+            }
+        }
     }
 
     /// Sends a request and waits for the head of its response. The rest of the request's body rides on the response's.
@@ -517,17 +511,56 @@ fn incoming_response(parts: http::response::Parts) -> ResponseHead {
     ResponseHead { status: parts.status, headers: parts.headers, upgrade: None }
 }
 
+/// Runs a link until it ends.
+async fn drive(mut connection: h2::client::Connection<Io, Bytes>, state: Rc<State>, guard: Guard) {
+    let ping = connection.ping_pong();
+    let mut alive = pin!(keep_alive(ping, &state));
+    let mut close = pin!(state.close.notified());
+    let ended = poll_fn(|cx| {
+        if alive.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(Fault::new(Reason::ConnectionTimeout).detail("a ping was not answered")));
+        }
+        if state.closed.get() && state.in_flight.get() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        if close.as_mut().poll(cx).is_ready() {
+            close.set(state.close.notified());
+            cx.waker().wake_by_ref();
+        }
+        Pin::new(&mut connection).poll(cx).map_err(connection_fault)
+    })
+    .await;
+    if let Err(fault) = ended {
+        tracing::debug!(%fault, "an HTTP/2 link ended");
+        *state.ended.borrow_mut() = Some(fault);
+    }
+    state.closed.set(true);
+    state.first.notify_one();
+    drop(guard);
+}
+
+/// Why a link ended before it was open, or as a whole.
+fn connection_fault(error: h2::Error) -> Fault {
+    match error.into_io() {
+        Some(error) => tls::fault_after_handshake(error),
+        None => Fault::new(Reason::HttpProtocolError),
+    }
+}
+
 /// Ends when the other side does not answer a ping.
-async fn keep_alive(ping: Option<h2::PingPong>) {
+async fn keep_alive(ping: Option<h2::PingPong>, state: &State) {
     let Some(mut ping) = ping else { return std::future::pending().await };
     loop {
-        tokio::time::sleep(PING_INTERVAL).await;
         match tokio::time::timeout(PING_TIMEOUT, ping.ping(h2::Ping::opaque())).await {
             Ok(Ok(_)) => {}
             // The connection ends by itself then.
             Ok(Err(_)) => return std::future::pending().await,
             Err(_) => return,
         }
+        if !state.ready.replace(true) {
+            state.first.notify_one();
+        }
+        tokio::time::sleep(PING_INTERVAL).await;
     }
 }
 

@@ -37,6 +37,15 @@ pub fn explain(error: &Error) -> String {
     }
 }
 
+/// The fault of a connection that broke: also here a server's word on our certificate may arrive, since a TLS 1.3
+/// handshake ends for the client before the server has looked at it (RFC 8446 section 4.4.4). Nothing was processed then.
+pub fn fault_after_handshake(error: io::Error) -> Fault {
+    match error.get_ref().and_then(|e| e.downcast_ref::<Error>()) {
+        Some(Error::AlertReceived(_)) => fault(error),
+        _ => Fault::new(Reason::ConnectionTerminated).from(error),
+    }
+}
+
 /// Why a handshake failed: the certificate of one of the two, or anything else.
 pub fn reason(error: &Error) -> Reason {
     match error {

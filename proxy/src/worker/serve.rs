@@ -26,7 +26,7 @@ use crate::tls::{self, Alpn, Peer};
 /// process without descriptors can do nothing any more. Envoy's advice for its own limit is 50,000.
 const MAX_CONNECTIONS: usize = 50_000;
 
-/// From the connection to the end of its handshake, or to the first bytes of an application's.
+/// From the connection to the end of its handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One of the two ways through the sidecar, in this worker.
@@ -141,7 +141,6 @@ impl Worker {
         let way = &self.outbound;
         let spoken = tokio::select! {
             spoken = detect(&mut stream) => spoken,
-            () = tokio::time::sleep(HANDSHAKE_TIMEOUT), if false => return,
             () = way.drain.reached(Phase::Quiet) => return,
         };
         let (Ok((spoken, read)), Ok(local)) = (spoken, stream.local_addr()) else { return };

@@ -14,6 +14,7 @@ use crate::fault::{Fault, Reason, Retry, Side};
 use crate::http::body::{self, Body, Half, Length, Source};
 use crate::http::head::ResponseHead;
 use crate::http::{Request, Response};
+use crate::tls;
 
 /// Connections that carry no request and may carry the next, the most recently used last.
 #[derive(Debug, Default)]
@@ -128,12 +129,12 @@ pub async fn send(wire: Rc<RefCell<Wire>>, home: Rc<Idle>, request: Request, reu
                     Poll::Ready(Ok(n)) if n > 0 => {}
                     Poll::Ready(ended) => {
                         let fresh = wire.input.is_empty();
-                        let retry = if fresh && repeatable { Retry::Safe } else { Retry::Unsafe };
-                        let fault = Fault::new(Reason::ConnectionTerminated).retry(retry);
-                        return Poll::Ready(Err(match ended {
-                            Err(error) => fault.from(error),
-                            Ok(_) => fault.detail("the connection ended before the response"),
-                        }));
+                        let fault = match ended {
+                            Err(error) => tls::fault_after_handshake(error),
+                            Ok(_) => Fault::new(Reason::ConnectionTerminated)
+                                .detail("the connection ended before the response"),
+                        };
+                        return Poll::Ready(Err(if fresh && repeatable { fault.retry(Retry::Safe) } else { fault }));
                     }
                 },
             }

@@ -201,8 +201,14 @@ async fn respond(wire: &Rc<RefCell<Wire>>, response: Response, method: &Method, 
     let close = !keep || framing == Framing::Close;
     parse::write_response(wire.borrow_mut().head_out(), &head, framing, close, version == Version::Http10);
     let mut pump = Pump::new(body, Rc::clone(wire), framing, Half::Response);
-    // A body that breaks off leaves no way to say so but to end the connection; the exchange has recorded why.
-    poll_fn(|cx| pump.poll(cx)).await.is_ok() && !close || framing == Framing::Tunnel
+    // A body that breaks off leaves no way to say so but to end the connection; the exchange has recorded why. A client
+    // that leaves in the middle of a silent body is noticed too.
+    let written = poll_fn(|cx| match pump.poll(cx) {
+        Poll::Ready(done) => Poll::Ready(done.is_ok()),
+        Poll::Pending if framing != Framing::Tunnel && is_gone(&mut wire.borrow_mut(), cx) => Poll::Ready(false),
+        Poll::Pending => Poll::Pending,
+    });
+    written.await && !close || framing == Framing::Tunnel
 }
 
 /// Closes in a way that lets the client read the last response.
