@@ -2,6 +2,7 @@
 
 pub mod cert;
 pub mod check;
+pub mod compile;
 pub mod demo;
 pub mod run;
 pub mod schema;
@@ -67,6 +68,8 @@ enum Command {
     Schema(schema::Schema),
     Cert(cert::Cert),
     Demo(demo::Demo),
+    #[command(hide = true)]
+    Compile(compile::Compile),
 }
 
 /// The whole program: from arguments, the program's name first, to its exit code.
@@ -97,6 +100,7 @@ impl Command {
             Command::Schema(schema) => schema.execute(),
             Command::Cert(cert) => cert.execute(),
             Command::Demo(demo) => demo.execute(),
+            Command::Compile(compile) => compile.execute(),
         }
     }
 }

@@ -1,7 +1,186 @@
-//! Filter modules.
-use crate::config::Config;
+//! Filter modules on their way from the config to the workers: read, checked, compiled in a process of their own, loaded,
+//! and tried once, so that traffic never meets a filter that cannot start.
+
+mod cache;
+mod canary;
+mod compiler;
+#[cfg(test)]
+mod tests;
+
+use std::borrow::Cow;
+use std::collections::{BTreeSet, HashMap};
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use aws_lc_rs::digest;
+use lacis_host::{Engine, LoadError, Options, Plugin};
+
+use self::cache::Cache;
+use self::compiler::Compiler;
+use crate::config::{Config, Filter, Module};
+use crate::filter::builtin;
 use crate::filter::chain::Plan;
-/// Prepares.
-pub fn prepare(_: &Config) -> Result<Plan, String> {
-    Ok(Plan::default())
+use crate::filter::wasm::Compiled;
+
+/// Largest module in bytes. Modules of Go and C#, which bring their runtime along, have up to 30 MB; the module and what
+/// the compiler makes of it are held in memory while it compiles.
+pub const MODULE_MAX: u64 = 64 << 20;
+
+/// Begin of a core module, WebAssembly specification 5.5.16: magic and version 1.
+const MODULE: &[u8] = b"\0asm\x01\0\0\0";
+
+/// Begin of a component, Component Model binary format: the same magic, version 13, layer 1.
+const COMPONENT: &[u8] = b"\0asm\x0d\0\x01\0";
+
+/// Makes the filters that a listener uses ready to run, once, before the workers start. Takes milliseconds where the
+/// modules were compiled before; else as long as compiling takes. Without any such filter there is no engine, and
+/// neither its memory nor its thread.
+///
+/// # Errors
+/// Everything that is wrong with the filters, one to a line: the filter, what is wrong, and what would be right.
+pub fn prepare(config: &Config) -> Result<Plan, String> {
+    if used(config).is_empty() {
+        return Ok(plan(config, vec![None; config.filters.len()]));
+    }
+    let cache = Cache::open(|name| std::env::var_os(name))?;
+    prepare_with(config, &Compiler::own()?, &cache)
+}
+
+fn prepare_with(config: &Config, compiler: &Compiler, cache: &Cache) -> Result<Plan, String> {
+    let engine = Engine::new(&Options::default()).map_err(|error| error.to_string())?;
+    let mut shop = Shop { engine, compiler, cache, loaded: HashMap::new() };
+    let mut filters = vec![None; config.filters.len()];
+    let mut problems = Vec::new();
+    for index in used(config) {
+        let (Some(place), Some(filter)) = (filters.get_mut(index), config.filters.get(index)) else { continue };
+        match shop.filter(filter) {
+            Ok(compiled) => *place = Some(Arc::new(compiled)),
+            Err(problem) => problems.push(format!("filters.{}: {problem}", filter.name)),
+        }
+    }
+    if problems.is_empty() { Ok(plan(config, filters)) } else { Err(problems.join("\n")) }
+}
+
+/// Positions of the filters that a listener uses.
+fn used(config: &Config) -> BTreeSet<usize> {
+    let outbound = config.outbound.iter().flat_map(|listener| &listener.filters);
+    outbound.chain(config.inbound.iter().flat_map(|listener| &listener.filters)).copied().collect()
+}
+
+fn plan(config: &Config, filters: Vec<Option<Arc<Compiled>>>) -> Plan {
+    let outbound = config.outbound.as_ref().map_or_else(Vec::new, |listener| listener.filters.clone());
+    let inbound = config.inbound.as_ref().map_or_else(Vec::new, |listener| listener.filters.clone());
+    Plan::new(Arc::default(), filters, outbound, inbound)
+}
+
+/// Where plugins are made.
+struct Shop<'a> {
+    engine: Engine,
+    compiler: &'a Compiler,
+    cache: &'a Cache,
+    /// By SHA-256 of the module: filters of one module share its code.
+    loaded: HashMap<String, Plugin>,
+}
+
+impl Shop<'_> {
+    fn filter(&mut self, filter: &Filter) -> Result<Compiled, String> {
+        let (name, code) = match &filter.module {
+            Module::Builtin(name) => (format!("builtin:{name}"), Cow::Borrowed(embedded(name)?)),
+            Module::Path(path) => (path.display().to_string(), Cow::Owned(file(path)?)),
+        };
+        let digest = hex(digest::digest(&digest::SHA256, &code).as_ref());
+        if let Some(expected) = filter.sha256.as_ref().filter(|expected| **expected != digest) {
+            return Err(format!("{name} has the SHA-256 {digest}, and sha256 expects {expected}"));
+        }
+        let plugin = self.plugin(&code, digest).map_err(|problem| format!("{name}: {problem}"))?;
+        // Before a guest runs: a large module need not be held meanwhile.
+        drop(code);
+        let compiled = Compiled { settings: filter.clone(), plugin };
+        canary::run(&compiled)?;
+        Ok(compiled)
+    }
+
+    fn plugin(&mut self, code: &[u8], digest: String) -> Result<Plugin, String> {
+        if let Some(plugin) = self.loaded.get(&digest) {
+            return Ok(plugin.clone());
+        }
+        let key = format!("{digest}-{:016x}", self.engine.compatibility());
+        let cached = self.cache.find(&key).map(|artifact| Plugin::load(&self.engine, &artifact));
+        let plugin = match cached {
+            // Whole, and still not for this engine or from this user.
+            Some(Err(LoadError::Artifact { path, why })) => {
+                tracing::warn!(artifact = %path.display(), why, "cannot use a compiled module, compiling it again");
+                let _ = std::fs::remove_file(path);
+                self.compile(&key, code)?
+            }
+            Some(loaded) => loaded.map_err(|error| error.to_string())?,
+            None => self.compile(&key, code)?,
+        };
+        self.loaded.insert(digest, plugin.clone());
+        Ok(plugin)
+    }
+
+    fn compile(&self, key: &str, code: &[u8]) -> Result<Plugin, String> {
+        let started = Instant::now();
+        let artifact = self.cache.add(key, |output| self.compiler.compile(code, output))?;
+        tracing::info!(artifact = %artifact.display(), duration = ?started.elapsed(), "compiled a module");
+        Plugin::load(&self.engine, &artifact).map_err(|error| error.to_string())
+    }
+}
+
+fn embedded(name: &str) -> Result<&'static [u8], String> {
+    builtin::module(name).ok_or_else(|| {
+        let names: Vec<_> = builtin::names().map(|name| format!("builtin:{name}")).collect();
+        format!("there is no builtin:{name}; there are {}", names.join(", "))
+    })
+}
+
+/// Reads a module from a file.
+fn file(path: &Path) -> Result<Vec<u8>, String> {
+    let name = path.display();
+    let read = || -> std::io::Result<Option<Vec<u8>>> {
+        // To open a pipe would wait for its writer.
+        if !std::fs::metadata(path)?.is_file() {
+            return Ok(None);
+        }
+        module(File::open(path)?).map(Some)
+    };
+    let code = match read() {
+        Ok(Some(code)) => code,
+        Ok(None) => return Err(format!("{name} is not a file; write the path of a WebAssembly module")),
+        Err(error) => return Err(format!("cannot read {name}: {error}; write the path of a WebAssembly module")),
+    };
+    if code.len() as u64 > MODULE_MAX {
+        return Err(format!("{name} is larger than the {} MiB that a module may have", MODULE_MAX >> 20));
+    }
+    if code.starts_with(COMPONENT) {
+        return Err(format!("{name} is a component; Proxy-Wasm filters are core modules (target wasm32-wasip1)"));
+    }
+    if !code.starts_with(MODULE) {
+        return Err(format!("{name} is not a WebAssembly module: it does not begin with \\0asm and version 1"));
+    }
+    Ok(code)
+}
+
+/// Reads a module, and no more than one byte above the limit of its size.
+///
+/// # Errors
+/// Those of the reader.
+pub fn module(from: impl Read) -> std::io::Result<Vec<u8>> {
+    let mut code = Vec::new();
+    from.take(MODULE_MAX + 1).read_to_end(&mut code)?;
+    Ok(code)
+}
+
+/// Lower-case hexadecimal digits.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        let written = write!(text, "{byte:02x}");
+        debug_assert!(written.is_ok(), "a string takes everything");
+        text
+    })
 }

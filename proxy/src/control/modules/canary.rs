@@ -1,0 +1,105 @@
+//! One VM of each filter is made, started and configured off the data path, and dropped: what fails here is an error of
+//! the configuration, and no worker ever sees it.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use lacis_host::abi::{Level, MetricKind, Path, Status};
+use lacis_host::{Change, Now, RootId, StartError, Vm, World};
+
+use crate::filter::wasm::Compiled;
+
+/// Longest piece of a filter's last line that an error repeats, in characters; the log has all of it.
+const LAST_MAX: usize = 300;
+
+/// Starts and configures a filter once.
+///
+/// # Errors
+/// What happened, and what the filter logged last.
+pub(super) fn run(filter: &Compiled) -> Result<(), String> {
+    // A thread of its own: a guest's stack and its end are nobody else's.
+    thread::scope(|scope| {
+        let canary = thread::Builder::new().name("canary".into()).spawn_scoped(scope, || start(filter));
+        let canary = canary.map_err(|error| format!("cannot start a thread to try the filter: {error}"))?;
+        canary.join().unwrap_or_else(|_| Err("trying it hit a defect of lacis, see the log".into()))
+    })
+}
+
+fn start(filter: &Compiled) -> Result<(), String> {
+    let trial = Rc::new(RefCell::new(Trial::new(&filter.settings.name)));
+    // Shared data of its own: what a canary leaves there must not reach the filters that serve.
+    let started = Vm::new(&filter.plugin, filter.vm_settings(&Arc::default()), trial.clone())
+        .and_then(|mut vm| vm.start_root(filter.plugin_settings()).map(drop));
+    let Err(error) = started else { return Ok(()) };
+    if let StartError::Trap(trap) = &error {
+        let name = &*filter.settings.name;
+        tracing::error!(target: "filter", filter = name, backtrace = trap.backtrace, "{trap}");
+    }
+    let last = trial.borrow_mut().last.take();
+    Err(last.map_or_else(|| format!("{error}; it logged nothing"), |last| format!("{error}; it logged last: {last}")))
+}
+
+/// The world of a filter that is tried: its log is real, the rest ends with it.
+struct Trial {
+    filter: String,
+    begin: Instant,
+    last: Option<String>,
+    /// Kind, name and value; the host bounds how many a VM may define.
+    metrics: Vec<(MetricKind, String, u64)>,
+}
+
+impl Trial {
+    fn new(filter: &str) -> Trial {
+        Trial { filter: filter.to_owned(), begin: Instant::now(), last: None, metrics: Vec::new() }
+    }
+}
+
+impl World for Trial {
+    fn log(&mut self, _: &str, level: Level, text: &str) {
+        let filter = &*self.filter;
+        match level {
+            Level::Trace => tracing::trace!(target: "filter", filter, "{text}"),
+            Level::Debug => tracing::debug!(target: "filter", filter, "{text}"),
+            Level::Info => tracing::info!(target: "filter", filter, "{text}"),
+            Level::Warn => tracing::warn!(target: "filter", filter, "{text}"),
+            Level::Error => tracing::error!(target: "filter", filter, "{text}"),
+            Level::Critical => tracing::error!(target: "filter", filter, critical = true, "{text}"),
+        }
+        self.last = Some(text.trim().chars().take(LAST_MAX).collect());
+    }
+
+    fn now(&self) -> Now {
+        let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Now { unix: nanoseconds(unix), monotonic: nanoseconds(self.begin.elapsed()) }
+    }
+
+    fn property(&self, _: Path<'_>, _: &mut Vec<u8>) -> Result<(), Status> {
+        Err(Status::NotFound)
+    }
+
+    /// It does not live to see a tick.
+    fn set_tick(&mut self, _: RootId, _: Option<Duration>) {}
+
+    fn define_metric(&mut self, _: &str, kind: MetricKind, name: &str) -> Option<u32> {
+        let known = self.metrics.iter().position(|(k, n, _)| (*k, n.as_str()) == (kind, name));
+        let index = known.unwrap_or_else(|| {
+            self.metrics.push((kind, name.to_owned(), 0));
+            self.metrics.len() - 1
+        });
+        u32::try_from(index).ok()
+    }
+
+    fn metric(&mut self, metric: u32, change: Change) -> u64 {
+        let Some((kind, _, value)) = self.metrics.get_mut(metric as usize) else { return 0 };
+        match change {
+            Change::Read | Change::Sample(_) => {}
+            Change::Add(more) => *value = value.wrapping_add(more),
+            Change::Set(to) => *value = to,
+        }
+        if *kind == MetricKind::Histogram { 0 } else { *value }
+    }
+}
