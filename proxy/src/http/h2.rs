@@ -44,6 +44,13 @@ const SEND_BUFFER: usize = 256 * 1024;
 /// Streams that a peer may reset before we took them (CVE-2023-44487, rapid reset), per connection.
 const MAX_PENDING_RESETS: usize = 100;
 
+/// Streams that we have reset and still know, so that what a client had already sent on them is no error of it.
+const RESET_STREAMS: usize = 1024;
+
+/// Streams that a client may make us reset by errors of its own, over the life of the connection (CVE-2025-8671). A link
+/// lives for weeks, so this is no small number.
+const MAX_ERROR_RESETS: usize = 65_536;
+
 /// An idle link is asked whether it is alive this often, and given up when the answer does not come within [`PING_TIMEOUT`].
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
@@ -58,7 +65,9 @@ pub async fn serve<S: Service>(io: Io, service: Rc<S>, drain: Drain) {
         .max_frame_size(MAX_FRAME)
         .max_header_list_size(MAX_HEAD_BYTES as u32)
         .max_send_buffer_size(SEND_BUFFER)
-        .max_pending_accept_reset_streams(MAX_PENDING_RESETS);
+        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+        .max_concurrent_reset_streams(RESET_STREAMS)
+        .max_local_error_reset_streams(Some(MAX_ERROR_RESETS));
     let Ok(mut connection) = builder.handshake::<_, Bytes>(io).await else { return };
     let mut quiet = pin!(drain.reached(Phase::Quiet));
     let mut cut = pin!(drain.reached(Phase::Cut));
@@ -410,6 +419,9 @@ impl Link {
             .max_frame_size(MAX_FRAME)
             .max_header_list_size(MAX_HEAD_BYTES as u32)
             .max_send_buffer_size(SEND_BUFFER)
+            // What a server still sends on streams that we gave up is our doing: it must not end the link for the others.
+            .max_concurrent_reset_streams(MAX_STREAMS as usize)
+            .max_local_error_reset_streams(None)
             .handshake::<_, Bytes>(io)
             .await
             .map_err(|error| stream_fault(&error, Half::Response))?;

@@ -168,12 +168,12 @@ async fn exchange<S: Service>(server: &Server, service: Rc<S>, mut reader: Reade
     let mut stopped = pin!(writer.stopped());
     let mut call = pin!(service.call(Request { head, body, interim: Rc::clone(&interim) }));
     let response = poll_fn(|cx| {
-        if let Poll::Ready(response) = call.as_mut().poll(cx) {
+        let response = call.as_mut().poll(cx);
+        // Also those that came with the final head: they go before it. One that cannot be said is left out: it carries
+        // no obligation.
+        interim.take().into_iter().flat_map(|head| server.encode(head)).for_each(|frame| writer.frame(frame));
+        if let Poll::Ready(response) = response {
             return Poll::Ready(Some(response));
-        }
-        if !interim.is_empty() {
-            // One that cannot be said is left out: it carries no obligation.
-            interim.take().into_iter().flat_map(|head| server.encode(head)).for_each(|frame| writer.frame(frame));
         }
         match writer.poll_flush(cx) {
             Poll::Ready(Err(_)) => Poll::Ready(None),
