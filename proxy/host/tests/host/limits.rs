@@ -193,7 +193,7 @@ fn pointers_outside_of_memory_are_refused() {
     }
     assert_eq!(
         Guest::request("num(proxy_log(2, 262140, 4)); num(proxy_log(2, -1, 0));").lines().concat(),
-        "\0\0\0\000"
+        "\u{0}\u{0}\u{0}\u{0}00"
     );
 }
 
