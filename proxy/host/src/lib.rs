@@ -31,6 +31,7 @@ mod exports;
 pub mod limits;
 mod link;
 mod memory;
+mod overtime;
 mod plugin;
 mod shared;
 mod state;

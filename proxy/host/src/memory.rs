@@ -108,10 +108,15 @@ pub(crate) fn give_with(
 
 /// Calls the guest's allocator. While it runs the guest may call next to nothing of the host (`Phase::Allocating`).
 fn allocate(caller: &mut Caller<'_, State>, size: u32) -> Result<u32, Fail> {
-    let Some(allocator) = caller.data().allocator.clone() else { return Err(Status::InvalidMemoryAccess.into()) };
-    let phase = std::mem::replace(&mut caller.data_mut().phase, Phase::Allocating);
-    let block = allocator.call(&mut *caller, size).map_err(Fail::Trap)?;
-    caller.data_mut().phase = phase;
+    let state = caller.data_mut();
+    // Taken out and put back, not cloned: a clone counts up an atomic that all workers share.
+    let Some(allocator) = state.allocator.take() else { return Err(Status::InvalidMemoryAccess.into()) };
+    let phase = std::mem::replace(&mut state.phase, Phase::Allocating);
+    let block = allocator.call(&mut *caller, size);
+    let state = caller.data_mut();
+    state.allocator = Some(allocator);
+    state.phase = phase;
+    let block = block.map_err(Fail::Trap)?;
     if block == 0 { Err(Status::InvalidMemoryAccess.into()) } else { Ok(block) }
 }
 

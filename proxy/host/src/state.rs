@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use foldhash::HashMap;
 use lacis_abi::{AbiVersion, Level, Map, MetricKind, Status};
-use wasmtime::{Memory, ResourceLimiter, TypedFunc};
+use wasmtime::{Memory, ResourceLimiter, TypedFunc, UpdateDeadline};
 
 use crate::calls::Fail;
+use crate::engine::Clock;
 use crate::limits;
+use crate::overtime::{Budget, Overtime, thread_cpu};
 use crate::shared::Space;
 use crate::stream::{Half, Headers, Stream};
 use crate::vm::PluginSettings;
@@ -35,6 +37,10 @@ pub(crate) struct State {
     /// The world's numbers of the metrics that guests defined, by kind; a guest's id holds the index and the kind.
     pub(crate) metrics: [Vec<u32>; 3],
     pub(crate) limiter: Limiter,
+    pub(crate) clock: Arc<Clock>,
+    /// Of the call that runs.
+    pub(crate) budget: Budget,
+    pub(crate) overtime: Overtime,
     /// What was written to standard output and standard error since the last end of a line.
     pub(crate) output: [Vec<u8>; 2],
     /// For an answer on its way to the guest; kept so that a call allocates nothing.
@@ -168,6 +174,13 @@ impl State {
 
     pub(crate) fn world_mut(&self) -> Result<std::cell::RefMut<'_, dyn World + 'static>, Fail> {
         self.world.try_borrow_mut().map_err(|_| Fail::host("the embedder holds its World across a guest call"))
+    }
+
+    /// What happens to the call that runs, now that its deadline has come.
+    pub(crate) fn deadline(&mut self) -> UpdateDeadline {
+        // A call that is given more time must be timed for it.
+        self.clock.wind();
+        self.overtime.decide(self.budget, thread_cpu())
     }
 
     /// The world's number of the metric with this id.

@@ -9,9 +9,9 @@ use std::time::Duration;
 use lacis_abi::{Action, HeadersAnswer, Level};
 use wasmtime::{ExternType, Store, TypedFunc, WasmParams, WasmResults};
 
-use crate::engine::Clock;
 use crate::exports::{Exports, OnHeaders, find};
 use crate::limits;
+use crate::overtime::{Budget, Overtime};
 use crate::plugin::Plugin;
 use crate::shared::SharedData;
 use crate::state::{Context, Exchange, Kind, Life, Limiter, Phase, Progress, State};
@@ -30,7 +30,8 @@ pub struct VmSettings {
     pub env: Vec<(String, String)>,
     /// Most bytes of linear memory, at most [`limits::MEMORY_MAX`].
     pub memory: usize,
-    /// Budget of a callback. It is kept to within one [`limits::TICK`].
+    /// Budget of a callback, at least [`limits::MIN_TIME`]. One that has a CPU to itself is stopped after it, within two
+    /// [`limits::TICK`]s; on a busy machine it gets more, until it has run for half of it at least.
     pub time: Duration,
     /// Budget of each step of the start.
     pub start_time: Duration,
@@ -91,16 +92,9 @@ pub struct Vm {
 /// Enters the guest, with its budget, and sees to what a trap leaves behind. Its callers enter no dead guest.
 struct Runner {
     store: Store<State>,
-    clock: Arc<Clock>,
     call: Budget,
     start: Budget,
     dead: bool,
-}
-
-#[derive(Clone, Copy)]
-struct Budget {
-    time: Duration,
-    ticks: u64,
 }
 
 impl Default for VmSettings {
@@ -129,6 +123,12 @@ impl Vm {
                 return Err(StartError::Memory { needs, limit: memory });
             }
         }
+        let clock = plugin.engine.clock().clone();
+        let budget = |time: Duration| {
+            let time = time.max(limits::MIN_TIME);
+            Budget { time, half: clock.ticks(time / 2) }
+        };
+        let (call, start) = (budget(time), budget(start_time));
         let state = State {
             memory: None,
             allocator: None,
@@ -145,22 +145,22 @@ impl Vm {
             env: env.into_iter().map(|(name, value)| format!("{name}={value}")).collect(),
             metrics: Default::default(),
             limiter: Limiter { memory, refused: false },
+            clock,
+            budget: start,
+            overtime: Overtime::None,
             output: Default::default(),
             scratch: Vec::new(),
         };
         let mut store = Store::new(plugin.engine.wasm(), state);
         store.limiter(|state| &mut state.limiter);
-        let clock = plugin.engine.clock().clone();
-        let budget = |time: Duration| Budget { time, ticks: clock.ticks(time) };
-        let (call, start) = (budget(time.max(limits::MIN_TIME)), budget(start_time.max(limits::MIN_TIME)));
-        let mut runner = Runner { store, clock, call, start, dead: false };
+        store.epoch_deadline_callback(|mut store| Ok(store.data_mut().deadline()));
+        let mut runner = Runner { store, call, start, dead: false };
 
-        runner.store.set_epoch_deadline(start.ticks);
-        runner.clock.wind();
+        runner.begin(None, Phase::Starting);
         let instance = match plugin.instance.instantiate(&mut runner.store) {
             Ok(instance) => instance,
             Err(error) if error.is::<wasmtime::Trap>() || error.is::<Exit>() => {
-                return Err(runner.die("start section", &error, start).into());
+                return Err(runner.die("start section", &error).into());
             }
             Err(error) => return Err(StartError::Instance(format!("{error:#}"))),
         };
@@ -414,7 +414,7 @@ impl Runner {
         match self.call(function, parameters, None, Phase::Starting) {
             Ok(_) => Ok(()),
             Err(error) if matches!(error.downcast_ref(), Some(Exit(0))) => Ok(()),
-            Err(error) => Err(self.die(name, &error, self.start)),
+            Err(error) => Err(self.die(name, &error)),
         }
     }
 
@@ -426,13 +426,12 @@ impl Runner {
         context: &Rc<Context>,
         phase: Phase,
     ) -> Result<R, Trap> {
-        let budget = self.budget(phase);
         match self.call(function, parameters, Some(context.clone()), phase) {
             Ok(result) => {
                 self.store.data_mut().context = None;
                 Ok(result)
             }
-            Err(error) => Err(self.die(callback, &error, budget)),
+            Err(error) => Err(self.die(callback, &error)),
         }
     }
 
@@ -445,25 +444,28 @@ impl Runner {
         context: Option<Rc<Context>>,
         phase: Phase,
     ) -> wasmtime::Result<R> {
-        let budget = self.budget(phase);
+        self.begin(context, phase);
+        function.call(&mut self.store, parameters)
+    }
+
+    /// Sets the scene for a call, and starts its time.
+    fn begin(&mut self, context: Option<Rc<Context>>, phase: Phase) {
+        let budget = match phase {
+            Phase::Starting | Phase::Configuring => self.start,
+            Phase::Running | Phase::Allocating => self.call,
+        };
         let state = self.store.data_mut();
         state.context = context;
         state.phase = phase;
         state.limiter.refused = false;
-        self.clock.wind();
-        self.store.set_epoch_deadline(budget.ticks);
-        function.call(&mut self.store, parameters)
-    }
-
-    fn budget(&self, phase: Phase) -> Budget {
-        match phase {
-            Phase::Starting | Phase::Configuring => self.start,
-            Phase::Running | Phase::Allocating => self.call,
-        }
+        state.budget = budget;
+        state.overtime = Overtime::None;
+        state.clock.wind();
+        self.store.set_epoch_deadline(budget.half);
     }
 
     /// The VM is dead: what it wrote last is logged, every context is let go.
-    fn die(&mut self, callback: &'static str, error: &wasmtime::Error, budget: Budget) -> Trap {
+    fn die(&mut self, callback: &'static str, error: &wasmtime::Error) -> Trap {
         self.dead = true;
         let state = self.store.data_mut();
         for output in 0..state.output.len() {
@@ -474,7 +476,7 @@ impl Runner {
         state.contexts.clear();
         state.done.clear();
         let Limiter { memory, refused } = state.limiter;
-        Trap::of(callback, error, Bounds { time: budget.time, memory, refused })
+        Trap::of(callback, error, Bounds { time: state.budget.time, memory, refused })
     }
 }
 

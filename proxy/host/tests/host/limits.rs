@@ -177,23 +177,18 @@ fn pointers_outside_of_memory_are_refused() {
         "proxy_enqueue_shared_queue(1, BAD, 4)",
         "proxy_call_foreign_function(BAD, 4, 0, 0, 16, 20)",
     ] {
-        let vm = |guest: Guest| {
-            let mut guest = guest;
-            guest.settings.configuration = b"vm".to_vec();
-            guest
-        };
-        for bad in ["262144", "262141", "-4", "-1"] {
-            let code = format!("num({});", call.replace("BAD", bad));
-            let mut run = vm(Guest::request(&code)).start();
-            run.on_request().unwrap();
-            assert_eq!(run.lines(), ["6"], "{code}");
-            assert_eq!(run.stream.borrow().reply, None);
-            assert_eq!(run.stream.borrow().request.text().len(), crate::guest::REQUEST.len(), "{code}");
-        }
+        let calls = ["262144", "262141", "-4", "-1"].map(|bad| format!("num({});", call.replace("BAD", bad)));
+        let mut guest = Guest::request(&calls.concat());
+        guest.settings.configuration = b"vm".to_vec();
+        let mut run = guest.start();
+        run.on_request().unwrap();
+        assert_eq!(run.lines(), ["6"; 4], "{call}");
+        assert_eq!(run.stream.borrow().reply, None);
+        assert_eq!(run.stream.borrow().request.text().len(), crate::guest::REQUEST.len(), "{call}");
     }
     assert_eq!(
         Guest::request("num(proxy_log(2, 262140, 4)); num(proxy_log(2, -1, 0));").lines().concat(),
-        "\0\0\0\000"
+        "\u{0}\u{0}\u{0}\u{0}00"
     );
 }
 
