@@ -292,7 +292,7 @@ fn local_reply(reply: Reply, grpc: bool) -> Response {
         return Response { head, body: Body::empty(body::Half::Response) };
     }
     head.headers.entry(header::CONTENT_TYPE).or_insert(HeaderValue::from_static("text/plain"));
-    Response { head, body: Body::bytes(body::Half::Response, Bytes::from(body)) }
+    Response::whole(head, Bytes::from(body))
 }
 
 /// The gRPC code for an HTTP status (grpc/doc/http-grpc-status-mapping.md).

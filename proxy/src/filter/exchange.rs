@@ -94,8 +94,15 @@ struct Line {
 }
 
 impl Exchange {
-    /// Begins the account of a request. `nowhere` is the destination until one is chosen.
-    pub fn open(conn: &Rc<Conn>, ledger: &Rc<Ledger>, head: &RequestHead, nowhere: NameId) -> Rc<Self> {
+    /// Begins the account of a request. `nowhere` is the destination until one is chosen, and
+    /// `protocol` what the application speaks.
+    pub fn open(
+        conn: &Rc<Conn>,
+        ledger: &Rc<Ledger>,
+        head: &RequestHead,
+        nowhere: NameId,
+        protocol: Protocol,
+    ) -> Rc<Self> {
         ledger.metrics.requests_active(conn.direction).add(1);
         let field = |name: &str| Text::from(head.headers.get(name).cloned());
         let line = ledger.access.is_some().then(|| {
@@ -128,7 +135,7 @@ impl Exchange {
             started: Instant::now(),
             ended: Cell::new(None),
             method: Method::from(&head.method),
-            protocol: Cell::new(conn.protocol),
+            protocol: Cell::new(protocol),
             destination: Cell::new(nowhere),
             service: RefCell::new(None),
             timeouts: Cell::new(Timeouts { connect: Duration::ZERO, request: Duration::ZERO, idle: Duration::ZERO }),

@@ -16,9 +16,13 @@ pub mod rules;
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+
 use crate::fault::Fault;
 
 pub use body::Body;
+use body::Half;
 pub use head::{RequestHead, ResponseHead};
 
 /// A request on its way through this hop.
@@ -39,6 +43,14 @@ pub struct Response {
     pub head: ResponseHead,
     /// Content and trailers.
     pub body: Body,
+}
+
+impl Response {
+    /// A response whose content is all here; its length is announced, for versions that do not delimit by it too.
+    pub fn whole(mut head: ResponseHead, content: Bytes) -> Self {
+        head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(content.len()));
+        Response { head, body: Body::bytes(Half::Response, content) }
+    }
 }
 
 /// Interim responses (RFC 9110 section 15.2) that the upstream has sent and the downstream side has not written yet.

@@ -13,8 +13,7 @@ use crate::fault::{Fault, Reason};
 use crate::filter::chain::Stop;
 use crate::filter::exchange::{Conn, Exchange, Ledger};
 use crate::http::{Request, Response, Service};
-use crate::telemetry::labels::Direction;
-use crate::telemetry::labels::NameId;
+use crate::telemetry::labels::{Direction, NameId, Protocol};
 
 /// One of the two ways through a sidecar, in one worker.
 pub struct Hop {
@@ -24,8 +23,10 @@ pub struct Hop {
     pub ledger: Rc<Ledger>,
     /// What names this sidecar in `proxy-status`.
     pub node: Rc<str>,
-    /// The name of no destination, in metrics.
+    /// Where a request goes in metrics until that is chosen: inbound to our own service, outbound nowhere.
     pub nowhere: NameId,
+    /// What the application speaks where that does not depend on the connection: inbound.
+    pub protocol: Option<Protocol>,
     /// The configuration in use; an exchange keeps the one that it began with.
     pub generation: RefCell<Rc<Generation>>,
     /// For request ids and trace ids, which must only be unlikely to meet.
@@ -36,7 +37,7 @@ pub struct Hop {
 async fn run(hop: &Hop, conn: &Rc<Conn>, pinned: Option<&Rc<Cluster>>, request: Request) -> Response {
     let generation = Rc::clone(&hop.generation.borrow());
     let mut request = request;
-    let exchange = Exchange::open(conn, &hop.ledger, &request.head, hop.nowhere);
+    let exchange = Exchange::open(conn, &hop.ledger, &request.head, hop.nowhere, hop.protocol.unwrap_or(conn.protocol));
     request.body.observe(exchange.clone());
     let grpc = request.head.is_grpc();
     let mut passage = generation.chain(hop.direction).open(&exchange);

@@ -45,7 +45,7 @@ pub(super) fn refuse(hop: &Hop, conn: &Rc<Conn>, fault: Fault) -> Response {
         version: Version::Http11,
         upgrade: None,
     };
-    let exchange = Exchange::open(conn, &hop.ledger, &unread, hop.nowhere);
+    let exchange = Exchange::open(conn, &hop.ledger, &unread, hop.nowhere, hop.protocol.unwrap_or(conn.protocol));
     let mut response = settle(&hop.node, &exchange, false, Err(Stop::Fault(fault)));
     exchange.answered(response.head.status);
     response.body.observe(exchange);
@@ -70,7 +70,7 @@ fn response(node: &str, reason: Reason, grpc: bool) -> Response {
     }
     head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     head.headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    Response { head, body: Body::bytes(Half::Response, Bytes::from(format!("{}\n", row.token))) }
+    Response::whole(head, Bytes::from(format!("{}\n", row.token)))
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ use crate::mesh::generation::Generation;
 use crate::mesh::hop::Hop;
 use crate::net::quic;
 use crate::telemetry::access::Queue;
-use crate::telemetry::labels::Direction;
+use crate::telemetry::labels::{Direction, NameId};
 use crate::telemetry::metrics::Registry;
 use crate::tls::TlsSettings;
 
@@ -138,17 +138,22 @@ async fn work(seed: Seed) -> io::Result<()> {
     let (drain_in, drain_out, drain_links) = (Drain::default(), Drain::default(), Drain::default());
     let dialer = Rc::new(Dialer::new(Rc::clone(&tls), client, Rc::clone(&metrics), drain_links));
     let generation = Rc::new(Generation::new(Arc::clone(&config), &dialer, &filters, &ledger));
+    let source = metrics.name(&config.node.service);
     let hop = |direction| {
+        let (nowhere, protocol) = match direction {
+            Direction::Outbound => (NameId::UNKNOWN, None),
+            Direction::Inbound => (source, generation.application().map(|(_, protocol)| protocol)),
+        };
         Rc::new(Hop {
             direction,
             ledger: Rc::clone(&ledger),
             node: config.node.service.as_str().into(),
-            nowhere: metrics.name("unknown"),
+            nowhere,
+            protocol,
             generation: RefCell::new(Rc::clone(&generation)),
             chance: RefCell::new(fastrand::Rng::new()),
         })
     };
-    let source = metrics.name(&config.node.service);
     let mut entrances = Vec::new();
     let listen = |listener: TcpListener| tokio::net::TcpListener::from_std(listener);
     if let Some(listener) = sockets.outbound {
