@@ -219,7 +219,7 @@ impl Body {
         };
         Poll::Ready(match frame {
             Some(Ok(frame)) => {
-                let last = self.last();
+                let last = matches!(frame, Frame::Trailers(_)) || self.last();
                 let frame = self.pass(frame);
                 // Whoever writes learns from `is_end` that this was the last frame and can say so with it.
                 if last && frame.is_ok() && !matches!(self.length, Length::Known(length) if self.passed < length) {

@@ -12,7 +12,8 @@ use crate::cluster::Cluster;
 use crate::fault::{Fault, Reason};
 use crate::filter::chain::Stop;
 use crate::filter::exchange::{Conn, Exchange, Ledger};
-use crate::http::{Request, Response, Service};
+use crate::http::body::{Half, Length};
+use crate::http::{Body, Request, Response, Service};
 use crate::telemetry::labels::{Direction, NameId, Protocol};
 
 /// One of the two ways through a sidecar, in one worker.
@@ -39,7 +40,7 @@ async fn run(hop: &Hop, conn: &Rc<Conn>, pinned: Option<&Rc<Cluster>>, request: 
     let mut request = request;
     let exchange = Exchange::open(conn, &hop.ledger, &request.head, hop.nowhere, hop.protocol.unwrap_or(conn.protocol));
     request.body.observe(exchange.clone());
-    let grpc = request.head.is_grpc();
+    let (grpc, method) = (request.head.is_grpc(), request.head.method.clone());
     let mut passage = generation.chain(hop.direction).open(&exchange);
     let outcome = async {
         match hop.direction {
@@ -59,6 +60,10 @@ async fn run(hop: &Hop, conn: &Rc<Conn>, pinned: Option<&Rc<Cluster>>, request: 
     let response = reply::settle(&hop.node, &exchange, grpc, outcome);
     let outcome = passage.response(response).await;
     let mut response = reply::settle(&hop.node, &exchange, grpc, outcome);
+    if response.head.is_bodiless(&method) && response.body.length() != Length::Tunnel {
+        // An answer of ours to HEAD has its content only announced (RFC 9110 section 9.3.2).
+        response.body = Body::empty(Half::Response);
+    }
     exchange.answered(response.head.status);
     response.body.observe(passage.observer(exchange));
     response
