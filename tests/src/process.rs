@@ -87,6 +87,15 @@ impl Process {
         fs::write(format!("/proc/{}/clear_refs", self.pid), "5").expect("clear_refs of a child");
     }
 
+    /// How many MiB its resident memory grew at the most while this ran.
+    pub fn growth<T>(processes: &[&Process], work: impl FnOnce() -> T) -> (Vec<u64>, T) {
+        let before: Vec<u64> = processes.iter().map(|process| process.rss()).collect();
+        processes.iter().for_each(|process| process.forget_peak());
+        let done = work();
+        let growth = processes.iter().zip(before).map(|(process, before)| process.peak().saturating_sub(before) >> 20);
+        (growth.collect(), done)
+    }
+
     /// How many file descriptors it has open.
     pub fn descriptors(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.pid)).map_or(0, Iterator::count)

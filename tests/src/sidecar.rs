@@ -16,6 +16,13 @@ use crate::process::{Process, command};
 use crate::until;
 use crate::wire::Response;
 
+/// `timeouts.connect` of every service here unless a test says otherwise. The default of 1 s is for a machine that does
+/// not compile something else meanwhile.
+const CONNECT: &str = "10s";
+
+/// What sidecars log: everything of ours. The frames of libraries, one line each, would make a test of the log.
+const LOG_LEVEL: &str = "info,lacis=debug";
+
 /// The configuration of a sidecar that is not running yet.
 #[derive(Debug)]
 pub struct SidecarBuilder {
@@ -63,11 +70,13 @@ impl SidecarBuilder {
         self.calls_all(service, &[endpoint], link)
     }
 
-    /// Adds a service with these endpoints.
+    /// Adds a service with these endpoints. A handshake may take [`CONNECT`]: how long it takes says how busy the
+    /// machine is, and no test is about that.
     #[must_use]
     pub fn calls_all(self, service: &str, endpoints: &[SocketAddr], link: Link) -> Self {
         let endpoints: Vec<String> = endpoints.iter().map(SocketAddr::to_string).collect();
-        self.with(json!({"services": {service: {"endpoints": endpoints, "link": link.name()}}}))
+        let timeouts = json!({"connect": CONNECT});
+        self.with(json!({"services": {service: {"endpoints": endpoints, "link": link.name(), "timeouts": timeouts}}}))
     }
 
     /// Merges into the configuration: maps key by key, anything else replaces what was there, `null` removes it.
@@ -108,7 +117,7 @@ impl SidecarBuilder {
         let path = self.dir.join(format!("{}-{}.yaml", self.service, unique()));
         write(&path, &self.config);
         let mut lacis = command(&["run", "-c"]);
-        lacis.arg(&path).args(["--log-format", "json", "--log-level", "debug"]).args(&self.args);
+        lacis.arg(&path).args(["--log-format", "json", "--log-level", LOG_LEVEL]).args(&self.args);
         lacis.current_dir(&self.dir).envs(self.env);
         let process = Process::start(&format!("lacis {}", self.service), lacis);
         let wanted = listeners(&self.config);

@@ -247,6 +247,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         Ok(self.buffer.split().freeze())
     }
 
+    /// Waits for the connection's end. What comes before it is kept, to be read later.
+    pub async fn closed(&mut self) -> io::Result<()> {
+        while self.fill().await? > 0 {}
+        Ok(())
+    }
+
     async fn fields(&mut self) -> io::Result<Fields> {
         let mut fields = Vec::new();
         loop {

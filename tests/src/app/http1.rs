@@ -107,11 +107,14 @@ impl<'a> Exchange<'a> {
             }
             "hold" => {
                 self.drain().await?;
-                self.shared.held().await;
+                self.held().await?;
                 self.answer("200 OK", &[], b"held").await?;
             }
             "stall" => {
-                self.shared.held().await;
+                {
+                    let _held = self.shared.hold();
+                    self.shared.released().await;
+                }
                 self.drain().await?;
                 let count = self.seen.length.to_string();
                 self.answer("200 OK", &[], count.as_bytes()).await?;
@@ -120,12 +123,13 @@ impl<'a> Exchange<'a> {
                 self.drain().await?;
                 self.start("200 OK", &[("transfer-encoding", "chunked")]).await?;
                 self.wire.send(b"5\r\nfirst\r\n").await?;
-                self.shared.held().await;
+                self.held().await?;
                 self.wire.send(b"6\r\nsecond\r\n0\r\n\r\n").await?;
             }
             "silent" => {
                 self.drain().await?;
-                self.shared.silent().await;
+                let _held = self.shared.hold();
+                self.wire.closed().await?;
             }
             "truncate" => {
                 self.drain().await?;
@@ -139,10 +143,13 @@ impl<'a> Exchange<'a> {
                 self.wire.send(b"5\r\nhello\r\n").await?;
                 return Ok(Then::Close);
             }
-            "reset" => {
+            "reset" | "tear" => {
                 self.drain().await?;
                 self.start("200 OK", &[("content-length", "100")]).await?;
                 self.wire.send(&[b'x'; 50]).await?;
+                if name == "tear" {
+                    self.held().await?;
+                }
                 return Ok(Then::Reset);
             }
             "abort" => {
@@ -171,6 +178,15 @@ impl<'a> Exchange<'a> {
             }
         }
         Ok(if self.head.has_token("connection", "close") { Then::Close } else { Then::Next })
+    }
+
+    /// Counts as held until the test lets go, or the caller goes away. For a request that was read to its end.
+    async fn held(&mut self) -> io::Result<()> {
+        let _held = self.shared.hold();
+        tokio::select! {
+            () = self.shared.released() => Ok(()),
+            closed = self.wire.closed() => closed.and(Err(io::ErrorKind::ConnectionAborted.into())),
+        }
     }
 
     fn is_head(&self) -> bool {

@@ -1,5 +1,6 @@
 //! The h2c side of the application.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -114,11 +115,11 @@ impl<'a> Exchange<'a> {
             }
             "hold" => {
                 self.read(|_| {}).await?;
-                self.shared.held().await;
+                self.held().await?;
                 self.answer(200, Bytes::from_static(b"held")).await
             }
             "stall" => {
-                self.shared.held().await;
+                self.held().await?;
                 self.read(|_| {}).await?;
                 self.answer(200, self.seen.length.to_string().into()).await
             }
@@ -126,18 +127,21 @@ impl<'a> Exchange<'a> {
                 self.read(|_| {}).await?;
                 let mut stream = self.start(200, &[], false)?;
                 send(&mut stream, Bytes::from_static(b"first"), false).await?;
-                self.shared.held().await;
+                self.held_stream(&mut stream).await?;
                 send(&mut stream, Bytes::from_static(b"second"), true).await
             }
             "silent" => {
                 self.read(|_| {}).await?;
-                self.shared.silent().await;
-                Ok(())
+                let _held = self.shared.hold();
+                poll_fn(|cx| self.respond.poll_reset(cx)).await.map(|_| ())
             }
-            "truncate" | "truncate-chunked" | "reset" => {
+            "truncate" | "truncate-chunked" | "reset" | "tear" => {
                 self.read(|_| {}).await?;
                 let mut stream = self.start(200, &[("content-length", "100")], false)?;
                 send(&mut stream, Bytes::from_static(&[b'x'; 50]), false).await?;
+                if name == "tear" {
+                    self.held_stream(&mut stream).await?;
+                }
                 stream.send_reset(Reason::INTERNAL_ERROR);
                 Ok(())
             }
@@ -159,6 +163,24 @@ impl<'a> Exchange<'a> {
         *response.headers_mut() = map(more);
         response.headers_mut().extend(map(&[("x-app", &self.shared.name)]));
         self.respond.send_response(response, end)
+    }
+
+    /// Counts as held until the test lets go, or the caller goes away; before the head of the answer.
+    async fn held(&mut self) -> Result<(), h2::Error> {
+        let _held = self.shared.hold();
+        tokio::select! {
+            () = self.shared.released() => Ok(()),
+            reset = poll_fn(|cx| self.respond.poll_reset(cx)) => Err(reset?.into()),
+        }
+    }
+
+    /// The same after the head.
+    async fn held_stream(&self, stream: &mut SendStream<Bytes>) -> Result<(), h2::Error> {
+        let _held = self.shared.hold();
+        tokio::select! {
+            () = self.shared.released() => Ok(()),
+            reset = poll_fn(|cx| stream.poll_reset(cx)) => Err(reset?.into()),
+        }
     }
 
     async fn answer(&mut self, status: u16, body: Bytes) -> Result<(), h2::Error> {

@@ -17,7 +17,7 @@
 //! | `/drip` | head and `first` at once, `second` after [`App::release`] |
 //! | `/silent` | never answers |
 //! | `/truncate`, `/truncate-chunked` | ends the connection in mid-body |
-//! | `/reset` | resets the connection in mid-body |
+//! | `/reset`, `/tear` | resets the connection in mid-body; the latter after [`App::release`] |
 //! | `/abort` | ends the connection instead of an answer |
 //! | `/close` | answers, and closes with `connection: close` |
 //! | `/old` | answers as HTTP/1.0, the body ended by the connection |
@@ -153,7 +153,7 @@ impl App {
         lock(&self.shared.counts).seen.clone()
     }
 
-    /// Waits until `/hold`, `/stall`, `/drip` and `/silent` hold this many requests.
+    /// Waits until `/hold`, `/stall`, `/drip`, `/tear` and `/silent` hold this many requests.
     pub fn wait_held(&self, count: u64) {
         self.wait("held requests", |counts| counts.held >= count);
     }
@@ -223,16 +223,14 @@ impl Shared {
         self.changed.notify_all();
     }
 
-    /// Counts as held until the test lets go, or the caller goes away.
-    async fn held(&self) {
-        let _held = Held::new(self);
-        let _ = self.release.subscribe().wait_for(|go| *go).await;
+    /// Counts a request as held, as long as this lives.
+    fn hold(&self) -> Held<'_> {
+        Held::new(self)
     }
 
-    /// Counts as held for ever, or until the caller goes away.
-    async fn silent(&self) {
-        let _held = Held::new(self);
-        std::future::pending::<()>().await;
+    /// Waits until the test lets go.
+    async fn released(&self) {
+        let _ = self.release.subscribe().wait_for(|go| *go).await;
     }
 }
 
