@@ -61,11 +61,17 @@ class H3(H3Connection):
 
     def __init__(self, quic):
         self.goaways = []
+        self.bodiless = set()
         super().__init__(quic)
 
     @property
     def control(self):
         return self._local_control_stream_id
+
+    def _check_content_length(self, stream):
+        # aioquic does not know that the answer to HEAD has a length and no content (RFC 9110 section 9.3.2).
+        if stream.stream_id not in self.bodiless:
+            super()._check_content_length(stream)
 
     def _handle_control_frame(self, frame_type, frame_data):
         if frame_type == GOAWAY:

@@ -51,7 +51,8 @@ impl Foreign {
 
 /// Only the sidecar of the caller, whose link to delta ends at a foreign server.
 pub fn caller(mesh: &Mesh, delta: SocketAddr, link: Link) -> Sidecar {
-    let own_port = json!({"services": {"delta": {"listen": "127.0.0.1:0"}}});
+    // The default of a second is short for a debug build on a machine that compiles meanwhile.
+    let own_port = json!({"services": {"delta": {"listen": "127.0.0.1:0", "timeouts": {"connect": "10s"}}}});
     mesh.sidecar("alpha").calls("delta", delta, link).with(own_port).start()
 }
 

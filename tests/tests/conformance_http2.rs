@@ -45,7 +45,9 @@ fn h2spec(pair: &Pair, address: SocketAddr, arguments: &[String], exceptions: &[
     command.args(["-port", &address.port().to_string(), "-report"]).arg(&report).args(arguments);
     let (code, out, err) = run(&mut command);
     assert!(code == 0 || code == 1, "h2spec: exit code {code}\n{out}\n{err}");
-    let results = results(&fs::read_to_string(report).expect("a report"));
+    // It writes none when it cannot even connect any more.
+    let report = fs::read_to_string(report).unwrap_or_else(|e| panic!("h2spec wrote no report: {e}\n{out}\n{err}"));
+    let results = results(&report);
     assert_eq!(results.len(), CASES, "h2spec ran every case: {out}");
 
     let failed: BTreeSet<&str> = results.iter().filter(|(_, passed)| !**passed).map(|(id, _)| id.as_str()).collect();
@@ -93,8 +95,10 @@ on_links! {
         let body = pair.mesh.file("body", vec![b'x'; 100_000]);
         let authority = ["-H", ":authority: delta"];
         let url = |path: &str| format!("http://{}{path}", pair.alpha.outbound());
+        // With a content-length the application's HTTP/1.1 would have no place for trailers (RFC 9112 section 7.1.2).
+        let sent = ["-v", "-n", "--no-content-length", "-d", &body.to_string_lossy()];
         let (code, out, err) = nghttp.run(
-            [&authority[..], &["-v", "-n", "-d", &body.to_string_lossy(), "--trailer", "x-sum: 7", &url("/mirror")]].concat(),
+            [&authority[..], &sent, &["--trailer", "x-sum: 7", &url("/mirror")]].concat(),
         );
         assert_eq!(code, 0, "{err}");
         assert!(out.contains("x-sum: 7"), "the trailer comes back: {out}");
@@ -121,8 +125,9 @@ fn curl_speaks_h2c_with_prior_knowledge() {
     let data = format!("@{}", body.display());
     let (code, out, err) = curl.run([&write[..], &["--data-binary", &data, &url("/drain")]].concat());
     assert_eq!((code, out.as_str()), (0, "3000000\n2 200"), "{err}");
-    let (code, _, err) = curl.run([&write[..], &[&url("/truncate")]].concat());
-    assert!(matches!(code, 18 | 56 | 92), "a cut body is noticed: {code} {err}");
+    let (code, _, err) = curl.run([&write[..], &["--fail", &url("/truncate")]].concat());
+    // 22: what came before the cut was still on its way when the stream was reset, so all of it became a 502.
+    assert!(matches!(code, 18 | 22 | 56 | 92), "a cut body is noticed: {code} {err}");
 }
 
 /// How curl calls an inbound listener directly.
@@ -274,7 +279,6 @@ fn the_link_refuses_a_server_with_another_identity() {
     let Some(nginx) = nginx(&mesh, "gamma", &app, "") else { return };
     let alpha = caller(&mesh, nginx.address, Link::H2);
     let answer = client::get(alpha.outbound(), "delta", "/echo");
-    assert_eq!(answer.status(), 502);
-    assert_eq!(answer.proxy_error().as_deref(), Some("tls_certificate_error"));
+    assert_eq!((answer.status(), answer.proxy_error().as_deref()), (503, Some("tls_certificate_error")));
     assert_eq!(app.requests(), 0);
 }

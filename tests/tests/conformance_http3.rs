@@ -234,7 +234,7 @@ fn aioquic_is_served() {
 fn a_draining_sidecar_says_goaway_to_aioquic() {
     let pair = Pair::new(Link::H3);
     let Some(client) = H3Client::new(pair.delta().inbound(), identity(&pair.mesh, "alpha", "--")) else { return };
-    let held = std::thread::spawn(move || client.request(json!({"path": "/hold"})));
+    let held = std::thread::spawn(move || client.request(json!({"path": "/hold", "goaway": true})));
     pair.app.wait_held(1);
     pair.delta().signal("TERM");
     pair.delta().log("that it drains", |line| line.to_string().to_lowercase().contains("drain"));
@@ -278,8 +278,9 @@ fn quic_go_is_served() {
     };
     let alpha = || identity(&pair.mesh, "alpha", "-");
 
-    let answers = call(alpha(), &["-path", "/bytes/100000", "-count", "200"]);
-    assert_eq!(answers.len(), 200);
+    // Fewer than the application's accept queue holds: each is a connection there.
+    let answers = call(alpha(), &["-path", "/bytes/100000", "-count", "100"]);
+    assert_eq!(answers.len(), 100);
     for answer in &answers {
         assert_eq!((answer["status"].as_u64(), answer["length"].as_u64()), (Some(200), Some(100_000)), "{answer}");
     }
@@ -478,7 +479,7 @@ fn the_link_refuses_an_aioquic_that_is_not_delta() {
         let Some(server) = H3Server::with_certificate(&mesh, &certificate, &key) else { return };
         let alpha = caller(&mesh, server.address, Link::H3);
         let answer = client::get(alpha.outbound(), "delta", "/echo");
-        assert_eq!((answer.status(), answer.proxy_error().as_deref()), (502, Some("tls_certificate_error")), "{who}");
+        assert_eq!((answer.status(), answer.proxy_error().as_deref()), (503, Some("tls_certificate_error")), "{who}");
         assert!(server.events("request").is_empty(), "{who}");
     }
 }
