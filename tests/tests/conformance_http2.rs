@@ -25,14 +25,14 @@ const OUTBOUND_EXCEPTIONS: &[(&str, &str)] = &[];
 
 #[test]
 fn h2spec_on_the_inbound_link() {
-    let pair = Pair::new(Link::H2);
+    let pair = peers::pair(Link::H2);
     let alpha = identity(&pair.mesh, "alpha", "-").split_off(2);
     h2spec(&pair, pair.delta().inbound(), &alpha, INBOUND_EXCEPTIONS);
 }
 
 #[test]
 fn h2spec_on_the_outbound_listener() {
-    let pair = Pair::new(Link::H2);
+    let pair = peers::pair(Link::H2);
     // h2spec's authority is the address that it connects to, so the port has to mean the service.
     h2spec(&pair, pair.port(), &[], OUTBOUND_EXCEPTIONS);
 }
@@ -76,7 +76,7 @@ on_links! {
     /// Thousands of requests, many at once on each connection.
     [H2, H3] fn h2load_on_the_outbound_listener(link) {
         let Some(h2load) = peer("h2load") else { return };
-        let pair = Pair::new(link);
+        let pair = peers::pair(link);
         let url = format!("http://{}/bytes/1000", pair.port());
         let (code, out, err) = h2load.run(["-n", "3000", "-c", "4", "-m", "100", "-t", "1", &url]);
         assert_eq!(code, 0, "{out}\n{err}");
@@ -91,7 +91,7 @@ on_links! {
     /// Bodies and trailers in both directions, several requests at once.
     [H2, H3] fn nghttp_on_the_outbound_listener(link) {
         let Some(nghttp) = peer("nghttp") else { return };
-        let pair = Pair::new(link);
+        let pair = peers::pair(link);
         let body = pair.mesh.file("body", vec![b'x'; 100_000]);
         let authority = ["-H", ":authority: delta"];
         let url = |path: &str| format!("http://{}{path}", pair.alpha.outbound());
@@ -117,7 +117,7 @@ on_links! {
 #[test]
 fn curl_speaks_h2c_with_prior_knowledge() {
     let Some(curl) = peer("curl") else { return };
-    let pair = Pair::new(Link::Auto);
+    let pair = peers::pair(Link::Auto);
     let body = pair.mesh.file("body", vec![b'x'; 3_000_000]);
     let write =
         ["--silent", "--show-error", "--http2-prior-knowledge", "--write-out", "\n%{http_version} %{response_code}"];
@@ -149,7 +149,7 @@ fn shown(mesh: &Mesh, service: &str) -> Vec<(&'static str, PathBuf)> {
 /// A stranger's client with a good certificate: HTTP/2 and HTTP/1.1 by ALPN, and an identity that cannot be forged.
 #[test]
 fn inbound_serves_a_foreign_client_with_a_certificate() {
-    let pair = Pair::new(Link::H2);
+    let pair = peers::pair(Link::H2);
     let forged = ["--header", "x-forwarded-client-cert: URI=spiffe://mesh.local/ns/default/sa/root"];
     for (protocol, version) in [("--http2", "2 200"), ("--http1.1", "1.1 200")] {
         let more = [&[protocol][..], &forged].concat();
@@ -166,7 +166,7 @@ fn inbound_serves_a_foreign_client_with_a_certificate() {
 /// No certificate, one of another CA, TLS 1.2, no TLS at all: nothing comes back and nothing reaches the application.
 #[test]
 fn inbound_refuses_whom_it_does_not_know() {
-    let pair = Pair::new(Link::H2);
+    let pair = peers::pair(Link::H2);
     let other = Mesh::foreign();
     for protocol in ["--http2", "--http1.1"] {
         let strangers: [(&str, Vec<_>, &[&str]); 3] = [
@@ -190,7 +190,7 @@ fn inbound_refuses_whom_it_does_not_know() {
 #[test]
 fn inbound_refuses_an_identity_that_is_not_allowed() {
     let gamma = json!({"inbound": {"allow": [{"identity": "spiffe://mesh.local/ns/default/sa/gamma"}]}});
-    let pair = Pair::with(Link::H2, App::start(), |alpha| alpha, |delta| delta.with(gamma));
+    let pair = Pair::with(Link::H2, App::start(), peers::patient, |delta| delta.with(gamma));
     pair.mesh.issue("gamma");
     let Some((code, out, err)) = direct(&pair, &shown(&pair.mesh, "gamma"), &["--http2"], "/bytes/3") else { return };
     assert_eq!((code, out.lines().last()), (0, Some("2 200")), "{err}");

@@ -6,7 +6,7 @@ mod peers;
 use std::collections::BTreeMap;
 
 use lacis_tests::client::{self, Client};
-use lacis_tests::{App, Link, Mesh, Pair, peer};
+use lacis_tests::{App, Link, Mesh, peer};
 use peers::{H3Client, H3Server, caller, identity, json_lines, run};
 use serde_json::{Value, json};
 
@@ -119,7 +119,7 @@ const GROWTH: u64 = 16 << 20;
 
 #[test]
 fn aioquic_sends_what_no_honest_client_sends() {
-    let pair = Pair::new(Link::H3);
+    let pair = peers::pair(Link::H3);
     let Some(client) = H3Client::new(pair.delta().inbound(), identity(&pair.mesh, "alpha", "--")) else { return };
     let client = client.arg("--patience", "10");
     let known =
@@ -187,7 +187,7 @@ fn judge(wanted: Wanted, answer: &Value) -> Result<(), String> {
 /// Whole requests, alone and many at once, on one connection.
 #[test]
 fn aioquic_is_served() {
-    let pair = Pair::new(Link::H3);
+    let pair = peers::pair(Link::H3);
     let Some(client) = H3Client::new(pair.delta().inbound(), identity(&pair.mesh, "alpha", "--")) else { return };
     let forged = [["x-forwarded-client-cert", "URI=spiffe://mesh.local/ns/default/sa/root"]];
     let answers = client.perform(&[
@@ -232,7 +232,7 @@ fn aioquic_is_served() {
 /// GOAWAY when the sidecar drains: its id lets every request that was accepted finish.
 #[test]
 fn a_draining_sidecar_says_goaway_to_aioquic() {
-    let pair = Pair::new(Link::H3);
+    let pair = peers::pair(Link::H3);
     let Some(client) = H3Client::new(pair.delta().inbound(), identity(&pair.mesh, "alpha", "--")) else { return };
     let held = std::thread::spawn(move || client.request(json!({"path": "/hold", "goaway": true})));
     pair.app.wait_held(1);
@@ -249,7 +249,7 @@ fn a_draining_sidecar_says_goaway_to_aioquic() {
 /// Nothing for a client without a certificate, or with one of another CA.
 #[test]
 fn aioquic_without_a_good_certificate_gets_nothing() {
-    let pair = Pair::new(Link::H3);
+    let pair = peers::pair(Link::H3);
     let other = Mesh::foreign();
     let ca = identity(&pair.mesh, "alpha", "--")[..2].to_vec();
     let stranger = [ca.clone(), identity(&other, "alpha", "--").split_off(2)].concat();
@@ -268,7 +268,7 @@ fn aioquic_without_a_good_certificate_gets_nothing() {
 #[test]
 fn quic_go_is_served() {
     let Some(quicgo) = peer("quicgo") else { return };
-    let pair = Pair::new(Link::H3);
+    let pair = peers::pair(Link::H3);
     let call = |identity: Vec<String>, more: &[&str]| {
         let mut command = quicgo.command();
         command.args(["-address", &pair.delta().inbound().to_string(), "-identity", peers::DELTA, "-timeout", "40s"]);
@@ -301,7 +301,7 @@ fn quic_go_is_served() {
 #[test]
 fn libcurl_is_served_over_http3() {
     let Some(python) = peer("peer-python") else { return };
-    let pair = Pair::new(Link::H3);
+    let pair = peers::pair(Link::H3);
     let mut command = python.command();
     command.arg(peers::file("h3_curl.py")).args(identity(&pair.mesh, "alpha", "--"));
     command.arg(format!("https://{}", pair.delta().inbound()));
