@@ -3,8 +3,10 @@
 import json
 import ssl
 
+from aioquic.buffer import Buffer, BufferReadError
 from aioquic.h3.connection import H3_ALPN, H3Connection
 from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.events import StreamDataReceived
 from aioquic.tls import verify_certificate
 from cryptography import x509
 
@@ -57,23 +59,39 @@ def text(headers):
 
 
 class H3(H3Connection):
-    """An HTTP/3 connection that also remembers the peer's GOAWAY identifiers and the ids of its own control streams."""
+    """An HTTP/3 connection that also remembers the peer's GOAWAY identifiers and the id of its own control stream."""
 
     def __init__(self, quic):
-        self.goaways = []
+        self.streams = {}
+        self.bodiless = set()
         super().__init__(quic)
 
     @property
     def control(self):
         return self._local_control_stream_id
 
-    def _handle_control_frame(self, frame_type, frame_data):
-        if frame_type == GOAWAY:
-            self.goaways.append(varint(frame_data))
-        super()._handle_control_frame(frame_type, frame_data)
+    @property
+    def goaways(self):
+        """The identifiers, oldest first. aioquic reads over these frames."""
+        control = self.streams.get(self._peer_control_stream_id, b"")
+        buffer, found = Buffer(data=control), []
+        try:
+            buffer.pull_uint_var()  # the type of the stream
+            while not buffer.eof():
+                kind, length = buffer.pull_uint_var(), buffer.pull_uint_var()
+                payload = Buffer(data=buffer.pull_bytes(length))
+                if kind == GOAWAY:
+                    found.append(payload.pull_uint_var())
+        except BufferReadError:
+            pass  # The rest has not come yet.
+        return found
 
+    def handle_event(self, event):
+        if isinstance(event, StreamDataReceived) and event.stream_id % 4 == (3 if self._is_client else 2):
+            self.streams[event.stream_id] = self.streams.get(event.stream_id, b"") + event.data
+        return super().handle_event(event)
 
-def varint(data):
-    """Decodes one variable-length integer (RFC 9000 section 16)."""
-    length = 1 << (data[0] >> 6)
-    return int.from_bytes(bytes([data[0] & 0x3F]) + data[1:length], "big")
+    def _check_content_length(self, stream):
+        # aioquic does not know that the answer to HEAD has a length and no content (RFC 9110 section 9.3.2).
+        if stream.stream_id not in self.bodiless:
+            super()._check_content_length(stream)

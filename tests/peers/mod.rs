@@ -9,7 +9,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use lacis_tests::{Link, Mesh, Peer, Process, Sidecar, peer, until};
+use lacis_tests::{App, Link, Mesh, Pair, Peer, Process, Sidecar, SidecarBuilder, peer, until};
 use serde_json::{Value, json};
 
 /// Identity of the calling service.
@@ -49,10 +49,20 @@ impl Foreign {
     }
 }
 
+/// The usual pair with its application; see [`patient`].
+pub fn pair(link: Link) -> Pair {
+    Pair::with(link, App::start(), patient, |delta| delta)
+}
+
+/// The default of a second to connect is short for a debug build on a machine that compiles meanwhile.
+pub fn patient(alpha: SidecarBuilder) -> SidecarBuilder {
+    alpha.with(json!({"services": {"delta": {"timeouts": {"connect": "10s"}}}}))
+}
+
 /// Only the sidecar of the caller, whose link to delta ends at a foreign server.
 pub fn caller(mesh: &Mesh, delta: SocketAddr, link: Link) -> Sidecar {
     let own_port = json!({"services": {"delta": {"listen": "127.0.0.1:0"}}});
-    mesh.sidecar("alpha").calls("delta", delta, link).with(own_port).start()
+    patient(mesh.sidecar("alpha").calls("delta", delta, link).with(own_port)).start()
 }
 
 /// A file of this directory.

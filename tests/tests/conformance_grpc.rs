@@ -282,6 +282,7 @@ on_links! {
             assert_eq!(status.message(), "no »cat« here");
             assert_eq!(status.details(), b"\0\x01\xff");
             assert_eq!(status.metadata().get("x-hint").map(|v| v.as_bytes()), Some(&b"try another"[..]));
+            client.ready().await.expect("a ready channel");
             let unknown = client.unary(Request::new(word("")), path("Nothing"), Codec::default()).await;
             assert_eq!(unknown.expect_err("an error").code(), Code::Unimplemented);
         });

@@ -10,9 +10,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use lacis_tests::client::{self, Client};
-use lacis_tests::{App, Link, Mesh, Pair, on_links, peer};
+use lacis_tests::{App, Link, Mesh, Pair, block_on, on_links, peer};
 use peers::{Nginx, caller, identity, run};
 use serde_json::json;
+use tokio::net::TcpStream;
 
 /// The cases of h2spec 2.2.1, the strict ones included.
 const CASES: usize = 146;
@@ -21,18 +22,21 @@ const CASES: usize = 146;
 const INBOUND_EXCEPTIONS: &[(&str, &str)] = &[];
 
 /// Cases that the outbound listener does not pass, each with its reason.
-const OUTBOUND_EXCEPTIONS: &[(&str, &str)] = &[];
+const OUTBOUND_EXCEPTIONS: &[(&str, &str)] = &[(
+    "http2/3.5/2",
+    "the listener speaks HTTP/1 as well: what does not begin with the preface is answered 400 before the connection ends",
+)];
 
 #[test]
 fn h2spec_on_the_inbound_link() {
-    let pair = Pair::new(Link::H2);
+    let pair = peers::pair(Link::H2);
     let alpha = identity(&pair.mesh, "alpha", "-").split_off(2);
     h2spec(&pair, pair.delta().inbound(), &alpha, INBOUND_EXCEPTIONS);
 }
 
 #[test]
 fn h2spec_on_the_outbound_listener() {
-    let pair = Pair::new(Link::H2);
+    let pair = peers::pair(Link::H2);
     // h2spec's authority is the address that it connects to, so the port has to mean the service.
     h2spec(&pair, pair.port(), &[], OUTBOUND_EXCEPTIONS);
 }
@@ -42,10 +46,13 @@ fn h2spec(pair: &Pair, address: SocketAddr, arguments: &[String], exceptions: &[
     let Some(h2spec) = peer("h2spec") else { return };
     let report = pair.mesh.dir().join("h2spec.xml");
     let mut command = h2spec.command();
-    command.args(["-port", &address.port().to_string(), "-report"]).arg(&report).args(arguments);
+    // Case 5.1.2/1 opens one stream more than MAX_STREAMS, 16,385: that takes a debug build its time.
+    command.args(["-port", &address.port().to_string(), "-timeout", "20s", "-report"]).arg(&report).args(arguments);
     let (code, out, err) = run(&mut command);
     assert!(code == 0 || code == 1, "h2spec: exit code {code}\n{out}\n{err}");
-    let results = results(&fs::read_to_string(report).expect("a report"));
+    // It writes none when it cannot even connect any more.
+    let report = fs::read_to_string(report).unwrap_or_else(|e| panic!("h2spec wrote no report: {e}\n{out}\n{err}"));
+    let results = results(&report);
     assert_eq!(results.len(), CASES, "h2spec ran every case: {out}");
 
     let failed: BTreeSet<&str> = results.iter().filter(|(_, passed)| !**passed).map(|(id, _)| id.as_str()).collect();
@@ -74,7 +81,7 @@ on_links! {
     /// Thousands of requests, many at once on each connection.
     [H2, H3] fn h2load_on_the_outbound_listener(link) {
         let Some(h2load) = peer("h2load") else { return };
-        let pair = Pair::new(link);
+        let pair = peers::pair(link);
         let url = format!("http://{}/bytes/1000", pair.port());
         let (code, out, err) = h2load.run(["-n", "3000", "-c", "4", "-m", "100", "-t", "1", &url]);
         assert_eq!(code, 0, "{out}\n{err}");
@@ -89,12 +96,14 @@ on_links! {
     /// Bodies and trailers in both directions, several requests at once.
     [H2, H3] fn nghttp_on_the_outbound_listener(link) {
         let Some(nghttp) = peer("nghttp") else { return };
-        let pair = Pair::new(link);
+        let pair = peers::pair(link);
         let body = pair.mesh.file("body", vec![b'x'; 100_000]);
         let authority = ["-H", ":authority: delta"];
         let url = |path: &str| format!("http://{}{path}", pair.alpha.outbound());
+        // With a content-length the application's HTTP/1.1 would have no place for trailers (RFC 9112 section 7.1.2).
+        let sent = ["-v", "-n", "--no-content-length", "-d", &body.to_string_lossy()];
         let (code, out, err) = nghttp.run(
-            [&authority[..], &["-v", "-n", "-d", &body.to_string_lossy(), "--trailer", "x-sum: 7", &url("/mirror")]].concat(),
+            [&authority[..], &sent, &["--trailer", "x-sum: 7", &url("/mirror")]].concat(),
         );
         assert_eq!(code, 0, "{err}");
         assert!(out.contains("x-sum: 7"), "the trailer comes back: {out}");
@@ -113,7 +122,7 @@ on_links! {
 #[test]
 fn curl_speaks_h2c_with_prior_knowledge() {
     let Some(curl) = peer("curl") else { return };
-    let pair = Pair::new(Link::Auto);
+    let pair = peers::pair(Link::Auto);
     let body = pair.mesh.file("body", vec![b'x'; 3_000_000]);
     let write =
         ["--silent", "--show-error", "--http2-prior-knowledge", "--write-out", "\n%{http_version} %{response_code}"];
@@ -121,8 +130,9 @@ fn curl_speaks_h2c_with_prior_knowledge() {
     let data = format!("@{}", body.display());
     let (code, out, err) = curl.run([&write[..], &["--data-binary", &data, &url("/drain")]].concat());
     assert_eq!((code, out.as_str()), (0, "3000000\n2 200"), "{err}");
-    let (code, _, err) = curl.run([&write[..], &[&url("/truncate")]].concat());
-    assert!(matches!(code, 18 | 56 | 92), "a cut body is noticed: {code} {err}");
+    let (code, _, err) = curl.run([&write[..], &["--fail", &url("/truncate")]].concat());
+    // 22: what came before the cut was still on its way when the stream was reset, so all of it became a 502.
+    assert!(matches!(code, 18 | 22 | 56 | 92), "a cut body is noticed: {code} {err}");
 }
 
 /// How curl calls an inbound listener directly.
@@ -144,7 +154,7 @@ fn shown(mesh: &Mesh, service: &str) -> Vec<(&'static str, PathBuf)> {
 /// A stranger's client with a good certificate: HTTP/2 and HTTP/1.1 by ALPN, and an identity that cannot be forged.
 #[test]
 fn inbound_serves_a_foreign_client_with_a_certificate() {
-    let pair = Pair::new(Link::H2);
+    let pair = peers::pair(Link::H2);
     let forged = ["--header", "x-forwarded-client-cert: URI=spiffe://mesh.local/ns/default/sa/root"];
     for (protocol, version) in [("--http2", "2 200"), ("--http1.1", "1.1 200")] {
         let more = [&[protocol][..], &forged].concat();
@@ -161,7 +171,7 @@ fn inbound_serves_a_foreign_client_with_a_certificate() {
 /// No certificate, one of another CA, TLS 1.2, no TLS at all: nothing comes back and nothing reaches the application.
 #[test]
 fn inbound_refuses_whom_it_does_not_know() {
-    let pair = Pair::new(Link::H2);
+    let pair = peers::pair(Link::H2);
     let other = Mesh::foreign();
     for protocol in ["--http2", "--http1.1"] {
         let strangers: [(&str, Vec<_>, &[&str]); 3] = [
@@ -185,7 +195,7 @@ fn inbound_refuses_whom_it_does_not_know() {
 #[test]
 fn inbound_refuses_an_identity_that_is_not_allowed() {
     let gamma = json!({"inbound": {"allow": [{"identity": "spiffe://mesh.local/ns/default/sa/gamma"}]}});
-    let pair = Pair::with(Link::H2, App::start(), |alpha| alpha, |delta| delta.with(gamma));
+    let pair = Pair::with(Link::H2, App::start(), peers::patient, |delta| delta.with(gamma));
     pair.mesh.issue("gamma");
     let Some((code, out, err)) = direct(&pair, &shown(&pair.mesh, "gamma"), &["--http2"], "/bytes/3") else { return };
     assert_eq!((code, out.lines().last()), (0, Some("2 200")), "{err}");
@@ -235,6 +245,33 @@ fn the_link_opens_more_connections_when_nginx_allows_few_streams() {
     assert_eq!(links.len(), REQUESTS / 4, "as many links as it takes, no more: {links:?}");
 }
 
+/// A caller that leaves with more requests open than h2 remembers (50) and forgives (1024): what else the link carries
+/// goes on.
+#[test]
+fn requests_that_are_given_up_leave_the_link_alone() {
+    const REQUESTS: usize = 4000;
+    let pair = peers::pair(Link::H2);
+    let mut neighbour = pair.connect();
+    neighbour.send("GET /drip HTTP/1.1\r\nhost: delta\r\n\r\n");
+    let head = neighbour.head();
+    block_on(async {
+        let stream = TcpStream::connect(pair.alpha.outbound()).await.expect("a connection");
+        let (mut caller, connection) = h2::client::handshake(stream).await.expect("h2c");
+        let connection = tokio::spawn(connection);
+        let mut answers = Vec::new();
+        for _ in 0..REQUESTS {
+            caller = caller.ready().await.expect("a stream");
+            let request = client::h2_get("delta", "/bytes/20000");
+            answers.push(caller.send_request(request, true).expect("a stream").0);
+        }
+        assert_eq!(answers.swap_remove(0).await.expect("an answer").status(), 200);
+        connection.abort();
+    });
+    assert_eq!(pair.get("/bytes/10").status(), 200);
+    pair.app.release();
+    assert_eq!(&neighbour.body(head.response_framing("GET").expect("a framing"))[..], b"firstsecond");
+}
+
 /// nginx says GOAWAY after every tenth request: nothing is lost, alone or in a crowd.
 #[test]
 fn goaway_of_nginx_loses_no_request() {
@@ -274,7 +311,6 @@ fn the_link_refuses_a_server_with_another_identity() {
     let Some(nginx) = nginx(&mesh, "gamma", &app, "") else { return };
     let alpha = caller(&mesh, nginx.address, Link::H2);
     let answer = client::get(alpha.outbound(), "delta", "/echo");
-    assert_eq!(answer.status(), 502);
-    assert_eq!(answer.proxy_error().as_deref(), Some("tls_certificate_error"));
+    assert_eq!((answer.status(), answer.proxy_error().as_deref()), (503, Some("tls_certificate_error")));
     assert_eq!(app.requests(), 0);
 }
