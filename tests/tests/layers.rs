@@ -17,7 +17,9 @@ const LAYERS: &[&[&str]] = &[
     &["mesh"],
     &["worker"],
     &["control", "admin"],
-    &["app", "cli", "main"],
+    &["app", "demo"],
+    &["cli"],
+    &["main"],
 ];
 
 /// Words of libraries, and the only places that may say them: a file, or a folder with everything in it.
