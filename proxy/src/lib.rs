@@ -29,3 +29,4 @@ pub mod control;
 // Layer 7: the process.
 pub mod app;
 pub mod cli;
+pub mod demo;

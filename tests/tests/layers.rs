@@ -17,7 +17,7 @@ const LAYERS: &[&[&str]] = &[
     &["mesh"],
     &["worker"],
     &["control", "admin"],
-    &["app"],
+    &["app", "demo"],
     // `lacis run` starts the process that `app` is.
     &["cli"],
     &["main"],

@@ -1,6 +1,7 @@
 //! `lacis run`: the sidecar.
 
 use std::path::PathBuf;
+use std::{io, process, thread};
 
 use super::{Failure, Outcome};
 use crate::{app, config};
@@ -14,6 +15,9 @@ pub struct Run {
     /// The config file.
     #[arg(short, long, value_name = "FILE")]
     pub config: PathBuf,
+    /// End at once when standard input closes: for a parent that this process must not outlive.
+    #[arg(long, hide = true)]
+    until_stdin_closes: bool,
 }
 
 impl Run {
@@ -26,6 +30,17 @@ impl Run {
         for warning in warnings {
             tracing::warn!("{warning}");
         }
+        if self.until_stdin_closes {
+            let parent = thread::Builder::new().name("parent".into());
+            parent.spawn(end_without_parent).map_err(|error| Failure::Input(format!("cannot start: {error}")))?;
+        }
         app::run(config).map_err(Failure::Input)
     }
+}
+
+/// The kernel closes a pipe when the process at its other end is gone, however that ended; a signal on its death would
+/// be lost if it died before it was asked for.
+fn end_without_parent() {
+    let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+    process::exit(0);
 }
