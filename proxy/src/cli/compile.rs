@@ -4,11 +4,12 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
+use std::{process, thread};
 
 use lacis_host::{Engine, Options};
 
 use super::{Failure, Outcome};
-use crate::control::modules::{self, MODULE_MAX};
+use crate::control::modules::{self, MODULE_MAX, TIME_MAX};
 
 /// Compile a filter module for this version of lacis and this machine.
 #[derive(Debug, clap::Args)]
@@ -23,6 +24,11 @@ pub struct Compile {
 impl Compile {
     /// Runs the command.
     pub(super) fn execute(self) -> Outcome {
+        // Who started it stops it in time; unless that was killed, and then nobody else would.
+        thread::spawn(|| {
+            thread::sleep(TIME_MAX);
+            process::exit(1);
+        });
         let name = self.module.as_ref().map_or_else(|| "standard input".into(), |path| path.display().to_string());
         let code = match &self.module {
             Some(path) => File::open(path).and_then(modules::module),

@@ -21,6 +21,7 @@ use lacis_host::{Engine, LoadError, Options, Plugin};
 
 use self::cache::Cache;
 use self::compiler::Compiler;
+pub use self::compiler::TIME_MAX;
 use crate::config::{Config, Filter, Module};
 use crate::filter::builtin;
 use crate::filter::chain::Plan;

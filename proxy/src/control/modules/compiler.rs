@@ -6,9 +6,9 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Longest time that a module may compile: the start, and later a reload, waits for it. The largest modules we know take
-/// some seconds of one core in a release build; a hostile one takes any time.
-pub(super) const TIME_MAX: Duration = Duration::from_secs(60);
+/// Longest time that a module may compile, because the start waits for it. The largest modules we know, with the runtime
+/// of Go in them, take some seconds of a core, and a sidecar may have a tenth of one; a hostile module takes any time.
+pub const TIME_MAX: Duration = Duration::from_secs(120);
 
 /// How often it is looked whether the compiler is done; adds half of this to each module.
 const POLL: Duration = Duration::from_millis(5);
@@ -78,7 +78,7 @@ impl Compiler {
         });
         match ended? {
             status if status.success() => Ok(()),
-            status if status.code() == Some(WRONG_INPUT) => {
+            status if status.code() == Some(WRONG_INPUT) && !words.is_empty() => {
                 Err(words.strip_prefix("lacis: ").unwrap_or(&words).to_owned())
             }
             status => Err(format!("the compiler failed ({status}): {words}")),

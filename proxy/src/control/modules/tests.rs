@@ -41,7 +41,7 @@ impl Place {
         let cache = Cache::at(directory.path().join("cache")).unwrap();
         // Not a script in a file: a file that was just written cannot run while another test's child inherits it.
         let script = format!(
-            "echo >> '{}'; {OUTPUT}=\"$2\" exec '{}' --exact {}::compiler_child",
+            "echo >> '{}'; {OUTPUT}=\"$2\" exec '{}' --exact {}::compiler_child --nocapture",
             directory.path().join("count").display(),
             std::env::current_exe().unwrap().display(),
             module_path!().split_once("::").unwrap().1,
@@ -267,5 +267,5 @@ fn a_module_that_compiles_for_ever_is_given_up() {
         place.problem(filter("(i32.const 1)")),
         "filters.test: FILE: the module takes longer than 20ms to compile"
     );
-    assert_eq!(place.artifacts(), [PathBuf::new(); 0]);
+    assert_eq!(place.artifacts().len(), 0);
 }
