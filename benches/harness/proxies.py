@@ -1,0 +1,216 @@
+"""What is measured: sidecars in pairs, the load for them, and what their link really is."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import string
+import struct
+import subprocess
+import time
+from pathlib import Path
+
+from harness.machine import HERE, envoy_program, find, processors, run
+
+
+def certificates(directory):
+    """One CA and the certificates of both sides, which all proxies use."""
+    if not (directory / "delta.pem").exists():
+        shutil.rmtree(directory, ignore_errors=True)
+        run(os.environ["LACIS_BIN"], "cert", "init", "--dir", directory, stdout=subprocess.DEVNULL)
+        for service in ["alpha", "delta"]:
+            run(os.environ["LACIS_BIN"], "cert", "issue", service, "--dir", directory, stdout=subprocess.DEVNULL)
+    for service in ["alpha", "delta"]:
+        combined = directory / f"{service}-haproxy.pem"
+        combined.touch(mode=0o600)
+        combined.write_text((directory / f"{service}.pem").read_text() + (directory / f"{service}-key.pem").read_text())
+
+
+class Pair:
+    """Two sidecars of one kind, running."""
+
+    def __init__(self, name, kind, link, backend, work):
+        self.name, self.directory = name, work / "run" / name
+        self.directory.mkdir(parents=True, exist_ok=True)
+        ports = free_ports(4)
+        self.port, self.delta = ports[:2]
+        values = dict(zip(["alpha", "delta", "admin_alpha", "admin_delta"], ports),
+                      backend=backend, link=link, certs=work / "certs")
+        self.processes = []
+        for side in ["delta", "alpha"]:
+            self.processes.append(start(command(kind, link, side, self.directory, values), self.directory / f"{side}.log"))
+
+    def pids(self):
+        """Of the service's sidecar, the caller's, and the kernel's thread that delivers on their processor what did not
+        fit into their own time: the loopback's work for them, which nobody else on that processor causes."""
+        return [process.pid for process in self.processes] + softirq_pid(processors()[1])
+
+    def check(self):
+        for process in self.processes:
+            if process.poll() is not None:
+                logs = "".join(path.read_text(errors="replace")[-2000:] for path in sorted(self.directory.glob("*.log")))
+                raise SystemExit(f"benches/compare: a sidecar of {self.name} ended by itself:\n{logs}")
+
+    def stop(self):
+        stop(self.processes)
+
+
+def command(kind, link, side, directory, values):
+    """Writes the configuration of one sidecar; the command that starts it."""
+    template = {"lacis": f"lacis/{side}.yaml", "envoy": f"envoy/{link}-{side}.yaml", "haproxy": f"haproxy/{side}.cfg"}[kind]
+    config = directory / Path(template).name
+    config.write_text(string.Template((HERE / "peers" / template).read_text()).substitute(values))
+    return {
+        "lacis": [os.environ["LACIS_BIN"], "run", "-c", config, "--log-level", "warn"],
+        "envoy": [envoy_program(), "-c", config, "--concurrency", "1", "--disable-hot-restart", "--log-level", "warn"],
+        "haproxy": [find("haproxy"), "-db", "-f", config],
+    }[kind]
+
+
+def start(argv, log):
+    proxy_cpu = processors()[1]
+    with open(log, "w") as output:
+        # Whatever ends this script ends the sidecars too.
+        return subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *map(str, argv)], stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                                preexec_fn=lambda: os.sched_setaffinity(0, {proxy_cpu}))
+
+
+def stop(processes):
+    for process in processes:
+        process.send_signal(signal.SIGKILL)
+    for process in processes:
+        process.wait()
+
+
+def softirq_pid(processor):
+    """None where the kernel's threads are not visible, as in a container."""
+    names = (path for path in Path("/proc").glob("[0-9]*/comm") if path.read_text() == f"ksoftirqd/{processor}\n")
+    return [int(path.parent.name) for path in names][:1]
+
+
+def free_ports(count):
+    """Free for TCP and UDP both: the namespace is ours alone."""
+    found = []
+    while len(found) < count:
+        with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(type=socket.SOCK_DGRAM) as datagrams:
+            port = server.getsockname()[1]
+            try:
+                datagrams.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            if port not in found:
+                found.append(port)
+    return found
+
+
+class Load:
+    """meshload, serving its backend and waiting for plans."""
+
+    def __init__(self, size):
+        load_cpu = processors()[0]
+        self.process = subprocess.Popen([os.environ["MESHLOAD_BIN"], "serve", "--size", str(size)], text=True,
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        preexec_fn=lambda: os.sched_setaffinity(0, {load_cpu}))
+        self.backend = int(json.loads(self.process.stdout.readline())["backend"].rsplit(":", 1)[1])
+
+    def window(self, port, connections, seconds, warmup, pids=(), rate=None):
+        plan = {"target": f"127.0.0.1:{port}", "connections": connections, "seconds": seconds, "warmup": warmup,
+                "pids": list(pids), "rate": rate}
+        self.process.stdin.write(json.dumps(plan) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def await_ready(self, pair):
+        """Until a request crosses the pair."""
+        deadline = time.monotonic() + 30
+        while True:
+            pair.check()
+            window = self.window(pair.port, 1, 0.1, 0)
+            if window.get("done") and not window["errors"]:
+                return
+            if time.monotonic() > deadline:
+                raise SystemExit(f"benches/compare: {pair.name} does not answer: {json.dumps(window)}\nlogs in {pair.directory}")
+
+    def stop(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+class Handshakes:
+    """Listens on the loopback while a pair starts, and so knows what the link is, whatever the configuration says: what a
+    TLS 1.3 server chose stands in clear in its ServerHello. QUIC's is encrypted, with keys that this does not derive."""
+
+    SUITES = {0x1301: "TLS_AES_128_GCM_SHA256", 0x1302: "TLS_AES_256_GCM_SHA384", 0x1303: "TLS_CHACHA20_POLY1305_SHA256"}
+    GROUPS = {0x001D: "X25519", 0x0017: "P-256", 0x0018: "P-384", 0x11EC: "X25519MLKEM768"}
+
+    def __enter__(self):
+        self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
+        self.socket.bind(("lo", 0))
+        self.socket.setblocking(False)
+        return self
+
+    def __exit__(self, *_):
+        self.socket.close()
+
+    def of(self, port):
+        """What the server on `port` spoke: None where it was neither TLS 1.3 nor datagrams."""
+        found = None
+        while True:
+            try:
+                frame = self.socket.recv(65535)
+            except BlockingIOError:
+                return found
+            ip = frame[14:]
+            if len(ip) < 28 or ip[0] >> 4 != 4:
+                continue
+            segment = ip[(ip[0] & 15) * 4:]
+            if struct.unpack_from("!H", segment)[0] != port:
+                continue
+            if ip[9] == socket.IPPROTO_UDP:
+                found = {"link": "h3", "tls": "QUIC"}
+            elif ip[9] == socket.IPPROTO_TCP:
+                hello = segment[(segment[12] >> 4) * 4:]
+                # Record of type handshake (22), message of type ServerHello (2): RFC 8446, 4.1.3 and 5.1.
+                if len(hello) > 50 and hello[0] == 22 and hello[5] == 2:
+                    found = {"link": "h2", "tls": self.chosen(hello[9:])}
+
+    def chosen(self, hello):
+        after_session = 35 + hello[34]
+        suite, = struct.unpack_from("!H", hello, after_session)
+        extension, group = after_session + 5, None
+        while extension + 4 <= len(hello):
+            kind, length = struct.unpack_from("!HH", hello, extension)
+            if kind == 51 and length >= 2:
+                group, = struct.unpack_from("!H", hello, extension + 4)
+            extension += 4 + length
+            if kind == 51:
+                break
+        return f"{self.SUITES.get(suite, hex(suite))}, {self.GROUPS.get(group, group)}"
+
+
+def idle_sample(kind, options, work):
+    directory = work / "run" / f"idle-{kind}"
+    directory.mkdir(parents=True, exist_ok=True)
+    ports = free_ports(5)
+    values = dict(zip(["alpha", "delta", "admin_alpha", "admin_delta", "backend"], ports), link="h2", certs=work / "certs")
+    argv = command(kind, "h2", "idle" if kind == "lacis" else "delta", directory, values)
+    process = start(argv, directory / "idle.log")
+    try:
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", values["delta"]), 1).close()
+                break
+            except OSError:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    log = (directory / "idle.log").read_text(errors="replace")[-2000:]
+                    raise SystemExit(f"benches/compare: the idle {kind} does not listen:\n{log}")
+                time.sleep(0.05)
+        time.sleep(0.5 if options.quick else 5)
+        rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()
+        fields = {line.split(":")[0]: int(line.split()[1]) / 1024 for line in rollup[1:]}
+        return {"rss_mib": fields["Rss"], "pss_mib": fields["Pss"], "private_dirty_mib": fields["Private_Dirty"]}
+    finally:
+        stop([process])

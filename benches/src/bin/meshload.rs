@@ -1,0 +1,95 @@
+//! `meshload`: load for a proxy, the backend behind it, and what each request cost. See `benches/README.md`.
+
+use clap::{Parser, Subcommand};
+use lacis_benches::{
+    load::Generator,
+    plan::{Arrivals, Plan},
+};
+use std::{
+    error::Error,
+    io::{self, BufRead, Write},
+    net::SocketAddr,
+    process::ExitCode,
+};
+
+/// Load for a proxy, the backend behind it, and what each request cost.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Where the backend listens; port 0 takes a free one, which `serve` prints first.
+    #[arg(long, global = true, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
+    backend: SocketAddr,
+    /// Bytes in the body of each answer.
+    #[arg(long, global = true, value_name = "BYTES", default_value_t = 1024)]
+    size: usize,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Carry out one plan, and print its window as JSON.
+    Run {
+        /// Where the requests go; absent: to the backend, without a proxy between.
+        #[arg(long, value_name = "ADDRESS")]
+        target: Option<SocketAddr>,
+        /// The `host` header.
+        #[arg(long, value_name = "NAME", default_value = "delta")]
+        host: String,
+        /// Kept-alive connections; 0 only serves the backend.
+        #[arg(long, value_name = "NUMBER", default_value_t = 32)]
+        connections: usize,
+        /// Seconds under load before the window.
+        #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
+        warmup: f64,
+        /// Seconds that are measured.
+        #[arg(long, value_name = "SECONDS", default_value_t = 5.0)]
+        seconds: f64,
+        /// Requests per second (open loop); absent: each connection sends when it has its answer (closed loop).
+        #[arg(long, value_name = "NUMBER")]
+        rate: Option<f64>,
+        /// When the requests of an open loop are due.
+        #[arg(long, value_enum, default_value = "constant")]
+        arrivals: Arrivals,
+        /// A process whose use of the processors is reported; may be given several times.
+        #[arg(long = "pid", value_name = "PID")]
+        pids: Vec<u32>,
+    },
+    /// Print the backend's address, then carry out the plans that come on standard input, a line of JSON each, and
+    /// print their windows, a line of JSON each. A plan that fails answers `{"error": "…"}`.
+    Serve,
+}
+
+fn main() -> ExitCode {
+    match work(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("meshload: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn work(arguments: Arguments) -> Result<(), Box<dyn Error>> {
+    let mut generator = Generator::bind(arguments.backend, arguments.size)
+        .map_err(|error| format!("cannot listen on {}: {error}", arguments.backend))?;
+    let backend = generator.backend()?;
+    let mut output = io::stdout().lock();
+    match arguments.command {
+        Command::Run { target, host, connections, warmup, seconds, rate, arrivals, pids } => {
+            let target = target.unwrap_or(backend);
+            let plan = Plan { target, host, connections, warmup, seconds, rate, arrivals, pids };
+            writeln!(output, "{}", serde_json::to_string_pretty(&generator.run(&plan)?)?)?;
+        }
+        Command::Serve => {
+            writeln!(output, "{}", serde_json::json!({ "backend": backend }))?;
+            for line in io::stdin().lock().lines() {
+                let plan: Plan = serde_json::from_str(&line?)?;
+                match generator.run(&plan) {
+                    Ok(window) => writeln!(output, "{}", serde_json::to_string(&window)?)?,
+                    Err(error) => writeln!(output, "{}", serde_json::json!({ "error": error.to_string() }))?,
+                }
+            }
+        }
+    }
+    Ok(())
+}
