@@ -193,7 +193,7 @@ async fn work(seed: Seed) -> io::Result<()> {
             order = mailbox.recv() => match order {
                 Some(Order::Adopt(place, stream, from)) => worker.adopt(place, stream, from),
                 Some(Order::Identity(settings)) => worker.identity(settings, server.as_ref()),
-                Some(Order::Report(answer)) => drop(answer.send(worker.report(&generation))),
+                Some(Order::Report(answer)) => drop(answer.send(Worker::report(&generation))),
                 Some(Order::Drain) if ending.is_none() => {
                     if let Some(endpoint) = &server {
                         endpoint.set_server_config(None);
@@ -260,12 +260,7 @@ impl Worker {
         *self.tls.borrow_mut() = Some(settings);
     }
 
-    fn report(&self, generation: &Generation) -> Report {
-        let connections = self.inbound.drain.guards() + self.outbound.drain.guards();
-        Report {
-            worker: self.number,
-            connections,
-            clusters: generation.clusters().map(|c| (Arc::clone(c.name()), c.report())).collect(),
-        }
+    fn report(generation: &Generation) -> Report {
+        Report { clusters: generation.clusters().map(|c| (Arc::clone(c.name()), c.report())).collect() }
     }
 }

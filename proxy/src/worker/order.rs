@@ -26,10 +26,6 @@ pub enum Order {
 /// How a worker is.
 #[derive(Debug)]
 pub struct Report {
-    /// Its number.
-    pub worker: usize,
-    /// Open connections that it serves.
-    pub connections: usize,
     /// Clusters by name, each with its endpoints.
     pub clusters: Vec<(Arc<str>, Vec<EndpointReport>)>,
 }
