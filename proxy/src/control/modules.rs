@@ -22,7 +22,7 @@ use lacis_host::{Engine, LoadError, Options, Plugin};
 use self::cache::Cache;
 use self::compiler::Compiler;
 pub use self::compiler::TIME_MAX;
-use crate::config::{Config, Filter, Module};
+use crate::config::{Config, Filter, Module, Node};
 use crate::filter::builtin;
 use crate::filter::chain::Plan;
 use crate::filter::wasm::Compiled;
@@ -53,7 +53,7 @@ pub fn prepare(config: &Config) -> Result<Plan, String> {
 
 fn prepare_with(config: &Config, compiler: &Compiler, cache: &Cache) -> Result<Plan, String> {
     let engine = Engine::new(&Options::default()).map_err(|error| error.to_string())?;
-    let mut shop = Shop { engine, compiler, cache, loaded: HashMap::new() };
+    let mut shop = Shop { engine, node: &config.node, compiler, cache, loaded: HashMap::new() };
     let mut filters = vec![None; config.filters.len()];
     let mut problems = Vec::new();
     for index in used(config) {
@@ -81,6 +81,7 @@ fn plan(config: &Config, filters: Vec<Option<Arc<Compiled>>>) -> Plan {
 /// Where plugins are made.
 struct Shop<'a> {
     engine: Engine,
+    node: &'a Node,
     compiler: &'a Compiler,
     cache: &'a Cache,
     /// By SHA-256 of the module: filters of one module share its code.
@@ -101,7 +102,7 @@ impl Shop<'_> {
         // Before a guest runs: a large module need not be held meanwhile.
         drop(code);
         let compiled = Compiled { settings: filter.clone(), plugin };
-        canary::run(&compiled)?;
+        canary::run(&compiled, self.node)?;
         Ok(compiled)
     }
 

@@ -6,4 +6,4 @@ pub mod exchange;
 mod guest;
 mod seen;
 pub mod wasm;
-mod world;
+pub mod world;

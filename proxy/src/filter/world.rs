@@ -14,7 +14,7 @@ use crate::telemetry::guest::GuestMetrics;
 
 /// What filters learn of the sidecar (`node.*`).
 #[derive(Debug)]
-pub(super) struct NodeFacts {
+pub struct NodeFacts {
     id: String,
     cluster: String,
     metadata: serde_json::Map<String, serde_json::Value>,
@@ -22,7 +22,8 @@ pub(super) struct NodeFacts {
 }
 
 impl NodeFacts {
-    pub(super) fn new(node: &config::Node) -> Self {
+    /// Of this sidecar.
+    pub fn new(node: &config::Node) -> Self {
         NodeFacts {
             id: node.id.clone(),
             cluster: node.cluster.clone(),
@@ -32,7 +33,7 @@ impl NodeFacts {
     }
 
     /// A property of the sidecar itself: `node.*`, in Envoy's newer place (`xds.node.*`) too.
-    pub(super) fn property(&self, path: &[&[u8]], out: &mut Vec<u8>) -> Result<(), Status> {
+    pub fn property(&self, path: &[&[u8]], out: &mut Vec<u8>) -> Result<(), Status> {
         let path = path.strip_prefix(&[b"xds".as_slice()]).unwrap_or(path);
         match path {
             [b"node", b"id"] => out.extend_from_slice(self.id.as_bytes()),

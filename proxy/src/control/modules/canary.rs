@@ -10,7 +10,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use lacis_host::abi::{Level, MetricKind, Path, Status};
 use lacis_host::{Change, Now, RootId, StartError, Vm, World};
 
+use crate::config::Node;
 use crate::filter::wasm::Compiled;
+use crate::filter::world::NodeFacts;
 
 /// Longest piece of a filter's last line that an error repeats, in characters; the log has all of it.
 const LAST_MAX: usize = 300;
@@ -19,17 +21,17 @@ const LAST_MAX: usize = 300;
 ///
 /// # Errors
 /// What happened, and what the filter logged last.
-pub(super) fn run(filter: &Compiled) -> Result<(), String> {
+pub(super) fn run(filter: &Compiled, node: &Node) -> Result<(), String> {
     // A thread of its own: a guest's stack and its end are nobody else's.
     thread::scope(|scope| {
-        let canary = thread::Builder::new().name("canary".into()).spawn_scoped(scope, || start(filter));
+        let canary = thread::Builder::new().name("canary".into()).spawn_scoped(scope, || start(filter, node));
         let canary = canary.map_err(|error| format!("cannot start a thread to try the filter: {error}"))?;
         canary.join().unwrap_or_else(|_| Err("trying it hit a defect of lacis, see the log".into()))
     })
 }
 
-fn start(filter: &Compiled) -> Result<(), String> {
-    let trial = Rc::new(RefCell::new(Trial::new(&filter.settings.name)));
+fn start(filter: &Compiled, node: &Node) -> Result<(), String> {
+    let trial = Rc::new(RefCell::new(Trial::new(&filter.settings.name, node)));
     // Shared data of its own: what a canary leaves there must not reach the filters that serve.
     let started = Vm::new(&filter.plugin, filter.vm_settings(&Arc::default()), trial.clone())
         .and_then(|mut vm| vm.start_root(filter.plugin_settings()).map(drop));
@@ -45,6 +47,7 @@ fn start(filter: &Compiled) -> Result<(), String> {
 /// The world of a filter that is tried: its log is real, the rest ends with it.
 struct Trial {
     filter: String,
+    node: NodeFacts,
     begin: Instant,
     last: Option<String>,
     /// Kind, name and value; the host bounds how many a VM may define.
@@ -52,8 +55,14 @@ struct Trial {
 }
 
 impl Trial {
-    fn new(filter: &str) -> Trial {
-        Trial { filter: filter.to_owned(), begin: Instant::now(), last: None, metrics: Vec::new() }
+    fn new(filter: &str, node: &Node) -> Trial {
+        Trial {
+            filter: filter.to_owned(),
+            node: NodeFacts::new(node),
+            begin: Instant::now(),
+            last: None,
+            metrics: Vec::new(),
+        }
     }
 }
 
@@ -77,8 +86,9 @@ impl World for Trial {
         Now { unix: nanoseconds(unix), monotonic: nanoseconds(self.begin.elapsed()) }
     }
 
-    fn property(&self, _: Path<'_>, _: &mut Vec<u8>) -> Result<(), Status> {
-        Err(Status::NotFound)
+    fn property(&self, path: Path<'_>, out: &mut Vec<u8>) -> Result<(), Status> {
+        let segments: Vec<&[u8]> = path.segments().take(4).collect();
+        self.node.property(&segments, out)
     }
 
     /// It does not live to see a tick.
