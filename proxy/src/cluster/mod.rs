@@ -156,7 +156,10 @@ impl Cluster {
                 Ok(link) => link,
                 Err(fault) => {
                     endpoint.resting.set(Some(Instant::now() + REST));
-                    if !again || fault.retry != Retry::Safe || tried.len() + 1 >= self.endpoints.len() {
+                    // Nothing was sent: what bounds this is the number of endpoints, not that of attempts.
+                    if fault.retry != Retry::Safe
+                        || tried.len() + 1 >= self.endpoints.len().min(usize::from(MAX_ATTEMPTS))
+                    {
                         return Err(fault);
                     }
                     tracing::debug!(service = %self.name, endpoint = %endpoint.address, %fault, "trying another endpoint");
@@ -219,12 +222,14 @@ impl Cluster {
         }
         if policy == LinkPolicy::H3 || policy == LinkPolicy::Auto && self.tries_udp(endpoint, identity) {
             trail.over(labels::Link::H3);
-            let patience = if policy == LinkPolicy::Auto {
-                UDP_PATIENCE.min(self.timeouts.connect)
-            } else {
-                self.timeouts.connect
-            };
-            match endpoint.h3.take(|| self.dialer.h3(endpoint.address, &self.name, identity, patience)).await {
+            let connect = self.timeouts.connect;
+            let link = endpoint.h3.take(|| self.dialer.h3(endpoint.address, &self.name, identity, connect));
+            let patience = if policy == LinkPolicy::Auto { UDP_PATIENCE.min(connect) } else { connect };
+            // The attempt goes on when patience is over: a slow handshake still makes a link for those who come later.
+            let link = tokio::time::timeout(patience, link).await.unwrap_or_else(|_| {
+                Err(Fault::new(Reason::ConnectionTimeout).detail(format!("no link within {patience:?}")))
+            });
+            match link {
                 Ok(Some(link)) => {
                     endpoint.udp.set(Udp::Works);
                     return Ok(Link::H3(link));

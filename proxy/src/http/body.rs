@@ -171,11 +171,10 @@ impl Body {
 
     /// Tells this observer what passes. An empty body ends at once.
     pub fn observe(&mut self, observer: Rc<dyn Observer>) {
-        if self.is_end() {
-            self.ended = true;
-            observer.end(self.half, Some(Ok(())));
-        } else {
-            self.observer = Some(observer);
+        let over = self.is_end();
+        self.observer = Some(observer);
+        if over {
+            self.end(Some(Ok(())));
         }
     }
 
@@ -199,6 +198,16 @@ impl Body {
             Err(fault) if fault.side() == Side::Upstream => Ok(()),
             Err(fault) => Err(fault),
         }
+    }
+
+    /// Ready when nothing of the request is left to send: a server may answer before it has read everything, and reads
+    /// on (RFC 9112 section 9.3). What is not wanted any more, the server says itself.
+    ///
+    /// # Errors
+    /// If the request broke, or nothing moved for too long.
+    pub fn poll_uploaded(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
+        self.poll_upload(cx)?;
+        if self.uploads() { Poll::Pending } else { Poll::Ready(Ok(())) }
     }
 
     /// The next frame; `None` at the end. After an error or the end nothing more comes.
@@ -284,9 +293,13 @@ impl Body {
     }
 
     fn end(&mut self, outcome: Option<Result<(), &Fault>>) {
+        if self.ended {
+            return;
+        }
         self.ended = true;
         self.kind = Kind::Empty;
-        if let Some(observer) = self.observer.take() {
+        // Kept while the request is still on its way: its idleness is this observer's matter too.
+        if let Some(observer) = &self.observer {
             observer.end(self.half, outcome);
         }
     }
@@ -308,9 +321,7 @@ impl Body {
 
 impl Drop for Body {
     fn drop(&mut self) {
-        if !self.ended {
-            self.end(None);
-        }
+        self.end(None);
     }
 }
 

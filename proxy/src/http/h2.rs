@@ -41,8 +41,9 @@ const MAX_FRAME: u32 = 64 * 1024;
 /// What one stream may have waiting to be written.
 const SEND_BUFFER: usize = 256 * 1024;
 
-/// Streams that a peer may reset before we took them (CVE-2023-44487, rapid reset), per connection.
-const MAX_PENDING_RESETS: usize = 100;
+/// Streams that a peer may reset before we took them (CVE-2023-44487, rapid reset), per connection. A link carries many
+/// callers, and one that leaves resets all of his at once; such a stream costs no more than one that is open.
+const MAX_PENDING_RESETS: usize = MAX_STREAMS as usize;
 
 /// Streams that we have reset and still know, so that what a client had already sent on them is no error of it.
 const RESET_STREAMS: usize = 1024;
@@ -131,9 +132,11 @@ async fn exchange<S: Service>(
     let Response { head, body } = response;
     let bodiless = head.is_bodiless(&method);
     let end = body.is_end() || bodiless;
-    if let Ok(stream) = respond.send_response(outgoing_response(head), end)
-        && !end
-    {
+    let Ok(stream) = respond.send_response(outgoing_response(head), end) else { return };
+    if end {
+        let mut body = body;
+        let _ = poll_fn(|cx| body.poll_uploaded(cx)).await;
+    } else {
         let mut pump = Pump::new(body, stream, Half::Response);
         // The exchange has recorded what went wrong, the stream was reset.
         let _ = poll_fn(|cx| pump.poll(cx)).await;
@@ -257,26 +260,31 @@ pub struct Pump {
     stream: SendStream<Bytes>,
     waiting: Option<Bytes>,
     half: Half,
+    sent: bool,
 }
 
 impl Pump {
     fn new(body: Body, stream: SendStream<Bytes>, half: Half) -> Self {
-        Pump { body, stream, waiting: None, half }
+        Pump { body, stream, waiting: None, half, sent: false }
     }
 
     /// See [`crate::http::body::Pump::poll`].
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
-        let moved = ready!(self.poll_move(cx));
-        if let Err(fault) = &moved
-            && fault.side() != self.far_side()
-        {
-            // What the reader has is not the whole: it must not look so.
-            self.stream.send_reset(match fault.reason {
-                Reason::DownstreamAborted | Reason::RequestIncomplete => h2::Reason::CANCEL,
-                _ => h2::Reason::INTERNAL_ERROR,
-            });
+        if !self.sent {
+            let moved = ready!(self.poll_move(cx));
+            if let Err(fault) = moved {
+                if fault.side() != self.far_side() {
+                    // What the reader has is not the whole: it must not look so.
+                    self.stream.send_reset(match fault.reason {
+                        Reason::DownstreamAborted | Reason::RequestIncomplete => h2::Reason::CANCEL,
+                        _ => h2::Reason::INTERNAL_ERROR,
+                    });
+                }
+                return Poll::Ready(Err(fault));
+            }
+            self.sent = true;
         }
-        Poll::Ready(moved)
+        self.body.poll_uploaded(cx)
     }
 
     fn poll_move(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {

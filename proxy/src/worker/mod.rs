@@ -154,16 +154,20 @@ async fn work(seed: Seed) -> io::Result<()> {
             chance: RefCell::new(fastrand::Rng::new()),
         })
     };
-    let mut entrances = Vec::new();
-    let listen = |listener: TcpListener| tokio::net::TcpListener::from_std(listener);
+    let (mut entrances, mut listeners) = (Vec::new(), Vec::new());
+    let mut enter = |listener: TcpListener, direction, service| -> io::Result<()> {
+        entrances.push(Entrance { local: listener.local_addr()?, direction, service });
+        listeners.push(tokio::net::TcpListener::from_std(listener)?);
+        Ok(())
+    };
     if let Some(listener) = sockets.outbound {
-        entrances.push(Entrance { listener: listen(listener)?, direction: Direction::Outbound, service: None });
+        enter(listener, Direction::Outbound, None)?;
     }
     for (index, listener) in sockets.services {
-        entrances.push(Entrance { listener: listen(listener)?, direction: Direction::Outbound, service: Some(index) });
+        enter(listener, Direction::Outbound, Some(index))?;
     }
     if let Some(listener) = tcp {
-        entrances.push(Entrance { listener: listen(listener)?, direction: Direction::Inbound, service: None });
+        enter(listener, Direction::Inbound, None)?;
     }
     let worker = Rc::new(Worker {
         number,
@@ -174,8 +178,8 @@ async fn work(seed: Seed) -> io::Result<()> {
         peers,
     });
 
-    for place in 0..worker.entrances.len() {
-        tokio::task::spawn_local(serve::accept(Rc::clone(&worker), place));
+    for (place, listener) in listeners.into_iter().enumerate() {
+        tokio::task::spawn_local(serve::accept(Rc::clone(&worker), place, listener));
     }
     if let Some(endpoint) = &server {
         tokio::task::spawn_local(serve::accept_quic(Rc::clone(&worker), endpoint.clone()));

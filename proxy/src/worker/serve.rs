@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderValue;
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::{Order, Worker};
 use crate::drain::{Drain, Phase};
@@ -39,21 +39,22 @@ pub(super) struct Way {
 
 /// A listening socket and what comes in by it.
 pub(super) struct Entrance {
-    pub(super) listener: tokio::net::TcpListener,
+    pub(super) local: SocketAddr,
     pub(super) direction: Direction,
     /// The service whose own port this is.
     pub(super) service: Option<usize>,
 }
 
-/// Accepts connections of one entrance until its way drains.
-pub(super) async fn accept(worker: Rc<Worker>, place: usize) {
+/// Accepts connections of one entrance until its way drains; then the listener is closed, so that nobody connects to
+/// what will not answer.
+pub(super) async fn accept(worker: Rc<Worker>, place: usize, listener: TcpListener) {
     let Some(entrance) = worker.entrances.get(place) else { return };
     let way = worker.way(entrance.direction);
     loop {
         let (stream, from) = tokio::select! {
             // While draining, what waits in the queue is taken first: closing the socket would reset it.
             biased;
-            accepted = listen::accept(&entrance.listener) => accepted,
+            accepted = listen::accept(&listener) => accepted,
             () = way.drain.reached(Phase::Quiet) => return,
         };
         worker.publish();
@@ -139,9 +140,16 @@ impl Worker {
     /// A connection of the application: plain HTTP.
     async fn application(self: &Rc<Self>, mut stream: TcpStream, from: SocketAddr, service: Option<usize>) {
         let way = &self.outbound;
+        let quiet = async {
+            way.drain.reached(Phase::Quiet).await;
+            tokio::time::sleep(h1::FIRST_REQUEST).await;
+        };
         let spoken = tokio::select! {
+            biased;
             spoken = detect(&mut stream) => spoken,
-            () = way.drain.reached(Phase::Quiet) => return,
+            // An application may open connections in advance.
+            () = tokio::time::sleep(h1::IDLE_TIMEOUT) => return,
+            () = quiet => return,
         };
         let (Ok((spoken, read)), Ok(local)) = (spoken, stream.local_addr()) else { return };
         let protocol = if spoken == Spoken::Http1 { Protocol::Http1 } else { Protocol::H2 };
@@ -206,11 +214,7 @@ impl Worker {
             connection.close(0u32.into(), b"");
             return;
         };
-        let local = self
-            .entrances
-            .iter()
-            .find(|e| e.direction == Direction::Inbound)
-            .and_then(|e| e.listener.local_addr().ok());
+        let local = self.entrances.iter().find(|e| e.direction == Direction::Inbound).map(|e| e.local);
         let conn = self.inbound_conn(Protocol::H3, Link::H3, local.unwrap_or(from), from, peer);
         let counted = Counted::new(&way.hop, Direction::Inbound, Protocol::H3);
         h3::serve(connection, self.served(way, conn, None), way.drain.clone()).await;

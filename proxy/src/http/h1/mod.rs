@@ -12,7 +12,7 @@ mod server;
 mod wire;
 
 pub use client::{Idle, send};
-pub use server::serve;
+pub use server::{FIRST_REQUEST, IDLE_TIMEOUT, serve};
 pub use wire::{Incoming, Pump, Wire};
 
 /// What the fuzz targets call.

@@ -23,7 +23,10 @@ use crate::net::io::Io;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// An unused connection stays this long: longer than clients keep theirs, so that it is they who close.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// Who connected just before the drain is about to ask something: that first request is waited for so long and served.
+pub const FIRST_REQUEST: Duration = Duration::from_millis(500);
 
 /// Input that is read ahead of its turn (pipelining, RFC 9112 section 9.3.2) before reading stops.
 const READ_AHEAD: usize = 64 * 1024;
@@ -40,7 +43,8 @@ pub async fn serve<S: Service>(io: Io, service: Rc<S>, drain: Drain) {
     let interim = Rc::new(Interim::default());
     let mut cut = pin!(drain.reached(Phase::Cut));
     let mut requests = pin!(async {
-        while let Some(read) = read_head(&wire, &deadline, &drain).await {
+        let mut served = false;
+        while let Some(read) = read_head(&wire, &deadline, &drain, std::mem::replace(&mut served, true)).await {
             let keep = match read {
                 Ok(parsed) => exchange(&wire, &service, &interim, parsed, &drain).await,
                 Err(fault) => {
@@ -64,9 +68,15 @@ async fn read_head(
     wire: &RefCell<Wire>,
     deadline: &Deadline,
     drain: &Drain,
+    served: bool,
 ) -> Option<Result<Parsed<RequestHead>, Fault>> {
     deadline.set(IDLE_TIMEOUT);
-    let mut quiet = pin!(drain.reached(Phase::Quiet));
+    let mut quiet = pin!(async {
+        drain.reached(Phase::Quiet).await;
+        if !served {
+            tokio::time::sleep(FIRST_REQUEST).await;
+        }
+    });
     let mut started = false;
     let read = poll_fn(|cx| {
         loop {
@@ -145,15 +155,17 @@ async fn exchange<S: Service>(
     if tunnel && !switched {
         wire.borrow_mut().expect(Framing::Empty);
     }
-    let reusable = keep_alive && drain.phase() == Phase::Running && wire.borrow().body_read() && !switched;
+    // What is still on its way up goes on while the response is written.
+    let whole = wire.borrow().body_read() || response.body.uploads();
+    let reusable = keep_alive && drain.phase() == Phase::Running && whole && !switched;
     if !respond(wire, response, &method, version, reusable).await {
         return false;
     }
-    if !reusable && !switched {
+    let over = reusable && wire.borrow().body_read();
+    if !over && !switched {
         linger(wire, &Deadline::new()).await;
     }
-    // The response may have been slow; what was announced holds.
-    reusable && wire.borrow().body_read()
+    over
 }
 
 /// Whether the client went away: only known once its request is read, and only looked for within a bound.

@@ -352,8 +352,7 @@ impl Pump {
                 }
                 Stage::Flush => {
                     ready!(self.wire.borrow_mut().poll_flush(cx)).map_err(broken)?;
-                    self.state =
-                        if self.framing == Framing::Tunnel { Stage::Shutdown } else { return Poll::Ready(Ok(())) };
+                    self.state = if self.framing == Framing::Tunnel { Stage::Shutdown } else { Stage::Upload };
                 }
                 // A tunnel ends in each direction for itself.
                 Stage::Shutdown => {
@@ -361,10 +360,7 @@ impl Pump {
                     ready!(self.wire.borrow_mut().poll_shutdown(cx)).map_err(broken)?;
                     self.state = Stage::Upload;
                 }
-                Stage::Upload => {
-                    self.body.poll_upload(cx)?;
-                    return if self.body.uploads() { Poll::Pending } else { Poll::Ready(Ok(())) };
-                }
+                Stage::Upload => return self.body.poll_uploaded(cx),
             }
         }
     }

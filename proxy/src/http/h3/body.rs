@@ -65,12 +65,13 @@ pub struct Pump {
     writer: Writer,
     body: Body,
     over: bool,
+    finished: bool,
 }
 
 impl Pump {
     pub(super) fn new(writer: Writer, body: Body) -> Self {
         let over = body.is_end();
-        Pump { writer, body, over }
+        Pump { writer, body, over, finished: false }
     }
 
     /// Moves what can be moved: pulls a frame when quinn has taken the one before, so that a peer that stops reading
@@ -80,7 +81,7 @@ impl Pump {
     /// The body's own fault, or one of the peer, if it takes no more; the stream is reset then. A peer that needs no
     /// more of a request (H3_NO_ERROR, RFC 9114 section 4.1) is no error.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
-        loop {
+        while !self.finished {
             // A head may still wait; content that is ready at once goes with it.
             let mut waits = false;
             if !self.over && !self.writer.is_full() {
@@ -118,11 +119,12 @@ impl Pump {
                 Poll::Ready(Ok(())) if waits => return Poll::Pending,
                 Poll::Ready(Ok(())) if self.over => {
                     self.writer.finish();
-                    return Poll::Ready(Ok(()));
+                    self.finished = true;
                 }
                 Poll::Ready(Ok(())) => {}
             }
         }
+        self.body.poll_uploaded(cx)
     }
 
     fn is_server(&self) -> bool {
