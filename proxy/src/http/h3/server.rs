@@ -184,10 +184,16 @@ async fn exchange<S: Service>(server: &Server, service: Rc<S>, mut reader: Reade
     let Some(Response { head, body }) = response.await else { return writer.reset(Code::H3_REQUEST_CANCELLED) };
     let body = if head.is_bodiless(&method) { Body::empty(Half::Response) } else { body };
     let written = pin!(write(server, Response { head, body }, writer));
+    // A response that was read to its end is no stop: the request may still be on its way.
+    let gone = async {
+        if let Ok(None) = stopped.await {
+            std::future::pending().await
+        }
+    };
     tokio::select! {
         biased;
         () = written => {}
-        _ = stopped => {}
+        () = gone => {}
     }
 }
 
