@@ -1,6 +1,4 @@
-//! Heads of requests and responses, and chunked bodies.
+//! See `checks.rs`.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-
-fuzz_target!(|bytes: &[u8]| lacis::http::h1::fuzzing::parse(bytes));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| lacis_fuzz::http1(input));
