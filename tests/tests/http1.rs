@@ -1,7 +1,7 @@
 //! HTTP/1.1 in, one link, HTTP/1.1 out: the application gets back the version and the framing that it spoke.
 
 use lacis_tests::wire::{Data, Framing, Left};
-use lacis_tests::{App, Link, Mesh, Pair, app, client, on_links, peer};
+use lacis_tests::{App, Link, Mesh, Pair, app, client, on_links, peer, until};
 use serde_json::json;
 
 on_links! {
@@ -215,7 +215,7 @@ on_links! {
         assert_eq!(client.response("POST").text(), "early");
         client.send(&body[1000..]);
         assert_eq!(client.get("delta", "/bytes/1").status(), 200);
-        assert_eq!(pair.app.seen()[0].length, 500_000);
+        until("the whole request has arrived", || (pair.app.seen()[0].length == 500_000).then_some(()));
     }
 
     /// Each request can be followed: by an id, which is kept if there is one, and by the trace that it belongs to.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::task::{Context, Poll, ready};
 
 use h3::error::Code;
+use http::HeaderMap;
 
 use super::Broken;
 use super::client::InFlight;
@@ -16,26 +17,36 @@ pub struct Incoming {
     reader: Reader,
     /// Keeps the link from counting as unused.
     flight: Option<InFlight>,
+    /// Kept until the end of the stream shows that nothing follows them (RFC 9114 section 4.1).
+    trailers: Option<HeaderMap>,
 }
 
 impl Incoming {
     pub(super) fn new(mut reader: Reader, flight: Option<InFlight>) -> Self {
         reader.head_is_final();
-        Incoming { reader, flight }
+        Incoming { reader, flight, trailers: None }
     }
 
     /// The next frame; `None` at the end.
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, Fault>>> {
-        let frame = match ready!(self.reader.poll_part(cx)) {
-            Ok(Some(Part::Content(content))) => Ok(Frame::Data(content)),
-            Ok(Some(Part::Fields(payload))) => self.reader.wire().decode_trailers(payload).map(Frame::Trailers),
-            Ok(None) => {
-                self.flight = None;
-                return Poll::Ready(None);
-            }
-            Err(broken) => Err(broken),
-        };
-        Poll::Ready(Some(frame.map_err(|broken| self.fail(broken))))
+        loop {
+            let frame = match ready!(self.reader.poll_part(cx)) {
+                Ok(Some(Part::Content(content))) => Ok(Frame::Data(content)),
+                Ok(Some(Part::Fields(payload))) => match self.reader.wire().decode_trailers(payload) {
+                    Ok(trailers) => {
+                        self.trailers = Some(trailers);
+                        continue;
+                    }
+                    Err(broken) => Err(broken),
+                },
+                Ok(None) => {
+                    self.flight = None;
+                    return Poll::Ready(self.trailers.take().map(|trailers| Ok(Frame::Trailers(trailers))));
+                }
+                Err(broken) => Err(broken),
+            };
+            return Poll::Ready(Some(frame.map_err(|broken| self.fail(broken))));
+        }
     }
 
     /// Whether it is known that nothing will come (any more).

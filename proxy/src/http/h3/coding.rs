@@ -65,6 +65,15 @@ impl Wire {
         })
     }
 
+    /// Checks a section. One that cannot be decoded closes the connection: what later ones mean is unknown.
+    fn check(&self, payload: &[u8], kind: Kind) -> Result<(), Broken> {
+        section::check(payload, kind).inspect_err(|broken| {
+            if let Broken::Garbled(what) = broken {
+                self.close(Code::QPACK_DECOMPRESSION_FAILED, what);
+            }
+        })
+    }
+
     /// The frame that carries these trailers.
     pub(super) fn encode_trailers(&self, mut trailers: HeaderMap) -> Result<Bytes, Broken> {
         rules::clean_trailers(&mut trailers);
@@ -74,7 +83,7 @@ impl Wire {
 
     /// The trailers of a checked section.
     pub(super) fn decode_trailers(&self, payload: Bytes) -> Result<HeaderMap, Broken> {
-        section::check(&payload, Kind::Trailers)?;
+        self.check(&payload, Kind::Trailers)?;
         self.lay_out(payload);
         let mut section = self.section(MAX_TRAILER_BYTES as u64);
         let trailers = now(std::future::poll_fn(|cx| section.poll_recv_trailers(cx)));
@@ -128,7 +137,7 @@ impl Server {
 
     /// The head of a request, from its section.
     pub(super) fn decode(&self, payload: Bytes) -> Result<RequestHead, Broken> {
-        section::check(&payload, Kind::Request)?;
+        self.wire.check(&payload, Kind::Request)?;
         let resolved = resolve(&self.h3.borrow(), self.wire.desk.clone(), payload);
         if resolved.is_err() {
             // h3 may have written an answer of its own.
@@ -198,7 +207,7 @@ impl Client {
 
     /// The head of a response, from its section.
     pub(super) fn decode(&self, asker: &mut Asker, payload: Bytes) -> Result<ResponseHead, Broken> {
-        section::check(&payload, Kind::Response)?;
+        self.wire.check(&payload, Kind::Response)?;
         self.wire.lay_out(payload);
         let (parts, ()) = now(asker.recv_response()).map_err(decoding)?.into_parts();
         rules::check_fields(&parts.headers, Reason::HttpProtocolError).map_err(|_| CONNECTION_FIELD)?;

@@ -34,6 +34,8 @@ enum Broken {
     Lost(quinn::ConnectionError),
     /// A malformed message (RFC 9114 section 4.1.2), or another violation that has closed the connection by now.
     Malformed(&'static str),
+    /// A field section that cannot be decoded (RFC 9204 section 6): the connection cannot go on.
+    Garbled(&'static str),
     /// The peer ended the stream before the head.
     Incomplete,
     /// A field section over the limit, in bytes or in lines.
@@ -59,7 +61,9 @@ impl Broken {
                 Fault::new(Reason::TlsCertificateError).from(error)
             }
             Broken::Lost(error) => pick(Reason::ConnectionTerminated, Reason::DownstreamAborted).from(error),
-            Broken::Malformed(what) => pick(Reason::HttpProtocolError, Reason::HttpRequestError).detail(what),
+            Broken::Malformed(what) | Broken::Garbled(what) => {
+                pick(Reason::HttpProtocolError, Reason::HttpRequestError).detail(what)
+            }
             Broken::Incomplete => pick(Reason::HttpResponseIncomplete, Reason::RequestIncomplete),
             Broken::TooLarge => pick(Reason::HttpResponseHeaderSectionSize, Reason::RequestHeaderSectionSize),
             Broken::Unwanted => Fault::new(if upstream {

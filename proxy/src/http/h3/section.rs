@@ -44,7 +44,7 @@ const COLON: u8 = 0b101_1100;
 pub(super) fn check(section: &[u8], kind: Kind) -> Result<(), Broken> {
     let mut lines = Lines(section);
     if lines.integer(8)?.1 != 0 {
-        return Err(Broken::Malformed("a reference to the dynamic table, which has capacity 0"));
+        return Err(Broken::Garbled("a reference to the dynamic table, which has capacity 0"));
     }
     lines.integer(7)?;
     let (mut seen, mut fields) = (0, 0);
@@ -122,7 +122,7 @@ impl<'a> Lines<'a> {
             for shift in [0, 7, 14, 21, 28] {
                 let (&byte, left) = rest.split_first().ok_or(SHORT)?;
                 if shift == 28 {
-                    return Err(Broken::Malformed("an integer without end in a field section"));
+                    return Err(Broken::Garbled("an integer without end in a field section"));
                 }
                 rest = left;
                 value += usize::from(byte & 0x7f) << shift;
@@ -136,8 +136,8 @@ impl<'a> Lines<'a> {
     }
 }
 
-const SHORT: Broken = Broken::Malformed("a field section that ends too early");
-const DYNAMIC: Broken = Broken::Malformed("a line that refers to the dynamic table");
+const SHORT: Broken = Broken::Garbled("a field section that ends too early");
+const DYNAMIC: Broken = Broken::Garbled("a line that refers to the dynamic table");
 
 /// The pseudo-header at an index of the static table (RFC 9204 appendix A).
 fn indexed(index: usize) -> u8 {

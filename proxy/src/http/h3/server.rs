@@ -211,7 +211,7 @@ impl From<Broken> for Refusal {
             Broken::TooLarge => Refusal::Answer(broken.fault(Side::Downstream)),
             Broken::Incomplete => Refusal::Reset(Code::H3_REQUEST_INCOMPLETE),
             Broken::Reset(_) | Broken::Lost(_) => Refusal::Reset(Code::H3_REQUEST_CANCELLED),
-            Broken::Malformed(_) | Broken::Unwanted => Refusal::Reset(Code::H3_MESSAGE_ERROR),
+            Broken::Malformed(_) | Broken::Garbled(_) | Broken::Unwanted => Refusal::Reset(Code::H3_MESSAGE_ERROR),
         }
     }
 }
