@@ -4,7 +4,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 use tokio::net::TcpStream;
 
 use super::connect::prepare;
@@ -74,6 +74,25 @@ pub fn udp(address: SocketAddr, shared: bool) -> io::Result<UdpSocket> {
     let _ = socket.set_send_buffer_size(UDP_BUFFER);
     socket.bind(&address.into())?;
     Ok(socket.into())
+}
+
+/// Lets nobody in any more, and gives those who are in the queue: closing a listener resets them. New ones find no one
+/// while the queue is emptied (their SYN is dropped, by a filter of one instruction) and nobody listening after that.
+///
+/// # Errors
+/// If the system takes the listener away from the runtime no more.
+pub fn finish(listener: tokio::net::TcpListener) -> io::Result<Vec<(TcpStream, SocketAddr)>> {
+    let listener = listener.into_std()?;
+    // BPF_RET | BPF_K with 0: keep no byte of the packet. Where filters are not to be had, a window of microseconds stays.
+    let _ = SockRef::from(&listener).attach_filter(&[SockFilter::new(0x06, 0, 0, 0)]);
+    let mut queue = Vec::new();
+    while let Ok((stream, from)) = listener.accept() {
+        stream.set_nonblocking(true)?;
+        let stream = TcpStream::from_std(stream)?;
+        prepare(&stream);
+        queue.push((stream, from));
+    }
+    Ok(queue)
 }
 
 /// The next connection. Errors of single connections are skipped; where the process is exhausted, accepting rests and goes on.

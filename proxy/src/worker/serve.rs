@@ -50,12 +50,12 @@ pub(super) struct Entrance {
 pub(super) async fn accept(worker: Rc<Worker>, place: usize, listener: TcpListener) {
     let Some(entrance) = worker.entrances.get(place) else { return };
     let way = worker.way(entrance.direction);
+    // The way has not ended before its queue is empty.
+    let _guard = way.drain.guard();
     loop {
         let (stream, from) = tokio::select! {
-            // While draining, what waits in the queue is taken first: closing the socket would reset it.
-            biased;
             accepted = listen::accept(&listener) => accepted,
-            () = way.drain.reached(Phase::Quiet) => return,
+            () = way.drain.reached(Phase::Quiet) => break,
         };
         worker.publish();
         match worker.peers.settle(worker.number) {
@@ -65,6 +65,10 @@ pub(super) async fn accept(worker: Rc<Worker>, place: usize, listener: TcpListen
             },
             None => worker.serve(place, stream, from),
         }
+    }
+    match listen::finish(listener) {
+        Ok(queue) => queue.into_iter().for_each(|(stream, from)| worker.serve(place, stream, from)),
+        Err(error) => tracing::warn!(%error, "connections that waited to be accepted were lost"),
     }
 }
 
