@@ -116,7 +116,6 @@ const EXCEPTIONS: &[(&str, &str)] = &[
     ("goaway-cut", "h3 0.0.8 reads the control stream: a frame that is too short for its number waits for more"),
     ("max-push-id-falling", "h3 0.0.8 ignores MAX_PUSH_ID, and nothing is ever pushed"),
     ("push-stream-from-client", "h3 0.0.8 leaves a client's push stream unread instead of ending the connection"),
-    ("qpack-garbage", "the stream ends with H3_MESSAGE_ERROR; without a dynamic table nothing else can go wrong with it"),
 ];
 
 /// Memory that one bad frame may cost.
