@@ -26,7 +26,7 @@ use crate::telemetry::labels::Outcome;
 /// Why an exchange ends before it has gone all the way; either way the answer is a response.
 pub enum Stop {
     /// A filter answers by itself.
-    Reply(Response),
+    Reply(Box<Response>),
     /// Something failed.
     Fault(Fault),
 }
@@ -224,7 +224,7 @@ impl Run {
     fn noted(&self, seen: &RefCell<Seen>) -> Result<(), Stop> {
         let mut seen = seen.borrow_mut();
         if let Some(reply) = seen.reply.take() {
-            return Err(Stop::Reply(local_reply(reply, self.grpc)));
+            return Err(Stop::Reply(Box::new(local_reply(reply, self.grpc))));
         }
         match seen.closed {
             true => Err(Fault::new(Reason::ConnectionTerminated).detail("a filter closed the stream").into()),

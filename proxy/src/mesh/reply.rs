@@ -21,7 +21,8 @@ const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 /// The response that an exchange ends with.
 pub(super) fn settle(node: &str, exchange: &Exchange, grpc: bool, outcome: Result<Response, Stop>) -> Response {
     match outcome {
-        Ok(response) | Err(Stop::Reply(response)) => response,
+        Ok(response) => response,
+        Err(Stop::Reply(response)) => *response,
         Err(Stop::Fault(fault)) => {
             match fault.side() {
                 Side::Downstream => tracing::debug!(%fault, "request ended"),

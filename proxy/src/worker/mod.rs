@@ -5,7 +5,6 @@ mod order;
 mod serve;
 
 use std::cell::RefCell;
-use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::rc::Rc;
@@ -221,13 +220,11 @@ async fn work(seed: Seed) -> io::Result<()> {
 }
 
 /// Inbound first, while the application may still need its own calls to finish what it is doing; then outbound.
-fn drained(inbound: Drain, outbound: Drain) -> impl Future<Output = ()> {
-    async move {
-        inbound.advance(Phase::Quiet);
-        inbound.idle().await;
-        outbound.advance(Phase::Quiet);
-        outbound.idle().await;
-    }
+async fn drained(inbound: Drain, outbound: Drain) {
+    inbound.advance(Phase::Quiet);
+    inbound.idle().await;
+    outbound.advance(Phase::Quiet);
+    outbound.idle().await;
 }
 
 async fn reap(generation: Rc<Generation>) {

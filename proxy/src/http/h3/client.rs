@@ -245,7 +245,7 @@ impl Link {
         if matches!(length, Length::Known(0) | Length::Unknown) && poll_fn(|cx| Poll::Ready(reader.is_end(cx))).await {
             return Ok(Body::empty(Half::Response));
         }
-        Ok(Body::source(Half::Response, Source::H3(Incoming::new(reader, Some(flight))), length))
+        Ok(Body::source(Half::Response, Source::H3(Box::new(Incoming::new(reader, Some(flight)))), length))
     }
 
     fn fail(&self, reader: &mut Reader, broken: Broken, id: u64) -> Fault {

@@ -160,7 +160,7 @@ async fn exchange<S: Service>(server: &Server, service: Rc<S>, mut reader: Reade
         }
     };
     let body = match body {
-        Some(length) => Body::source(Half::Request, Source::H3(Incoming::new(reader, None)), length),
+        Some(length) => Body::source(Half::Request, Source::H3(Box::new(Incoming::new(reader, None))), length),
         None => Body::empty(Half::Request),
     };
     let method = head.method.clone();
