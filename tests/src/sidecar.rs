@@ -180,6 +180,12 @@ impl Sidecar {
         })
     }
 
+    /// Waits until a metric is exactly `value`. A request is counted just after its last byte has left, so a test that
+    /// has the answer in its hand may still be early.
+    pub fn counts(&self, value: f64, name: &str, labels: &[(&str, &str)]) {
+        self.metric_becomes(name, labels, |sum| sum == value);
+    }
+
     /// Waits for an access record that `pick` accepts.
     pub fn access(&self, what: &str, pick: impl Fn(&Value) -> bool) -> Value {
         self.out.wait_for(&format!("an access record: {what}"), |lines| {
