@@ -5,12 +5,13 @@
 //! were complete and offers no poll to write content. So request streams never pass through it: `stream` reads and
 //! writes their frames within limits and resets on drop, `section` checks a field section before it is decoded, and
 //! `coding` lends it to h3 through an adapter (`adapter`) whose request streams are memory only. What h3 reads from
-//! the network itself, the control stream, arrives frame by frame and bounded.
+//! the network itself, the control stream, arrives frame by frame, bounded and checked (`control`).
 
 mod adapter;
 mod body;
 mod client;
 mod coding;
+mod control;
 mod section;
 mod server;
 mod stream;

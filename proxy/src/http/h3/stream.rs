@@ -4,7 +4,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use h3::error::Code;
 
 use super::coding::Wire;
@@ -268,6 +268,16 @@ pub(super) fn varint(bytes: &mut &[u8]) -> Option<u64> {
     let (number, rest) = bytes.split_at_checked(1 << (first >> 6))?;
     *bytes = rest;
     Some(number[1..].iter().fold(u64::from(first & 0x3f), |value, byte| value << 8 | u64::from(*byte)))
+}
+
+/// Writes a variable-length integer.
+pub(super) fn write_varint(out: &mut BytesMut, value: u64) {
+    match value {
+        0..0x40 => out.put_u8(value as u8),
+        0x40..0x4000 => out.put_u16(value as u16 | 0x4000),
+        0x4000..0x4000_0000 => out.put_u32(value as u32 | 0x8000_0000),
+        _ => out.put_u64(value | 0xc000_0000_0000_0000),
+    }
 }
 
 /// The sending half of a request stream. Dropped before [`finish`](Writer::finish), it resets the stream: what was
