@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::clock::Deadline;
 use crate::config::Timeouts;
+use crate::drain::{Drain, Phase};
 use crate::fault::{Fault, Reason};
 use crate::http::body::{Half, Observer};
 use crate::http::head::{RequestHead, Version};
@@ -40,6 +41,8 @@ pub struct Conn {
     pub forwarded: Option<HeaderValue>,
     /// The caller's service: our own, or that of the peer's identity.
     pub source: NameId,
+    /// The end of its way through the sidecar.
+    pub drain: Drain,
 }
 
 /// Where accounts of exchanges go; one per worker.
@@ -179,6 +182,14 @@ impl Exchange {
         }
     }
 
+    /// Why nobody waits for the response any more: the client went away, or we do.
+    fn abandoned(&self) -> Fault {
+        match self.conn.drain.phase() {
+            Phase::Cut => Fault::new(Reason::Draining),
+            Phase::Running | Phase::Quiet => Fault::new(Reason::DownstreamAborted),
+        }
+    }
+
     /// What a filter said of it.
     pub fn verdict(&self, verdict: Verdict) {
         if let Some(line) = self.line.borrow_mut().as_mut() {
@@ -243,7 +254,7 @@ impl Observer for Exchange {
             }
             (Half::Request, None) => {}
             (Half::Response, Some(Ok(()))) => {}
-            (Half::Response, None) => self.failed(&Fault::new(Reason::DownstreamAborted)),
+            (Half::Response, None) => self.failed(&self.abandoned()),
         }
         if half == Half::Response {
             self.ended.set(Some(self.started.elapsed()));
@@ -258,9 +269,9 @@ impl Observer for Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        if self.status.get() == 0 && self.reason.get() == Reason::None {
-            // Cancelled before there was an answer: the client went away.
-            self.reason.set(Reason::DownstreamAborted);
+        if self.status.get() == 0 {
+            // Cancelled before there was an answer.
+            self.failed(&self.abandoned());
         }
         let duration = self.elapsed();
         let record = RequestRecord {

@@ -166,6 +166,7 @@ impl Worker {
             peer: None,
             forwarded: None,
             source: way.source,
+            drain: way.drain.clone(),
         };
         let pinned = service.and_then(|index| way.hop.generation.borrow().by_index(index).cloned());
         let served = self.served(way, conn, pinned);
@@ -230,7 +231,8 @@ impl Worker {
         let source = metrics.name(peer.spiffe.service_name().unwrap_or("unknown"));
         let own = self.tls.borrow().as_ref().map(|tls| peer.forwarded(tls.identity()));
         let forwarded = own.and_then(|text| HeaderValue::from_maybe_shared(Bytes::from(text)).ok());
-        Conn { direction: Direction::Inbound, protocol, link, local, remote, peer: Some(peer), forwarded, source }
+        let (direction, peer, drain) = (Direction::Inbound, Some(peer), self.inbound.drain.clone());
+        Conn { direction, protocol, link, local, remote, peer, forwarded, source, drain }
     }
 
     fn served(&self, way: &Way, conn: Conn, pinned: Option<Rc<crate::cluster::Cluster>>) -> Rc<Served> {
