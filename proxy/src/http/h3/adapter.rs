@@ -17,8 +17,8 @@ use h3::proto::varint::VarInt;
 use h3::quic::{self, ConnectionErrorIncoming, StreamErrorIncoming, StreamId, WriteBuf};
 
 use super::code;
-use super::control::{Control, Violation};
-use super::stream::{FrameHeader, varint};
+use super::control::Control;
+use super::frame::{FrameHeader, Violation, varint};
 
 /// Types of unidirectional streams (RFC 9114 section 6.2).
 const CONTROL: u64 = 0;

@@ -19,8 +19,8 @@ use http::uri::Scheme;
 use http::{HeaderMap, Method, Uri, header};
 
 use super::adapter::{Desk, Opener, Quic};
+use super::frame::{kind, write_varint};
 use super::section::{self, Kind};
-use super::stream::{kind, write_varint};
 use super::{Broken, code};
 use crate::fault::{Reason, Side};
 use crate::http::head::{RequestHead, ResponseHead, Version};

@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 use h3::error::Code;
 
-use super::stream::{FrameHeader, kind, varint, write_varint};
+use super::frame::{FrameHeader, Violation, kind, take, varint, write_varint};
 
 /// Largest frame on a control stream. SETTINGS is the only one that is longer than a number; ours has 33 bytes, and no
 /// implementation that is known here sends more than a hundred.
@@ -11,9 +11,6 @@ pub(super) const MAX_CONTROL_FRAME: u64 = 1024;
 
 /// Longest variable-length integer (RFC 9000 section 16), and so the longest of the frames that are one.
 const MAX_NUMBER: u64 = 8;
-
-/// A connection error, and what to say of it.
-pub(super) type Violation = (Code, &'static str);
 
 /// What the peer's control stream has brought so far, after its type.
 #[derive(Default)]
@@ -107,8 +104,26 @@ fn begin(frame: u64, length: u64) -> Result<At, Violation> {
 
 const NO_NUMBER: Violation = (Code::H3_FRAME_ERROR, "a frame that must be one number, and is not");
 
-fn take(left: &mut u64, chunk: &mut Bytes) -> Bytes {
-    let piece = chunk.split_to(usize::try_from(*left).unwrap_or(usize::MAX).min(chunk.len()));
-    *left -= piece.len() as u64;
-    piece
+/// However the stream is cut into packets, it says the same; and no frame is larger than the limit.
+pub(super) fn fuzz(input: &[u8]) {
+    assert_eq!(said(input, usize::MAX), said(input, 1));
+}
+
+fn said(input: &[u8], size: usize) -> (Vec<Bytes>, Option<Violation>) {
+    let (mut control, mut frames) = (Control::default(), Vec::new());
+    for piece in input.chunks(size) {
+        let mut chunk = Bytes::copy_from_slice(piece);
+        loop {
+            match control.read(&mut chunk) {
+                Ok(None) => break,
+                Ok(Some(frame)) => {
+                    assert!(frame.len() as u64 <= MAX_CONTROL_FRAME + 2 * MAX_NUMBER);
+                    frames.push(frame);
+                }
+                Err(violation) => return (frames, Some(violation)),
+            }
+        }
+        assert!(chunk.is_empty(), "what is not taken would be lost");
+    }
+    (frames, None)
 }

@@ -263,7 +263,7 @@ async fn goaways(client: &quinn::Connection) -> Rc<RefCell<Vec<u64>>> {
 }
 
 fn varint(bytes: &mut &[u8]) -> Option<u64> {
-    super::super::stream::varint(bytes)
+    super::super::frame::varint(bytes)
 }
 
 #[test]
