@@ -9,7 +9,7 @@ mod tests;
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -44,26 +44,63 @@ const COMPONENT: &[u8] = b"\0asm\x0d\0\x01\0";
 /// # Errors
 /// Everything that is wrong with the filters, one to a line: the filter, what is wrong, and what would be right.
 pub fn prepare(config: &Config) -> Result<Plan, String> {
+    attempt(config).map_err(|refusals| told(&refusals))
+}
+
+/// Does all that [`prepare`] does, to know what is wrong: nothing if the filters are fine.
+pub fn check(config: &Config) -> Vec<Refusal> {
+    attempt(config).err().unwrap_or_default()
+}
+
+/// Why a filter cannot run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Its name; empty if this is about all of them.
+    pub filter: String,
+    /// What is wrong, and what would be right.
+    pub why: String,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &*self.filter {
+            "" => f.write_str(&self.why),
+            filter => write!(f, "filters.{filter}: {}", self.why),
+        }
+    }
+}
+
+/// One to a line.
+fn told(refusals: &[Refusal]) -> String {
+    refusals.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+fn attempt(config: &Config) -> Result<Plan, Vec<Refusal>> {
     if used(config).is_empty() {
         return Ok(plan(config, vec![None; config.filters.len()]));
     }
-    let cache = Cache::open(|name| std::env::var_os(name))?;
-    prepare_with(config, &Compiler::own()?, &cache)
+    let cache = Cache::open(|name| std::env::var_os(name)).map_err(everybody)?;
+    prepare_with(config, &Compiler::own().map_err(everybody)?, &cache)
 }
 
-fn prepare_with(config: &Config, compiler: &Compiler, cache: &Cache) -> Result<Plan, String> {
-    let engine = Engine::new(&Options::default()).map_err(|error| error.to_string())?;
+/// What keeps every filter from running.
+fn everybody(why: String) -> Vec<Refusal> {
+    vec![Refusal { filter: String::new(), why }]
+}
+
+fn prepare_with(config: &Config, compiler: &Compiler, cache: &Cache) -> Result<Plan, Vec<Refusal>> {
+    let engine = Engine::new(&Options::default()).map_err(|error| everybody(error.to_string()))?;
     let mut shop = Shop { engine, node: &config.node, compiler, cache, loaded: HashMap::new() };
     let mut filters = vec![None; config.filters.len()];
-    let mut problems = Vec::new();
+    let mut refusals = Vec::new();
     for index in used(config) {
         let (Some(place), Some(filter)) = (filters.get_mut(index), config.filters.get(index)) else { continue };
         match shop.filter(filter) {
             Ok(compiled) => *place = Some(Arc::new(compiled)),
-            Err(problem) => problems.push(format!("filters.{}: {problem}", filter.name)),
+            Err(why) => refusals.push(Refusal { filter: filter.name.clone(), why }),
         }
     }
-    if problems.is_empty() { Ok(plan(config, filters)) } else { Err(problems.join("\n")) }
+    if refusals.is_empty() { Ok(plan(config, filters)) } else { Err(refusals) }
 }
 
 /// Positions of the filters that a listener uses.

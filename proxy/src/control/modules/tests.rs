@@ -66,7 +66,8 @@ impl Place {
 
     /// Prepares filters that are given as lines of the section `filters`, all used by the outbound listener.
     fn prepare(&self, filters: &[(&str, String)]) -> Result<(), String> {
-        prepare_with(&config(filters, filters.iter().map(|(name, _)| *name)), &self.compiler, &self.cache).map(drop)
+        let config = config(filters, filters.iter().map(|(name, _)| *name));
+        prepare_with(&config, &self.compiler, &self.cache).map(drop).map_err(|refusals| told(&refusals))
     }
 
     /// The one problem of a filter with this module, its path written as `FILE`.
@@ -131,7 +132,7 @@ fn what_no_listener_uses_is_not_touched() {
     let place = Place::new();
     let filters = [("one", "module: /nonexistent".to_owned())];
     let config = config(&filters, std::iter::empty());
-    assert_eq!(prepare_with(&config, &place.compiler, &place.cache).map(drop), Ok(()));
+    assert!(prepare_with(&config, &place.compiler, &place.cache).is_ok());
     assert_eq!(prepare(&config).map(drop), Ok(()));
 }
 
