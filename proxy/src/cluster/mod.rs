@@ -239,7 +239,10 @@ impl Cluster {
                         .retry(Retry::Safe)
                         .detail("the link closed at once"));
                 }
-                Err(fault) if policy == LinkPolicy::H3 => return Err(fault),
+                // A link that closed at once is one that opened: UDP works.
+                Err(fault) if policy == LinkPolicy::H3 || fault.reason == Reason::ConnectionTerminated => {
+                    return Err(fault);
+                }
                 Err(fault) => endpoint.udp_failed(&fault, &self.name),
             }
         }

@@ -31,6 +31,8 @@ struct Entry<L> {
 #[derive(Debug, Default)]
 struct Dial {
     done: Cell<bool>,
+    /// The peer speaks another protocol.
+    other: Cell<bool>,
     fault: RefCell<Option<(Reason, Retry, String)>>,
     finished: Notify,
 }
@@ -69,18 +71,24 @@ impl<L: Multiplexed> Links<L> {
     where
         F: Future<Output = Result<Option<L>, Fault>> + 'static,
     {
+        let mut dialed = false;
         loop {
             if let Some(link) = self.ready().or_else(|| self.crowded()) {
                 return Ok(Some(link));
+            }
+            if dialed && self.open.borrow().is_empty() {
+                let fault = Fault::new(Reason::ConnectionTerminated).retry(Retry::Safe);
+                return Err(fault.detail("the link closed at once"));
             }
             let waited = self.dialing(&dial);
             waited.wait().await;
             if let Some((reason, retry, text)) = waited.fault.borrow().as_ref() {
                 return Err(Fault::new(*reason).retry(*retry).detail(text.as_str()));
             }
-            if self.open.borrow().is_empty() {
+            if waited.other.get() {
                 return Ok(None);
             }
+            dialed = true;
         }
     }
 
@@ -105,7 +113,7 @@ impl<L: Multiplexed> Links<L> {
         tokio::task::spawn_local(async move {
             match attempt.await {
                 Ok(Some(link)) => links.open.borrow_mut().push(Entry { link, used: Cell::new(Instant::now()) }),
-                Ok(None) => {}
+                Ok(None) => shared.other.set(true),
                 Err(fault) => *shared.fault.borrow_mut() = Some((fault.reason, fault.retry, fault.to_string())),
             }
             *links.dial.borrow_mut() = None;
@@ -236,6 +244,20 @@ mod tests {
                 );
             }
             assert!(links.take(|| async { Ok(Some(Fake::new(1))) }).await.expect("link").is_some());
+        });
+    }
+
+    #[test]
+    fn a_link_that_closes_at_once_says_nothing_of_the_protocol() {
+        run(async {
+            let links = Rc::new(Links::<Fake>::default());
+            let closing = || async {
+                let link = Fake::new(1);
+                link.close();
+                Ok(Some(link))
+            };
+            assert!(links.take(closing).await.is_err_and(|fault| fault.retry == Retry::Safe));
+            assert!(links.take(|| async { Ok(None) }).await.expect("an answer").is_none());
         });
     }
 
