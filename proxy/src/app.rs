@@ -70,6 +70,7 @@ pub fn run(config: Config) -> Result<(), String> {
             filters: filters.clone(),
             mailbox,
             peers: Arc::clone(&peers),
+            connections: worker::MAX_CONNECTIONS,
         };
         workers.push(spawn(&format!("worker-{number}"), move || worker::run(seed))?);
     }

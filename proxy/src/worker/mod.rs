@@ -34,6 +34,10 @@ use crate::tls::TlsSettings;
 /// How often unused links are looked for.
 const REAP_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Connections that one worker serves at a time on each way. Beyond it new ones are closed at once: each costs memory, and a
+/// process without descriptors can do nothing any more. Envoy's advice for its own limit is 50,000.
+pub const MAX_CONNECTIONS: usize = 50_000;
+
 /// What a worker is made of. Everything in it crosses the thread once.
 pub struct Seed {
     /// Its number, from 0.
@@ -54,6 +58,8 @@ pub struct Seed {
     pub mailbox: UnboundedReceiver<Order>,
     /// All workers.
     pub peers: Arc<Peers>,
+    /// Connections that it serves at a time on each way; [`MAX_CONNECTIONS`] but in tests of that limit.
+    pub connections: usize,
 }
 
 /// A worker's listening sockets.
@@ -122,7 +128,7 @@ pub fn run(seed: Seed) -> io::Result<()> {
 }
 
 async fn work(seed: Seed) -> io::Result<()> {
-    let Seed { number, config, sockets, tls, registry, access, filters, mut mailbox, peers } = seed;
+    let Seed { number, config, sockets, tls, registry, access, filters, mut mailbox, peers, connections } = seed;
     let tls = Rc::new(RefCell::new(tls));
     let (tcp, udp) = sockets.inbound.map_or((None, None), |(tcp, udp)| (Some(tcp), Some(udp)));
     let server = udp.map(|udp| quic_endpoint(udp, tls.borrow().as_deref())).transpose()?;
@@ -153,6 +159,8 @@ async fn work(seed: Seed) -> io::Result<()> {
             chance: RefCell::new(fastrand::Rng::new()),
         })
     };
+    let way =
+        |direction, drain| Way { hop: hop(direction), drain, source, limit: connections, connections: Rc::default() };
     let (mut entrances, mut listeners) = (Vec::new(), Vec::new());
     let mut enter = |listener: TcpListener, direction, service| -> io::Result<()> {
         entrances.push(Entrance { local: listener.local_addr()?, direction, service });
@@ -170,8 +178,8 @@ async fn work(seed: Seed) -> io::Result<()> {
     }
     let worker = Rc::new(Worker {
         number,
-        outbound: Way { hop: hop(Direction::Outbound), drain: drain_out, source },
-        inbound: Way { hop: hop(Direction::Inbound), drain: drain_in, source },
+        outbound: way(Direction::Outbound, drain_out),
+        inbound: way(Direction::Inbound, drain_in),
         tls,
         entrances,
         peers,

@@ -11,7 +11,7 @@ use http::HeaderValue;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{Order, Worker};
-use crate::drain::{Drain, Phase};
+use crate::drain::{Drain, Guard, Phase};
 use crate::filter::exchange::Conn;
 use crate::http::{h1, h2, h3};
 use crate::mesh::hop::{Hop, Served};
@@ -22,10 +22,6 @@ use crate::telemetry::labels::NameId;
 use crate::telemetry::labels::{Direction, Link, Protocol};
 use crate::tls::{self, Alpn, Peer};
 
-/// Connections that one worker serves at a time on each way. Beyond it new ones are closed at once: each costs memory, and a
-/// process without descriptors can do nothing any more. Envoy's advice for its own limit is 50,000.
-const MAX_CONNECTIONS: usize = 50_000;
-
 /// From the connection to the end of its handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -35,6 +31,32 @@ pub(super) struct Way {
     pub(super) drain: Drain,
     /// Our own service.
     pub(super) source: NameId,
+    /// Connections that it serves at the most, and now.
+    pub(super) limit: usize,
+    pub(super) connections: Rc<Cell<usize>>,
+}
+
+/// A connection that counts, until it has ended.
+struct Admitted {
+    connections: Rc<Cell<usize>>,
+    _guard: Guard,
+}
+
+impl Way {
+    /// Counts a connection, unless there are too many.
+    fn admit(&self) -> Option<Admitted> {
+        let open = self.connections.get();
+        (open < self.limit).then(|| {
+            self.connections.set(open + 1);
+            Admitted { connections: Rc::clone(&self.connections), _guard: self.drain.guard() }
+        })
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.connections.set(self.connections.get() - 1);
+    }
 }
 
 /// A listening socket and what comes in by it.
@@ -79,15 +101,14 @@ pub(super) async fn accept_quic(worker: Rc<Worker>, endpoint: quic::Endpoint) {
         incoming = endpoint.accept() => incoming,
         () = worker.inbound.drain.reached(Phase::Quiet) => None,
     } {
-        if worker.inbound.drain.guards() >= MAX_CONNECTIONS {
+        let Some(admitted) = worker.inbound.admit() else {
             incoming.refuse();
             continue;
-        }
+        };
         let Some(connecting) = quic::admit(incoming, unproven.get()) else { continue };
         let (worker, unproven) = (Rc::clone(&worker), Rc::clone(&unproven));
         unproven.set(unproven.get() + 1);
         tokio::task::spawn_local(async move {
-            let guard = worker.inbound.drain.guard();
             let shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, connecting).await;
             unproven.set(unproven.get() - 1);
             match shaken {
@@ -95,7 +116,7 @@ pub(super) async fn accept_quic(worker: Rc<Worker>, endpoint: quic::Endpoint) {
                 Ok(Err(error)) => tracing::info!(%error, "a QUIC handshake failed"),
                 Err(_) => tracing::info!("a QUIC handshake took too long"),
             }
-            drop(guard);
+            drop(admitted);
         });
     }
 }
@@ -110,7 +131,7 @@ impl Worker {
 
     /// Tells the other workers how busy this one is.
     fn publish(&self) {
-        self.peers.publish(self.number, self.inbound.drain.guards() + self.outbound.drain.guards());
+        self.peers.publish(self.number, self.inbound.connections.get() + self.outbound.connections.get());
     }
 
     /// Serves a connection that another worker accepted.
@@ -124,19 +145,18 @@ impl Worker {
     fn serve(self: &Rc<Self>, place: usize, stream: TcpStream, from: SocketAddr) {
         let Some(entrance) = self.entrances.get(place) else { return };
         let way = self.way(entrance.direction);
-        if way.drain.guards() >= MAX_CONNECTIONS {
-            tracing::warn!(limit = MAX_CONNECTIONS, "too many connections: a new one was closed");
+        let Some(admitted) = way.admit() else {
+            tracing::warn!(limit = way.limit, "too many connections: a new one was closed");
             return;
-        }
-        let (worker, service, direction, guard) =
-            (Rc::clone(self), entrance.service, entrance.direction, way.drain.guard());
+        };
+        let (worker, service, direction) = (Rc::clone(self), entrance.service, entrance.direction);
         self.publish();
         tokio::task::spawn_local(async move {
             match direction {
                 Direction::Outbound => worker.application(stream, from, service).await,
                 Direction::Inbound => worker.peer(stream, from).await,
             }
-            drop(guard);
+            drop(admitted);
             worker.publish();
         });
     }
