@@ -197,11 +197,12 @@ async fn work(seed: Seed) -> io::Result<()> {
     }
     tokio::task::spawn_local(reap(Rc::clone(&generation)));
 
+    let drained = || Box::pin(drained(worker.inbound.drain.clone(), worker.outbound.drain.clone()));
     let mut ending = None;
     loop {
         tokio::select! {
             biased;
-            order = mailbox.recv() => match order {
+            order = mailbox.recv(), if !mailbox.is_closed() => match order {
                 Some(Order::Adopt(place, stream, from)) => worker.adopt(place, stream, from),
                 Some(Order::Identity(settings)) => worker.identity(settings, server.as_ref()),
                 Some(Order::Report(answer)) => drop(answer.send(Worker::report(&generation))),
@@ -209,12 +210,20 @@ async fn work(seed: Seed) -> io::Result<()> {
                     if let Some(endpoint) = &server {
                         endpoint.set_server_config(None);
                     }
-                    ending = Some(Box::pin(drained(worker.inbound.drain.clone(), worker.outbound.drain.clone())));
+                    ending = Some(drained());
                 }
                 Some(Order::Drain) => {}
                 Some(Order::Cut) | None => break,
             },
-            () = async { match &mut ending { Some(ending) => ending.await, None => std::future::pending().await } } => break,
+            () = async { match &mut ending { Some(ending) => ending.await, None => std::future::pending().await } } => {
+                // Another worker that has not heard of the end yet may have handed over a connection. From here on it
+                // keeps what it accepts.
+                mailbox.close();
+                if !worker.adopt_rest(&mut mailbox) {
+                    break;
+                }
+                ending = Some(drained());
+            }
         }
     }
     worker.inbound.drain.advance(Phase::Cut);
@@ -267,6 +276,18 @@ impl Worker {
             }
         }
         *self.tls.borrow_mut() = Some(settings);
+    }
+
+    /// Serves the connections that wait in a mailbox which is closed. False if there is none.
+    fn adopt_rest(self: &Rc<Self>, mailbox: &mut UnboundedReceiver<Order>) -> bool {
+        let mut adopted = false;
+        while let Ok(order) = mailbox.try_recv() {
+            if let Order::Adopt(place, stream, from) = order {
+                self.adopt(place, stream, from);
+                adopted = true;
+            }
+        }
+        adopted
     }
 
     fn report(generation: &Generation) -> Report {

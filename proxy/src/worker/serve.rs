@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::HeaderValue;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc::error::SendError;
 
 use super::{Order, Worker};
 use crate::drain::{Drain, Guard, Phase};
@@ -82,7 +83,14 @@ pub(super) async fn accept(worker: Rc<Worker>, place: usize, listener: TcpListen
         worker.publish();
         match worker.peers.settle(worker.number) {
             Some(other) => match stream.into_std() {
-                Ok(stream) => drop(other.send(Order::Adopt(place, stream, from))),
+                Ok(stream) => {
+                    // Comes back from one that has ended.
+                    if let Err(SendError(Order::Adopt(place, stream, from))) =
+                        other.send(Order::Adopt(place, stream, from))
+                    {
+                        worker.adopt(place, stream, from);
+                    }
+                }
                 Err(error) => tracing::debug!(%error, "a connection was lost between workers"),
             },
             None => worker.serve(place, stream, from),
