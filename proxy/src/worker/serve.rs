@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -96,9 +97,14 @@ pub(super) async fn accept(worker: Rc<Worker>, place: usize, listener: TcpListen
             None => worker.serve(place, stream, from),
         }
     }
-    match listen::finish(listener) {
-        Ok(queue) => queue.into_iter().for_each(|(stream, from)| worker.serve(place, stream, from)),
-        Err(error) => tracing::warn!(%error, "connections that waited to be accepted were lost"),
+    listen::shut(&listener);
+    let mut settled = pin!(tokio::time::sleep(listen::HANDSHAKES));
+    loop {
+        tokio::select! {
+            biased;
+            (stream, from) = listen::accept(&listener) => worker.serve(place, stream, from),
+            () = &mut settled => return,
+        }
     }
 }
 
