@@ -121,3 +121,34 @@ pub async fn accept(listener: &tokio::net::TcpListener) -> (TcpStream, SocketAdd
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::io::ErrorKind;
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_shut_listener_takes_those_who_have_knocked_and_nobody_else() {
+        let listener = tcp("127.0.0.1:0".parse().expect("an address"), 1).expect("a port").remove(0);
+        let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
+        let address = listener.local_addr().expect("its address");
+        let mut early = TcpStream::connect(address).await.expect("a connection");
+        shut(&listener);
+        // Sends its SYN now, and again after a second.
+        let mut late = pin!(TcpStream::connect(address));
+        assert!(late.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        let (mut served, _) = accept(&listener).await;
+        early.write_all(b"hello").await.expect("a way in");
+        let mut read = [0; 5];
+        served.read_exact(&mut read).await.expect("what was sent");
+        assert_eq!(&read, b"hello");
+        drop(listener);
+        assert_eq!(late.await.expect_err("it was let in").kind(), ErrorKind::ConnectionRefused);
+    }
+}
