@@ -71,14 +71,9 @@ impl<L: Multiplexed> Links<L> {
     where
         F: Future<Output = Result<Option<L>, Fault>> + 'static,
     {
-        let mut dialed = false;
         loop {
             if let Some(link) = self.ready().or_else(|| self.crowded()) {
                 return Ok(Some(link));
-            }
-            if dialed && self.open.borrow().is_empty() {
-                let fault = Fault::new(Reason::ConnectionTerminated).retry(Retry::Safe);
-                return Err(fault.detail("the link closed at once"));
             }
             let waited = self.dialing(&dial);
             waited.wait().await;
@@ -88,7 +83,14 @@ impl<L: Multiplexed> Links<L> {
             if waited.other.get() {
                 return Ok(None);
             }
-            dialed = true;
+            // Links that are closed go when one is looked for.
+            if let Some(link) = self.ready() {
+                return Ok(Some(link));
+            }
+            if self.open.borrow().is_empty() {
+                let fault = Fault::new(Reason::ConnectionTerminated).retry(Retry::Safe);
+                return Err(fault.detail("the link closed at once"));
+            }
         }
     }
 
