@@ -25,6 +25,7 @@
 //! `calls/later.rs`); they come later.
 
 mod artifact;
+mod callout;
 mod calls;
 mod engine;
 mod exports;
@@ -42,11 +43,13 @@ mod trap;
 mod vm;
 mod world;
 
+pub use callout::{CallId, CallOut, GrpcCall, GrpcEvent, HttpAnswer, HttpCall, Lines};
 pub use engine::{Engine, EngineError, Options, Placement};
 pub use lacis_abi as abi;
+pub use limits::{Limit, Limits};
 pub use plugin::{Language, LoadError, Plugin};
 pub use shared::SharedData;
-pub use stream::{Half, Headers, Reply, Stream};
+pub use stream::{Buffer, Half, Headers, HeadersAction, Reply, Stream};
 pub use trap::{Cause, Trap};
-pub use vm::{ContextId, PluginSettings, RootId, StartError, Vm, VmSettings};
+pub use vm::{ContextId, PluginSettings, RootId, StartError, Vm, VmSettings, Wake};
 pub use world::{Change, Now, World};

@@ -8,9 +8,11 @@ use foldhash::HashMap;
 use lacis_abi::{AbiVersion, Level, Map, MetricKind, Status};
 use wasmtime::{Memory, ResourceLimiter, TypedFunc, UpdateDeadline};
 
+use crate::callout::CallOuts;
 use crate::calls::Fail;
 use crate::engine::Clock;
 use crate::limits;
+use crate::limits::Limits;
 use crate::overtime::{Budget, Overtime, thread_cpu};
 use crate::shared::Space;
 use crate::stream::{Half, Headers, Stream};
@@ -34,6 +36,8 @@ pub(crate) struct State {
     /// `NAME=value`.
     pub(crate) env: Vec<String>,
     pub(crate) shared: Arc<Space>,
+    pub(crate) limits: Limits,
+    pub(crate) calls: CallOuts,
     /// The world's numbers of the metrics that guests defined, by kind; a guest's id holds the index and the kind.
     pub(crate) metrics: [Vec<u32>; 3],
     pub(crate) limiter: Limiter,
@@ -78,24 +82,37 @@ pub(crate) enum Kind {
 
 pub(crate) struct Exchange {
     pub(crate) stream: Rc<RefCell<dyn Stream>>,
-    pub(crate) request: Cell<Progress>,
-    pub(crate) response: Cell<Progress>,
+    /// A TCP connection.
+    pub(crate) tcp: bool,
+    pub(crate) request: Side,
+    pub(crate) response: Side,
     pub(crate) life: Cell<Life>,
     pub(crate) replied: Cell<bool>,
     /// Bytes that the guest has written outside its memory, against [`limits::WRITTEN`].
     pub(crate) written: Cell<usize>,
 }
 
-/// How far the headers of one half are.
+/// How far one half is.
+pub(crate) struct Side {
+    pub(crate) head: Cell<Progress>,
+    pub(crate) body: Cell<Progress>,
+    pub(crate) trailers: Cell<Progress>,
+    /// A callback has stopped it, and it has not been resumed since.
+    pub(crate) stopped: Cell<bool>,
+    /// The body has been shown to its end, and there are no trailers.
+    pub(crate) ended: Cell<bool>,
+}
+
+/// How far a part of one half is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Progress {
     /// Not here yet.
     Ahead,
-    /// Their callback runs.
+    /// Its callback runs.
     Here,
-    /// Their callback runs, and has asked to continue.
+    /// Its callback runs, and has asked to continue.
     Released,
-    /// Their callback paused.
+    /// Its callback stopped it.
     Held,
     /// Gone to the next filter.
     Gone,
@@ -206,11 +223,12 @@ impl Context {
 }
 
 impl Exchange {
-    pub(crate) fn new(stream: Rc<RefCell<dyn Stream>>) -> Exchange {
+    pub(crate) fn new(stream: Rc<RefCell<dyn Stream>>, tcp: bool) -> Exchange {
         Exchange {
             stream,
-            request: Cell::new(Progress::Ahead),
-            response: Cell::new(Progress::Ahead),
+            tcp,
+            request: Side::new(),
+            response: Side::new(),
             life: Cell::new(Life::Open),
             replied: Cell::new(false),
             written: Cell::new(0),
@@ -222,11 +240,17 @@ impl Exchange {
         self.stream.try_borrow_mut().map_err(|_| Fail::host("the embedder holds a Stream across a guest call"))
     }
 
-    pub(crate) fn progress(&self, half: Half) -> &Cell<Progress> {
+    pub(crate) fn side(&self, half: Half) -> &Side {
         match half {
             Half::Request => &self.request,
             Half::Response => &self.response,
         }
+    }
+
+    /// Bytes that the guest sees of a body. None while the embedder holds the stream, which the first host call tells.
+    pub(crate) fn body_len(&self, half: Half) -> u32 {
+        let len = self.stream.try_borrow_mut().ok().and_then(|mut stream| Some(stream.body(half)?.len()));
+        u32::try_from(len.unwrap_or(0)).unwrap_or(u32::MAX)
     }
 
     /// Counts what the guest is about to write outside its memory; `InternalFailure` when it is too much.
@@ -239,7 +263,8 @@ impl Exchange {
         Ok(())
     }
 
-    /// Envoy's rule: a head can be reached while it is here or held, and all of them can be read in the log phase.
+    /// Envoy's rule: a head, or trailers, can be reached while they are here or held, and heads and the response's
+    /// trailers can be read in the log phase.
     fn access(&self, map: Map) -> Access {
         match self.life.get() {
             Life::Logging => match map {
@@ -248,17 +273,68 @@ impl Exchange {
             },
             Life::Logged | Life::Ended => Access::Nothing,
             Life::Open => {
-                let progress = match map {
-                    Map::RequestHeaders => self.request.get(),
-                    Map::ResponseHeaders => self.response.get(),
-                    _ => Progress::Gone,
+                let reachable = match map {
+                    Map::RequestHeaders => self.request.head.get().is_here(),
+                    Map::RequestTrailers => self.request.has_trailers(),
+                    Map::ResponseHeaders => self.response.head.get().is_here(),
+                    Map::ResponseTrailers => self.response.has_trailers(),
+                    _ => false,
                 };
-                match progress {
-                    Progress::Here | Progress::Held => Access::Write,
-                    Progress::Ahead | Progress::Released | Progress::Gone => Access::Nothing,
-                }
+                if reachable { Access::Write } else { Access::Nothing }
             }
         }
+    }
+}
+
+impl Side {
+    fn new() -> Side {
+        let ahead = || Cell::new(Progress::Ahead);
+        Side { head: ahead(), body: ahead(), trailers: ahead(), stopped: Cell::new(false), ended: Cell::new(false) }
+    }
+
+    /// A part has been shown to the guest, whose answer is that it goes on, or not. False means that it does not.
+    pub(crate) fn settle(&self, part: &Cell<Progress>, goes_on: bool) -> bool {
+        let goes_on = goes_on || part.get() == Progress::Released;
+        if goes_on {
+            self.go();
+        } else {
+            part.set(Progress::Held);
+        }
+        self.stopped.set(!goes_on);
+        goes_on
+    }
+
+    /// The callback that runs, or one before it, let it go on. True when it was stopped and waits for that.
+    pub(crate) fn release(&self) -> bool {
+        let running = [&self.head, &self.body, &self.trailers].into_iter().find(|part| part.get() == Progress::Here);
+        self.go();
+        match running {
+            Some(part) => {
+                part.set(Progress::Released);
+                false
+            }
+            None => self.stopped.replace(false),
+        }
+    }
+
+    /// Everything that was held is gone. What was not here yet is not.
+    pub(crate) fn go(&self) {
+        for part in [&self.head, &self.body, &self.trailers] {
+            if part.get() != Progress::Ahead {
+                part.set(Progress::Gone);
+            }
+        }
+    }
+
+    /// Trailers can be made where there are none, at the end of the body.
+    fn has_trailers(&self) -> bool {
+        self.trailers.get().is_here() || self.ended.get() && self.body.get().is_here()
+    }
+}
+
+impl Progress {
+    pub(crate) fn is_here(self) -> bool {
+        matches!(self, Progress::Here | Progress::Held)
     }
 }
 

@@ -1,21 +1,26 @@
 //! One instance of a module on one thread: its contexts, its callbacks in Envoy's order, and its death.
 
+mod calls;
+mod http;
+mod tcp;
+
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lacis_abi::{Action, HeadersAnswer, Level};
+use lacis_abi::Level;
 use wasmtime::{ExternType, Store, TypedFunc, WasmParams, WasmResults};
 
-use crate::exports::{Exports, OnHeaders, find};
-use crate::limits;
+use crate::callout::CallOuts;
+use crate::exports::{Exports, find};
+use crate::limits::{self, Limits};
 use crate::overtime::{Budget, Overtime};
 use crate::plugin::Plugin;
 use crate::shared::SharedData;
-use crate::state::{Context, Exchange, Kind, Life, Limiter, Phase, Progress, State};
-use crate::stream::{Half, Stream};
+use crate::state::{Context, Exchange, Kind, Life, Limiter, Phase, State};
+use crate::stream::Stream;
 use crate::trap::{Bounds, Cause, Exit, Trap};
 use crate::world::World;
 
@@ -39,7 +44,16 @@ pub struct VmSettings {
     pub level: Level,
     /// The shared data of the process.
     pub shared: Arc<SharedData>,
+    /// The other limits.
+    pub limits: Limits,
+    /// Called when [`Vm::on_queue_ready`] has something to do.
+    pub wake: Wake,
 }
+
+/// Wakes the thread of a VM: called from any thread, also from within a host call of the VM itself. It does no more than
+/// take a note.
+#[derive(Clone)]
+pub struct Wake(pub Arc<dyn Fn() + Send + Sync>);
 
 /// One plugin: a root context of a VM.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -50,6 +64,11 @@ pub struct PluginSettings {
     pub root_id: String,
     /// Its configuration, as the guest reads it in `proxy_on_configure`.
     pub configuration: Vec<u8>,
+    /// Envoy's option of this name: a pause at the headers holds only the headers, and the body is shown all the same.
+    /// Without it, such a pause stops everything.
+    pub allow_on_headers_stop_iteration: bool,
+    /// Upstreams that it may call, by their names; none is every one.
+    pub upstreams: Option<Vec<String>>,
 }
 
 /// A root context of one VM.
@@ -108,14 +127,30 @@ impl Default for VmSettings {
             start_time: limits::START_TIME,
             level: Level::Info,
             shared: Arc::default(),
+            limits: Limits::default(),
+            wake: Wake::default(),
         }
+    }
+}
+
+impl Default for Wake {
+    /// Nobody waits.
+    fn default() -> Wake {
+        Wake(Arc::new(|| {}))
+    }
+}
+
+impl fmt::Debug for Wake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Wake")
     }
 }
 
 impl Vm {
     /// Instantiates the module and runs its start-up: the start section, then `_initialize` and `main`, or `_start`.
     pub fn new(plugin: &Plugin, settings: VmSettings, world: Rc<RefCell<dyn World>>) -> Result<Vm, StartError> {
-        let VmSettings { vm_id, configuration, env, memory, time, start_time, level, shared } = settings;
+        let VmSettings { vm_id, configuration, env, memory, time, start_time, level, shared, limits, wake } = settings;
+        _ = wake;
         let memory = memory.min(limits::MEMORY_MAX);
         if let Some(ExternType::Memory(ty)) = plugin.instance.module().get_export("memory") {
             let needs = ty.minimum().saturating_mul(ty.page_size());
@@ -143,6 +178,8 @@ impl Vm {
             vm_id,
             configuration,
             env: env.into_iter().map(|(name, value)| format!("{name}={value}")).collect(),
+            limits,
+            calls: CallOuts::default(),
             metrics: Default::default(),
             limiter: Limiter { memory, refused: false },
             clock,
@@ -223,26 +260,22 @@ impl Vm {
 
     /// Makes a context for an exchange (`proxy_on_context_create`). It must be [closed](Vm::close).
     pub fn open(&mut self, root: RootId, stream: Rc<RefCell<dyn Stream>>) -> Result<ContextId, Trap> {
+        self.open_stream(root, stream, false)
+    }
+
+    /// Makes a context for a TCP connection, as [`Vm::open`] for an exchange.
+    pub fn open_tcp(&mut self, root: RootId, stream: Rc<RefCell<dyn Stream>>) -> Result<ContextId, Trap> {
+        self.open_stream(root, stream, true)
+    }
+
+    fn open_stream(&mut self, root: RootId, stream: Rc<RefCell<dyn Stream>>, tcp: bool) -> Result<ContextId, Trap> {
         const CALLBACK: &str = "proxy_on_context_create";
         let plugin = self.context(root.0, CALLBACK)?.plugin.clone();
         let id = self.fresh_id();
-        let context = Rc::new(Context { id, root: root.0, plugin, kind: Kind::Exchange(Exchange::new(stream)) });
+        let context = Rc::new(Context { id, root: root.0, plugin, kind: Kind::Exchange(Exchange::new(stream, tcp)) });
         self.runner.store.data_mut().contexts.insert(id, context.clone());
         self.enter(CALLBACK, |e| e.context_create.as_ref(), (id, root.0), &context, Phase::Running)?;
         Ok(ContextId(id))
-    }
-
-    /// Shows the guest the head of the request: `count` header lines with pseudo-headers, `end` when nothing follows.
-    ///
-    /// `Pause` means that the request stays here until [`Stream::resume`]; or for good, when the guest has called
-    /// [`Stream::reply`] or [`Stream::close`] meanwhile, which the caller must look for after each call.
-    pub fn on_request_headers(&mut self, id: ContextId, count: u32, end: bool) -> Result<Action, Trap> {
-        self.on_headers("proxy_on_request_headers", Half::Request, id, count, end)
-    }
-
-    /// Shows the guest the head of the response; see [`Vm::on_request_headers`].
-    pub fn on_response_headers(&mut self, id: ContextId, count: u32, end: bool) -> Result<Action, Trap> {
-        self.on_headers("proxy_on_response_headers", Half::Response, id, count, end)
     }
 
     /// Runs the log callback: the exchange is over and all its heads can be read once more. In a chain of filters it
@@ -289,45 +322,6 @@ impl Vm {
     /// Sets the least level that is logged.
     pub fn set_level(&mut self, level: Level) {
         self.runner.store.data_mut().level = level;
-    }
-
-    fn on_headers(
-        &mut self,
-        callback: &'static str,
-        half: Half,
-        id: ContextId,
-        count: u32,
-        end: bool,
-    ) -> Result<Action, Trap> {
-        let context = self.context(id.0, callback)?;
-        let Some(exchange) = context.exchange() else { return Ok(Action::Continue) };
-        let on_headers = match half {
-            Half::Request => &self.exports.request_headers,
-            Half::Response => &self.exports.response_headers,
-        };
-        let (progress, replied) = (exchange.progress(half), exchange.replied.get());
-        progress.set(Progress::Here);
-        let runner = &mut self.runner;
-        let answer = match on_headers {
-            None => 0,
-            Some(OnHeaders::New(function)) => {
-                runner.enter(callback, function, (id.0, count, u32::from(end)), &context, Phase::Running)?
-            }
-            Some(OnHeaders::Old(function)) => {
-                runner.enter(callback, function, (id.0, count), &context, Phase::Running)?
-            }
-        };
-        self.delete_done()?;
-        let (now, action) = match (progress.get(), HeadersAnswer::of(answer).action()) {
-            // Answered by the guest: this half goes nowhere, whatever the callback says.
-            _ if exchange.replied.get() != replied => (Progress::Gone, Action::Pause),
-            (Progress::Here, Action::Pause) => (Progress::Held, Action::Pause),
-            (Progress::Here | Progress::Released | Progress::Ahead | Progress::Held | Progress::Gone, _) => {
-                (Progress::Gone, Action::Continue)
-            }
-        };
-        progress.set(now);
-        Ok(action)
     }
 
     /// Calls an export in a context; `None` when the module has it not, and then the guest is not entered.
