@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use foldhash::HashMap;
+use lacis_abi::Map;
 
 use crate::stream::Headers;
 
@@ -99,6 +100,8 @@ pub(crate) struct CallOuts {
     bytes: usize,
     /// What can be read of an answer: only in its callback.
     pub(crate) answer: Option<Answer>,
+    /// Text of the outcome that a callback tells of.
+    pub(crate) text: Vec<u8>,
 }
 
 /// A call-out in flight.
@@ -154,6 +157,17 @@ impl CallOuts {
 
     pub(crate) fn flight(&mut self, id: CallId) -> Option<&mut Flight> {
         self.flying.get_mut(&id.0)
+    }
+
+    /// A header map of the answer that is told now.
+    pub(crate) fn headers(&self, map: Map) -> Option<&dyn Headers> {
+        match (map, self.answer.as_ref()?) {
+            (Map::CallResponseHeaders, Answer::Http(answer)) => Some(&*answer.headers),
+            (Map::CallResponseTrailers, Answer::Http(answer)) => answer.trailers.as_deref(),
+            (Map::GrpcInitialMetadata, Answer::InitialMetadata(headers)) => Some(&**headers),
+            (Map::GrpcTrailingMetadata, Answer::TrailingMetadata(headers)) => Some(&**headers),
+            _ => None,
+        }
     }
 
     /// How many are in flight, and the bytes that they send.

@@ -12,9 +12,10 @@ use crate::callout::CallOuts;
 use crate::calls::Fail;
 use crate::engine::Clock;
 use crate::limits;
-use crate::limits::Limits;
+use crate::limits::{Limit, Limits};
 use crate::overtime::{Budget, Overtime, thread_cpu};
-use crate::shared::Space;
+use crate::queue::Mailbox;
+use crate::shared::{SharedData, Space};
 use crate::stream::{Half, Headers, Stream};
 use crate::vm::PluginSettings;
 use crate::world::World;
@@ -36,6 +37,11 @@ pub(crate) struct State {
     /// `NAME=value`.
     pub(crate) env: Vec<String>,
     pub(crate) shared: Arc<Space>,
+    pub(crate) process: Arc<SharedData>,
+    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) hides_bodies: bool,
+    /// The second in which the last line was logged, and how many were in it.
+    pub(crate) lines: Cell<(u64, u32)>,
     pub(crate) limits: Limits,
     pub(crate) calls: CallOuts,
     /// The world's numbers of the metrics that guests defined, by kind; a guest's id holds the index and the kind.
@@ -76,6 +82,8 @@ pub(crate) enum Kind {
     Root {
         /// `proxy_on_done` answered false: the context ends when the guest calls `proxy_done`.
         ending: Cell<bool>,
+        /// Outcome of its last call-out.
+        status: Cell<u32>,
     },
     Exchange(Exchange),
 }
@@ -150,13 +158,24 @@ impl State {
     /// Runs `f` on a header map of the effective context if there is one that the guest may read.
     pub(crate) fn read<R>(&self, map: Map, f: impl FnOnce(&dyn Headers) -> R) -> Result<Option<R>, Fail> {
         match self.access(map) {
-            Access::Write | Access::Read => self.headers(map, |headers| f(headers)),
+            Access::Write => self.headers(map, |headers| f(headers)),
+            Access::Read => match self.calls.headers(map) {
+                Some(headers) => Ok(Some(f(headers))),
+                None => self.headers(map, |headers| f(headers)),
+            },
             Access::Nothing | Access::NothingToLog => Ok(None),
         }
     }
 
     pub(crate) fn access(&self, map: Map) -> Access {
-        self.exchange().map_or(Access::Nothing, |exchange| exchange.access(map))
+        match map {
+            Map::RequestHeaders | Map::RequestTrailers | Map::ResponseHeaders | Map::ResponseTrailers => {
+                self.exchange().map_or(Access::Nothing, |exchange| exchange.access(map))
+            }
+            _ if self.calls.headers(map).is_some() => Access::Read,
+            _ if self.exchange().is_some_and(|exchange| exchange.life.get() == Life::Logging) => Access::NothingToLog,
+            _ => Access::Nothing,
+        }
     }
 
     pub(crate) fn exchange(&self) -> Option<&Exchange> {
@@ -173,8 +192,28 @@ impl State {
         if level < self.level {
             return Ok(());
         }
+        let mut world = self.world_mut()?;
+        let second = world.now().monotonic / 1_000_000_000;
+        let (then, lines) = self.lines.get();
+        let lines = if second == then { lines } else { 0 };
+        self.lines.set((second, lines.saturating_add(1)));
+        let limit = self.limits.log_lines;
+        if lines >= limit {
+            if lines == limit {
+                let text = format!("more than {limit} lines in a second: the others are left out");
+                world.log(self.plugin(), Level::Warn, &text);
+            }
+            world.refused(self.plugin(), Limit::LogLines);
+            return Ok(());
+        }
         let text = String::from_utf8_lossy(&text[..text.len().min(limits::LOG_LINE)]);
-        self.world_mut()?.log(self.plugin(), level, &text);
+        world.log(self.plugin(), level, &text);
+        Ok(())
+    }
+
+    /// Has the embedder count what the guest was refused.
+    pub(crate) fn refused(&self, limit: Limit) -> Result<(), Fail> {
+        self.world_mut()?.refused(self.plugin(), limit);
         Ok(())
     }
 

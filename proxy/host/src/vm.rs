@@ -18,6 +18,7 @@ use crate::exports::{Exports, find};
 use crate::limits::{self, Limits};
 use crate::overtime::{Budget, Overtime};
 use crate::plugin::Plugin;
+use crate::queue::Mailbox;
 use crate::shared::SharedData;
 use crate::state::{Context, Exchange, Kind, Life, Limiter, Phase, State};
 use crate::stream::Stream;
@@ -146,11 +147,12 @@ impl fmt::Debug for Wake {
     }
 }
 
+const VALIDATE: &str = "proxy_validate_configuration";
+
 impl Vm {
     /// Instantiates the module and runs its start-up: the start section, then `_initialize` and `main`, or `_start`.
     pub fn new(plugin: &Plugin, settings: VmSettings, world: Rc<RefCell<dyn World>>) -> Result<Vm, StartError> {
         let VmSettings { vm_id, configuration, env, memory, time, start_time, level, shared, limits, wake } = settings;
-        _ = wake;
         let memory = memory.min(limits::MEMORY_MAX);
         if let Some(ExternType::Memory(ty)) = plugin.instance.module().get_export("memory") {
             let needs = ty.minimum().saturating_mul(ty.page_size());
@@ -175,6 +177,10 @@ impl Vm {
             world,
             level,
             shared: shared.space(&vm_id),
+            process: shared,
+            mailbox: Arc::new(Mailbox::new(wake)),
+            hides_bodies: plugin.hides_bodies,
+            lines: Cell::default(),
             vm_id,
             configuration,
             env: env.into_iter().map(|(name, value)| format!("{name}={value}")).collect(),
@@ -219,7 +225,8 @@ impl Vm {
         let id = self.fresh_id();
         let plugin = Rc::new(settings);
         let size = size(&plugin.configuration);
-        let context = Rc::new(Context { id, root: id, plugin, kind: Kind::Root { ending: Cell::new(false) } });
+        let kind = Kind::Root { ending: Cell::new(false), status: Cell::new(0) };
+        let context = Rc::new(Context { id, root: id, plugin, kind });
         let state = self.runner.store.data_mut();
         let vm_size = self::size(&state.configuration);
         state.contexts.insert(id, context.clone());
@@ -227,6 +234,11 @@ impl Vm {
         self.enter("proxy_on_context_create", |e| e.context_create.as_ref(), (id, 0), &context, phase)?;
         if self.enter("proxy_on_vm_start", |e| e.vm_start.as_ref(), (id, vm_size), &context, phase)? == Some(0) {
             return Err(StartError::Refused("proxy_on_vm_start"));
+        }
+        // Of Envoy's own SDK for C++ only.
+        let valid = self.enter(VALIDATE, |e| e.validate_configuration.as_ref(), (id, size), &context, phase)?;
+        if valid == Some(0) {
+            return Err(StartError::Refused(VALIDATE));
         }
         if self.enter("proxy_on_configure", |e| e.configure.as_ref(), (id, size), &context, phase)? == Some(0) {
             return Err(StartError::Refused("proxy_on_configure"));
@@ -241,7 +253,7 @@ impl Vm {
         let done = self.enter("proxy_on_done", |e| e.done.as_ref(), root.0, &context, Phase::Running)? != Some(0);
         if done {
             self.delete(&context)?;
-        } else if let Kind::Root { ending } = &context.kind {
+        } else if let Kind::Root { ending, .. } = &context.kind {
             ending.set(true);
         }
         Ok(done)
@@ -293,14 +305,19 @@ impl Vm {
     }
 
     /// Ends an exchange's context: the log callback if it has not run, `proxy_on_done` (whose answer counts for nothing
-    /// here), `proxy_on_delete`.
+    /// here), `proxy_on_delete`. Of a TCP connection `proxy_on_done` comes first, as in Envoy.
     pub fn close(&mut self, id: ContextId) -> Result<(), Trap> {
-        self.log(id)?;
         let context = self.context(id.0, "proxy_on_done")?;
-        if let Some(exchange) = context.exchange() {
+        let Some(exchange) = context.exchange() else { return Ok(()) };
+        if !exchange.tcp {
+            self.log(id)?;
             exchange.life.set(Life::Ended);
         }
         self.enter("proxy_on_done", |e| e.done.as_ref(), id.0, &context, Phase::Running)?;
+        if exchange.tcp {
+            self.log(id)?;
+            exchange.life.set(Life::Ended);
+        }
         self.delete(&context)
     }
 
@@ -348,6 +365,9 @@ impl Vm {
             None => Ok(()),
         };
         self.runner.store.data_mut().contexts.remove(&context.id);
+        if context.exchange().is_none() {
+            self.runner.cancel(Some(context.id));
+        }
         deleted
     }
 
@@ -469,8 +489,28 @@ impl Runner {
         state.context = None;
         state.contexts.clear();
         state.done.clear();
+        state.calls.answer = None;
+        self.cancel(None);
+        let state = self.store.data_mut();
         let Limiter { memory, refused } = state.limiter;
         Trap::of(callback, error, Bounds { time: state.budget.time, memory, refused })
+    }
+
+    /// Ends the call-outs of a root context, or all. A world that is borrowed now has been reported by a trap.
+    fn cancel(&mut self, root: Option<u32>) {
+        let state = self.store.data_mut();
+        let ended = state.calls.end_all(root);
+        if !ended.is_empty()
+            && let Ok(mut world) = state.world.try_borrow_mut()
+        {
+            ended.into_iter().for_each(|id| world.call_cancel(id));
+        }
+    }
+}
+
+impl Drop for Runner {
+    fn drop(&mut self) {
+        self.cancel(None);
     }
 }
 

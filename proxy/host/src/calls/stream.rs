@@ -93,7 +93,7 @@ pub(crate) fn done(call: &mut Call<'_>) -> Answer {
     let state = call.data_mut();
     match state.context.as_deref() {
         Some(context) => match &context.kind {
-            Kind::Root { ending } if ending.take() => {
+            Kind::Root { ending, .. } if ending.take() => {
                 state.done.push(context.id);
                 Ok(())
             }
