@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use lacis_host::testing::{TestStream, TestWorld};
-use lacis_host::{Cause, Engine, Options, Plugin, StartError, Vm, limits};
+use lacis_host::{Cause, Engine, Half, Options, Plugin, StartError, Vm, limits};
 
 use crate::guest::Guest;
 
@@ -69,7 +69,7 @@ fn an_endless_loop_is_stopped_though_the_clock_was_asleep() {
     while begin.elapsed() < limits::START_TIME + 10 * limits::TICK {
         std::thread::yield_now();
     }
-    assert_eq!(vm.on_request_headers(id, 0, true).unwrap_err().cause, Cause::Timeout(limits::CALL_TIME));
+    assert_eq!(vm.on_headers(id, Half::Request, 0, true).unwrap_err().cause, Cause::Timeout(limits::CALL_TIME));
 }
 
 #[test]
@@ -253,7 +253,7 @@ fn a_borrow_that_the_embedder_holds_is_a_trap_and_no_panic() {
     let mut run = Guest::request("drop(proxy_add_header_map_value(0, \"x\", \"y\"));").start();
     let stream = run.stream.clone();
     let _borrow = stream.borrow_mut();
-    assert!(matches!(run.vm.on_request_headers(run.id, 0, true).unwrap_err().cause, Cause::Host(_)));
+    assert!(matches!(run.vm.on_headers(run.id, Half::Request, 0, true).unwrap_err().cause, Cause::Host(_)));
 }
 
 #[test]
