@@ -94,7 +94,7 @@ pub(crate) struct Exports {
     pub(crate) new_connection: Option<TypedFunc<u32, u32>>,
     pub(crate) data: Halves<OnPiece>,
     pub(crate) connection_close: Halves<TypedFunc<(u32, u32), ()>>,
-    pub(crate) http_call: Option<TypedFunc<(u32, u32, u32, u32, u32), ()>>,
+    pub(crate) http_call: Option<OnHttpCall>,
     pub(crate) grpc_metadata: Option<OnEvent>,
     pub(crate) grpc_message: Option<OnEvent>,
     pub(crate) grpc_trailers: Option<OnEvent>,
@@ -114,6 +114,9 @@ pub(crate) type OnPiece = TypedFunc<(u32, u32, u32), u32>;
 
 /// A callback for an event: context, number of what it is about, size or status.
 pub(crate) type OnEvent = TypedFunc<(u32, u32, u32), ()>;
+
+/// The callback for an HTTP call-out: context, id, numbers of headers, bytes of body, trailers.
+pub(crate) type OnHttpCall = TypedFunc<(u32, u32, u32, u32, u32), ()>;
 
 /// A header callback: context, number of headers, and from 0.2.0 on whether the stream ends with them.
 #[derive(Clone)]

@@ -118,7 +118,9 @@ pub(crate) enum Progress {
     Ahead,
     /// Its callback runs.
     Here,
-    /// Its callback runs, and has asked to continue.
+    /// Its callback runs, and has asked to continue; or another has, for a part that was held. The embedder acts on it
+    /// when the callback has returned: until then what is done to a response still counts, as in Envoy, which drops only
+    /// its request at once.
     Released,
     /// Its callback stopped it.
     Held,
@@ -302,6 +304,21 @@ impl Exchange {
         Ok(())
     }
 
+    /// Whether the guest may reach a body now.
+    pub(crate) fn reaches_body(&self, half: Half) -> bool {
+        self.life.get() == Life::Open && self.reaches(half, &self.side(half).body)
+    }
+
+    /// Trailers can be made where there are none, at the end of the body.
+    fn reaches_trailers(&self, half: Half) -> bool {
+        let side = self.side(half);
+        self.reaches(half, &side.trailers) || side.ended.get() && self.reaches(half, &side.body)
+    }
+
+    fn reaches(&self, half: Half, part: &Cell<Progress>) -> bool {
+        part.get().is_here() || half == Half::Response && part.get() == Progress::Released
+    }
+
     /// Envoy's rule: a head, or trailers, can be reached while they are here or held, and heads and the response's
     /// trailers can be read in the log phase.
     fn access(&self, map: Map) -> Access {
@@ -313,10 +330,10 @@ impl Exchange {
             Life::Logged | Life::Ended => Access::Nothing,
             Life::Open => {
                 let reachable = match map {
-                    Map::RequestHeaders => self.request.head.get().is_here(),
-                    Map::RequestTrailers => self.request.has_trailers(),
-                    Map::ResponseHeaders => self.response.head.get().is_here(),
-                    Map::ResponseTrailers => self.response.has_trailers(),
+                    Map::RequestHeaders => self.reaches(Half::Request, &self.request.head),
+                    Map::RequestTrailers => self.reaches_trailers(Half::Request),
+                    Map::ResponseHeaders => self.reaches(Half::Response, &self.response.head),
+                    Map::ResponseTrailers => self.reaches_trailers(Half::Response),
                     _ => false,
                 };
                 if reachable { Access::Write } else { Access::Nothing }
@@ -343,36 +360,41 @@ impl Side {
         goes_on
     }
 
-    /// The callback that runs, or one before it, let it go on. True when it was stopped and waits for that.
+    /// The guest lets it go on. True when it was stopped and waits for that; false when its own callback runs.
     pub(crate) fn release(&self) -> bool {
-        let running = [&self.head, &self.body, &self.trailers].into_iter().find(|part| part.get() == Progress::Here);
-        self.go();
-        match running {
-            Some(part) => {
+        let running = self.parts().into_iter().any(|part| part.get() == Progress::Here);
+        for part in self.parts() {
+            if part.get().is_here() {
                 part.set(Progress::Released);
-                false
             }
-            None => self.stopped.replace(false),
         }
+        !running && self.stopped.replace(false)
+    }
+
+    /// A callback of this half begins: what was let go before has gone.
+    pub(crate) fn begin(&self, part: &Cell<Progress>) {
+        for released in self.parts().into_iter().filter(|part| part.get() == Progress::Released) {
+            released.set(Progress::Gone);
+        }
+        part.set(Progress::Here);
+    }
+
+    fn parts(&self) -> [&Cell<Progress>; 3] {
+        [&self.head, &self.body, &self.trailers]
     }
 
     /// Everything that was held is gone. What was not here yet is not.
     pub(crate) fn go(&self) {
-        for part in [&self.head, &self.body, &self.trailers] {
+        for part in self.parts() {
             if part.get() != Progress::Ahead {
                 part.set(Progress::Gone);
             }
         }
     }
-
-    /// Trailers can be made where there are none, at the end of the body.
-    fn has_trailers(&self) -> bool {
-        self.trailers.get().is_here() || self.ended.get() && self.body.get().is_here()
-    }
 }
 
 impl Progress {
-    pub(crate) fn is_here(self) -> bool {
+    fn is_here(self) -> bool {
         matches!(self, Progress::Here | Progress::Held)
     }
 }

@@ -7,7 +7,7 @@ use super::{Answer, Call, Fail};
 use crate::callout::Answer as CallAnswer;
 use crate::limits::Limit;
 use crate::memory::{give_with, split};
-use crate::state::{Exchange, Life, Phase, State};
+use crate::state::{Exchange, Phase, State};
 use crate::stream::{self, Half};
 
 /// Part of a buffer: up to `max` bytes from `start`. Nothing in that range is a null pointer and the size 0.
@@ -103,6 +103,6 @@ fn body(state: &State, buffer: Buffer) -> Option<(&Exchange, Half)> {
         _ => return None,
     };
     let exchange = state.exchange()?;
-    let here = exchange.tcp == tcp && exchange.life.get() == Life::Open && exchange.side(half).body.get().is_here();
+    let here = exchange.tcp == tcp && exchange.reaches_body(half);
     (here && !state.hides_bodies).then_some((exchange, half))
 }

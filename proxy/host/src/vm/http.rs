@@ -111,7 +111,8 @@ impl<'e> Scene<'e> {
         half: Half,
         part: fn(&crate::state::Side) -> &Cell<Progress>,
     ) -> Scene<'e> {
-        part(exchange.side(half)).set(Progress::Here);
+        let side = exchange.side(half);
+        side.begin(part(side));
         Scene { exchange, half, part, replied: exchange.replied.get() }
     }
 

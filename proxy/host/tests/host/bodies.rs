@@ -308,3 +308,26 @@ fn the_first_version_resumes_by_its_own_calls() {
     assert_eq!(run.lines(), ["0"; 3]);
     assert_eq!(run.stream.borrow().resumed, [Half::Request, Half::Response]);
 }
+
+#[test]
+fn a_response_is_still_in_hand_after_its_resume_and_a_request_is_not() {
+    // As SDKs' users write it: first resume, then change. What is noted is acted on when the callback has returned.
+    for (half, head, ..) in HALVES {
+        let map = 2 * (half as u32);
+        let write = format!("num(proxy_add_header_map_value({map}, \"x\", \"y\"));");
+        let code = format!("num(proxy_set_effective_context(2)); num(proxy_continue_stream({})); {write}", half as u32);
+        let mut run = Guest::new().on(head, "return(1);").on("proxy_on_tick", &code).start();
+        run.head(half);
+        run.vm.tick(run.root).unwrap();
+        assert_eq!(run.lines().concat(), if half == Half::Request { "002" } else { "000" });
+        assert_eq!(run.stream.borrow().resumed, [half]);
+        // Not in a later callback of that half.
+        let body = if half == Half::Request { "proxy_on_request_body" } else { "proxy_on_response_body" };
+        let mut run = Guest::new().on(head, "return(1);").on("proxy_on_tick", &code).on(body, &write).start();
+        run.head(half);
+        run.vm.tick(run.root).unwrap();
+        run.lines();
+        run.body(half, "x", true);
+        assert_eq!(run.lines(), ["2"]);
+    }
+}
