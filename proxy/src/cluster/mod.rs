@@ -282,11 +282,12 @@ impl Cluster {
         if let Some(wire) = home.take() {
             return Ok(Link::H1 { wire, home, reused: true });
         }
+        // Boxed: every request would hold the room of a handshake.
         let wire = match identity {
             Some(identity) => {
-                self.dialer.http1_tls(endpoint.address, &self.name, identity, self.timeouts.connect).await?
+                Box::pin(self.dialer.http1_tls(endpoint.address, &self.name, identity, self.timeouts.connect)).await?
             }
-            None => self.dialer.http1(endpoint.address, self.timeouts.connect).await?,
+            None => Box::pin(self.dialer.http1(endpoint.address, self.timeouts.connect)).await?,
         };
         Ok(Link::H1 { wire, home, reused: false })
     }

@@ -12,6 +12,7 @@ use http::uri::{self, PathAndQuery, Scheme};
 use tokio::sync::Notify;
 
 use super::body::{Pump, incoming_body};
+use super::gather::Gather;
 use super::{CONNECTION_WINDOW, MAX_FRAME, MAX_STREAMS, SEND_BUFFER, STREAM_WINDOW, stream_fault};
 use crate::drain::Guard;
 use crate::fault::{Fault, Reason, Retry, Side};
@@ -50,6 +51,7 @@ impl Link {
     /// # Errors
     /// If the server does not speak HTTP/2.
     pub async fn open(io: Io, guard: Guard) -> Result<Link, Fault> {
+        let gather = Gather::new(io);
         let (send, connection) = h2::client::Builder::new()
             .enable_push(false)
             .initial_window_size(STREAM_WINDOW)
@@ -60,7 +62,7 @@ impl Link {
             // What a server still sends on streams that we gave up is our doing: it must not end the link for the others.
             .max_concurrent_reset_streams(MAX_STREAMS as usize)
             .max_local_error_reset_streams(None)
-            .handshake::<_, Bytes>(io)
+            .handshake::<_, Bytes>(gather.clone())
             .await
             .map_err(|error| stream_fault(&error, Half::Response))?;
         let state = Rc::new(State {
@@ -72,7 +74,7 @@ impl Link {
             first: Notify::new(),
             ended: RefCell::new(None),
         });
-        tokio::task::spawn_local(drive(connection, Rc::clone(&state), guard));
+        tokio::task::spawn_local(drive(connection, gather, Rc::clone(&state), guard));
         // The answer to the first ping comes after the server's SETTINGS, which say how many streams it takes, and proves
         // that it accepted our certificate: in TLS 1.3 the handshake ends for a client before it is told.
         state.first.notified().await;
@@ -162,7 +164,7 @@ fn incoming_response(parts: http::response::Parts) -> ResponseHead {
 }
 
 /// Runs a link until it ends.
-async fn drive(mut connection: h2::client::Connection<Io, Bytes>, state: Rc<State>, guard: Guard) {
+async fn drive(mut connection: h2::client::Connection<Gather, Bytes>, gather: Gather, state: Rc<State>, guard: Guard) {
     let ping = connection.ping_pong();
     let mut alive = pin!(keep_alive(ping, &state));
     let mut close = pin!(state.close.notified());
@@ -177,7 +179,7 @@ async fn drive(mut connection: h2::client::Connection<Io, Bytes>, state: Rc<Stat
             close.set(state.close.notified());
             cx.waker().wake_by_ref();
         }
-        Pin::new(&mut connection).poll(cx).map_err(connection_fault)
+        gather.turn(cx, |cx| Pin::new(&mut connection).poll(cx)).map_err(connection_fault)
     })
     .await;
     if let Err(fault) = ended {

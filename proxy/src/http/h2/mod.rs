@@ -5,6 +5,7 @@
 
 mod body;
 mod client;
+mod gather;
 mod server;
 
 use crate::fault::{Fault, Reason};

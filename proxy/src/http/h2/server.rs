@@ -11,6 +11,7 @@ use http::uri::{self, Scheme};
 use http::{Method, header};
 
 use super::body::{Pump, incoming_body};
+use super::gather::Gather;
 use super::{CONNECTION_WINDOW, MAX_FRAME, MAX_STREAMS, SEND_BUFFER, STREAM_WINDOW};
 use crate::drain::{Drain, Phase};
 use crate::fault::{Fault, Reason};
@@ -44,7 +45,8 @@ pub async fn serve<S: Service>(io: Io, service: Rc<S>, drain: Drain) {
         .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
         .max_concurrent_reset_streams(RESET_STREAMS)
         .max_local_error_reset_streams(Some(MAX_ERROR_RESETS));
-    let Ok(mut connection) = builder.handshake::<_, Bytes>(io).await else { return };
+    let gather = Gather::new(io);
+    let Ok(mut connection) = builder.handshake::<_, Bytes>(gather.clone()).await else { return };
     let mut quiet = pin!(drain.reached(Phase::Quiet));
     let mut cut = pin!(drain.reached(Phase::Cut));
     let mut draining = false;
@@ -56,20 +58,22 @@ pub async fn serve<S: Service>(io: Io, service: Rc<S>, drain: Drain) {
             draining = true;
             connection.graceful_shutdown();
         }
-        loop {
-            match ready!(connection.poll_accept(cx)) {
-                Some(Ok((request, respond))) => {
-                    // Its end is the connection's, which ends when its last stream has.
-                    tokio::task::spawn_local(exchange(Rc::clone(&service), request, respond));
+        gather.turn(cx, |cx| {
+            loop {
+                match ready!(connection.poll_accept(cx)) {
+                    Some(Ok((request, respond))) => {
+                        // Its end is the connection's, which ends when its last stream has.
+                        tokio::task::spawn_local(exchange(Rc::clone(&service), request, respond));
+                    }
+                    Some(Err(error)) => {
+                        // Its GOAWAY is written; asked again it would say the same for ever.
+                        tracing::debug!(%error, "an HTTP/2 connection broke");
+                        return Poll::Ready(());
+                    }
+                    None => return Poll::Ready(()),
                 }
-                Some(Err(error)) => {
-                    // Its GOAWAY is written; asked again it would say the same for ever.
-                    tracing::debug!(%error, "an HTTP/2 connection broke");
-                    return Poll::Ready(());
-                }
-                None => return Poll::Ready(()),
             }
-        }
+        })
     })
     .await;
 }
