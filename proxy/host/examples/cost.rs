@@ -8,7 +8,7 @@ use std::ops::Sub;
 use std::time::Instant;
 
 use lacis_host::testing::{List, TestStream, TestWorld};
-use lacis_host::{Engine, Options, Plugin, PluginSettings, Vm, VmSettings};
+use lacis_host::{Engine, Half, Options, Plugin, PluginSettings, Vm, VmSettings};
 
 const ROUNDS: usize = 7;
 const EXCHANGES: u32 = 100_000;
@@ -69,8 +69,8 @@ fn measure(artifact: &str) -> Result<(), Box<dyn std::error::Error>> {
         for _ in 0..EXCHANGES {
             reset(&mut stream.borrow_mut(), &head, &answer);
             let id = vm.open(root, stream.clone())?;
-            vm.on_request_headers(id, 10, true)?;
-            vm.on_response_headers(id, 4, false)?;
+            vm.on_headers(id, Half::Request, 10, true)?;
+            vm.on_headers(id, Half::Response, 4, false)?;
             vm.close(id)?;
         }
         best = best.min((cpu()? - begin) / f64::from(EXCHANGES));

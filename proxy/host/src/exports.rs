@@ -7,7 +7,7 @@ use crate::link::Signature;
 use crate::plugin::LoadError;
 use crate::state::State;
 
-/// Every function that the host or a later version of it calls: name, numbers of parameters it may have, whether it has
+/// Every function that the host calls: name, numbers of parameters it may have, whether it has
 /// a result. All are `i32`.
 const FUNCTIONS: &[(&str, &[usize], bool)] = &[
     ("_initialize", &[0], false),
@@ -19,6 +19,7 @@ const FUNCTIONS: &[(&str, &[usize], bool)] = &[
     ("proxy_on_context_create", &[2], false),
     ("proxy_on_vm_start", &[2], true),
     ("proxy_on_configure", &[2], true),
+    ("proxy_validate_configuration", &[2], true),
     ("proxy_on_tick", &[1], false),
     ("proxy_on_queue_ready", &[2], false),
     ("proxy_on_new_connection", &[1], true),
@@ -68,6 +69,14 @@ pub(crate) fn check(module: &Module) -> Result<AbiVersion, LoadError> {
     }
 }
 
+/// Names of the callbacks that exist for both directions.
+pub(crate) const HEADERS: [&str; 2] = ["proxy_on_request_headers", "proxy_on_response_headers"];
+pub(crate) const BODY: [&str; 2] = ["proxy_on_request_body", "proxy_on_response_body"];
+pub(crate) const TRAILERS: [&str; 2] = ["proxy_on_request_trailers", "proxy_on_response_trailers"];
+pub(crate) const DATA: [&str; 2] = ["proxy_on_downstream_data", "proxy_on_upstream_data"];
+pub(crate) const CONNECTION_CLOSE: [&str; 2] =
+    ["proxy_on_downstream_connection_close", "proxy_on_upstream_connection_close"];
+
 /// In the order in which Envoy looks for them.
 const ALLOCATORS: [&str; 2] = ["malloc", "proxy_on_memory_allocate"];
 
@@ -77,13 +86,37 @@ pub(crate) struct Exports {
     pub(crate) context_create: Option<TypedFunc<(u32, u32), ()>>,
     pub(crate) vm_start: Option<TypedFunc<(u32, u32), u32>>,
     pub(crate) configure: Option<TypedFunc<(u32, u32), u32>>,
+    pub(crate) validate_configuration: Option<TypedFunc<(u32, u32), u32>>,
     pub(crate) tick: Option<TypedFunc<u32, ()>>,
-    pub(crate) request_headers: Option<OnHeaders>,
-    pub(crate) response_headers: Option<OnHeaders>,
+    pub(crate) headers: Halves<OnHeaders>,
+    pub(crate) body: Halves<OnPiece>,
+    pub(crate) trailers: Halves<TypedFunc<(u32, u32), u32>>,
+    pub(crate) new_connection: Option<TypedFunc<u32, u32>>,
+    pub(crate) data: Halves<OnPiece>,
+    pub(crate) connection_close: Halves<TypedFunc<(u32, u32), ()>>,
+    pub(crate) http_call: Option<OnHttpCall>,
+    pub(crate) grpc_metadata: Option<OnEvent>,
+    pub(crate) grpc_message: Option<OnEvent>,
+    pub(crate) grpc_trailers: Option<OnEvent>,
+    pub(crate) grpc_close: Option<OnEvent>,
+    pub(crate) queue_ready: Option<TypedFunc<(u32, u32), ()>>,
+    pub(crate) foreign: Option<OnEvent>,
     pub(crate) done: Option<TypedFunc<u32, u32>>,
     pub(crate) log: Option<TypedFunc<u32, ()>>,
     pub(crate) delete: Option<TypedFunc<u32, ()>>,
 }
+
+/// The callbacks for the two directions: from the client, to the client.
+pub(crate) type Halves<F> = [Option<F>; 2];
+
+/// A callback for bytes: context, how many there are, whether they are the last.
+pub(crate) type OnPiece = TypedFunc<(u32, u32, u32), u32>;
+
+/// A callback for an event: context, number of what it is about, size or status.
+pub(crate) type OnEvent = TypedFunc<(u32, u32, u32), ()>;
+
+/// The callback for an HTTP call-out: context, id, numbers of headers, bytes of body, trailers.
+pub(crate) type OnHttpCall = TypedFunc<(u32, u32, u32, u32, u32), ()>;
 
 /// A header callback: context, number of headers, and from 0.2.0 on whether the stream ends with them.
 #[derive(Clone)]
@@ -100,9 +133,21 @@ impl Exports {
             context_create: find(instance, &mut *store, "proxy_on_context_create"),
             vm_start: find(instance, &mut *store, "proxy_on_vm_start"),
             configure: find(instance, &mut *store, "proxy_on_configure"),
+            validate_configuration: find(instance, &mut *store, "proxy_validate_configuration"),
             tick: find(instance, &mut *store, "proxy_on_tick"),
-            request_headers: headers(instance, &mut *store, "proxy_on_request_headers"),
-            response_headers: headers(instance, &mut *store, "proxy_on_response_headers"),
+            headers: HEADERS.map(|name| headers(instance, &mut *store, name)),
+            body: BODY.map(|name| find(instance, &mut *store, name)),
+            trailers: TRAILERS.map(|name| find(instance, &mut *store, name)),
+            new_connection: find(instance, &mut *store, "proxy_on_new_connection"),
+            data: DATA.map(|name| find(instance, &mut *store, name)),
+            connection_close: CONNECTION_CLOSE.map(|name| find(instance, &mut *store, name)),
+            http_call: find(instance, &mut *store, "proxy_on_http_call_response"),
+            grpc_metadata: find(instance, &mut *store, "proxy_on_grpc_receive_initial_metadata"),
+            grpc_message: find(instance, &mut *store, "proxy_on_grpc_receive"),
+            grpc_trailers: find(instance, &mut *store, "proxy_on_grpc_receive_trailing_metadata"),
+            grpc_close: find(instance, &mut *store, "proxy_on_grpc_close"),
+            queue_ready: find(instance, &mut *store, "proxy_on_queue_ready"),
+            foreign: find(instance, &mut *store, "proxy_on_foreign_function"),
             done: find(instance, &mut *store, "proxy_on_done"),
             log: find(instance, &mut *store, "proxy_on_log"),
             delete: find(instance, &mut *store, "proxy_on_delete"),

@@ -7,9 +7,11 @@
 //! Vm       one per thread      an instance: root contexts (plugins) and exchange contexts
 //! ```
 //!
-//! A VM is driven like this: [`Vm::new`], [`Vm::start_root`] for each plugin; then for each exchange [`Vm::open`],
-//! [`Vm::on_request_headers`], [`Vm::on_response_headers`], [`Vm::log`], [`Vm::close`]; and [`Vm::tick`] when the world's
-//! timer says so.
+//! A VM is driven like this: [`Vm::new`], [`Vm::start_root`] for each plugin; then for each exchange [`Vm::open`], and for
+//! each of its halves [`Vm::on_headers`], [`Vm::on_body`], [`Vm::on_trailers`]; at its end [`Vm::log`], [`Vm::close`]. A
+//! TCP connection has [`Vm::open_tcp`], [`Vm::on_new_connection`], [`Vm::on_data`], [`Vm::on_connection_close`]. In
+//! between come [`Vm::tick`] when the world's timer says so, [`Vm::on_http_call`] and [`Vm::on_grpc`] with what came of
+//! call-outs, and [`Vm::on_queue_ready`] when another VM has put something in a shared queue.
 //!
 //! What an embedder must know:
 //!
@@ -20,19 +22,20 @@
 //! - **A trap kills the VM** ([`Vm::is_dead`]): its contexts are gone, every call fails, a new one must be made.
 //! - Behaviour is Envoy's as it can be observed, without its crashes: which map can be reached in which callback, which
 //!   status a call answers, the order of callbacks.
-//!
-//! Bodies, trailers, call-outs, shared queues, foreign functions and TCP link and answer that there is nothing (module
-//! `calls/later.rs`); they come later.
 
+mod allow;
 mod artifact;
+mod callout;
 mod calls;
 mod engine;
 mod exports;
+mod grpc_service;
 pub mod limits;
 mod link;
 mod memory;
 mod overtime;
 mod plugin;
+mod queue;
 mod shared;
 mod state;
 mod stream;
@@ -42,11 +45,14 @@ mod trap;
 mod vm;
 mod world;
 
+pub use allow::{Allow, Restricted};
+pub use callout::{CallId, CallOut, GrpcCall, GrpcEvent, HttpAnswer, HttpCall, Lines};
 pub use engine::{Engine, EngineError, Options, Placement};
 pub use lacis_abi as abi;
+pub use limits::{Limit, Limits};
 pub use plugin::{Language, LoadError, Plugin};
 pub use shared::SharedData;
-pub use stream::{Half, Headers, Reply, Stream};
+pub use stream::{Buffer, Half, Headers, HeadersAction, Reply, Stream};
 pub use trap::{Cause, Trap};
-pub use vm::{ContextId, PluginSettings, RootId, StartError, Vm, VmSettings};
+pub use vm::{ContextId, PluginSettings, RootId, StartError, Vm, VmSettings, Wake};
 pub use world::{Change, Now, World};

@@ -1,5 +1,5 @@
 //! Every limit of the host, with its reason. The ones that a user may set are defaults here and fields of
-//! [`VmSettings`](crate::VmSettings) or [`Options`](crate::Options).
+//! [`VmSettings`](crate::VmSettings), [`Limits`] or [`Options`](crate::Options).
 
 use std::time::Duration;
 
@@ -66,3 +66,130 @@ pub const BACKTRACE: usize = 20;
 
 /// Capacity that the buffer for answers keeps between calls: more than any usual header, less than would be missed.
 pub const SCRATCH: usize = 16 << 10;
+
+/// Default number of call-outs in flight for one VM. Envoy has no bound; each holds a connection and a response.
+pub const CALLS: usize = 1024;
+
+/// Default bound of the bytes that the call-outs in flight of one VM may send (heads and bodies). They live outside guest
+/// memory until they are sent.
+pub const CALL_BYTES: usize = 16 << 20;
+
+/// Most bytes that may wait to be sent on one gRPC stream of a guest; see
+/// [`World::call_send`](crate::World::call_send).
+pub const CALL_QUEUED: usize = 1 << 20;
+
+/// Default number of log lines that one VM may write in a second. A filter that logs ten lines for each request is
+/// heard at 100 requests a second; a filter that logs in a loop does not fill a disk.
+pub const LOG_LINES: u32 = 1000;
+
+/// Default bound of a body, or TCP data, that a guest has changed: an edit may not leave more than this, unless it
+/// leaves no more than there was. The guest's own bound does not hold it.
+pub const BODY: usize = 16 << 20;
+
+/// Default bound of one entry of the shared data, key and value.
+pub const SHARED_ENTRY: usize = 1 << 20;
+
+/// Default number of items that wait in one shared queue. Envoy has no bound; where nobody takes items out, the oldest
+/// are of no use any more.
+pub const QUEUE_ITEMS: usize = 8192;
+
+/// Default bound of the bytes that wait in one shared queue.
+pub const QUEUE_BYTES: usize = 4 << 20;
+
+/// Default number of shared queues of one `vm_id`.
+pub const QUEUES: usize = 64;
+
+/// The limits of one VM that a user may set, beside its memory and its time.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Limits {
+    /// Call-outs in flight.
+    pub calls: usize,
+    /// Bytes that they send.
+    pub call_bytes: usize,
+    /// Log lines in a second.
+    pub log_lines: u32,
+    /// Metrics that it may define.
+    pub metrics: usize,
+    /// Bytes of the shared data of its `vm_id`, all entries together.
+    pub shared_bytes: usize,
+    /// Bytes of one entry of it.
+    pub shared_entry: usize,
+    /// Shared queues of its `vm_id`.
+    pub queues: usize,
+    /// Items in one of them.
+    pub queue_items: usize,
+    /// Bytes in one of them.
+    pub queue_bytes: usize,
+    /// Bytes of a body that it has changed.
+    pub body: usize,
+}
+
+/// What was refused to a guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Limit {
+    /// A change of a body, see [`Limits::body`].
+    Body,
+    /// A call-out, see [`Limits::calls`] and [`Limits::call_bytes`].
+    Calls,
+    /// A host function that its capabilities do not have.
+    Function,
+    /// Headers or properties, see [`WRITTEN`].
+    Headers,
+    /// A log line, see [`Limits::log_lines`].
+    LogLines,
+    /// A metric, see [`Limits::metrics`].
+    Metrics,
+    /// An item or a queue, see [`Limits::queues`], [`Limits::queue_items`] and [`Limits::queue_bytes`].
+    Queues,
+    /// An entry, see [`Limits::shared_bytes`] and [`Limits::shared_entry`].
+    SharedData,
+    /// A call-out to an upstream that its capabilities do not have.
+    Upstream,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            calls: CALLS,
+            call_bytes: CALL_BYTES,
+            log_lines: LOG_LINES,
+            metrics: METRICS,
+            shared_bytes: SHARED_BYTES,
+            shared_entry: SHARED_ENTRY,
+            queues: QUEUES,
+            queue_items: QUEUE_ITEMS,
+            queue_bytes: QUEUE_BYTES,
+            body: BODY,
+        }
+    }
+}
+
+impl Limit {
+    /// All of them, in the order of their names.
+    pub const ALL: [Limit; 9] = [
+        Limit::Body,
+        Limit::Calls,
+        Limit::Function,
+        Limit::Headers,
+        Limit::LogLines,
+        Limit::Metrics,
+        Limit::Queues,
+        Limit::SharedData,
+        Limit::Upstream,
+    ];
+
+    /// The word for it in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Limit::Body => "body",
+            Limit::Calls => "calls",
+            Limit::Function => "function",
+            Limit::Headers => "headers",
+            Limit::LogLines => "log_lines",
+            Limit::Metrics => "metrics",
+            Limit::Queues => "queues",
+            Limit::SharedData => "shared_data",
+            Limit::Upstream => "upstream",
+        }
+    }
+}

@@ -3,11 +3,16 @@
 
 use std::fmt;
 
-use wasmtime::{Caller, ExternType, FuncType, InstancePre, Linker, Module, ValType};
+use lacis_abi::Status;
+use wasmtime::{Caller, ExternType, FuncType, InstancePre, Linker, Module, Val, ValType};
 
+use crate::allow::{Allow, Restricted};
 use crate::calls::wasi::{self, BADF, NOENT, NOSYS, NOTSUP};
-use crate::calls::{IntoResult, When, buffers, headers, later, metrics, misc, permit, property, shared, stream};
+use crate::calls::{
+    IntoResult, When, buffers, callout, foreign, headers, metrics, misc, permit, property, shared, stream,
+};
 use crate::engine::Engine;
+use crate::limits::Limit;
 use crate::plugin::LoadError;
 use crate::state::State;
 
@@ -89,8 +94,8 @@ pub(crate) const ENV: &[Import] = &[
     import!(void Callback proxy_continue_request() = stream::resume_request),
     import!(Callback proxy_continue_response() = stream::resume_response),
     import!(void Callback proxy_continue_response() = stream::resume_response),
-    import!(Callback proxy_clear_route_cache() = later::clear_route_cache),
-    import!(void Callback proxy_clear_route_cache() = later::clear_route_cache),
+    import!(Callback proxy_clear_route_cache() = foreign::clear_route_cache),
+    import!(void Callback proxy_clear_route_cache() = foreign::clear_route_cache),
     import!(Callback proxy_set_effective_context(context: u32) = stream::set_effective_context),
     import!(Callback proxy_done() = stream::done),
 
@@ -105,22 +110,22 @@ pub(crate) const ENV: &[Import] = &[
     import!(Callback proxy_record_metric(id: u32, value: u64) = metrics::record),
     import!(Callback proxy_get_metric(id: u32, value: u32) = metrics::read),
 
-    import!(Callback proxy_register_shared_queue(name: u32, size: u32, id: u32) = later::register_queue),
-    import!(Callback proxy_resolve_shared_queue(vm_id: u32, vm_id_size: u32, name: u32, name_size: u32, id: u32) = later::resolve_queue),
-    import!(Callback proxy_enqueue_shared_queue(id: u32, item: u32, size: u32) = later::enqueue),
-    import!(Callback proxy_dequeue_shared_queue(id: u32, pointer: u32, size: u32) = later::dequeue),
+    import!(Callback proxy_register_shared_queue(name: u32, size: u32, id: u32) = shared::register),
+    import!(Callback proxy_resolve_shared_queue(vm_id: u32, vm_id_size: u32, name: u32, name_size: u32, id: u32) = shared::resolve),
+    import!(Callback proxy_enqueue_shared_queue(id: u32, item: u32, size: u32) = shared::enqueue),
+    import!(Callback proxy_dequeue_shared_queue(id: u32, pointer: u32, size: u32) = shared::dequeue),
 
-    import!(Callback proxy_http_call(upstream: u32, upstream_size: u32, headers: u32, headers_size: u32, body: u32, body_size: u32, trailers: u32, trailers_size: u32, timeout: u32, id: u32) = later::http_call),
-    import!(Callback proxy_grpc_call(_service: u32, _service_size: u32, _name: u32, _name_size: u32, _method: u32, _method_size: u32, _metadata: u32, _metadata_size: u32, _message: u32, _message_size: u32, _timeout: u32, id: u32) in call => later::grpc_call(call, id)),
+    import!(Callback proxy_http_call(upstream: u32, upstream_size: u32, headers: u32, headers_size: u32, body: u32, body_size: u32, trailers: u32, trailers_size: u32, timeout: u32, id: u32) = callout::http_call),
+    import!(Callback proxy_grpc_call(upstream: u32, upstream_size: u32, service: u32, service_size: u32, method: u32, method_size: u32, metadata: u32, metadata_size: u32, message: u32, message_size: u32, timeout: u32, id: u32) = callout::grpc_call),
     // AssemblyScript has no metadata.
-    import!(Callback proxy_grpc_call(_service: u32, _service_size: u32, _name: u32, _name_size: u32, _method: u32, _method_size: u32, _message: u32, _message_size: u32, _timeout: u32, id: u32) in call => later::grpc_call(call, id)),
-    import!(Callback proxy_grpc_stream(_service: u32, _service_size: u32, _name: u32, _name_size: u32, _method: u32, _method_size: u32, _metadata: u32, _metadata_size: u32, id: u32) in call => later::grpc_call(call, id)),
-    import!(Callback proxy_grpc_stream(_service: u32, _service_size: u32, _name: u32, _name_size: u32, _method: u32, _method_size: u32, id: u32) in call => later::grpc_call(call, id)),
-    import!(Callback proxy_grpc_send(id: u32, message: u32, size: u32, end: u32) = later::grpc_send),
-    import!(Callback proxy_grpc_cancel(id: u32) = later::grpc_end),
-    import!(Callback proxy_grpc_close(id: u32) = later::grpc_end),
-    import!(Callback proxy_get_status(code: u32, text: u32, size: u32) = later::call_status),
-    import!(Callback proxy_call_foreign_function(name: u32, name_size: u32, arguments: u32, arguments_size: u32, pointer: u32, size: u32) = later::foreign),
+    import!(Callback proxy_grpc_call(upstream: u32, upstream_size: u32, service: u32, service_size: u32, method: u32, method_size: u32, message: u32, message_size: u32, timeout: u32, id: u32) in call => callout::grpc_call(call, upstream, upstream_size, service, service_size, method, method_size, 0, 0, message, message_size, timeout, id)),
+    import!(Callback proxy_grpc_stream(upstream: u32, upstream_size: u32, service: u32, service_size: u32, method: u32, method_size: u32, metadata: u32, metadata_size: u32, id: u32) = callout::grpc_stream),
+    import!(Callback proxy_grpc_stream(upstream: u32, upstream_size: u32, service: u32, service_size: u32, method: u32, method_size: u32, id: u32) in call => callout::grpc_stream(call, upstream, upstream_size, service, service_size, method, method_size, 0, 0, id)),
+    import!(Callback proxy_grpc_send(id: u32, message: u32, size: u32, end: u32) = callout::grpc_send),
+    import!(Callback proxy_grpc_cancel(id: u32) = callout::grpc_cancel),
+    import!(Callback proxy_grpc_close(id: u32) = callout::grpc_close),
+    import!(Callback proxy_get_status(code: u32, text: u32, size: u32) = callout::status),
+    import!(Callback proxy_call_foreign_function(name: u32, name_size: u32, arguments: u32, arguments_size: u32, pointer: u32, size: u32) = foreign::call),
 ];
 
 /// WASI preview 1, modules `wasi_snapshot_preview1` and `wasi_unstable`.
@@ -178,12 +183,16 @@ pub(crate) const WASI: &[Import] = &[
     import!(Start sock_shutdown(_fd: u32, _how: u32) in _call => wasi::inert(NOTSUP)),
 ];
 
-/// Links a module, or says everything it imports that there is not.
-pub(crate) fn link(engine: &Engine, module: &Module) -> Result<InstancePre<State>, LoadError> {
+/// Links a module, or says everything it imports that there is not, or that it is not allowed.
+pub(crate) fn link(
+    engine: &Engine,
+    module: &Module,
+    allow: Option<(&Allow, Restricted)>,
+) -> Result<InstancePre<State>, LoadError> {
     let mut linker = Linker::new(engine.wasm());
     // A module may import one function several times.
     linker.allow_shadowing(true);
-    let mut missing = Vec::new();
+    let (mut missing, mut restricted) = (Vec::new(), Vec::new());
     for import in module.imports() {
         let name = format!("{}.{}", import.module(), import.name());
         let ExternType::Func(ty) = import.ty() else {
@@ -201,6 +210,12 @@ pub(crate) fn link(engine: &Engine, module: &Module) -> Result<InstancePre<State
             continue;
         }
         match named.find(|entry| entry.has_type(&ty)) {
+            Some(entry) if allow.is_some_and(|(allow, _)| !allow.has(entry.name)) => {
+                restricted.push(name);
+                linker
+                    .func_new(import.module(), entry.name, ty, |caller, _, results| refuse(&caller, results))
+                    .map_err(|e| LoadError::Link(format!("{e:#}")))?;
+            }
             Some(entry) => {
                 (entry.define)(&mut linker, import.module()).map_err(|e| LoadError::Link(format!("{e:#}")))?;
             }
@@ -210,7 +225,17 @@ pub(crate) fn link(engine: &Engine, module: &Module) -> Result<InstancePre<State
     if !missing.is_empty() {
         return Err(LoadError::Imports(missing));
     }
+    if !restricted.is_empty() && allow.is_some_and(|(_, what)| what == Restricted::Refuse) {
+        return Err(LoadError::Restricted(restricted));
+    }
     linker.instantiate_pre(module).map_err(|e| LoadError::Link(format!("{e:#}")))
+}
+
+/// Stands for a function that the filter is not allowed. It follows no pointer, so it may be called at any time.
+fn refuse(caller: &Caller<'_, State>, results: &mut [Val]) -> wasmtime::Result<()> {
+    caller.data().refused(Limit::Function).into_result()?;
+    results.fill(Val::I32(Status::InternalFailure as i32));
+    Ok(())
 }
 
 /// A function type, as people read it.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use lacis_abi::AbiVersion;
 use wasmtime::{ExternType, InstancePre, Module};
 
+use crate::allow::{Allow, Restricted};
 use crate::engine::Engine;
 use crate::state::State;
 use crate::{artifact, exports, link};
@@ -16,6 +17,8 @@ pub struct Plugin {
     pub(crate) engine: Engine,
     pub(crate) instance: InstancePre<State>,
     pub(crate) abi: AbiVersion,
+    /// It may not see bodies.
+    pub(crate) hides_bodies: bool,
     language: Option<Language>,
 }
 
@@ -71,6 +74,9 @@ pub enum LoadError {
     /// It imports what there is not.
     #[error("the module imports what this host does not have: {}", .0.join(", "))]
     Imports(Vec<String>),
+    /// It imports what it is not allowed.
+    #[error("the module imports what it is not allowed: {}", .0.join(", "))]
+    Restricted(Vec<String>),
     /// It cannot be linked for another reason.
     #[error("the module cannot be linked: {0}")]
     Link(String),
@@ -89,6 +95,15 @@ impl Plugin {
     /// the plugin is used (replace it by renaming).
     pub fn load(engine: &Engine, artifact: &Path) -> Result<Plugin, LoadError> {
         Plugin::of(engine, &artifact::load(engine, artifact)?)
+    }
+
+    /// The same module, with no more of the host's functions than these. The code is shared.
+    ///
+    /// # Errors
+    /// If it imports others and `others` is `Refuse`; all of them are named.
+    pub fn restricted(&self, allow: &Allow, others: Restricted) -> Result<Plugin, LoadError> {
+        let instance = link::link(&self.engine, self.instance.module(), Some((allow, others)))?;
+        Ok(Plugin { instance, hides_bodies: !allow.has_bodies(), ..self.clone() })
     }
 
     /// Version of the ABI that the module declares.
@@ -113,8 +128,8 @@ impl Plugin {
 
     fn of(engine: &Engine, module: &Module) -> Result<Plugin, LoadError> {
         let abi = exports::check(module)?;
-        let instance = link::link(engine, module)?;
-        Ok(Plugin { engine: engine.clone(), instance, abi, language: Language::of(module) })
+        let instance = link::link(engine, module, None)?;
+        Ok(Plugin { engine: engine.clone(), instance, abi, hides_bodies: false, language: Language::of(module) })
     }
 }
 

@@ -6,21 +6,24 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use lacis_abi::Status;
 
-use crate::limits;
+use crate::limits::{self, Limits};
+use crate::queue::{Consumer, Named, Queue, Registry};
 
-/// The shared data of a process. Values belong to a `vm_id` and live as long as any VM of it.
+/// The shared data and the shared queues of a process. Values belong to a `vm_id` and live as long as any VM of it.
 #[derive(Debug, Default)]
 pub struct SharedData {
     spaces: Mutex<HashMap<String, Weak<Space>>>,
     /// One counter for all keys, as in Envoy: a value read under one key never fits another.
     cas: Arc<AtomicU32>,
+    queues: Registry,
 }
 
-/// The store of one `vm_id`.
+/// The store of one `vm_id`, and its queues.
 #[derive(Debug)]
 pub(crate) struct Space {
     data: Mutex<Data>,
     cas: Arc<AtomicU32>,
+    queues: Named,
 }
 
 #[derive(Debug, Default)]
@@ -44,9 +47,25 @@ impl SharedData {
             return space;
         }
         spaces.retain(|_, space| space.strong_count() > 0);
-        let space = Arc::new(Space { data: Mutex::default(), cas: self.cas.clone() });
+        let space = Arc::new(Space { data: Mutex::default(), cas: self.cas.clone(), queues: Named::default() });
         spaces.insert(vm_id.to_owned(), Arc::downgrade(&space));
         space
+    }
+
+    /// Makes a queue of a `vm_id`, or changes its consumer; see [`Named::register`].
+    pub(crate) fn register(&self, space: &Space, name: &[u8], consumer: Consumer, limits: &Limits) -> Option<u32> {
+        space.queues.register(name, consumer, &self.queues, limits)
+    }
+
+    /// The number of a queue of a `vm_id`.
+    pub(crate) fn resolve(&self, vm_id: &str, name: &[u8]) -> Option<u32> {
+        let space = lock(&self.spaces).get(vm_id).and_then(Weak::upgrade)?;
+        space.queues.number(name)
+    }
+
+    /// The queue with this number, whoever's it is.
+    pub(crate) fn queue(&self, number: u32) -> Result<Arc<Queue>, Status> {
+        self.queues.queue(number)
     }
 }
 
@@ -60,8 +79,8 @@ impl Space {
     }
 
     /// Sets a key. A `cas` other than 0 must be the version of the value that is replaced (`CasMismatch`); for a key
-    /// that does not exist any will do. `InternalFailure` when the store is full.
-    pub(crate) fn set(&self, key: &[u8], bytes: &[u8], cas: u32) -> Result<(), Status> {
+    /// that does not exist any will do. `InternalFailure` when the entry is too large or the store is full.
+    pub(crate) fn set(&self, key: &[u8], bytes: &[u8], cas: u32, limits: &Limits) -> Result<(), Status> {
         let mut data = lock(&self.data);
         let old = match data.values.get(key) {
             Some(value) if cas != 0 && cas != value.cas => return Err(Status::CasMismatch),
@@ -69,7 +88,7 @@ impl Space {
             None => 0,
         };
         let total = data.bytes - old + key.len() + bytes.len() + limits::ENTRY;
-        if total > limits::SHARED_BYTES {
+        if key.len() + bytes.len() > limits.shared_entry || total > limits.shared_bytes {
             return Err(Status::InternalFailure);
         }
         data.bytes = total;
@@ -91,7 +110,7 @@ impl Space {
 }
 
 /// No code that runs under these locks panics; should it, what it left is still a valid store.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -104,17 +123,29 @@ mod tests {
         space.get(key, &mut out).map(|cas| (out, cas))
     }
 
+    fn set(space: &Space, key: &[u8], bytes: &[u8], cas: u32) -> Result<(), Status> {
+        space.set(key, bytes, cas, &Limits { shared_entry: usize::MAX, ..Limits::default() })
+    }
+
+    #[test]
+    fn an_entry_is_bounded() {
+        let limits = Limits { shared_entry: 3, ..Limits::default() };
+        let space = SharedData::default().space("");
+        assert_eq!(space.set(b"k", b"vv", 0, &limits), Ok(()));
+        assert_eq!(space.set(b"k", b"vvv", 0, &limits), Err(Status::InternalFailure));
+    }
+
     #[test]
     fn a_stale_version_is_refused_and_zero_overwrites() {
         let shared = SharedData::default();
         let space = shared.space("");
         assert_eq!(read(&space, b"k"), Err(Status::NotFound));
-        assert_eq!(space.set(b"k", b"1", 77), Ok(()));
+        assert_eq!(set(&space, b"k", b"1", 77), Ok(()));
         let (value, cas) = read(&space, b"k").unwrap();
         assert_eq!(value, b"1");
-        assert_eq!(space.set(b"k", b"2", cas), Ok(()));
-        assert_eq!(space.set(b"k", b"3", cas), Err(Status::CasMismatch));
-        assert_eq!(space.set(b"k", b"", 0), Ok(()));
+        assert_eq!(set(&space, b"k", b"2", cas), Ok(()));
+        assert_eq!(set(&space, b"k", b"3", cas), Err(Status::CasMismatch));
+        assert_eq!(set(&space, b"k", b"", 0), Ok(()));
         assert_eq!(read(&space, b"k").unwrap().0, b"");
     }
 
@@ -122,7 +153,7 @@ mod tests {
     fn the_version_zero_is_skipped() {
         let shared = SharedData { cas: Arc::new(AtomicU32::new(u32::MAX)), ..SharedData::default() };
         let space = shared.space("");
-        space.set(b"k", b"1", 0).unwrap();
+        set(&space, b"k", b"1", 0).unwrap();
         assert_eq!(read(&space, b"k").unwrap().1, 1);
     }
 
@@ -130,7 +161,7 @@ mod tests {
     fn a_vm_id_keeps_its_data_while_a_vm_has_it() {
         let shared = SharedData::default();
         let (one, two) = (shared.space("a"), shared.space("a"));
-        one.set(b"k", b"v", 0).unwrap();
+        set(&one, b"k", b"v", 0).unwrap();
         drop(one);
         assert!(read(&two, b"k").is_ok());
         assert!(read(&shared.space("b"), b"k").is_err());
@@ -143,10 +174,10 @@ mod tests {
         let shared = SharedData::default();
         let space = shared.space("");
         let exact = vec![0; limits::SHARED_BYTES - 1 - limits::ENTRY];
-        assert_eq!(space.set(b"k", &exact, 0), Ok(()));
-        assert_eq!(space.set(b"l", b"", 0), Err(Status::InternalFailure));
-        assert_eq!(space.set(b"k", &[&exact[..], b"x"].concat(), 0), Err(Status::InternalFailure));
-        assert_eq!(space.set(b"k", b"small", 0), Ok(()));
-        assert_eq!(space.set(b"l", b"", 0), Ok(()));
+        assert_eq!(set(&space, b"k", &exact, 0), Ok(()));
+        assert_eq!(set(&space, b"l", b"", 0), Err(Status::InternalFailure));
+        assert_eq!(set(&space, b"k", &[&exact[..], b"x"].concat(), 0), Err(Status::InternalFailure));
+        assert_eq!(set(&space, b"k", b"small", 0), Ok(()));
+        assert_eq!(set(&space, b"l", b"", 0), Ok(()));
     }
 }

@@ -8,11 +8,13 @@ use foldhash::HashMap;
 use lacis_abi::{AbiVersion, Level, Map, MetricKind, Status};
 use wasmtime::{Memory, ResourceLimiter, TypedFunc, UpdateDeadline};
 
+use crate::callout::CallOuts;
 use crate::calls::Fail;
 use crate::engine::Clock;
-use crate::limits;
+use crate::limits::{self, Limit, Limits};
 use crate::overtime::{Budget, Overtime, thread_cpu};
-use crate::shared::Space;
+use crate::queue::Mailbox;
+use crate::shared::{SharedData, Space};
 use crate::stream::{Half, Headers, Stream};
 use crate::vm::PluginSettings;
 use crate::world::World;
@@ -34,6 +36,13 @@ pub(crate) struct State {
     /// `NAME=value`.
     pub(crate) env: Vec<String>,
     pub(crate) shared: Arc<Space>,
+    pub(crate) process: Arc<SharedData>,
+    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) hides_bodies: bool,
+    /// The second in which the last line was logged, and how many were in it.
+    pub(crate) lines: Cell<(u64, u32)>,
+    pub(crate) limits: Limits,
+    pub(crate) calls: CallOuts,
     /// The world's numbers of the metrics that guests defined, by kind; a guest's id holds the index and the kind.
     pub(crate) metrics: [Vec<u32>; 3],
     pub(crate) limiter: Limiter,
@@ -72,30 +81,47 @@ pub(crate) enum Kind {
     Root {
         /// `proxy_on_done` answered false: the context ends when the guest calls `proxy_done`.
         ending: Cell<bool>,
+        /// Outcome of its last call-out.
+        status: Cell<u32>,
     },
     Exchange(Exchange),
 }
 
 pub(crate) struct Exchange {
     pub(crate) stream: Rc<RefCell<dyn Stream>>,
-    pub(crate) request: Cell<Progress>,
-    pub(crate) response: Cell<Progress>,
+    /// A TCP connection.
+    pub(crate) tcp: bool,
+    pub(crate) request: Side,
+    pub(crate) response: Side,
     pub(crate) life: Cell<Life>,
     pub(crate) replied: Cell<bool>,
     /// Bytes that the guest has written outside its memory, against [`limits::WRITTEN`].
     pub(crate) written: Cell<usize>,
 }
 
-/// How far the headers of one half are.
+/// How far one half is.
+pub(crate) struct Side {
+    pub(crate) head: Cell<Progress>,
+    pub(crate) body: Cell<Progress>,
+    pub(crate) trailers: Cell<Progress>,
+    /// A callback has stopped it, and it has not been resumed since.
+    pub(crate) stopped: Cell<bool>,
+    /// The body has been shown to its end, and there are no trailers.
+    pub(crate) ended: Cell<bool>,
+}
+
+/// How far a part of one half is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Progress {
     /// Not here yet.
     Ahead,
-    /// Their callback runs.
+    /// Its callback runs.
     Here,
-    /// Their callback runs, and has asked to continue.
+    /// Its callback runs, and has asked to continue; or another has, for a part that was held. The embedder acts on it
+    /// when the callback has returned: until then what is done to a response still counts, as in Envoy, which drops only
+    /// its request at once.
     Released,
-    /// Their callback paused.
+    /// Its callback stopped it.
     Held,
     /// Gone to the next filter.
     Gone,
@@ -133,13 +159,24 @@ impl State {
     /// Runs `f` on a header map of the effective context if there is one that the guest may read.
     pub(crate) fn read<R>(&self, map: Map, f: impl FnOnce(&dyn Headers) -> R) -> Result<Option<R>, Fail> {
         match self.access(map) {
-            Access::Write | Access::Read => self.headers(map, |headers| f(headers)),
+            Access::Write => self.headers(map, |headers| f(headers)),
+            Access::Read => match self.calls.headers(map) {
+                Some(headers) => Ok(Some(f(headers))),
+                None => self.headers(map, |headers| f(headers)),
+            },
             Access::Nothing | Access::NothingToLog => Ok(None),
         }
     }
 
     pub(crate) fn access(&self, map: Map) -> Access {
-        self.exchange().map_or(Access::Nothing, |exchange| exchange.access(map))
+        match map {
+            Map::RequestHeaders | Map::RequestTrailers | Map::ResponseHeaders | Map::ResponseTrailers => {
+                self.exchange().map_or(Access::Nothing, |exchange| exchange.access(map))
+            }
+            _ if self.calls.headers(map).is_some() => Access::Read,
+            _ if self.exchange().is_some_and(|exchange| exchange.life.get() == Life::Logging) => Access::NothingToLog,
+            _ => Access::Nothing,
+        }
     }
 
     pub(crate) fn exchange(&self) -> Option<&Exchange> {
@@ -156,8 +193,28 @@ impl State {
         if level < self.level {
             return Ok(());
         }
+        let mut world = self.world_mut()?;
+        let second = world.now().monotonic / 1_000_000_000;
+        let (then, lines) = self.lines.get();
+        let lines = if second == then { lines } else { 0 };
+        self.lines.set((second, lines.saturating_add(1)));
+        let limit = self.limits.log_lines;
+        if lines >= limit {
+            if lines == limit {
+                let text = format!("more than {limit} lines in a second: the others are left out");
+                world.log(self.plugin(), Level::Warn, &text);
+            }
+            world.refused(self.plugin(), Limit::LogLines);
+            return Ok(());
+        }
         let text = String::from_utf8_lossy(&text[..text.len().min(limits::LOG_LINE)]);
-        self.world_mut()?.log(self.plugin(), level, &text);
+        world.log(self.plugin(), level, &text);
+        Ok(())
+    }
+
+    /// Has the embedder count what the guest was refused.
+    pub(crate) fn refused(&self, limit: Limit) -> Result<(), Fail> {
+        self.world_mut()?.refused(self.plugin(), limit);
         Ok(())
     }
 
@@ -206,11 +263,12 @@ impl Context {
 }
 
 impl Exchange {
-    pub(crate) fn new(stream: Rc<RefCell<dyn Stream>>) -> Exchange {
+    pub(crate) fn new(stream: Rc<RefCell<dyn Stream>>, tcp: bool) -> Exchange {
         Exchange {
             stream,
-            request: Cell::new(Progress::Ahead),
-            response: Cell::new(Progress::Ahead),
+            tcp,
+            request: Side::new(),
+            response: Side::new(),
             life: Cell::new(Life::Open),
             replied: Cell::new(false),
             written: Cell::new(0),
@@ -222,11 +280,17 @@ impl Exchange {
         self.stream.try_borrow_mut().map_err(|_| Fail::host("the embedder holds a Stream across a guest call"))
     }
 
-    pub(crate) fn progress(&self, half: Half) -> &Cell<Progress> {
+    pub(crate) fn side(&self, half: Half) -> &Side {
         match half {
             Half::Request => &self.request,
             Half::Response => &self.response,
         }
+    }
+
+    /// Bytes that the guest sees of a body. None while the embedder holds the stream, which the first host call tells.
+    pub(crate) fn body_len(&self, half: Half) -> u32 {
+        let len = self.stream.try_borrow_mut().ok().and_then(|mut stream| Some(stream.body(half)?.len()));
+        u32::try_from(len.unwrap_or(0)).unwrap_or(u32::MAX)
     }
 
     /// Counts what the guest is about to write outside its memory; `InternalFailure` when it is too much.
@@ -239,7 +303,23 @@ impl Exchange {
         Ok(())
     }
 
-    /// Envoy's rule: a head can be reached while it is here or held, and all of them can be read in the log phase.
+    /// Whether the guest may reach a body now.
+    pub(crate) fn reaches_body(&self, half: Half) -> bool {
+        self.life.get() == Life::Open && self.reaches(half, &self.side(half).body)
+    }
+
+    /// Trailers can be made where there are none, at the end of the body.
+    fn reaches_trailers(&self, half: Half) -> bool {
+        let side = self.side(half);
+        self.reaches(half, &side.trailers) || side.ended.get() && self.reaches(half, &side.body)
+    }
+
+    fn reaches(&self, half: Half, part: &Cell<Progress>) -> bool {
+        part.get().is_here() || half == Half::Response && part.get() == Progress::Released
+    }
+
+    /// Envoy's rule: a head, or trailers, can be reached while they are here or held, and heads and the response's
+    /// trailers can be read in the log phase.
     fn access(&self, map: Map) -> Access {
         match self.life.get() {
             Life::Logging => match map {
@@ -248,17 +328,73 @@ impl Exchange {
             },
             Life::Logged | Life::Ended => Access::Nothing,
             Life::Open => {
-                let progress = match map {
-                    Map::RequestHeaders => self.request.get(),
-                    Map::ResponseHeaders => self.response.get(),
-                    _ => Progress::Gone,
+                let reachable = match map {
+                    Map::RequestHeaders => self.reaches(Half::Request, &self.request.head),
+                    Map::RequestTrailers => self.reaches_trailers(Half::Request),
+                    Map::ResponseHeaders => self.reaches(Half::Response, &self.response.head),
+                    Map::ResponseTrailers => self.reaches_trailers(Half::Response),
+                    _ => false,
                 };
-                match progress {
-                    Progress::Here | Progress::Held => Access::Write,
-                    Progress::Ahead | Progress::Released | Progress::Gone => Access::Nothing,
-                }
+                if reachable { Access::Write } else { Access::Nothing }
             }
         }
+    }
+}
+
+impl Side {
+    fn new() -> Side {
+        let ahead = || Cell::new(Progress::Ahead);
+        Side { head: ahead(), body: ahead(), trailers: ahead(), stopped: Cell::new(false), ended: Cell::new(false) }
+    }
+
+    /// A part has been shown to the guest, whose answer is that it goes on, or not. False means that it does not.
+    pub(crate) fn settle(&self, part: &Cell<Progress>, goes_on: bool) -> bool {
+        let goes_on = goes_on || part.get() == Progress::Released;
+        if goes_on {
+            self.go();
+        } else {
+            part.set(Progress::Held);
+        }
+        self.stopped.set(!goes_on);
+        goes_on
+    }
+
+    /// The guest lets it go on. True when it was stopped and waits for that; false when its own callback runs.
+    pub(crate) fn release(&self) -> bool {
+        let running = self.parts().into_iter().any(|part| part.get() == Progress::Here);
+        for part in self.parts() {
+            if part.get().is_here() {
+                part.set(Progress::Released);
+            }
+        }
+        !running && self.stopped.replace(false)
+    }
+
+    /// A callback of this half begins: what was let go before has gone.
+    pub(crate) fn begin(&self, part: &Cell<Progress>) {
+        for released in self.parts().into_iter().filter(|part| part.get() == Progress::Released) {
+            released.set(Progress::Gone);
+        }
+        part.set(Progress::Here);
+    }
+
+    fn parts(&self) -> [&Cell<Progress>; 3] {
+        [&self.head, &self.body, &self.trailers]
+    }
+
+    /// Everything that was held is gone. What was not here yet is not.
+    pub(crate) fn go(&self) {
+        for part in self.parts() {
+            if part.get() != Progress::Ahead {
+                part.set(Progress::Gone);
+            }
+        }
+    }
+}
+
+impl Progress {
+    fn is_here(self) -> bool {
+        matches!(self, Progress::Here | Progress::Held)
     }
 }
 

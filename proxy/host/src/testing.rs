@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use lacis_abi::{Level, Map, MetricKind, Path, Status};
 
-use crate::stream::{Half, Headers, Reply, Stream};
+use crate::callout::{CallId, CallOut};
+use crate::limits::Limit;
+use crate::stream::{Buffer, Half, Headers, Reply, Stream};
 use crate::vm::RootId;
 use crate::world::{Change, Now, World};
 
@@ -22,6 +24,12 @@ pub struct TestStream {
     pub request: List,
     /// Head of the response, once there is one.
     pub response: Option<List>,
+    /// Trailers of the request, once there are any.
+    pub request_trailers: Option<List>,
+    /// Trailers of the response, once there are any.
+    pub response_trailers: Option<List>,
+    /// What the guest sees of the bodies, or of the data from and to the client.
+    pub bodies: [Option<Vec<u8>>; 2],
     /// What can be read by path, segments joined by NUL; also what the guest has set.
     pub properties: BTreeMap<Vec<u8>, Vec<u8>>,
     /// The guest's own answer.
@@ -30,6 +38,10 @@ pub struct TestStream {
     pub resumed: Vec<Half>,
     /// Whether the guest reset the exchange.
     pub closed: bool,
+    /// Sides that the guest closed.
+    pub closed_sides: Vec<Half>,
+    /// How often the guest wanted the route chosen anew.
+    pub rerouted: usize,
 }
 
 /// A world that keeps everything it is told, and in which time stands still.
@@ -45,7 +57,20 @@ pub struct TestWorld {
     pub ticks: Vec<(RootId, Option<Duration>)>,
     /// Kind, name and value of each metric; of a histogram the sum.
     pub metrics: Vec<(MetricKind, String, u64)>,
+    /// Upstreams that there are; one named `broken` cannot be called, and takes no message.
+    pub upstreams: Vec<String>,
+    /// Call-outs that were begun.
+    pub calls: Vec<(CallId, RootId, CallOut)>,
+    /// Messages that were sent on gRPC streams, and whether they are the last.
+    pub sent: Vec<(CallId, Option<Vec<u8>>, bool)>,
+    /// Call-outs that were cancelled.
+    pub cancelled: Vec<CallId>,
+    /// What was refused.
+    pub refused: Vec<Limit>,
 }
+
+/// The name of the upstream that cannot be called.
+const BROKEN: &str = "broken";
 
 impl List {
     /// A list of these lines.
@@ -99,8 +124,14 @@ impl Stream for TestStream {
         match map {
             Map::RequestHeaders => Some(&mut self.request),
             Map::ResponseHeaders => self.response.as_mut().map(|list| list as &mut dyn Headers),
+            Map::RequestTrailers => Some(self.request_trailers.get_or_insert_default()),
+            Map::ResponseTrailers => Some(self.response_trailers.get_or_insert_default()),
             _ => None,
         }
+    }
+
+    fn body(&mut self, half: Half) -> Option<&mut dyn Buffer> {
+        self.bodies[half as usize].as_mut().map(|body| body as &mut dyn Buffer)
     }
 
     fn property(&self, path: Path<'_>, out: &mut Vec<u8>) -> Result<(), Status> {
@@ -123,6 +154,23 @@ impl Stream for TestStream {
 
     fn close(&mut self) {
         self.closed = true;
+    }
+
+    fn close_side(&mut self, half: Half) {
+        self.closed_sides.push(half);
+    }
+
+    fn clear_route_cache(&mut self) {
+        self.rerouted += 1;
+    }
+
+    /// `reverse`.
+    fn foreign(&mut self, name: &[u8], arguments: &[u8], out: &mut Vec<u8>) -> Result<(), Status> {
+        match name {
+            b"reverse" => out.extend(arguments.iter().rev()),
+            _ => return Err(Status::NotFound),
+        }
+        Ok(())
     }
 }
 
@@ -173,5 +221,46 @@ impl World for TestWorld {
             Change::Set(to) => *value = to,
         }
         *value
+    }
+
+    fn call_out(&mut self, id: CallId, root: RootId, call: CallOut) -> Result<(), Status> {
+        let upstream = match &call {
+            CallOut::Http(call) => &call.upstream,
+            CallOut::Grpc(call) | CallOut::GrpcStream(call) => &call.upstream,
+        };
+        if upstream == BROKEN {
+            return Err(Status::InternalFailure);
+        }
+        if !self.upstreams.contains(upstream) {
+            return Err(Status::NotFound);
+        }
+        self.calls.push((id, root, call));
+        Ok(())
+    }
+
+    fn call_send(&mut self, id: CallId, message: Option<Vec<u8>>, end: bool) -> Result<(), Status> {
+        if message.as_deref() == Some(BROKEN.as_bytes()) {
+            return Err(Status::InternalFailure);
+        }
+        self.sent.push((id, message, end));
+        Ok(())
+    }
+
+    fn call_cancel(&mut self, id: CallId) {
+        self.cancelled.push(id);
+    }
+
+    /// `fail`, with the status that the first argument byte says; `echo`.
+    fn foreign(&mut self, _plugin: &str, name: &[u8], arguments: &[u8], out: &mut Vec<u8>) -> Result<(), Status> {
+        match (name, arguments) {
+            (b"echo", _) => out.extend_from_slice(arguments),
+            (b"fail", [status, ..]) => return Err(Status::from_u32((*status).into()).unwrap_or(Status::NotFound)),
+            _ => return Err(Status::NotFound),
+        }
+        Ok(())
+    }
+
+    fn refused(&mut self, _plugin: &str, limit: Limit) {
+        self.refused.push(limit);
     }
 }

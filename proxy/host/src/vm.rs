@@ -1,21 +1,27 @@
 //! One instance of a module on one thread: its contexts, its callbacks in Envoy's order, and its death.
 
+mod calls;
+mod http;
+mod tcp;
+
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lacis_abi::{Action, HeadersAnswer, Level};
+use lacis_abi::Level;
 use wasmtime::{ExternType, Store, TypedFunc, WasmParams, WasmResults};
 
-use crate::exports::{Exports, OnHeaders, find};
-use crate::limits;
+use crate::callout::CallOuts;
+use crate::exports::{Exports, find};
+use crate::limits::{self, Limits};
 use crate::overtime::{Budget, Overtime};
 use crate::plugin::Plugin;
+use crate::queue::Mailbox;
 use crate::shared::SharedData;
-use crate::state::{Context, Exchange, Kind, Life, Limiter, Phase, Progress, State};
-use crate::stream::{Half, Stream};
+use crate::state::{Context, Exchange, Kind, Life, Limiter, Phase, State};
+use crate::stream::Stream;
 use crate::trap::{Bounds, Cause, Exit, Trap};
 use crate::world::World;
 
@@ -39,7 +45,16 @@ pub struct VmSettings {
     pub level: Level,
     /// The shared data of the process.
     pub shared: Arc<SharedData>,
+    /// The other limits.
+    pub limits: Limits,
+    /// Called when [`Vm::on_queue_ready`] has something to do.
+    pub wake: Wake,
 }
+
+/// Wakes the thread of a VM: called from any thread, also from within a host call of the VM itself. It does no more than
+/// take a note.
+#[derive(Clone)]
+pub struct Wake(pub Arc<dyn Fn() + Send + Sync>);
 
 /// One plugin: a root context of a VM.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -50,6 +65,11 @@ pub struct PluginSettings {
     pub root_id: String,
     /// Its configuration, as the guest reads it in `proxy_on_configure`.
     pub configuration: Vec<u8>,
+    /// Envoy's option of this name: a pause at the headers holds only the headers, and the body is shown all the same.
+    /// Without it, such a pause stops everything.
+    pub allow_on_headers_stop_iteration: bool,
+    /// Upstreams that it may call, by their names; none is every one.
+    pub upstreams: Option<Vec<String>>,
 }
 
 /// A root context of one VM.
@@ -108,14 +128,31 @@ impl Default for VmSettings {
             start_time: limits::START_TIME,
             level: Level::Info,
             shared: Arc::default(),
+            limits: Limits::default(),
+            wake: Wake::default(),
         }
     }
 }
 
+impl Default for Wake {
+    /// Nobody waits.
+    fn default() -> Wake {
+        Wake(Arc::new(|| {}))
+    }
+}
+
+impl fmt::Debug for Wake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Wake")
+    }
+}
+
+const VALIDATE: &str = "proxy_validate_configuration";
+
 impl Vm {
     /// Instantiates the module and runs its start-up: the start section, then `_initialize` and `main`, or `_start`.
     pub fn new(plugin: &Plugin, settings: VmSettings, world: Rc<RefCell<dyn World>>) -> Result<Vm, StartError> {
-        let VmSettings { vm_id, configuration, env, memory, time, start_time, level, shared } = settings;
+        let VmSettings { vm_id, configuration, env, memory, time, start_time, level, shared, limits, wake } = settings;
         let memory = memory.min(limits::MEMORY_MAX);
         if let Some(ExternType::Memory(ty)) = plugin.instance.module().get_export("memory") {
             let needs = ty.minimum().saturating_mul(ty.page_size());
@@ -140,9 +177,15 @@ impl Vm {
             world,
             level,
             shared: shared.space(&vm_id),
+            process: shared,
+            mailbox: Arc::new(Mailbox::new(wake)),
+            hides_bodies: plugin.hides_bodies,
+            lines: Cell::default(),
             vm_id,
             configuration,
             env: env.into_iter().map(|(name, value)| format!("{name}={value}")).collect(),
+            limits,
+            calls: CallOuts::default(),
             metrics: Default::default(),
             limiter: Limiter { memory, refused: false },
             clock,
@@ -182,7 +225,8 @@ impl Vm {
         let id = self.fresh_id();
         let plugin = Rc::new(settings);
         let size = size(&plugin.configuration);
-        let context = Rc::new(Context { id, root: id, plugin, kind: Kind::Root { ending: Cell::new(false) } });
+        let kind = Kind::Root { ending: Cell::new(false), status: Cell::new(0) };
+        let context = Rc::new(Context { id, root: id, plugin, kind });
         let state = self.runner.store.data_mut();
         let vm_size = self::size(&state.configuration);
         state.contexts.insert(id, context.clone());
@@ -190,6 +234,11 @@ impl Vm {
         self.enter("proxy_on_context_create", |e| e.context_create.as_ref(), (id, 0), &context, phase)?;
         if self.enter("proxy_on_vm_start", |e| e.vm_start.as_ref(), (id, vm_size), &context, phase)? == Some(0) {
             return Err(StartError::Refused("proxy_on_vm_start"));
+        }
+        // Of Envoy's own SDK for C++ only.
+        let valid = self.enter(VALIDATE, |e| e.validate_configuration.as_ref(), (id, size), &context, phase)?;
+        if valid == Some(0) {
+            return Err(StartError::Refused(VALIDATE));
         }
         if self.enter("proxy_on_configure", |e| e.configure.as_ref(), (id, size), &context, phase)? == Some(0) {
             return Err(StartError::Refused("proxy_on_configure"));
@@ -204,7 +253,7 @@ impl Vm {
         let done = self.enter("proxy_on_done", |e| e.done.as_ref(), root.0, &context, Phase::Running)? != Some(0);
         if done {
             self.delete(&context)?;
-        } else if let Kind::Root { ending } = &context.kind {
+        } else if let Kind::Root { ending, .. } = &context.kind {
             ending.set(true);
         }
         Ok(done)
@@ -223,26 +272,22 @@ impl Vm {
 
     /// Makes a context for an exchange (`proxy_on_context_create`). It must be [closed](Vm::close).
     pub fn open(&mut self, root: RootId, stream: Rc<RefCell<dyn Stream>>) -> Result<ContextId, Trap> {
+        self.open_stream(root, stream, false)
+    }
+
+    /// Makes a context for a TCP connection, as [`Vm::open`] for an exchange.
+    pub fn open_tcp(&mut self, root: RootId, stream: Rc<RefCell<dyn Stream>>) -> Result<ContextId, Trap> {
+        self.open_stream(root, stream, true)
+    }
+
+    fn open_stream(&mut self, root: RootId, stream: Rc<RefCell<dyn Stream>>, tcp: bool) -> Result<ContextId, Trap> {
         const CALLBACK: &str = "proxy_on_context_create";
         let plugin = self.context(root.0, CALLBACK)?.plugin.clone();
         let id = self.fresh_id();
-        let context = Rc::new(Context { id, root: root.0, plugin, kind: Kind::Exchange(Exchange::new(stream)) });
+        let context = Rc::new(Context { id, root: root.0, plugin, kind: Kind::Exchange(Exchange::new(stream, tcp)) });
         self.runner.store.data_mut().contexts.insert(id, context.clone());
         self.enter(CALLBACK, |e| e.context_create.as_ref(), (id, root.0), &context, Phase::Running)?;
         Ok(ContextId(id))
-    }
-
-    /// Shows the guest the head of the request: `count` header lines with pseudo-headers, `end` when nothing follows.
-    ///
-    /// `Pause` means that the request stays here until [`Stream::resume`]; or for good, when the guest has called
-    /// [`Stream::reply`] or [`Stream::close`] meanwhile, which the caller must look for after each call.
-    pub fn on_request_headers(&mut self, id: ContextId, count: u32, end: bool) -> Result<Action, Trap> {
-        self.on_headers("proxy_on_request_headers", Half::Request, id, count, end)
-    }
-
-    /// Shows the guest the head of the response; see [`Vm::on_request_headers`].
-    pub fn on_response_headers(&mut self, id: ContextId, count: u32, end: bool) -> Result<Action, Trap> {
-        self.on_headers("proxy_on_response_headers", Half::Response, id, count, end)
     }
 
     /// Runs the log callback: the exchange is over and all its heads can be read once more. In a chain of filters it
@@ -260,14 +305,19 @@ impl Vm {
     }
 
     /// Ends an exchange's context: the log callback if it has not run, `proxy_on_done` (whose answer counts for nothing
-    /// here), `proxy_on_delete`.
+    /// here), `proxy_on_delete`. Of a TCP connection `proxy_on_done` comes first, as in Envoy.
     pub fn close(&mut self, id: ContextId) -> Result<(), Trap> {
-        self.log(id)?;
         let context = self.context(id.0, "proxy_on_done")?;
-        if let Some(exchange) = context.exchange() {
+        let Some(exchange) = context.exchange() else { return Ok(()) };
+        if !exchange.tcp {
+            self.log(id)?;
             exchange.life.set(Life::Ended);
         }
         self.enter("proxy_on_done", |e| e.done.as_ref(), id.0, &context, Phase::Running)?;
+        if exchange.tcp {
+            self.log(id)?;
+            exchange.life.set(Life::Ended);
+        }
         self.delete(&context)
     }
 
@@ -289,45 +339,6 @@ impl Vm {
     /// Sets the least level that is logged.
     pub fn set_level(&mut self, level: Level) {
         self.runner.store.data_mut().level = level;
-    }
-
-    fn on_headers(
-        &mut self,
-        callback: &'static str,
-        half: Half,
-        id: ContextId,
-        count: u32,
-        end: bool,
-    ) -> Result<Action, Trap> {
-        let context = self.context(id.0, callback)?;
-        let Some(exchange) = context.exchange() else { return Ok(Action::Continue) };
-        let on_headers = match half {
-            Half::Request => &self.exports.request_headers,
-            Half::Response => &self.exports.response_headers,
-        };
-        let (progress, replied) = (exchange.progress(half), exchange.replied.get());
-        progress.set(Progress::Here);
-        let runner = &mut self.runner;
-        let answer = match on_headers {
-            None => 0,
-            Some(OnHeaders::New(function)) => {
-                runner.enter(callback, function, (id.0, count, u32::from(end)), &context, Phase::Running)?
-            }
-            Some(OnHeaders::Old(function)) => {
-                runner.enter(callback, function, (id.0, count), &context, Phase::Running)?
-            }
-        };
-        self.delete_done()?;
-        let (now, action) = match (progress.get(), HeadersAnswer::of(answer).action()) {
-            // Answered by the guest: this half goes nowhere, whatever the callback says.
-            _ if exchange.replied.get() != replied => (Progress::Gone, Action::Pause),
-            (Progress::Here, Action::Pause) => (Progress::Held, Action::Pause),
-            (Progress::Here | Progress::Released | Progress::Ahead | Progress::Held | Progress::Gone, _) => {
-                (Progress::Gone, Action::Continue)
-            }
-        };
-        progress.set(now);
-        Ok(action)
     }
 
     /// Calls an export in a context; `None` when the module has it not, and then the guest is not entered.
@@ -354,6 +365,9 @@ impl Vm {
             None => Ok(()),
         };
         self.runner.store.data_mut().contexts.remove(&context.id);
+        if context.exchange().is_none() {
+            self.runner.cancel(Some(context.id));
+        }
         deleted
     }
 
@@ -475,8 +489,28 @@ impl Runner {
         state.context = None;
         state.contexts.clear();
         state.done.clear();
+        state.calls.answer = None;
+        self.cancel(None);
+        let state = self.store.data_mut();
         let Limiter { memory, refused } = state.limiter;
         Trap::of(callback, error, Bounds { time: state.budget.time, memory, refused })
+    }
+
+    /// Ends the call-outs of a root context, or all. A world that is borrowed now has been reported by a trap.
+    fn cancel(&mut self, root: Option<u32>) {
+        let state = self.store.data_mut();
+        let ended = state.calls.end_all(root);
+        if !ended.is_empty()
+            && let Ok(mut world) = state.world.try_borrow_mut()
+        {
+            ended.into_iter().for_each(|id| world.call_cancel(id));
+        }
+    }
+}
+
+impl Drop for Runner {
+    fn drop(&mut self) {
+        self.cancel(None);
     }
 }
 

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use lacis_abi::{Level, MetricKind, Path, Status};
 
+use crate::callout::{CallId, CallOut};
+use crate::limits::Limit;
 use crate::vm::RootId;
 
 /// What outlives an exchange. As with [`Stream`](crate::Stream), a method takes a note and does not call the VM.
@@ -30,6 +32,51 @@ pub trait World {
 
     /// Changes or reads a metric by the number that `define_metric` gave; answers its value then, 0 for a histogram.
     fn metric(&mut self, metric: u32, change: Change) -> u64;
+
+    /// Begins a call-out. What comes of it is told by [`Vm::on_http_call`](crate::Vm::on_http_call) or
+    /// [`Vm::on_grpc`](crate::Vm::on_grpc), never from within this method, and not after an error here. The VM has seen
+    /// to what must be there (`:method`, `:path`, `:authority`), to allowed upstreams, and to how many there may be;
+    /// names and values are the embedder's to judge.
+    ///
+    /// The call belongs to the plugin and outlives the exchange that made it. An id is used again by the next VM: when
+    /// this one has ended or died, each call in flight has been [cancelled](World::call_cancel).
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such upstream; anything else when it cannot be begun, of which the guest is told as
+    /// `InternalFailure`.
+    fn call_out(&mut self, id: CallId, root: RootId, call: CallOut) -> Result<(), Status> {
+        _ = (id, root, call);
+        Err(Status::NotFound)
+    }
+
+    /// Sends a message on a gRPC stream, without its five bytes of framing; `end` when no more follow. None with `end`:
+    /// only the end.
+    ///
+    /// # Errors
+    /// When more than [`limits::CALL_QUEUED`](crate::limits::CALL_QUEUED) bytes wait to be sent on it already: the guest
+    /// may send as fast as it can. It is told `BadArgument`.
+    fn call_send(&mut self, id: CallId, message: Option<Vec<u8>>, end: bool) -> Result<(), Status> {
+        _ = (id, message, end);
+        Err(Status::NotFound)
+    }
+
+    /// Ends a call-out in flight; nothing that comes of it is wanted any more.
+    fn call_cancel(&mut self, id: CallId) {
+        _ = id;
+    }
+
+    /// Runs a foreign function and appends what it answers to `out`; see [`Stream::foreign`](crate::Stream::foreign),
+    /// which is asked first where there is an exchange.
+    fn foreign(&mut self, plugin: &str, name: &[u8], arguments: &[u8], out: &mut Vec<u8>) -> Result<(), Status> {
+        _ = (plugin, name, arguments, out);
+        Err(Status::NotFound)
+    }
+
+    /// Something was refused to a plugin, for a metric: a limit was reached, or it is not allowed. The guest has been
+    /// told in its own way, and goes on.
+    fn refused(&mut self, plugin: &str, limit: Limit) {
+        _ = (plugin, limit);
+    }
 }
 
 /// What happens to a metric.

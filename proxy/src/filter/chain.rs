@@ -9,8 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
-use lacis_host::abi::Action;
-use lacis_host::{Half, Reply, SharedData};
+use lacis_host::{Half, HeadersAction, Reply, SharedData};
 
 use super::exchange::{Exchange, Ledger};
 use super::guest::{self, GuestRequest, GuestResponse};
@@ -213,7 +212,7 @@ impl Run {
         seen.borrow_mut().expect(half);
         let action = filter.on_headers(place, half, count, end)?;
         self.noted(seen)?;
-        if action == Some(Action::Pause) {
+        if action == Some(HeadersAction::Pause) {
             resumed(seen, half).await;
             self.noted(seen)?;
         }

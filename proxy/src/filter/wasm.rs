@@ -5,8 +5,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lacis_host::abi::{Action, Level};
-use lacis_host::{Cause, ContextId, Half, Plugin, PluginSettings, RootId, SharedData, Stream, Trap, Vm, VmSettings};
+use lacis_host::abi::Level;
+use lacis_host::{
+    Cause, ContextId, Half, HeadersAction, Plugin, PluginSettings, RootId, SharedData, Stream, Trap, Vm, VmSettings,
+};
 
 use super::exchange::Ledger;
 use super::world::{FilterWorld, NodeFacts, Timer};
@@ -54,6 +56,7 @@ impl Compiled {
             name: self.settings.name.clone(),
             root_id: self.settings.root_id.clone(),
             configuration: self.settings.config.clone(),
+            ..PluginSettings::default()
         }
     }
 }
@@ -134,7 +137,13 @@ impl Filter {
     ///
     /// # Errors
     /// If its VM died and it fails closed.
-    pub(super) fn on_headers(&self, place: Place, half: Half, count: u32, end: bool) -> Result<Option<Action>, Fault> {
+    pub(super) fn on_headers(
+        &self,
+        place: Place,
+        half: Half,
+        count: u32,
+        end: bool,
+    ) -> Result<Option<HeadersAction>, Fault> {
         if place.life != self.lives.get() {
             // The context died with its VM, through another exchange's fault or its own.
             return match half {
@@ -142,10 +151,7 @@ impl Filter {
                 Half::Response => Ok(None),
             };
         }
-        let called = self.call(|running| match half {
-            Half::Request => running.vm.on_request_headers(place.context, count, end),
-            Half::Response => running.vm.on_response_headers(place.context, count, end),
-        });
+        let called = self.call(|running| running.vm.on_headers(place.context, half, count, end));
         match called {
             Some(Ok(action)) => Ok(Some(action)),
             Some(Err(trap)) => self.trapped(&trap).map(|()| None),

@@ -11,5 +11,6 @@ mod words;
 pub use pairs::{Encoder, MAX_PAIRS, MAX_PAIRS_BYTES, Malformed, Pairs, encoded_len};
 pub use path::Path;
 pub use words::{
-    AbiVersion, Action, Buffer, GRPC_STATUS_MAX, HeadersAnswer, Level, Map, MetricKind, Peer, Status, StreamType,
+    AbiVersion, Action, BodyAnswer, Buffer, GRPC_STATUS_MAX, HeadersAnswer, Level, Map, MetricKind, Peer, Status,
+    StreamType,
 };

@@ -181,6 +181,23 @@ words! {
 }
 
 words! {
+    /// What `proxy_on_{request,response}_body` answers. The specification has the first two; Envoy takes every larger
+    /// number for [`BodyAnswer::Discard`].
+    BodyAnswer {
+        /// What the guest saw of the body goes on as it is now, and with it a head that was held.
+        Continue = 0,
+        /// It stays; the guest sees it again with the next piece added. The sender fails when it becomes too much
+        /// (`StopIterationAndBuffer`).
+        Buffer = 1,
+        /// It stays; the guest sees the next piece alone. The sender is held back when it becomes too much
+        /// (`StopIterationAndWatermark`).
+        Watermark = 2,
+        /// It is thrown away (`StopIterationNoBuffer`).
+        Discard = 3,
+    }
+}
+
+words! {
     /// Version of the ABI that a module was built for; its marker export says so.
     AbiVersion {
         /// 0.1.0: no end of stream in header callbacks, a header that does not exist reads as empty.
@@ -211,6 +228,26 @@ impl HeadersAnswer {
             HeadersAnswer::StopIteration | HeadersAnswer::StopAllBuffer | HeadersAnswer::StopAllWatermark => {
                 Action::Pause
             }
+        }
+    }
+}
+
+impl BodyAnswer {
+    /// The answer for any number a guest may return.
+    pub const fn of(value: u32) -> BodyAnswer {
+        match BodyAnswer::from_u32(value) {
+            Some(answer) => answer,
+            None => BodyAnswer::Discard,
+        }
+    }
+}
+
+impl Action {
+    /// The answer of a callback that knows only these two, for any number a guest may return.
+    pub const fn of(value: u32) -> Action {
+        match value {
+            0 => Action::Continue,
+            _ => Action::Pause,
         }
     }
 }
@@ -279,6 +316,19 @@ mod tests {
         let actions: Vec<Action> = [0, 1, 2, 3, 4, 5, u32::MAX].map(|n| HeadersAnswer::of(n).action()).to_vec();
         use Action::{Continue, Pause};
         assert_eq!(actions, [Continue, Pause, Continue, Pause, Pause, Pause, Pause]);
+    }
+
+    #[test]
+    fn every_answer_to_a_piece_of_body_has_a_meaning() {
+        use BodyAnswer::{Buffer, Continue, Discard, Watermark};
+        assert_eq!(
+            [0, 1, 2, 3, 4, u32::MAX].map(BodyAnswer::of),
+            [Continue, Buffer, Watermark, Discard, Discard, Discard]
+        );
+        assert_eq!(
+            [0, 1, 2, u32::MAX].map(Action::of),
+            [Action::Continue, Action::Pause, Action::Pause, Action::Pause]
+        );
     }
 
     #[test]

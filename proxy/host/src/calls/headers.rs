@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use lacis_abi::{AbiVersion, Encoder, Map, Pairs, Status};
 
 use super::{Answer, Call, Fail};
+use crate::limits::Limit;
 use crate::memory::{give_scratch, give_with, split};
 use crate::state::{Access, State};
 
@@ -117,8 +118,15 @@ fn writable(state: &State, map: Map) -> Result<(), Status> {
     if state.access(map) == Access::Write { Ok(()) } else { Err(Status::BadArgument) }
 }
 
-fn charge(state: &State, bytes: usize) -> Result<(), Status> {
-    state.exchange().map_or(Err(Status::BadArgument), |exchange| exchange.charge(bytes))
+pub(super) fn charge(state: &State, bytes: usize) -> Answer {
+    let exchange = state.exchange().ok_or(Status::BadArgument)?;
+    match exchange.charge(bytes) {
+        Ok(()) => Ok(()),
+        Err(status) => {
+            state.refused(Limit::Headers)?;
+            Err(status.into())
+        }
+    }
 }
 
 /// What reading a value of a map answers that is not there.

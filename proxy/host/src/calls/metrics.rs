@@ -3,7 +3,7 @@
 use lacis_abi::{MetricKind, Status};
 
 use super::{Answer, Call};
-use crate::limits;
+use crate::limits::{self, Limit};
 use crate::memory::split;
 use crate::world::Change;
 
@@ -21,7 +21,10 @@ pub(crate) fn define(call: &mut Call<'_>, kind: u32, name: u32, name_size: u32, 
     let known = &mut state.metrics[kind as usize];
     let index = match known.iter().position(|other| *other == metric) {
         Some(index) => index,
-        None if total >= limits::METRICS => return Err(Status::InternalFailure.into()),
+        None if total >= state.limits.metrics => {
+            state.refused(Limit::Metrics)?;
+            return Err(Status::InternalFailure.into());
+        }
         None => {
             known.push(metric);
             known.len() - 1

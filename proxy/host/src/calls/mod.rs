@@ -2,8 +2,9 @@
 //! The table that gives each its import name and type is in `link.rs`.
 
 pub(crate) mod buffers;
+pub(crate) mod callout;
+pub(crate) mod foreign;
 pub(crate) mod headers;
-pub(crate) mod later;
 pub(crate) mod metrics;
 pub(crate) mod misc;
 pub(crate) mod property;

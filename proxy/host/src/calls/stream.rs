@@ -5,7 +5,7 @@ use lacis_abi::{GRPC_STATUS_MAX, Pairs, Status, StreamType};
 use super::headers::lower;
 use super::{Answer, Call, Fail};
 use crate::memory::split;
-use crate::state::{Exchange, Kind, Life, Progress};
+use crate::state::{Exchange, Kind, Life};
 use crate::stream::{Half, Reply};
 
 /// Answers the exchange. Status 0 also where it has no effect: on a root context, in the log and done phases (Envoy dies
@@ -27,7 +27,7 @@ pub(crate) fn reply(
     let body = guest.read(body, body_size)?;
     let headers = Pairs::decode(guest.read(headers, headers_size)?).unwrap_or_default();
     let Some(exchange) = state.exchange() else { return Ok(()) };
-    if exchange.life.get() != Life::Open || exchange.replied.replace(true) {
+    if exchange.tcp || exchange.life.get() != Life::Open || exchange.replied.replace(true) {
         return Ok(());
     }
     exchange.stream()?.reply(Reply {
@@ -42,14 +42,14 @@ pub(crate) fn reply(
 
 /// Lets a paused half go on; status 0 and no effect when it is not paused, or there is no exchange.
 pub(crate) fn resume(call: &mut Call<'_>, stream: u32) -> Answer {
-    let half = match StreamType::from_u32(stream).ok_or(Status::BadArgument)? {
-        StreamType::Request => Half::Request,
-        StreamType::Response => Half::Response,
-        StreamType::Downstream => return Ok(()),
+    let (half, tcp) = match StreamType::from_u32(stream).ok_or(Status::BadArgument)? {
+        StreamType::Request => (Half::Request, false),
+        StreamType::Response => (Half::Response, false),
+        StreamType::Downstream => (Half::Request, true),
         StreamType::Upstream => return Err(Status::Unimplemented.into()),
     };
     match call.data().exchange() {
-        Some(exchange) if exchange.life.get() == Life::Open => release(exchange, half),
+        Some(exchange) if exchange.life.get() == Life::Open && exchange.tcp == tcp => release(exchange, half),
         Some(_) | None => Ok(()),
     }
 }
@@ -64,12 +64,18 @@ pub(crate) fn resume_response(call: &mut Call<'_>) -> Answer {
     resume(call, StreamType::Response as u32)
 }
 
-/// Resets the exchange. As Envoy, fine for every kind of stream that exists.
+/// Resets the exchange, or closes one side of a TCP connection. Fine, without effect, for a kind of stream that this is
+/// not.
 pub(crate) fn close(call: &mut Call<'_>, stream: u32) -> Answer {
-    StreamType::from_u32(stream).ok_or(Status::BadArgument)?;
-    match call.data().exchange() {
-        Some(exchange) if exchange.life.get() == Life::Open => exchange.stream()?.close(),
-        Some(_) | None => {}
+    let stream = StreamType::from_u32(stream).ok_or(Status::BadArgument)?;
+    let Some(exchange) = call.data().exchange().filter(|exchange| exchange.life.get() == Life::Open) else {
+        return Ok(());
+    };
+    match (stream, exchange.tcp) {
+        (StreamType::Request | StreamType::Response, false) => exchange.stream()?.close(),
+        (StreamType::Downstream, true) => exchange.stream()?.close_side(Half::Request),
+        (StreamType::Upstream, true) => exchange.stream()?.close_side(Half::Response),
+        (_, _) => {}
     }
     Ok(())
 }
@@ -87,7 +93,7 @@ pub(crate) fn done(call: &mut Call<'_>) -> Answer {
     let state = call.data_mut();
     match state.context.as_deref() {
         Some(context) => match &context.kind {
-            Kind::Root { ending } if ending.take() => {
+            Kind::Root { ending, .. } if ending.take() => {
                 state.done.push(context.id);
                 Ok(())
             }
@@ -98,14 +104,12 @@ pub(crate) fn done(call: &mut Call<'_>) -> Answer {
 }
 
 fn release(exchange: &Exchange, half: Half) -> Result<(), Fail> {
-    let progress = exchange.progress(half);
-    match progress.get() {
-        Progress::Here => progress.set(Progress::Released),
-        Progress::Held => {
-            progress.set(Progress::Gone);
-            exchange.stream()?.resume(half);
-        }
-        Progress::Ahead | Progress::Released | Progress::Gone => {}
+    // Answered: the request has nowhere to go on to.
+    if half == Half::Request && exchange.replied.get() {
+        return Ok(());
+    }
+    if exchange.side(half).release() {
+        exchange.stream()?.resume(half);
     }
     Ok(())
 }

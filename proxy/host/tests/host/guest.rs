@@ -9,8 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::LazyLock;
 
+use lacis_host::abi::BodyAnswer;
 use lacis_host::testing::{List, TestStream, TestWorld};
-use lacis_host::{ContextId, Engine, Options, Plugin, PluginSettings, RootId, StartError, Trap, Vm, VmSettings};
+use lacis_host::{
+    ContextId, Engine, Half, HeadersAction, Options, Plugin, PluginSettings, RootId, StartError, Trap, Vm, VmSettings,
+};
 
 use crate::abi;
 
@@ -96,7 +99,10 @@ impl Guest {
             let ty = if old { ty.replace("i32 i32 i32", "i32 i32") } else { ty };
             let body = writer.block(code);
             let end = if ty.contains("result") { "(i32.const 0)" } else { "" };
-            let end = if matches!(name.as_str(), "proxy_on_vm_start" | "proxy_on_configure" | "proxy_on_done") {
+            let end = if matches!(
+                name.as_str(),
+                "proxy_on_vm_start" | "proxy_validate_configuration" | "proxy_on_configure" | "proxy_on_done"
+            ) {
                 "(i32.const 1)"
             } else {
                 end
@@ -131,6 +137,15 @@ impl Guest {
         Run { vm, root, id, stream, world }
     }
 
+    /// Starts the plugin and opens a TCP connection.
+    pub(crate) fn connect(&self) -> Run {
+        let mut run = self.start();
+        run.vm.close(run.id).unwrap();
+        run.id = run.vm.open_tcp(run.root, run.stream.clone()).unwrap();
+        run.lines();
+        run
+    }
+
     /// Runs one whole exchange and says what was logged.
     pub(crate) fn lines(&self) -> Vec<String> {
         let mut run = self.start();
@@ -150,13 +165,34 @@ impl Run {
         self.vm.close(self.id)
     }
 
-    pub(crate) fn on_request(&mut self) -> Result<lacis_host::abi::Action, Trap> {
-        self.vm.on_request_headers(self.id, REQUEST.len() as u32, true)
+    pub(crate) fn on_request(&mut self) -> Result<HeadersAction, Trap> {
+        self.vm.on_headers(self.id, Half::Request, REQUEST.len() as u32, true)
     }
 
-    pub(crate) fn on_response(&mut self) -> Result<lacis_host::abi::Action, Trap> {
+    pub(crate) fn on_response(&mut self) -> Result<HeadersAction, Trap> {
         self.stream.borrow_mut().response = Some(List::of(RESPONSE));
-        self.vm.on_response_headers(self.id, RESPONSE.len() as u32, false)
+        self.vm.on_headers(self.id, Half::Response, RESPONSE.len() as u32, false)
+    }
+
+    /// The head of a half, with more to follow.
+    pub(crate) fn head(&mut self, half: Half) -> HeadersAction {
+        self.stream.borrow_mut().response = Some(List::of(RESPONSE));
+        self.vm.on_headers(self.id, half, 1, false).unwrap()
+    }
+
+    /// The guest is shown these bytes of a half.
+    pub(crate) fn body(&mut self, half: Half, bytes: &str, end: bool) -> BodyAnswer {
+        self.set_body(half, bytes);
+        self.vm.on_body(self.id, half, end).unwrap()
+    }
+
+    pub(crate) fn set_body(&mut self, half: Half, bytes: &str) {
+        self.stream.borrow_mut().bodies[half as usize] = Some(bytes.into());
+    }
+
+    /// What a body is now.
+    pub(crate) fn text(&self, half: Half) -> String {
+        String::from_utf8(self.stream.borrow().bodies[half as usize].clone().unwrap()).unwrap()
     }
 }
 

@@ -1,6 +1,6 @@
 //! Header maps: what each call does and answers, and where a map can be reached.
 
-use lacis_host::abi::Action;
+use lacis_host::HeadersAction as Action;
 
 use crate::guest::{Guest, REQUEST};
 

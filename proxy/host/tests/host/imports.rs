@@ -1,6 +1,6 @@
 //! Linking: every import there is, every type of it, and what is refused.
 
-use lacis_host::{Language, LoadError, Plugin};
+use lacis_host::{Half, Language, LoadError, Plugin};
 
 use crate::abi;
 use crate::guest::{ENGINE, Guest};
@@ -98,7 +98,7 @@ fn an_artifact_runs_as_the_module_does() {
     let mut vm = lacis_host::Vm::new(&plugin, guest.settings.clone(), world.clone()).unwrap();
     let root = vm.start_root(guest.plugin.clone()).unwrap();
     let id = vm.open(root, lacis_host::testing::TestStream::request(&[])).unwrap();
-    vm.on_request_headers(id, 0, true).unwrap();
+    vm.on_headers(id, Half::Request, 0, true).unwrap();
     assert_eq!(world.borrow_mut().take_lines(), ["7"]);
 }
 

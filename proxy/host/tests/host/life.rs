@@ -1,8 +1,8 @@
 //! The order of callbacks, their answers, and the ends of contexts.
 
-use lacis_host::abi::Action;
+use lacis_host::HeadersAction as Action;
 use lacis_host::testing::{TestStream, TestWorld};
-use lacis_host::{PluginSettings, StartError};
+use lacis_host::{Half, PluginSettings, StartError};
 
 use crate::guest::Guest;
 
@@ -161,8 +161,8 @@ fn exchanges_are_apart_and_ids_are_not_used_twice() {
     let id = run.vm.open(run.root, other.clone()).unwrap();
     run.vm.close(run.id).unwrap();
     let third = run.vm.open(run.root, TestStream::request(&[])).unwrap();
-    run.vm.on_request_headers(id, 0, true).unwrap();
-    run.vm.on_request_headers(third, 0, true).unwrap();
+    run.vm.on_headers(id, Half::Request, 0, true).unwrap();
+    run.vm.on_headers(third, Half::Request, 0, true).unwrap();
     assert_eq!(run.lines(), ["3", "4"]);
     assert_eq!(other.borrow().request.text(), ["x: y"]);
     assert_eq!(run.stream.borrow().request.text().len(), crate::guest::REQUEST.len());

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use lacis_host::testing::{TestStream, TestWorld};
-use lacis_host::{Cause, Engine, Options, Plugin, StartError, Vm, limits};
+use lacis_host::{Cause, Engine, Half, Limit, Options, Plugin, StartError, Vm, limits};
 
 use crate::guest::Guest;
 
@@ -69,7 +69,7 @@ fn an_endless_loop_is_stopped_though_the_clock_was_asleep() {
     while begin.elapsed() < limits::START_TIME + 10 * limits::TICK {
         std::thread::yield_now();
     }
-    assert_eq!(vm.on_request_headers(id, 0, true).unwrap_err().cause, Cause::Timeout(limits::CALL_TIME));
+    assert_eq!(vm.on_headers(id, Half::Request, 0, true).unwrap_err().cause, Cause::Timeout(limits::CALL_TIME));
 }
 
 #[test]
@@ -253,7 +253,7 @@ fn a_borrow_that_the_embedder_holds_is_a_trap_and_no_panic() {
     let mut run = Guest::request("drop(proxy_add_header_map_value(0, \"x\", \"y\"));").start();
     let stream = run.stream.clone();
     let _borrow = stream.borrow_mut();
-    assert!(matches!(run.vm.on_request_headers(run.id, 0, true).unwrap_err().cause, Cause::Host(_)));
+    assert!(matches!(run.vm.on_headers(run.id, Half::Request, 0, true).unwrap_err().cause, Cause::Host(_)));
 }
 
 #[test]
@@ -282,4 +282,35 @@ fn a_vm_that_dies_while_it_starts_says_where() {
         other => panic!("{other:?}"),
     }
     assert!(vm.is_dead());
+}
+
+#[test]
+fn log_lines_are_bounded_for_each_second() {
+    let mut guest = Guest::request("num(1); num(2); num(3); num(4);").on("proxy_on_tick", "num(5);");
+    guest.settings.limits.log_lines = 2;
+    let mut run = guest.start();
+    run.on_request().unwrap();
+    assert_eq!(run.lines(), ["1", "2", "more than 2 lines in a second: the others are left out"]);
+    assert_eq!(run.world.borrow().refused, [Limit::LogLines; 2]);
+    run.world.borrow_mut().now.monotonic = 999_999_999;
+    run.vm.tick(run.root).unwrap();
+    assert!(run.lines().is_empty());
+    run.world.borrow_mut().now.monotonic = 1_000_000_000;
+    run.vm.tick(run.root).unwrap();
+    assert_eq!(run.lines(), ["5"]);
+}
+
+#[test]
+fn what_is_refused_is_told_to_the_world() {
+    let code = "num(proxy_define_metric(0, \"a\", 16)); num(proxy_define_metric(0, \"b\", 16));
+                num(proxy_set_shared_data(\"k\", \"vv\", 0)); num(proxy_set_shared_data(\"k\", \"vvv\", 0));";
+    let mut guest = Guest::request(code);
+    (guest.settings.limits.metrics, guest.settings.limits.shared_entry) = (1, 3);
+    let mut run = guest.start();
+    run.on_request().unwrap();
+    assert_eq!(run.lines(), ["0", "10", "0", "10"]);
+    assert_eq!(run.world.borrow().refused, [Limit::Metrics, Limit::SharedData]);
+    let mut names = Limit::ALL.map(Limit::name);
+    names.sort_unstable();
+    assert_eq!(names, Limit::ALL.map(Limit::name));
 }
