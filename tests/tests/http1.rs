@@ -33,6 +33,17 @@ on_links! {
         assert_eq!((seen[1].field("content-length"), seen[1].chunked), (Some("0"), false));
     }
 
+    /// An answer of no bytes is over with its head: the connection carries the next request, and it is accounted for.
+    [H1, H2, H3, Plaintext] fn an_empty_answer_ends(link) {
+        let pair = Pair::new(link);
+        let mut client = pair.connect();
+        for _ in 0..2 {
+            assert_eq!(client.get("delta", "/bytes/0").status(), 200);
+        }
+        assert_eq!(client.request("POST", "delta", "/drain", &[], Some(b"")).body, "0");
+        pair.alpha.counts(3.0, "lacis_requests_total", &[("status", "200")]);
+    }
+
     /// Chunks stay chunks, and trailers cross both ways.
     [H1, H2, H3, Plaintext] fn chunks_and_trailers_cross_both_ways(link) {
         let pair = Pair::new(link);

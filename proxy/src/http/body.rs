@@ -142,7 +142,8 @@ impl Body {
     /// A body that a protocol reads. With a known length the content is checked against it (RFC 9110 section 8.6):
     /// more is cut, less is a fault, in all protocols alike.
     pub fn source(half: Half, source: Source, length: Length) -> Self {
-        Body::of(Kind::Source(source), length, half)
+        let over = length == Length::Known(0) && source.is_end();
+        Body::of(if over { Kind::Empty } else { Kind::Source(source) }, length, half)
     }
 
     fn of(kind: Kind, length: Length, half: Half) -> Self {

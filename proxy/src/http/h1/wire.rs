@@ -74,7 +74,8 @@ impl Wire {
     /// The message whose head was just read has content that is delimited so.
     pub(super) fn expect(&mut self, framing: Framing) {
         self.decoder = match framing {
-            Framing::Empty => Decoder::End,
+            // Nothing more will come: waiting for it would be waiting for the next message.
+            Framing::Empty | Framing::Length(0) => Decoder::End,
             Framing::Length(length) => Decoder::Length(length),
             Framing::Chunked => Decoder::Chunked(Chunked::Size),
             Framing::Close | Framing::Tunnel => Decoder::Close,
