@@ -74,6 +74,8 @@ reasons! {
     ConnectionTerminated = "connection_terminated", "connection_terminated", 502, 14, "UC", "upstream_reset_before_response_started{connection_termination}", Upstream, Unsafe;
     /// The link or the application connection was not open within `timeouts.connect`.
     ConnectionTimeout = "connection_timeout", "connection_timeout", 504, 14, "UF", "upstream_reset_before_response_started{connection_timeout}", Upstream, Safe;
+    /// A filter held back more of a request than it may (RFC 9110 section 15.5.14).
+    ContentTooLarge = "content_too_large", "http_request_error", 413, 8, "", "request_payload_too_large", Proxy, Unsafe;
     /// No service has this host name.
     DestinationNotFound = "destination_not_found", "destination_not_found", 404, 12, "NR", "route_not_found", Proxy, Unsafe;
     /// The service has no endpoint that could take the request.
@@ -85,6 +87,8 @@ reasons! {
     Draining = "draining", "proxy_internal_response", 503, 14, "OM", "draining", Proxy, Unsafe;
     /// A filter left a message that cannot be sent: an invalid field, or a pseudo-header removed.
     FilterInvalid = "filter_invalid", "proxy_internal_error", 500, 13, "", "wasm_invalid_message", Proxy, Unsafe;
+    /// A filter ended the stream, or answered where no answer could be sent any more.
+    FilterReset = "filter_reset", "connection_terminated", 502, 14, "", "wasm_close_stream", Proxy, Unsafe;
     /// A filter's virtual machine could not be made, or is being replaced, and the filter fails closed.
     FilterUnavailable = "filter_unavailable", "proxy_internal_error", 503, 14, "", "wasm_fail_stream", Proxy, Unsafe;
     /// A filter ran longer than its time limit and fails closed.
@@ -97,6 +101,8 @@ reasons! {
     HttpRequestDenied = "http_request_denied", "http_request_denied", 403, 7, "UAEX", "rbac_access_denied", Proxy, Unsafe;
     /// The request is malformed.
     HttpRequestError = "http_request_error", "http_request_error", 400, 13, "DPE", "http1.codec_error", Downstream, Unsafe;
+    /// A filter held back more of a response than it may.
+    HttpResponseBodySize = "http_response_body_size", "http_response_body_size", 500, 13, "", "response_payload_too_large", Proxy, Unsafe;
     /// The head of the response is larger than the limit.
     HttpResponseHeaderSectionSize = "http_response_header_section_size", "http_response_header_section_size", 502, 13, "UPE", "upstream_header_section_size", Upstream, Unsafe;
     /// The response ended before it was complete.

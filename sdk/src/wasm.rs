@@ -38,6 +38,9 @@ impl<F: Filter> RootContext for Root<F> {
         };
         match run::configure(&config.unwrap_or_default()) {
             Ok(filter) => {
+                // The crate exports every callback there is. Lacis spares a filter those that it does not have; other
+                // hosts do not know the function.
+                let _ = hostcalls::call_foreign_function("lacis_heads_only", None);
                 self.filter = Some(Rc::new(filter));
                 true
             }

@@ -197,35 +197,3 @@ impl CallId {
         }
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_tell_the_kind_and_are_not_used_twice() {
-        let mut calls = CallOuts::default();
-        let kinds = [CallKind::Http, CallKind::Grpc, CallKind::GrpcStream];
-        assert_eq!(kinds.map(|kind| calls.fresh(kind).0), [4, 5, 6]);
-        assert_eq!(kinds.map(|kind| calls.fresh(kind).kind()), kinds.map(Some));
-        assert_eq!(CallId(7).kind(), None);
-        // At the end of all numbers they begin again, without those in flight, and never with 0 to 3.
-        calls.begin(CallId(5), 1, 0);
-        calls.last = [u32::MAX - 3; 3];
-        assert_eq!(kinds.map(|kind| calls.fresh(kind).0), [4, 9, 6]);
-    }
-
-    #[test]
-    fn what_ends_gives_its_room_back() {
-        let mut calls = CallOuts::default();
-        for (id, root) in [(4, 1), (5, 2), (6, 1)] {
-            calls.begin(CallId(id), root, 10);
-        }
-        assert_eq!(calls.load(), (3, 30));
-        assert!(calls.end(CallId(4)).is_some() && calls.end(CallId(4)).is_none());
-        assert_eq!(calls.end_all(Some(1)), [CallId(6)]);
-        assert_eq!(calls.load(), (1, 10));
-        assert_eq!(calls.end_all(None), [CallId(5)]);
-        assert_eq!(calls.load(), (0, 0));
-    }
-}

@@ -11,12 +11,13 @@ use wasmtime::{Memory, ResourceLimiter, TypedFunc, UpdateDeadline};
 use crate::callout::CallOuts;
 use crate::calls::Fail;
 use crate::engine::Clock;
-use crate::limits::{self, Limit, Limits};
+use crate::limits;
+use crate::limits::{Limit, Limits};
 use crate::overtime::{Budget, Overtime, thread_cpu};
 use crate::queue::Mailbox;
 use crate::shared::{SharedData, Space};
 use crate::stream::{Half, Headers, Stream};
-use crate::vm::PluginSettings;
+use crate::vm::{ContextId, PluginSettings};
 use crate::world::World;
 
 pub(crate) struct State {
@@ -88,6 +89,7 @@ pub(crate) enum Kind {
 }
 
 pub(crate) struct Exchange {
+    pub(crate) id: ContextId,
     pub(crate) stream: Rc<RefCell<dyn Stream>>,
     /// A TCP connection.
     pub(crate) tcp: bool,
@@ -263,8 +265,9 @@ impl Context {
 }
 
 impl Exchange {
-    pub(crate) fn new(stream: Rc<RefCell<dyn Stream>>, tcp: bool) -> Exchange {
+    pub(crate) fn new(id: ContextId, stream: Rc<RefCell<dyn Stream>>, tcp: bool) -> Exchange {
         Exchange {
+            id,
             stream,
             tcp,
             request: Side::new(),
@@ -277,7 +280,10 @@ impl Exchange {
 
     /// The stream, for the length of one host call.
     pub(crate) fn stream(&self) -> Result<std::cell::RefMut<'_, dyn Stream + 'static>, Fail> {
-        self.stream.try_borrow_mut().map_err(|_| Fail::host("the embedder holds a Stream across a guest call"))
+        let stream = self.stream.try_borrow_mut();
+        let mut stream = stream.map_err(|_| Fail::host("the embedder holds a Stream across a guest call"))?;
+        stream.asked_by(self.id);
+        Ok(stream)
     }
 
     pub(crate) fn side(&self, half: Half) -> &Side {
@@ -289,7 +295,7 @@ impl Exchange {
 
     /// Bytes that the guest sees of a body. None while the embedder holds the stream, which the first host call tells.
     pub(crate) fn body_len(&self, half: Half) -> u32 {
-        let len = self.stream.try_borrow_mut().ok().and_then(|mut stream| Some(stream.body(half)?.len()));
+        let len = self.stream().ok().and_then(|mut stream| Some(stream.body(half)?.len()));
         u32::try_from(len.unwrap_or(0)).unwrap_or(u32::MAX)
     }
 

@@ -5,12 +5,20 @@ use std::ops::Range;
 
 use lacis_abi::{Map, Path, Status};
 
+use crate::vm::ContextId;
+
 /// One exchange, or one TCP connection. A method is called while a guest callback runs and must not act on what it is told: it takes a note,
 /// and the embedder acts when the callback has returned. So a guest is never entered twice at once.
 ///
 /// The VM borrows a `Stream` for the length of one host call only. The embedder must not hold a borrow of its own while
 /// it calls a method of [`Vm`](crate::Vm).
 pub trait Stream {
+    /// Which of the VM's contexts the next method is called for. Several contexts may be of one stream, in one VM or in
+    /// several, and what one of them holds back is not the others'.
+    fn asked_by(&mut self, context: ContextId) {
+        _ = context;
+    }
+
     /// A header map of this exchange, if there is one (yet). Whether the guest may reach it in the present callback is
     /// decided by the VM before it asks; names and values are to be judged by the embedder when the callback has
     /// returned, as Envoy does.

@@ -284,7 +284,12 @@ impl Vm {
         const CALLBACK: &str = "proxy_on_context_create";
         let plugin = self.context(root.0, CALLBACK)?.plugin.clone();
         let id = self.fresh_id();
-        let context = Rc::new(Context { id, root: root.0, plugin, kind: Kind::Exchange(Exchange::new(stream, tcp)) });
+        let context = Rc::new(Context {
+            id,
+            root: root.0,
+            plugin,
+            kind: Kind::Exchange(Exchange::new(ContextId(id), stream, tcp)),
+        });
         self.runner.store.data_mut().contexts.insert(id, context.clone());
         self.enter(CALLBACK, |e| e.context_create.as_ref(), (id, root.0), &context, Phase::Running)?;
         Ok(ContextId(id))

@@ -199,6 +199,8 @@ pub struct Filter {
     pub vm_config: Vec<u8>,
     /// Environment variables of the VM, own and taken from the host.
     pub env: Vec<(String, String)>,
+    /// `allow_on_headers_stop_iteration`: a pause at the headers holds only them, and bodies are still shown.
+    pub head_waits_alone: bool,
 }
 
 /// Where a filter's code comes from.
@@ -226,6 +228,10 @@ pub struct FilterLimits {
     pub memory: u64,
     /// Time of one callback.
     pub time: Duration,
+    /// Bytes of a body that it may hold back, and of an answer to a call of its own.
+    pub buffer: u64,
+    /// Calls of its own under way at once, in each worker.
+    pub calls: u32,
 }
 
 /// Where access records go.

@@ -27,6 +27,8 @@ pub(super) const REQUEST: &str = "15s";
 pub(super) const IDLE: &str = "5m";
 pub(super) const FILTER_MEMORY: &str = "64MiB";
 pub(super) const FILTER_TIME: &str = "20ms";
+pub(super) const FILTER_BUFFER: &str = "1MiB";
+pub(super) const FILTER_CALLS: u32 = 100;
 pub(super) const ACCESS_LOG: &str = "/dev/stdout";
 /// Most worker threads that a file may ask for: more than any machine that this runs on has cores for a sidecar.
 pub(super) const MAX_WORKERS: u64 = 256;
@@ -271,9 +273,9 @@ pub(super) struct Filter {
     /// Environment variables that the VM gets from the sidecar's own environment.
     #[serde(default)]
     pub(super) host_env: Field<Vec<Field<String>>>,
-    /// As in Envoy; only `false` is supported yet.
+    /// As in Envoy: a filter that pauses at the headers still sees the body, and the headers wait for it.
     #[serde(default)]
-    #[schemars(extend("const" = false))]
+    #[schemars(extend("default" = false))]
     pub(super) allow_on_headers_stop_iteration: Field<bool>,
 }
 
@@ -292,9 +294,14 @@ pub(super) struct FilterLimits {
     #[serde(default)]
     #[schemars(extend("default" = FILTER_TIME))]
     pub(super) time: Field<Word<Duration>>,
+    /// What a filter may hold back of a body, and what it may receive as the answer to a call of its own.
     #[serde(default)]
-    #[schemars(skip)]
-    pub(super) buffer: Field<Later>,
+    #[schemars(extend("default" = FILTER_BUFFER))]
+    pub(super) buffer: Field<Word<Size>>,
+    /// Calls of its own that may be under way at once, in each worker.
+    #[serde(default)]
+    #[schemars(extend("default" = FILTER_CALLS, "minimum" = 0, "maximum" = 10000))]
+    pub(super) calls: Field<u32>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]

@@ -1,24 +1,27 @@
 //! The filters of one listener, in order, and the passage of one exchange through them.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderValue};
 use http::{Method, StatusCode};
-use lacis_host::{Half, HeadersAction, Reply, SharedData};
+use lacis_host::{Half, Reply, SharedData};
 
+use super::callout::Upstreams;
 use super::exchange::{Exchange, Ledger};
+use super::flow::Flow;
+use super::grpc;
 use super::guest::{self, GuestRequest, GuestResponse};
-use super::seen::{Seen, resumed};
-use super::wasm::{Compiled, Filter, Place};
+use super::run::Run;
+use super::seen::Seen;
+use super::wasm::{Compiled, Filter};
 use super::world::NodeFacts;
 use crate::config::Node;
 use crate::fault::{Fault, Reason};
-use crate::http::body::{self, Observer};
+use crate::http::body::{self, Length, Observer};
 use crate::http::{Body, Request, Response, ResponseHead};
 use crate::telemetry::labels::Outcome;
 
@@ -65,9 +68,9 @@ pub struct Chain {
 
 impl Chain {
     /// The chains of the outbound and the inbound side. A filter that is on both is one filter, with one VM.
-    pub fn both(plan: &Plan, node: &Node, ledger: &Ledger) -> (Chain, Chain) {
+    pub fn both(plan: &Plan, node: &Node, upstreams: &Rc<dyn Upstreams>, ledger: &Ledger) -> (Chain, Chain) {
         let node = Rc::new(NodeFacts::new(node));
-        let make = |compiled: &Arc<Compiled>| Rc::new(Filter::new(compiled, &plan.shared, &node, ledger));
+        let make = |compiled: &Arc<Compiled>| Filter::new(compiled, &plan.shared, &node, upstreams, ledger);
         let filters: Vec<_> = plan.filters.iter().map(|filter| filter.as_ref().map(make)).collect();
         let chain = |order: &[usize]| Chain {
             filters: order.iter().filter_map(|i| filters.get(*i)?.clone()).collect(),
@@ -82,49 +85,62 @@ impl Chain {
     }
 
     /// Begins the passage of an exchange.
-    pub fn open(&self, exchange: &Rc<Exchange>) -> Passage {
-        if self.filters.is_empty() {
-            return Passage(None);
-        }
-        Passage(Some(Box::new(Run {
-            filters: Rc::clone(&self.filters),
-            exchange: Rc::clone(exchange),
-            node: Rc::clone(&self.node),
-            seen: None,
-            places: Vec::with_capacity(self.filters.len()),
-            grpc: false,
-            method: Method::GET,
-            answered: false,
-        })))
+    pub fn open(&self) -> Passage<'_> {
+        Passage { chain: self, run: None, grpc: false, method: Method::GET, answered: false }
+    }
+
+    /// Whether a filter has callbacks for more than the heads of a half.
+    fn sees(&self, half: Half) -> bool {
+        self.filters.iter().any(|filter| filter.sees(half))
     }
 }
 
 /// One exchange on its way through the filters. Nothing where there are none.
-pub struct Passage(Option<Box<Run>>);
-
-struct Run {
-    filters: Rc<[Rc<Filter>]>,
-    exchange: Rc<Exchange>,
-    node: Rc<NodeFacts>,
-    seen: Option<Rc<RefCell<Seen>>>,
-    /// The contexts that are open, in the order of the filters, and which filter each belongs to.
-    places: Vec<(usize, Place)>,
+pub struct Passage<'c> {
+    chain: &'c Chain,
+    run: Option<Rc<Run>>,
     grpc: bool,
     method: Method,
     /// A response that must not pass the filters any more.
     answered: bool,
 }
 
-impl Passage {
-    /// The request goes through the filters in order.
+impl Passage<'_> {
+    /// The request goes through the filters in order. What comes back is its head as they left it, and a body that
+    /// passes them while it is read.
     ///
     /// # Errors
     /// If one of them answers by itself, or fails closed, or leaves a message that cannot be sent.
-    pub async fn request(&mut self, request: Request) -> Result<Request, Stop> {
-        match &mut self.0 {
-            None => Ok(request),
-            Some(run) => run.request(request).await,
+    pub async fn request(&mut self, exchange: &Rc<Exchange>, request: Request) -> Result<Request, Stop> {
+        if self.chain.filters.is_empty() {
+            return Ok(request);
         }
+        let Request { head, body, interim } = request;
+        (self.grpc, self.method) = (head.is_grpc(), head.method.clone());
+        let bare = body.is_end();
+        let expects = !bare && head.headers.contains_key(header::EXPECT);
+        let head = GuestRequest::new(head, !bare && self.chain.sees(Half::Request));
+        let seen = Seen::new(exchange, &self.chain.node, head, self.chain.filters.len());
+        let run = Rc::new(Run {
+            filters: Rc::clone(&self.chain.filters),
+            exchange: Rc::clone(exchange),
+            seen: Rc::new(RefCell::new(seen)),
+            ours: Cell::new(false),
+        });
+        self.run = Some(Rc::clone(&run));
+        let mut flow = Flow::new(&run, Half::Request, body, bare);
+        if expects {
+            flow.expects(&interim);
+        }
+        flow.head().await.map_err(|fault| self.stop(fault))?;
+        // The log callback may still read the request; upstream gets it now.
+        let head = run.seen.borrow().request.as_ref().map(|request| request.head.clone());
+        let mut head = head.ok_or_else(|| lost("request"))?;
+        if expects && flow.has_asked() {
+            head.headers.remove(header::EXPECT);
+        }
+        let body = flow.body(&mut head.headers)?;
+        Ok(Request { head, body, interim })
     }
 
     /// The response goes back through those filters that have seen the request, last first.
@@ -132,134 +148,64 @@ impl Passage {
     /// # Errors
     /// As for the request.
     pub async fn response(&mut self, response: Response) -> Result<Response, Stop> {
-        match &mut self.0 {
-            None => Ok(response),
-            Some(run) if run.answered => Ok(response),
-            Some(run) => run.response(response).await,
+        let Some(run) = self.run.clone().filter(|_| !self.answered) else { return Ok(response) };
+        let Response { head, body } = response;
+        let bare = body.is_end() || head.is_bodiless(&self.method) && body.length() != Length::Tunnel;
+        run.seen.borrow_mut().response = Some(GuestResponse::new(head, !bare && self.chain.sees(Half::Response)));
+        let mut flow = Flow::new(&run, Half::Response, body, bare);
+        let passed = match flow.head().await {
+            Ok(()) => {
+                let head = run.seen.borrow().response.as_ref().map(|response| response.head.clone());
+                head.ok_or_else(|| lost("response"))
+                    .and_then(|mut head| flow.body(&mut head.headers).map(|body| Response { head, body }))
+            }
+            Err(fault) => Err(fault),
+        };
+        passed.map_err(|fault| {
+            // What is sent instead passes no filter again.
+            self.answered = true;
+            self.stop(fault)
+        })
+    }
+
+    /// Ready when a filter ends the exchange while something else is waited for.
+    pub fn poll_stopped(&self, cx: &Context<'_>) -> Poll<Fault> {
+        self.run.as_ref().map_or(Poll::Pending, |run| run.poll_noted(cx))
+    }
+
+    /// What a fault means here: a filter that answers by itself ends whatever was going on, and its answer counts.
+    pub fn stop(&self, fault: Fault) -> Stop {
+        if let Some(run) = &self.run {
+            run.ours.set(true);
+        }
+        let Some(run) = self.run.as_ref().filter(|_| fault.reason == Reason::FilterReset) else {
+            return Stop::Fault(fault);
+        };
+        let (reply, last) = {
+            let mut seen = run.seen.borrow_mut();
+            let reply = if seen.closed { None } else { seen.reply.take() };
+            (reply, seen.stages.len().checked_sub(1))
+        };
+        match (reply, last) {
+            (Some(reply), Some(last)) => {
+                run.said(last, Outcome::Reply);
+                Stop::Reply(Box::new(local_reply(reply, self.grpc)))
+            }
+            _ => Stop::Fault(fault),
         }
     }
 
     /// What observes the response: the exchange, and the filters, which want to know of its end.
     pub fn observer(self, exchange: Rc<Exchange>) -> Rc<dyn Observer> {
-        match self.0 {
+        match self.run {
             None => exchange,
-            Some(run) => Rc::new(Tail { exchange, _run: run }),
+            Some(run) => run,
         }
     }
 }
 
-impl Run {
-    async fn request(&mut self, request: Request) -> Result<Request, Stop> {
-        let Request { head, body, interim } = request;
-        self.grpc = head.is_grpc();
-        self.method = head.method.clone();
-        let end = body.is_end();
-        let seen = Rc::new(RefCell::new(Seen::new(&self.exchange, &self.node, GuestRequest::new(head))));
-        self.seen = Some(Rc::clone(&seen));
-        for (number, filter) in Rc::clone(&self.filters).iter().enumerate() {
-            let start = Instant::now();
-            let Some(place) = filter.open(Rc::clone(&seen) as _)? else { continue };
-            self.places.push((number, place));
-            let count = seen.borrow().request.as_ref().map_or(0, GuestRequest::count);
-            let outcome = self.step(filter, place, &seen, Half::Request, count, end).await;
-            self.verdict(filter, &outcome, start.elapsed());
-            outcome?;
-            let checked = seen.borrow_mut().request.as_mut().map_or(Ok(()), GuestRequest::check);
-            checked.map_err(|why| invalid(filter, why))?;
-        }
-        // The log callback may still read the request; upstream gets it now.
-        let head = seen.borrow().request.as_ref().map(|request| request.head.clone());
-        let head = head.ok_or_else(|| Fault::new(Reason::ProxyInternalError).detail("the filters lost the request"))?;
-        Ok(Request { head, body, interim })
-    }
-
-    async fn response(&mut self, response: Response) -> Result<Response, Stop> {
-        let Some(seen) = self.seen.clone() else { return Ok(response) };
-        let Response { head, body } = response;
-        let end = body.is_end() || head.is_bodiless(&self.method);
-        seen.borrow_mut().response = Some(GuestResponse::new(head));
-        for (number, place) in self.places.clone().into_iter().rev() {
-            let Some(filter) = self.filters.get(number).cloned() else { continue };
-            let count = seen.borrow().response.as_ref().map_or(0, GuestResponse::count);
-            let outcome = self.step(&filter, place, &seen, Half::Response, count, end).await;
-            if outcome.is_err() {
-                // What is sent instead passes no filter again.
-                self.answered = true;
-            }
-            outcome?;
-            let checked = seen.borrow_mut().response.as_mut().map_or(Ok(()), GuestResponse::check);
-            if let Err(why) = checked {
-                self.answered = true;
-                return Err(invalid(&filter, why).into());
-            }
-        }
-        let head = seen.borrow().response.as_ref().map(|response| response.head.clone());
-        let head =
-            head.ok_or_else(|| Fault::new(Reason::ProxyInternalError).detail("the filters lost the response"))?;
-        Ok(Response { head, body })
-    }
-
-    /// One callback of one filter, and the wait if it pauses.
-    async fn step(
-        &self,
-        filter: &Filter,
-        place: Place,
-        seen: &Rc<RefCell<Seen>>,
-        half: Half,
-        count: u32,
-        end: bool,
-    ) -> Result<(), Stop> {
-        seen.borrow_mut().expect(half);
-        let action = filter.on_headers(place, half, count, end)?;
-        self.noted(seen)?;
-        if action == Some(HeadersAction::Pause) {
-            resumed(seen, half).await;
-            self.noted(seen)?;
-        }
-        Ok(())
-    }
-
-    /// What the guest wished to happen.
-    fn noted(&self, seen: &RefCell<Seen>) -> Result<(), Stop> {
-        let mut seen = seen.borrow_mut();
-        if let Some(reply) = seen.reply.take() {
-            return Err(Stop::Reply(Box::new(local_reply(reply, self.grpc))));
-        }
-        match seen.closed {
-            true => Err(Fault::new(Reason::ConnectionTerminated).detail("a filter closed the stream").into()),
-            false => Ok(()),
-        }
-    }
-
-    fn verdict(&self, filter: &Filter, outcome: &Result<(), Stop>, took: Duration) {
-        let said = match outcome {
-            Ok(()) => Outcome::Continue,
-            Err(Stop::Reply(_)) => Outcome::Reply,
-            // Counted where it was noticed.
-            Err(Stop::Fault(_)) => return,
-        };
-        self.exchange.verdict(filter.said(said, took));
-    }
-}
-
-impl Drop for Run {
-    /// The exchange is over: all log, then all go (Envoy's order).
-    fn drop(&mut self) {
-        for (number, place) in &self.places {
-            if let Some(filter) = self.filters.get(*number) {
-                filter.log(*place);
-            }
-        }
-        for (number, place) in &self.places {
-            if let Some(filter) = self.filters.get(*number) {
-                filter.close(*place);
-            }
-        }
-    }
-}
-
-fn invalid(_: &Filter, why: String) -> Fault {
-    Fault::new(Reason::FilterInvalid).detail(why)
+fn lost(what: &str) -> Fault {
+    Fault::new(Reason::ProxyInternalError).detail(format!("the filters lost the {what}"))
 }
 
 /// The answer that a guest made (`proxy_send_local_response`), as Envoy sends it, but never one that cannot be sent.
@@ -277,12 +223,12 @@ fn local_reply(reply: Reply, grpc: bool) -> Response {
         tracing::warn!(target: "filter", broken, "a field of a local reply was left out");
     }
     if grpc {
-        let code = grpc_status.unwrap_or_else(|| grpc_code(status));
+        let code = grpc_status.unwrap_or_else(|| grpc::of_http(status));
         head.status = StatusCode::OK;
         head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        head.headers.insert(HeaderName::from_static("grpc-status"), HeaderValue::from(code));
+        head.headers.insert(grpc::STATUS, HeaderValue::from(code));
         if !body.is_empty() {
-            head.headers.insert(HeaderName::from_static("grpc-message"), percent_encoded(&body));
+            head.headers.insert(grpc::MESSAGE, percent_encoded(&body));
         }
         return Response { head, body: Body::empty(body::Half::Response) };
     }
@@ -292,18 +238,6 @@ fn local_reply(reply: Reply, grpc: bool) -> Response {
     }
     head.headers.entry(header::CONTENT_TYPE).or_insert(HeaderValue::from_static("text/plain"));
     Response::whole(head, Bytes::from(body))
-}
-
-/// The gRPC code for an HTTP status (grpc/doc/http-grpc-status-mapping.md).
-fn grpc_code(status: StatusCode) -> u32 {
-    match status.as_u16() {
-        400 => 13,
-        401 => 16,
-        403 => 7,
-        404 => 12,
-        429 | 502 | 503 | 504 => 14,
-        _ => 2,
-    }
 }
 
 /// Text in `grpc-message` (gRPC over HTTP/2, "Percent-Encoded").
@@ -316,30 +250,6 @@ fn percent_encoded(text: &[u8]) -> HeaderValue {
         }
     }
     HeaderValue::try_from(out).unwrap_or(HeaderValue::from_static(""))
-}
-
-/// Observes a response for its exchange, and ends the filters' part after it.
-struct Tail {
-    exchange: Rc<Exchange>,
-    _run: Box<Run>,
-}
-
-impl Observer for Tail {
-    fn data(&self, half: body::Half, bytes: usize) {
-        self.exchange.data(half, bytes);
-    }
-
-    fn trailers(&self, half: body::Half, trailers: &HeaderMap) {
-        self.exchange.trailers(half, trailers);
-    }
-
-    fn end(&self, half: body::Half, outcome: Option<Result<(), &Fault>>) {
-        self.exchange.end(half, outcome);
-    }
-
-    fn poll_idle(&self, cx: &mut Context<'_>) -> Poll<Fault> {
-        self.exchange.poll_idle(cx)
-    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use http::{Method, StatusCode};
 use lacis_host::Headers;
 
 use crate::http::head::{RequestHead, ResponseHead};
-use crate::http::rules::CONNECTION_FIELDS;
+use crate::http::rules::{self, CONNECTION_FIELDS};
 
 const HTTP: &[u8] = b"http";
 const HTTPS: &[u8] = b"https";
@@ -18,7 +18,7 @@ const HTTPS: &[u8] = b"https";
 #[derive(Debug)]
 pub(super) struct GuestRequest {
     pub(super) head: RequestHead,
-    length: Option<HeaderValue>,
+    length: Length,
     /// Pseudo-headers that the guest removed and did not set again, as bits: authority, path, method.
     missing: u8,
     broken: Option<String>,
@@ -29,9 +29,25 @@ pub(super) struct GuestRequest {
 pub(super) struct GuestResponse {
     pub(super) head: ResponseHead,
     status: String,
-    length: Option<HeaderValue>,
+    length: Length,
     missing: bool,
     broken: Option<String>,
+}
+
+/// Trailers in a guest's hands.
+#[derive(Debug, Default)]
+pub(super) struct GuestTrailers {
+    pub(super) fields: HeaderMap,
+    broken: Option<String>,
+}
+
+/// What a head may say of the length of its content.
+#[derive(Debug)]
+enum Length {
+    /// What it said when it came, for no filter sees the content.
+    Fixed(Option<HeaderValue>),
+    /// Anything: filters see the content, and it is held to what they say.
+    Theirs,
 }
 
 const AUTHORITY: u8 = 1;
@@ -39,8 +55,9 @@ const PATH: u8 = 2;
 const METHOD: u8 = 4;
 
 impl GuestRequest {
-    pub(super) fn new(head: RequestHead) -> Self {
-        let length = head.headers.get(header::CONTENT_LENGTH).cloned();
+    /// `open` where filters will see content, and may say how long it becomes.
+    pub(super) fn new(head: RequestHead, open: bool) -> Self {
+        let length = Length::of(&head.headers, open);
         GuestRequest { head, length, missing: 0, broken: None }
     }
 
@@ -51,7 +68,7 @@ impl GuestRequest {
 
     /// What is wrong with it now, if anything; framing that the guest touched is mended, for the body is what it was.
     pub(super) fn check(&mut self) -> Result<(), String> {
-        mend(&mut self.head.headers, self.length.as_ref());
+        mend(&mut self.head.headers, &self.length);
         let missing = |bit, name: &str| (self.missing & bit != 0).then(|| format!("missing required header: {name}"));
         match self
             .broken
@@ -158,8 +175,9 @@ impl Headers for GuestRequest {
 }
 
 impl GuestResponse {
-    pub(super) fn new(head: ResponseHead) -> Self {
-        let length = head.headers.get(header::CONTENT_LENGTH).cloned();
+    /// See [`GuestRequest::new`].
+    pub(super) fn new(head: ResponseHead, open: bool) -> Self {
+        let length = Length::of(&head.headers, open);
         GuestResponse { status: head.status.as_str().to_owned(), head, length, missing: false, broken: None }
     }
 
@@ -169,7 +187,7 @@ impl GuestResponse {
 
     /// See [`GuestRequest::check`].
     pub(super) fn check(&mut self) -> Result<(), String> {
-        mend(&mut self.head.headers, self.length.as_ref());
+        mend(&mut self.head.headers, &self.length);
         match self.broken.take() {
             Some(broken) => Err(broken),
             None if self.missing => Err("missing required header: :status".into()),
@@ -236,6 +254,59 @@ impl Headers for GuestResponse {
     }
 }
 
+impl GuestTrailers {
+    pub(super) fn new(fields: HeaderMap) -> Self {
+        GuestTrailers { fields, broken: None }
+    }
+
+    pub(super) fn count(&self) -> u32 {
+        self.fields.len() as u32
+    }
+
+    /// What is wrong with them now, if anything; what may not stand there is taken away.
+    pub(super) fn check(&mut self) -> Result<(), String> {
+        rules::clean_trailers(&mut self.fields);
+        self.broken.take().map_or(Ok(()), Err)
+    }
+}
+
+impl Headers for GuestTrailers {
+    fn get(&self, name: &[u8]) -> Option<&[u8]> {
+        field(&self.fields, name)
+    }
+
+    fn visit(&self, pair: &mut dyn FnMut(&[u8], &[u8])) {
+        self.fields.iter().for_each(|(name, value)| pair(name.as_str().as_bytes(), value.as_bytes()));
+    }
+
+    /// A pseudo-header here is malformed (RFC 9113 section 8.1), and as a field it has no valid name.
+    fn add(&mut self, name: &[u8], value: &[u8]) {
+        append(&mut self.fields, &mut self.broken, name, value);
+    }
+
+    fn replace(&mut self, name: &[u8], value: &[u8]) {
+        self.remove(name);
+        self.add(name, value);
+    }
+
+    fn remove(&mut self, name: &[u8]) {
+        remove(&mut self.fields, name);
+    }
+
+    fn clear(&mut self) {
+        self.fields.clear();
+    }
+}
+
+impl Length {
+    fn of(headers: &HeaderMap, open: bool) -> Length {
+        match open {
+            true => Length::Theirs,
+            false => Length::Fixed(headers.get(header::CONTENT_LENGTH).cloned()),
+        }
+    }
+}
+
 fn field<'a>(headers: &'a HeaderMap, name: &[u8]) -> Option<&'a [u8]> {
     let name = std::str::from_utf8(name).ok()?;
     headers.get(name).map(HeaderValue::as_bytes)
@@ -264,7 +335,9 @@ fn remove(headers: &mut HeaderMap, name: &[u8]) {
 
 /// A content-length that the guest changed is set right; one that it removed stays removed, which only changes the
 /// framing.
-fn mend(headers: &mut HeaderMap, length: Option<&HeaderValue>) {
+fn mend(headers: &mut HeaderMap, length: &Length) {
+    let Length::Fixed(length) = length else { return };
+    let length = length.as_ref();
     let now = headers.get(header::CONTENT_LENGTH);
     if now.is_none() || (now == length && headers.get_all(header::CONTENT_LENGTH).iter().count() == 1) {
         return;
@@ -281,10 +354,14 @@ mod tests {
     use crate::http::head::Version;
 
     fn request() -> GuestRequest {
+        request_with(false)
+    }
+
+    fn request_with(open: bool) -> GuestRequest {
         let mut headers = HeaderMap::new();
         headers.insert("a", HeaderValue::from_static("1"));
         headers.insert("content-length", HeaderValue::from_static("5"));
-        GuestRequest::new(RequestHead {
+        let head = RequestHead {
             method: Method::POST,
             authority: Some(Authority::from_static("delta")),
             path: PathAndQuery::from_static("/x"),
@@ -292,7 +369,8 @@ mod tests {
             headers,
             version: Version::Http11,
             upgrade: None,
-        })
+        };
+        GuestRequest::new(head, open)
     }
 
     fn pairs(map: &dyn Headers) -> String {
@@ -340,7 +418,7 @@ mod tests {
             map.remove(name.as_bytes());
             assert_eq!(map.check(), Err(format!("missing required header: {name}")));
         }
-        let mut response = GuestResponse::new(ResponseHead::new(StatusCode::OK));
+        let mut response = GuestResponse::new(ResponseHead::new(StatusCode::OK), false);
         for bad in ["", "0", "100", "1000", "abc"] {
             response.replace(b":status", bad.as_bytes());
             assert!(response.check().is_err(), "{bad}");
@@ -357,5 +435,23 @@ mod tests {
         map.replace(b"content-length", b"500");
         assert_eq!(map.check(), Ok(()));
         assert_eq!(pairs(&map), ":authority=delta :path=/x :method=POST :scheme=http a=1 content-length=5");
+        let mut map = request_with(true);
+        map.replace(b"content-length", b"500");
+        assert_eq!(map.check(), Ok(()));
+        assert_eq!(map.get(b"content-length"), Some(&b"500"[..]), "who sees the content may say how long it becomes");
+    }
+
+    #[test]
+    fn trailers_are_fields_that_may_stand_there() {
+        let mut map = GuestTrailers::default();
+        map.add(b"x-sum", b"1");
+        map.add(b"x-sum", b"2");
+        map.add(b"content-length", b"7");
+        map.add(b"transfer-encoding", b"chunked");
+        assert_eq!((map.check(), pairs(&map).as_str()), (Ok(()), "x-sum=1 x-sum=2"));
+        map.replace(b"x-sum", b"a\r\nb");
+        assert!(map.check().is_err());
+        map.add(b":status", b"200");
+        assert!(map.check().is_err(), "a pseudo-header is no field");
     }
 }

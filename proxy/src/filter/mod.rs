@@ -1,9 +1,14 @@
 //! What happens to an exchange between its two sides: the filters of its listener.
 
 pub mod builtin;
+pub mod callout;
 pub mod chain;
+mod content;
 pub mod exchange;
+mod flow;
+mod grpc;
 mod guest;
+mod run;
 mod seen;
 pub mod wasm;
 pub mod world;

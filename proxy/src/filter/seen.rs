@@ -1,18 +1,21 @@
 //! One exchange as guests see it: its heads, its properties, and the notes of what they want to happen.
 
-use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::task::{Poll, Waker};
+use std::task::{Context, Waker};
+use std::time::Instant;
 
 use http::header;
-use lacis_host::abi::{Encoder, Map, Path, Status};
-use lacis_host::{Half, Headers, Reply, Stream};
+use lacis_host::abi::{BodyAnswer, Encoder, Map, Path, Status};
+use lacis_host::{Buffer, ContextId, Half, Headers, Reply, Stream};
 
+use super::content::Content;
 use super::exchange::Exchange;
-use super::guest::{GuestRequest, GuestResponse};
+use super::guest::{GuestRequest, GuestResponse, GuestTrailers};
+use super::wasm::{self, FilterId, Place};
 use super::world::NodeFacts;
-use crate::http::body::Half as Direction;
+use crate::http::body::{Frame, Half as Direction};
 use crate::telemetry::labels::{self, Protocol};
 
 /// Bytes that the filters of one exchange may keep as properties, names and values.
@@ -24,54 +27,160 @@ pub(super) struct Seen {
     node: Rc<NodeFacts>,
     pub(super) request: Option<GuestRequest>,
     pub(super) response: Option<GuestResponse>,
+    /// Of each half, while they are with a filter.
+    pub(super) trailers: [Option<GuestTrailers>; 2],
+    /// The filters that were shown the request, in its order.
+    pub(super) stages: Vec<Stage>,
+    /// How far each half is.
+    pub(super) ways: [Way; 2],
+    /// For which context the guest that runs asks.
+    asked_by: Option<ContextId>,
     pub(super) reply: Option<Reply>,
     pub(super) closed: bool,
-    resumed: [bool; 2],
     waker: Option<Waker>,
     properties: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
+/// One filter of this exchange, and what it has in its hands.
+pub(super) struct Stage {
+    /// Its place in the chain.
+    pub(super) number: usize,
+    pub(super) filter: FilterId,
+    pub(super) place: Place,
+    /// When it was first shown the request.
+    pub(super) since: Instant,
+    /// What it said of the request has been counted.
+    pub(super) counted: bool,
+    pub(super) parts: [Part; 2],
+}
+
+/// One half of the exchange, as far as it is with one filter.
+#[derive(Default)]
+pub(super) struct Part {
+    pub(super) head: Head,
+    /// The bytes of the body that the filter sees.
+    pub(super) content: Content,
+    /// Bytes that it has seen and that wait all the same, before `content`.
+    pub(super) kept: Option<Box<Content>>,
+    /// The answer by which it stopped content or trailers.
+    pub(super) stopped: Option<BodyAnswer>,
+    /// What has arrived here and not gone on beside content.
+    pub(super) end: End,
+    /// It lets go on what it had stopped.
+    pub(super) resumed: bool,
+    /// Its VM is dead, and this half passes it all the same.
+    pub(super) absent: bool,
+}
+
+/// Where the head of a half is, seen from one filter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Head {
+    /// Not here yet.
+    #[default]
+    Ahead,
+    /// It waits here, and nothing that follows is shown.
+    Stopped,
+    /// It waits here, and what follows is shown.
+    Held,
+    /// It has gone on.
+    Gone,
+}
+
+/// How the content that is with a filter ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum End {
+    /// More may come.
+    #[default]
+    Open,
+    /// Here, without trailers.
+    Body,
+    /// With the trailers of the half.
+    Trailers,
+}
+
+/// How far a half is on its way through all filters.
+#[derive(Debug, Default)]
+pub(super) struct Way {
+    /// How many filters were shown its head.
+    pub(super) heads: usize,
+    /// Its head has passed the last one.
+    pub(super) released: bool,
+    /// The message has nothing but a head.
+    pub(super) bare: bool,
+    /// The end of what is filtered has been read.
+    pub(super) read: bool,
+    /// What has passed the last one and is to be written.
+    pub(super) out: VecDeque<Frame>,
+    /// Nothing will be added to `out`.
+    pub(super) ended: bool,
+}
+
 impl Seen {
-    pub(super) fn new(exchange: &Rc<Exchange>, node: &Rc<NodeFacts>, request: GuestRequest) -> Self {
+    pub(super) fn new(exchange: &Rc<Exchange>, node: &Rc<NodeFacts>, request: GuestRequest, filters: usize) -> Self {
         Seen {
             exchange: Rc::clone(exchange),
             node: Rc::clone(node),
             request: Some(request),
             response: None,
+            trailers: [None, None],
+            stages: Vec::with_capacity(filters),
+            ways: Default::default(),
+            asked_by: None,
             reply: None,
             closed: false,
-            resumed: [false; 2],
             waker: None,
             properties: Vec::new(),
         }
     }
 
-    /// Before a callback that may pause: earlier resumes do not count.
-    pub(super) fn expect(&mut self, half: Half) {
-        self.resumed[half as usize] = false;
+    /// Wakes this task when a guest wants something to happen. One task runs an exchange, whatever it waits for.
+    pub(super) fn wait(&mut self, cx: &Context<'_>) {
+        if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            self.waker = Some(cx.waker().clone());
+        }
+    }
+
+    /// The head of one half, as it is now: what is wrong with it.
+    pub(super) fn check(&mut self, half: Half) -> Result<(), String> {
+        match half {
+            Half::Request => self.request.as_mut().map_or(Ok(()), GuestRequest::check),
+            Half::Response => self.response.as_mut().map_or(Ok(()), GuestResponse::check),
+        }
+    }
+
+    /// Header lines of the head of one half.
+    pub(super) fn count(&self, half: Half) -> u32 {
+        match half {
+            Half::Request => self.request.as_ref().map_or(0, GuestRequest::count),
+            Half::Response => self.response.as_ref().map_or(0, GuestResponse::count),
+        }
+    }
+
+    /// What the filter that asks has in its hands. Contexts are counted in each VM for itself.
+    fn part(&mut self, half: Half) -> Option<&mut Part> {
+        let (filter, context) = (wasm::running()?, self.asked_by?);
+        let stage = self.stages.iter_mut().find(|stage| stage.filter == filter && stage.place.is(context));
+        stage.map(|stage| &mut stage.parts[half as usize])
     }
 }
 
-/// Waits until a guest lets the half go on, answers it, or closes it.
-pub(super) async fn resumed(seen: &RefCell<Seen>, half: Half) {
-    std::future::poll_fn(|cx| {
-        let mut seen = seen.borrow_mut();
-        if seen.resumed[half as usize] || seen.reply.is_some() || seen.closed {
-            return Poll::Ready(());
-        }
-        seen.waker = Some(cx.waker().clone());
-        Poll::Pending
-    })
-    .await;
-}
-
 impl Stream for Seen {
+    fn asked_by(&mut self, context: ContextId) {
+        self.asked_by = Some(context);
+    }
+
     fn headers(&mut self, map: Map) -> Option<&mut dyn Headers> {
         match map {
             Map::RequestHeaders => self.request.as_mut().map(|head| head as _),
             Map::ResponseHeaders => self.response.as_mut().map(|head| head as _),
+            Map::RequestTrailers => self.trailers[Half::Request as usize].as_mut().map(|fields| fields as _),
+            Map::ResponseTrailers => self.trailers[Half::Response as usize].as_mut().map(|fields| fields as _),
             _ => None,
         }
+    }
+
+    fn body(&mut self, half: Half) -> Option<&mut dyn Buffer> {
+        self.part(half).map(|part| &mut part.content as _)
     }
 
     fn property(&self, path: Path<'_>, out: &mut Vec<u8>) -> Result<(), Status> {
@@ -104,7 +213,9 @@ impl Stream for Seen {
     }
 
     fn resume(&mut self, half: Half) {
-        self.resumed[half as usize] = true;
+        if let Some(part) = self.part(half) {
+            part.resumed = true;
+        }
         self.wake();
     }
 

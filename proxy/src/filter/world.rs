@@ -5,9 +5,10 @@ use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
 use lacis_host::abi::{Level, MetricKind, Path, Status};
-use lacis_host::{Change, Now, RootId, World};
+use lacis_host::{CallId, CallOut, Change, Now, RootId, World};
 use tokio::sync::Notify;
 
+use super::callout::Calls;
 use crate::config;
 use crate::telemetry::family::Kind;
 use crate::telemetry::guest::GuestMetrics;
@@ -62,6 +63,8 @@ pub(super) struct FilterWorld {
     node: Rc<NodeFacts>,
     metrics: GuestMetrics,
     timer: Rc<Timer>,
+    pub(super) calls: Calls,
+    heads_only: Rc<Cell<bool>>,
     began: Instant,
 }
 
@@ -89,8 +92,15 @@ impl Timer {
 }
 
 impl FilterWorld {
-    pub(super) fn new(node: &Rc<NodeFacts>, metrics: GuestMetrics, timer: &Rc<Timer>) -> Self {
-        FilterWorld { node: Rc::clone(node), metrics, timer: Rc::clone(timer), began: Instant::now() }
+    pub(super) fn new(
+        node: &Rc<NodeFacts>,
+        metrics: GuestMetrics,
+        timer: &Rc<Timer>,
+        calls: Calls,
+        heads_only: &Rc<Cell<bool>>,
+    ) -> Self {
+        let (node, timer, heads_only) = (Rc::clone(node), Rc::clone(timer), Rc::clone(heads_only));
+        FilterWorld { node, metrics, timer, calls, heads_only, began: Instant::now() }
     }
 }
 
@@ -138,5 +148,29 @@ impl World for FilterWorld {
             Change::Set(value) | Change::Sample(value) => self.metrics.record(metric, value),
         };
         self.metrics.value(metric).unwrap_or(0)
+    }
+
+    /// `lacis_heads_only`: the filter has no use for content and trailers, whatever its module exports. So says the SDK
+    /// of filters that see heads only: its module has all callbacks.
+    fn foreign(&mut self, _: &str, name: &[u8], _: &[u8], _: &mut Vec<u8>) -> Result<(), Status> {
+        match name {
+            b"lacis_heads_only" => {
+                self.heads_only.set(true);
+                Ok(())
+            }
+            _ => Err(Status::NotFound),
+        }
+    }
+
+    fn call_out(&mut self, id: CallId, _: RootId, call: CallOut) -> Result<(), Status> {
+        self.calls.begin(id, call)
+    }
+
+    fn call_send(&mut self, id: CallId, message: Option<Vec<u8>>, end: bool) -> Result<(), Status> {
+        self.calls.send(id, message, end)
+    }
+
+    fn call_cancel(&mut self, id: CallId) {
+        self.calls.cancel(id);
     }
 }

@@ -72,7 +72,15 @@ enum Kind {
     Source(Source),
 }
 
-/// A body that comes from the network.
+/// A body that is made here: filters change another body, or write one themselves.
+pub trait Made: fmt::Debug {
+    /// The next frame; `None` at the end.
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, Fault>>>;
+    /// Whether nothing more will come.
+    fn is_end(&self) -> bool;
+}
+
+/// Where a body comes from.
 #[derive(Debug)]
 pub enum Source {
     /// An HTTP/1 connection.
@@ -81,6 +89,8 @@ pub enum Source {
     H2(h2::Incoming),
     /// An HTTP/3 stream. Boxed: its reader would make every body four times as large.
     H3(Box<h3::Incoming>),
+    /// This process.
+    Made(Box<dyn Made>),
 }
 
 /// A body on its way into the network: owns it and writes it, frame by frame, as fast as the other side takes it.
@@ -100,6 +110,7 @@ impl Source {
             Source::H1(source) => source.poll_frame(cx),
             Source::H2(source) => source.poll_frame(cx),
             Source::H3(source) => source.poll_frame(cx),
+            Source::Made(source) => source.poll_frame(cx),
         }
     }
 
@@ -108,6 +119,7 @@ impl Source {
             Source::H1(source) => source.is_end(),
             Source::H2(source) => source.is_end(),
             Source::H3(source) => source.is_end(),
+            Source::Made(source) => source.is_end(),
         }
     }
 }
@@ -161,8 +173,18 @@ impl Body {
     }
 
     /// Has the rest of the request's body sent while this response's body is read.
-    pub fn carry(&mut self, upload: Pump) {
-        self.upload = Some(Box::new(upload));
+    pub fn carry(&mut self, upload: impl Into<Box<Pump>>) {
+        self.upload = Some(upload.into());
+    }
+
+    /// Gives up what is left of the request's body, for the body that stands for this one to carry.
+    pub fn take_upload(&mut self) -> Option<Box<Pump>> {
+        self.upload.take()
+    }
+
+    /// Whether the content is all here, so that it comes as one frame.
+    pub fn is_whole(&self) -> bool {
+        !matches!(self.kind, Kind::Source(_))
     }
 
     /// Whether some of the request's body is still to be sent.
@@ -197,7 +219,7 @@ impl Body {
             // The server takes no more of the request but may still answer (RFC 9110 section 7.5): its answer decides.
             Ok(()) => Ok(()),
             Err(fault) if fault.side() == Side::Upstream => Ok(()),
-            Err(fault) => Err(fault),
+            Err(fault) => Err(self.fail(fault)),
         }
     }
 

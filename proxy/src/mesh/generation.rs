@@ -4,8 +4,10 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::callout::Services;
 use crate::cluster::{Cluster, Dialer, Transport};
 use crate::config::{self, AppProtocol, Balance, Config};
+use crate::filter::callout::Upstreams;
 use crate::filter::chain::{Chain, Plan};
 use crate::filter::exchange::Ledger;
 use crate::telemetry::labels::{Direction, Protocol};
@@ -38,7 +40,8 @@ impl Generation {
             .flat_map(|(service, cluster)| service.hosts.iter().map(|host| (host.as_str().into(), Rc::clone(cluster))))
             .collect();
         let application = config.inbound.as_ref().map(|inbound| application(&config, inbound, dialer));
-        let (outbound, inbound) = Chain::both(filters, &config.node, ledger);
+        let upstreams: Rc<dyn Upstreams> = Rc::new(Services::new(&clusters));
+        let (outbound, inbound) = Chain::both(filters, &config.node, &upstreams, ledger);
         Generation { config, clusters, hosts, application, outbound, inbound }
     }
 

@@ -10,7 +10,6 @@ use super::generation::Generation;
 use super::{inbound, outbound, reply};
 use crate::cluster::Cluster;
 use crate::fault::{Fault, Reason};
-use crate::filter::chain::Stop;
 use crate::filter::exchange::{Conn, Exchange, Ledger};
 use crate::http::body::{Half, Length};
 use crate::http::{Body, Request, Response, Service};
@@ -40,27 +39,30 @@ async fn run(hop: &Hop, conn: &Rc<Conn>, pinned: Option<&Rc<Cluster>>, mut reque
     let exchange = Exchange::open(conn, &hop.ledger, &request.head, hop.nowhere, hop.protocol.unwrap_or(conn.protocol));
     request.body.observe(exchange.clone());
     let (grpc, method) = (request.head.is_grpc(), request.head.method.clone());
-    let mut passage = generation.chain(hop.direction).open(&exchange);
+    let mut passage = generation.chain(hop.direction).open();
     let outcome = async {
         match hop.direction {
             Direction::Outbound => outbound::admit(hop, &mut request.head),
             Direction::Inbound => inbound::admit(&generation, conn, &mut request.head)?,
         }
         let asked = request.head.authority.clone();
-        request = passage.request(request).await?;
+        request = passage.request(&exchange, request).await?;
         let target = match hop.direction {
             Direction::Outbound => outbound::target(&generation, pinned, asked.as_ref(), &request.head, conn.protocol)?,
             Direction::Inbound => inbound::target(&generation)?,
         };
         exchange.destined(target.cluster.name(), target.cluster.id(), target.cluster.timeouts(), target.protocol);
-        // Bounded by `timeouts.request`, which counts from the end of the request. Pinned here, not handed to a function:
-        // that would hold room for it twice.
+        // Bounded by `timeouts.request`, which counts from the end of the request, and by a filter that answers meanwhile.
+        // Pinned here, not handed to a function: that would hold room for it twice.
         let mut sent = pin!(target.cluster.send(request, &exchange.trail));
         let answered = poll_fn(|cx| match sent.as_mut().poll(cx) {
-            Poll::Pending => exchange.deadline.poll(cx).map(|()| Err(Fault::new(Reason::HttpResponseTimeout))),
+            Poll::Pending => match passage.poll_stopped(cx) {
+                Poll::Ready(fault) => Poll::Ready(Err(fault)),
+                Poll::Pending => exchange.deadline.poll(cx).map(|()| Err(Fault::new(Reason::HttpResponseTimeout))),
+            },
             answered => answered,
         });
-        Ok::<_, Stop>(answered.await?)
+        answered.await.map_err(|fault| passage.stop(fault))
     }
     .await;
     let response = reply::settle(&hop.node, &exchange, grpc, outcome);

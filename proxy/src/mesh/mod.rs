@@ -1,5 +1,6 @@
 //! The story: one request through this sidecar. Begin with [`hop`].
 
+mod callout;
 pub mod generation;
 pub mod hop;
 pub mod inbound;

@@ -14,6 +14,12 @@ use super::{Resolver, Size, not_label};
 /// Smallest memory of a filter: one page of WebAssembly.
 const MIN_MEMORY: u64 = 64 << 10;
 
+/// Most that a filter may hold back of one body: one exchange must not be able to take the memory of all.
+const MAX_BUFFER: u64 = 256 << 20;
+
+/// Most calls that a filter may have under way in a worker: each holds a stream, a task and a buffer.
+const MAX_CALLS: u32 = 10_000;
+
 /// Longest time of one callback: its worker does nothing else meanwhile.
 const MAX_TIME: Duration = Duration::from_secs(10);
 
@@ -64,15 +70,13 @@ impl Resolver<'_> {
                 self.refuse(spot, format!("\"{}\" is not a SHA-256; write its 64 hexadecimal digits", clip(&text)))
             }
         });
-        if let Field::Given(true, spot) = allow_on_headers_stop_iteration {
-            self.report.wrong(spot, "true is not supported yet; write false");
-        }
         let config = config.or(raw::Payload::default());
         let failure = failure.or(Word(Failure::Closed));
         let limits = self.filter_limits(limits);
         let (root_id, vm_id) = (root_id.or(String::new()), vm_id.or(String::new()));
         let vm_config = vm_config.or(raw::Payload::default());
         let env = self.environment(env, host_env);
+        let head_waits_alone = allow_on_headers_stop_iteration.or(false);
         Some(Filter {
             name,
             module: module?,
@@ -84,6 +88,7 @@ impl Resolver<'_> {
             vm_id: vm_id?,
             vm_config: vm_config?.0,
             env: env?,
+            head_waits_alone: head_waits_alone?,
         })
     }
 
@@ -102,8 +107,7 @@ impl Resolver<'_> {
     }
 
     fn filter_limits(&self, field: Field<raw::FilterLimits>) -> Option<FilterLimits> {
-        let raw::FilterLimits { memory, time, buffer } = field.or(raw::FilterLimits::default())?;
-        self.later([buffer]);
+        let raw::FilterLimits { memory, time, buffer, calls } = field.or(raw::FilterLimits::default())?;
         let memory = match memory {
             Field::Given(Word(Size(bytes)), spot) if bytes < MIN_MEMORY => {
                 self.refuse(spot, "a WebAssembly module needs at least one page; write 64KiB or more")
@@ -116,8 +120,18 @@ impl Resolver<'_> {
             }
             time => self.word(time, raw::FILTER_TIME),
         };
-        let (Size(memory), time) = (memory?, time?);
-        Some(FilterLimits { memory, time })
+        let buffer = match buffer {
+            Field::Given(Word(Size(bytes)), spot) if bytes > MAX_BUFFER => {
+                self.refuse(spot, "each exchange may hold this much in memory; write 256MiB or less")
+            }
+            buffer => self.word(buffer, raw::FILTER_BUFFER),
+        };
+        let calls = self.optional(calls, raw::FILTER_CALLS, |calls, spot| match calls {
+            calls if calls > MAX_CALLS => self.refuse(spot, format!("too many; write 0 to {MAX_CALLS}")),
+            calls => Some(calls),
+        });
+        let (Size(memory), time, Size(buffer), calls) = (memory?, time?, buffer?, calls?);
+        Some(FilterLimits { memory, time, buffer, calls })
     }
 
     /// The environment of a VM: its own variables, then those of the host.

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use lacis_host::abi::{Level, MetricKind, Path, Status};
-use lacis_host::{Change, Now, RootId, StartError, Vm, World};
+use lacis_host::{CallId, CallOut, Change, Now, RootId, StartError, Vm, World};
 
 use crate::config::Node;
 use crate::filter::wasm::Compiled;
@@ -100,6 +100,15 @@ impl World for Trial {
 
     /// It does not live to see a tick.
     fn set_tick(&mut self, _: RootId, _: Option<Duration>) {}
+
+    /// Nor an answer to a call: that it can be made is what is tried.
+    fn call_out(&mut self, _: CallId, _: RootId, _: CallOut) -> Result<(), Status> {
+        Ok(())
+    }
+
+    fn call_send(&mut self, _: CallId, _: Option<Vec<u8>>, _: bool) -> Result<(), Status> {
+        Ok(())
+    }
 
     fn define_metric(&mut self, _: &str, kind: MetricKind, name: &str) -> Option<u32> {
         let known = self.metrics.iter().position(|(k, n, _)| (*k, n.as_str()) == (kind, name));

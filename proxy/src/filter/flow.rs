@@ -1,0 +1,239 @@
+//! One half of an exchange on its way through the filters: its head, its content piece by piece, its trailers.
+//!
+//! A half is pulled like any body: a frame is read from below only while it can move on, goes from filter to filter, and
+//! is what the reader above gets. What a filter stops stays with it until it lets it go on; nothing overtakes.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::{HeaderMap, StatusCode};
+use lacis_host::Half;
+
+use super::guest::GuestTrailers;
+use super::run::Run;
+use super::wasm::DeathWatch;
+use crate::clock::Deadline;
+use crate::fault::{Fault, Reason};
+use crate::http::body::{self, Frame, Length, Made, Source};
+use crate::http::rules;
+use crate::http::{Body, Interim, ResponseHead};
+
+/// How long a filter may stop a head: Envoy's default of `stream_idle_timeout`. Nothing else bounds it.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// One half of it: what is pulled from below, filtered.
+pub(super) struct Flow {
+    run: Rc<Run>,
+    half: Half,
+    below: Body,
+    /// Where a client is told that its content is wanted, if it waits for that.
+    expects: Option<Rc<Interim>>,
+    /// How much is announced, once the head has gone, and how much has passed.
+    announced: Option<u64>,
+    passed: u64,
+    patience: Option<Deadline>,
+    watch: Option<DeathWatch>,
+}
+
+impl Flow {
+    /// A half whose head is in [`Seen`]. `bare` when nothing can follow it.
+    pub(super) fn new(run: &Rc<Run>, half: Half, below: Body, bare: bool) -> Flow {
+        let way = &mut run.seen.borrow_mut().ways[half as usize];
+        (way.bare, way.read) = (bare, bare);
+        Flow {
+            run: Rc::clone(run),
+            half,
+            below,
+            expects: None,
+            announced: None,
+            passed: 0,
+            patience: None,
+            watch: None,
+        }
+    }
+
+    /// The client waits to be told that its content is wanted (RFC 9110 section 10.1.1). The server that would say so does
+    /// not have the head yet when a filter wants the content first.
+    pub(super) fn expects(&mut self, interim: &Rc<Interim>) {
+        self.expects = Some(Rc::clone(interim));
+    }
+
+    /// Whether it was told so here.
+    pub(super) fn has_asked(&self) -> bool {
+        self.expects.is_none()
+    }
+
+    /// Has the head pass all filters, and as much of what follows as it takes for that.
+    ///
+    /// # Errors
+    /// If a filter answers, closes, or fails; see [`Run::noted`].
+    pub(super) async fn head(&mut self) -> Result<(), Fault> {
+        self.run.heads(self.half)?;
+        poll_fn(|cx| self.poll_head(cx)).await
+    }
+
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
+        loop {
+            self.run.notice(self.half)?;
+            if self.run.seen.borrow().ways[self.half as usize].released {
+                (self.patience, self.watch) = (None, None);
+                return Poll::Ready(Ok(()));
+            }
+            // A response may wait here while the rest of its request moves on.
+            self.below.poll_upload(cx)?;
+            if self.run.takes(self.half)
+                && let Some(interim) = self.expects.take()
+            {
+                interim.push(ResponseHead::new(StatusCode::CONTINUE));
+            }
+            if self.poll_pull(cx)?.is_ready() {
+                continue;
+            }
+            self.wait(cx);
+            let patience = self.patience.get_or_insert_with(|| {
+                let deadline = Deadline::new();
+                deadline.set(PATIENCE);
+                deadline
+            });
+            return patience.poll(cx).map(|()| {
+                let whole = self.half == Half::Response || self.below.is_end();
+                let reason = if whole { Reason::StreamIdleTimeout } else { Reason::RequestTimeout };
+                Err(Fault::new(reason).detail("a filter stopped a head and never let it go on"))
+            });
+        }
+    }
+
+    /// The body that goes on with the head, which has passed. `fields` are that head's; framing is set right in them.
+    ///
+    /// # Errors
+    /// If a filter announces a length that is none.
+    pub(super) fn body(mut self, fields: &mut HeaderMap) -> Result<Body, Fault> {
+        let half = match self.half {
+            Half::Request => body::Half::Request,
+            Half::Response => body::Half::Response,
+        };
+        let run = Rc::clone(&self.run);
+        let seen = run.seen.borrow();
+        let way = &seen.ways[self.half as usize];
+        if way.bare || !run.filters.iter().any(|filter| filter.sees(self.half)) && way.out.is_empty() && !way.ended {
+            return Ok(self.below);
+        }
+        let length = match self.below.length() {
+            Length::Tunnel => Length::Tunnel,
+            _ if way.ended => {
+                // All of it is here: what is said of its length can be set right.
+                let data = way.out.iter().map(|frame| if let Frame::Data(data) = frame { data.len() } else { 0 });
+                let total = data.sum::<usize>() as u64;
+                if fields.contains_key(header::CONTENT_LENGTH) {
+                    fields.insert(header::CONTENT_LENGTH, HeaderValue::from(total));
+                    Length::Known(total)
+                } else {
+                    Length::Unknown
+                }
+            }
+            _ => rules::content_length(fields, Reason::FilterInvalid)?.map_or(Length::Unknown, Length::Known),
+        };
+        drop(seen);
+        if let Length::Known(length) = length {
+            self.announced = Some(length);
+        }
+        let upload = self.below.take_upload();
+        let mut body = Body::source(half, Source::Made(Box::new(self)), length);
+        if let Some(upload) = upload {
+            body.carry(upload);
+        }
+        Ok(body)
+    }
+
+    /// Reads one frame from below, if it can move on, and shows it. Pending also when it cannot.
+    fn poll_pull(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Fault> {
+        if !self.run.takes(self.half) {
+            return Ok(Poll::Pending);
+        }
+        // Content that is all here has its end with it; else the end comes by itself, as in Envoy.
+        let whole = self.below.is_whole();
+        let Poll::Ready(frame) = self.below.poll_frame(cx) else { return Ok(Poll::Pending) };
+        let first = self.run.first(self.half);
+        match frame.transpose()? {
+            Some(Frame::Data(data)) if data.is_empty() && !whole => {}
+            Some(Frame::Data(data)) => {
+                self.run.seen.borrow_mut().ways[self.half as usize].read = whole;
+                self.run.data(self.half, first, data, whole)?;
+            }
+            Some(Frame::Trailers(fields)) => {
+                let mut seen = self.run.seen.borrow_mut();
+                seen.ways[self.half as usize].read = true;
+                seen.trailers[self.half as usize] = Some(GuestTrailers::new(fields));
+                drop(seen);
+                self.run.trailers(self.half, first)?;
+            }
+            None => {
+                self.run.seen.borrow_mut().ways[self.half as usize].read = true;
+                self.run.data(self.half, first, Bytes::new(), true)?;
+            }
+        }
+        Ok(Poll::Ready(()))
+    }
+
+    /// Wakes this task when a guest lets something go on, or dies.
+    fn wait(&mut self, cx: &mut Context<'_>) {
+        self.run.seen.borrow_mut().wait(cx);
+        self.watch = self.run.is_stopped(self.half).then(|| DeathWatch::new(cx));
+    }
+}
+
+impl Made for Flow {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, Fault>>> {
+        loop {
+            if let Err(fault) = self.run.notice(self.half) {
+                return Poll::Ready(Some(Err(fault)));
+            }
+            let (frame, ended) = {
+                let way = &mut self.run.seen.borrow_mut().ways[self.half as usize];
+                (way.out.pop_front(), way.ended)
+            };
+            if let Some(Frame::Data(data)) = &frame {
+                self.passed += data.len() as u64;
+            }
+            // What was announced has gone out: it cannot be mended any more, only kept from doing harm.
+            let over = ended && !matches!(frame, Some(Frame::Data(_)));
+            let wrong = match self.announced {
+                Some(announced) => self.passed > announced || over && self.passed != announced,
+                None => false,
+            };
+            if wrong {
+                let text = "a filter changed the length of a body and not its content-length";
+                return Poll::Ready(Some(Err(Fault::new(Reason::FilterInvalid).detail(text))));
+            }
+            match frame {
+                Some(frame) => return Poll::Ready(Some(Ok(frame))),
+                None if ended => return Poll::Ready(None),
+                None => {}
+            }
+            match self.poll_pull(cx) {
+                Ok(Poll::Ready(())) => {}
+                Ok(Poll::Pending) => {
+                    self.wait(cx);
+                    return Poll::Pending;
+                }
+                Err(fault) => return Poll::Ready(Some(Err(fault))),
+            }
+        }
+    }
+
+    fn is_end(&self) -> bool {
+        let way = &self.run.seen.borrow().ways[self.half as usize];
+        way.ended && way.out.is_empty()
+    }
+}
+
+impl fmt::Debug for Flow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Flow").field("half", &self.half).field("below", &self.below).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,402 @@
+//! One exchange in the hands of its filters: what each is shown, what it holds back, and what goes on to the next.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use lacis_host::abi::{Action, BodyAnswer};
+use lacis_host::{Buffer, Half, HeadersAction};
+
+use super::exchange::Exchange;
+use super::guest::GuestTrailers;
+use super::seen::{End, Head, Part, Seen, Stage};
+use super::wasm::{Filter, Place};
+use crate::fault::{Fault, Reason};
+use crate::http::body::{self, Frame, Observer};
+use crate::telemetry::labels::Outcome;
+
+/// One exchange in the hands of its filters.
+pub(super) struct Run {
+    pub(super) filters: Rc<[Rc<Filter>]>,
+    pub(super) exchange: Rc<Exchange>,
+    pub(super) seen: Rc<RefCell<Seen>>,
+    /// The response is one of ours. A filter whose VM died has no part in it: mostly it is the very cause.
+    pub(super) ours: Cell<bool>,
+}
+
+impl Run {
+    /// Whether a guest has answered or closed the exchange, as a fault: whoever can still answer finds the answer in
+    /// [`Seen`]; for whoever cannot, the fault ends the exchange.
+    ///
+    /// # Errors
+    /// If so.
+    pub(super) fn noted(&self) -> Result<(), Fault> {
+        let seen = self.seen.borrow();
+        let what = match (seen.closed, &seen.reply) {
+            (true, _) => "a filter closed the stream",
+            (false, Some(_)) => "a filter answered by itself",
+            (false, None) => return Ok(()),
+        };
+        Err(Fault::new(Reason::FilterReset).detail(what))
+    }
+
+    /// As [`Run::noted`], for a task that waits for something else.
+    pub(super) fn poll_noted(&self, cx: &Context<'_>) -> Poll<Fault> {
+        match self.noted() {
+            Err(fault) => Poll::Ready(fault),
+            Ok(()) => {
+                self.seen.borrow_mut().wait(cx);
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Shows the head to the filters that have not seen it, until one of them stops it.
+    pub(super) fn heads(&self, half: Half) -> Result<(), Fault> {
+        while let Some(at) = self.next(half)? {
+            let place = self.seen.borrow().stages[at].place;
+            let filter = self.filter(at);
+            if half == Half::Response && !filter.has(place) && (self.ours.get() || !filter.sees(half)) {
+                // Without callbacks for content it has nothing to protect there: others' exchanges outlive its VM.
+                self.part(half, at, |part| (part.absent, part.head) = (true, Head::Gone));
+                continue;
+            }
+            let (count, end) = {
+                let seen = self.seen.borrow();
+                (seen.count(half), seen.ways[half as usize].bare)
+            };
+            let head = match self.enter(at, |filter, place| filter.on_headers(place, half, count, end))? {
+                HeadersAction::Continue => {
+                    self.head_goes(half, at)?;
+                    continue;
+                }
+                HeadersAction::Pause => Head::Stopped,
+                HeadersAction::Hold => Head::Held,
+            };
+            self.part(half, at, |part| part.head = head);
+            return Ok(());
+        }
+        self.seen.borrow_mut().ways[half as usize].released = true;
+        Ok(())
+    }
+
+    /// The next filter for a head. The request's opens contexts on its way; the response's goes back through them.
+    fn next(&self, half: Half) -> Result<Option<usize>, Fault> {
+        loop {
+            let number = {
+                let mut seen = self.seen.borrow_mut();
+                let way = &mut seen.ways[half as usize];
+                let number = way.heads;
+                way.heads += 1;
+                if half == Half::Response {
+                    return Ok(seen.stages.len().checked_sub(number + 1));
+                }
+                number
+            };
+            let Some(filter) = self.filters.get(number) else { return Ok(None) };
+            let since = Instant::now();
+            let Some(place) = filter.open(Rc::clone(&self.seen) as _)? else { continue };
+            let stages = &mut self.seen.borrow_mut().stages;
+            stages.push(Stage { number, filter: filter.id(), place, since, counted: false, parts: Default::default() });
+            return Ok(Some(stages.len() - 1));
+        }
+    }
+
+    /// A filter has let the head go on: what it made of it must be one that can be sent.
+    fn head_goes(&self, half: Half, at: usize) -> Result<(), Fault> {
+        self.part(half, at, |part| part.head = Head::Gone);
+        if half == Half::Request {
+            self.said(at, Outcome::Continue);
+        }
+        self.seen.borrow_mut().check(half).map_err(|why| Fault::new(Reason::FilterInvalid).detail(why))
+    }
+
+    /// Shows content to a filter; `None` is whoever writes it.
+    pub(super) fn data(&self, half: Half, at: Option<usize>, data: Bytes, end: bool) -> Result<(), Fault> {
+        let Some(at) = at else {
+            let way = &mut self.seen.borrow_mut().ways[half as usize];
+            if !data.is_empty() {
+                way.out.push_back(Frame::Data(data));
+            }
+            way.ended |= end;
+            return Ok(());
+        };
+        {
+            let mut seen = self.seen.borrow_mut();
+            let Seen { stages, trailers, .. } = &mut *seen;
+            let part = &mut stages[at].parts[half as usize];
+            part.content.append(data);
+            if end {
+                part.end = End::Body;
+                // The guest may make some now.
+                trailers[half as usize] = Some(GuestTrailers::default());
+            }
+            if part.head == Head::Stopped {
+                return Ok(());
+            }
+        }
+        if self.passes(half, at) {
+            return self.forward(half, at);
+        }
+        let answer = self.enter(at, |filter, place| filter.on_body(place, half, end))?;
+        let limit = self.filter(at).buffer_limit();
+        let held = self.part(half, at, |part| {
+            part.stopped = Some(answer);
+            match answer {
+                BodyAnswer::Continue | BodyAnswer::Buffer => {}
+                BodyAnswer::Watermark => {
+                    let seen = part.content.take();
+                    part.kept.get_or_insert_default().append(seen);
+                }
+                BodyAnswer::Discard => drop(part.content.take()),
+            }
+            part.content.len() + part.kept.as_ref().map_or(0, |kept| kept.len())
+        });
+        match answer {
+            BodyAnswer::Continue => self.forward(half, at),
+            BodyAnswer::Buffer if held > limit => Err(too_large(half, limit)),
+            BodyAnswer::Buffer | BodyAnswer::Watermark | BodyAnswer::Discard => Ok(()),
+        }
+    }
+
+    /// Shows the trailers to a filter; `None` is whoever writes them.
+    pub(super) fn trailers(&self, half: Half, at: Option<usize>) -> Result<(), Fault> {
+        let Some(at) = at else {
+            let mut seen = self.seen.borrow_mut();
+            let Seen { trailers, ways, .. } = &mut *seen;
+            let way = &mut ways[half as usize];
+            way.ended = true;
+            let Some(trailers) = &mut trailers[half as usize] else { return Ok(()) };
+            trailers.check().map_err(|why| Fault::new(Reason::FilterInvalid).detail(why))?;
+            if !trailers.fields.is_empty() {
+                // The log callbacks may read them once more.
+                way.out.push_back(Frame::Trailers(trailers.fields.clone()));
+            }
+            return Ok(());
+        };
+        let head = self.part(half, at, |part| {
+            part.end = End::Trailers;
+            part.head
+        });
+        if head == Head::Stopped {
+            return Ok(());
+        }
+        if self.passes(half, at) {
+            return self.forward(half, at);
+        }
+        let count = self.seen.borrow().trailers[half as usize].as_ref().map_or(0, GuestTrailers::count);
+        match self.enter(at, |filter, place| filter.on_trailers(place, half, count))? {
+            Action::Continue => self.forward(half, at),
+            Action::Pause => {
+                self.part(half, at, |part| *part.stopped.get_or_insert(BodyAnswer::Buffer));
+                Ok(())
+            }
+        }
+    }
+
+    /// Everything that is with a filter goes on to the next.
+    fn forward(&self, half: Half, at: usize) -> Result<(), Fault> {
+        let (head, data, end) = self.part(half, at, |part| {
+            part.stopped = None;
+            let data = match part.kept.take() {
+                Some(mut kept) => {
+                    kept.append(part.content.take());
+                    kept.take()
+                }
+                None => part.content.take(),
+            };
+            (part.head, data, std::mem::take(&mut part.end))
+        });
+        if head == Head::Held {
+            self.head_goes(half, at)?;
+            self.heads(half)?;
+        }
+        let made = {
+            let trailers = &mut self.seen.borrow_mut().trailers[half as usize];
+            let made = trailers.as_ref().is_some_and(|trailers| trailers.count() > 0);
+            if end == End::Body && !made {
+                *trailers = None;
+            }
+            made
+        };
+        let next = self.after(half, at);
+        match end {
+            End::Body if !made => self.data(half, next, data, true),
+            End::Open | End::Body | End::Trailers => {
+                if !data.is_empty() {
+                    self.data(half, next, data, false)?;
+                }
+                if end == End::Open { Ok(()) } else { self.trailers(half, next) }
+            }
+        }
+    }
+
+    /// Does what guests asked for since this was last called, and what must be done where one has died.
+    pub(super) fn notice(&self, half: Half) -> Result<(), Fault> {
+        self.noted()?;
+        let mut next = self.first(half);
+        while let Some(at) = next {
+            next = self.after(half, at);
+            let (resumed, head, stopped) =
+                self.part(half, at, |part| (std::mem::take(&mut part.resumed), part.head, part.stopped.is_some()));
+            let waits = stopped || matches!(head, Head::Stopped | Head::Held);
+            if !waits {
+                continue;
+            }
+            if !resumed {
+                let place = self.seen.borrow().stages[at].place;
+                if self.filter(at).has(place) {
+                    continue;
+                }
+                self.filter(at).lost()?;
+            }
+            if head != Head::Stopped {
+                self.forward(half, at)?;
+                continue;
+            }
+            self.head_goes(half, at)?;
+            self.heads(half)?;
+            // What has come meanwhile is new to this filter.
+            let (data, end) = self.part(half, at, |part| (part.content.take(), std::mem::take(&mut part.end)));
+            if !data.is_empty() || end == End::Body {
+                self.data(half, Some(at), data, end == End::Body)?;
+            }
+            if end == End::Trailers {
+                self.trailers(half, Some(at))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether something that is read from below would move on, or may be kept.
+    pub(super) fn takes(&self, half: Half) -> bool {
+        let seen = self.seen.borrow();
+        let mut next = self.first_of(&seen, half);
+        while let Some(at) = next {
+            let stage = &seen.stages[at];
+            let part = &stage.parts[half as usize];
+            match (part.head, part.stopped) {
+                (Head::Stopped, _) => return false,
+                (_, Some(BodyAnswer::Watermark)) => {
+                    let kept = part.kept.as_ref().map_or(0, |kept| kept.len());
+                    return !seen.ways[half as usize].read && kept < self.filters[stage.number].buffer_limit();
+                }
+                (_, Some(_)) => break,
+                (_, None) => next = after(&seen, half, at),
+            }
+        }
+        !seen.ways[half as usize].read
+    }
+
+    /// Whether a filter has stopped something.
+    pub(super) fn is_stopped(&self, half: Half) -> bool {
+        self.seen.borrow().stages.iter().any(|stage| {
+            let part = &stage.parts[half as usize];
+            part.stopped.is_some() || matches!(part.head, Head::Stopped | Head::Held)
+        })
+    }
+
+    /// Counts what a filter said of the request, once.
+    pub(super) fn said(&self, at: usize, outcome: Outcome) {
+        let (number, since) = {
+            let stage = &mut self.seen.borrow_mut().stages[at];
+            if std::mem::replace(&mut stage.counted, true) {
+                return;
+            }
+            (stage.number, stage.since)
+        };
+        self.exchange.verdict(self.filters[number].said(outcome, since.elapsed()));
+    }
+
+    /// Whether a filter has no callback for what follows a head of this half.
+    fn passes(&self, half: Half, at: usize) -> bool {
+        !self.filter(at).sees(half) || self.part(half, at, |part| part.absent)
+    }
+
+    /// Runs one callback of one filter, and looks for what the guest noted in it.
+    fn enter<T>(&self, at: usize, call: impl FnOnce(&Filter, Place) -> Result<T, Fault>) -> Result<T, Fault> {
+        let place = self.seen.borrow().stages[at].place;
+        let answer = call(self.filter(at), place)?;
+        self.noted()?;
+        Ok(answer)
+    }
+
+    fn filter(&self, at: usize) -> &Filter {
+        &self.filters[self.seen.borrow().stages[at].number]
+    }
+
+    fn part<T>(&self, half: Half, at: usize, f: impl FnOnce(&mut Part) -> T) -> T {
+        f(&mut self.seen.borrow_mut().stages[at].parts[half as usize])
+    }
+
+    /// The filter that a half reaches first.
+    pub(super) fn first(&self, half: Half) -> Option<usize> {
+        self.first_of(&self.seen.borrow(), half)
+    }
+
+    fn first_of(&self, seen: &Seen, half: Half) -> Option<usize> {
+        match half {
+            Half::Request => (!seen.stages.is_empty()).then_some(0),
+            Half::Response => seen.stages.len().checked_sub(1),
+        }
+    }
+
+    /// The filter that it reaches next.
+    fn after(&self, half: Half, at: usize) -> Option<usize> {
+        after(&self.seen.borrow(), half, at)
+    }
+}
+
+fn after(seen: &Seen, half: Half, at: usize) -> Option<usize> {
+    match half {
+        Half::Request => Some(at + 1).filter(|next| *next < seen.stages.len()),
+        Half::Response => at.checked_sub(1),
+    }
+}
+
+fn too_large(half: Half, limit: usize) -> Fault {
+    let reason = match half {
+        Half::Request => Reason::ContentTooLarge,
+        Half::Response => Reason::HttpResponseBodySize,
+    };
+    Fault::new(reason).detail(format!("a filter held back more than {limit} bytes (limits.buffer)"))
+}
+
+/// The exchange accounts for the response; a guest may still end it.
+impl Observer for Run {
+    fn data(&self, half: body::Half, bytes: usize) {
+        self.exchange.data(half, bytes);
+    }
+
+    fn trailers(&self, half: body::Half, trailers: &HeaderMap) {
+        self.exchange.trailers(half, trailers);
+    }
+
+    fn end(&self, half: body::Half, outcome: Option<Result<(), &Fault>>) {
+        self.exchange.end(half, outcome);
+    }
+
+    fn poll_idle(&self, cx: &mut Context<'_>) -> Poll<Fault> {
+        match self.poll_noted(cx) {
+            Poll::Ready(fault) => Poll::Ready(fault),
+            Poll::Pending => self.exchange.poll_idle(cx),
+        }
+    }
+}
+
+impl Drop for Run {
+    /// The exchange is over: all log, then all go (Envoy's order).
+    fn drop(&mut self) {
+        let stages: Vec<(usize, Place)> =
+            self.seen.borrow().stages.iter().map(|stage| (stage.number, stage.place)).collect();
+        for (number, place) in &stages {
+            self.filters[*number].log(*place);
+        }
+        for (number, place) in &stages {
+            self.filters[*number].close(*place);
+        }
+    }
+}
