@@ -22,6 +22,7 @@
 
 pub mod app;
 pub mod client;
+mod guest;
 mod h2c;
 mod mesh;
 mod metrics;
@@ -36,6 +37,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 pub use app::{App, Seen};
+pub use guest::guest;
 pub use mesh::{Link, Mesh, Pair, TRUST_DOMAIN};
 pub use metrics::Metrics;
 pub use peers::{Peer, peer, peer_or};

@@ -1,0 +1,351 @@
+//! Filters as their authors write them, on the released `proxy-wasm` crate: one module, and the configuration says which
+//! of them it is.
+
+use std::time::Duration;
+
+use proxy_wasm::hostcalls;
+use proxy_wasm::traits::{Context, HttpContext, RootContext};
+use proxy_wasm::types::{Action, Bytes, ContextType, LogLevel};
+
+proxy_wasm::main! {{
+    proxy_wasm::set_log_level(LogLevel::Info);
+    proxy_wasm::set_root_context(|_| Box::new(Root::default()));
+}}
+
+/// The plugin.
+#[derive(Default)]
+struct Root {
+    kind: String,
+    queue: u32,
+    heard: u32,
+}
+
+impl Context for Root {}
+
+impl RootContext for Root {
+    fn on_configure(&mut self, _: usize) -> bool {
+        self.kind = text(self.get_plugin_configuration());
+        if self.kind == "queue" {
+            self.queue = self.register_shared_queue("items");
+        }
+        true
+    }
+
+    fn on_queue_ready(&mut self, queue: u32) {
+        while let Ok(Some(item)) = self.dequeue_shared_queue(queue) {
+            self.heard += 1;
+            // Where requests find it, in whatever VM they are.
+            self.set_shared_data("heard", Some(&item), None).expect("shared data");
+        }
+    }
+
+    fn get_type(&self) -> Option<ContextType> {
+        Some(ContextType::HttpContext)
+    }
+
+    fn create_http_context(&self, _: u32) -> Option<Box<dyn HttpContext>> {
+        let (kind, queue) = (self.kind.clone(), self.queue);
+        Some(match kind.as_str() {
+            "upper" | "upper-whole" | "grow" | "sloppy" | "gather" | "hold" | "refuse" | "trap" => {
+                Box::new(Bodies { kind, seen: 0 })
+            }
+            "trailers" => Box::new(Trailers { made: false }),
+            "auth" | "ask-and-go" => Box::new(Auth { kind }),
+            "fan" => Box::new(Fan::default()),
+            "grpc" => Box::new(Grpc::default()),
+            "queue" => Box::new(Queue { queue }),
+            other => panic!("no filter {other}"),
+        })
+    }
+}
+
+fn text(bytes: Option<Bytes>) -> String {
+    String::from_utf8(bytes.unwrap_or_default()).expect("UTF-8")
+}
+
+/// Filters of content.
+struct Bodies {
+    kind: String,
+    seen: usize,
+}
+
+impl Bodies {
+    fn is(&self, kinds: &[&str]) -> bool {
+        kinds.contains(&self.kind.as_str())
+    }
+}
+
+impl Context for Bodies {}
+
+impl HttpContext for Bodies {
+    fn on_http_request_headers(&mut self, _: usize, end: bool) -> Action {
+        if self.is(&["grow"]) {
+            self.set_http_request_header("content-length", None);
+        }
+        // With `allow_on_headers_stop_iteration` the body comes all the same.
+        if self.is(&["gather"]) && !end { Action::Pause } else { Action::Continue }
+    }
+
+    fn on_http_request_body(&mut self, size: usize, end: bool) -> Action {
+        match self.kind.as_str() {
+            "upper" => {
+                let upper = self.get_http_request_body(0, size).unwrap_or_default().to_ascii_uppercase();
+                self.set_http_request_body(0, size, &upper);
+            }
+            "upper-whole" | "gather" if !end => return Action::Pause,
+            "upper-whole" => {
+                let upper = self.get_http_request_body(0, size).unwrap_or_default().to_ascii_uppercase();
+                self.set_http_request_body(0, size, &upper);
+            }
+            "gather" => {
+                let body = text(self.get_http_request_body(0, size));
+                self.set_http_request_header("x-gathered", Some(&size.to_string()));
+                self.set_http_request_body(0, size, format!("<{body}>").as_bytes());
+            }
+            "grow" | "sloppy" if end => self.set_http_request_body(size, 0, b"!"),
+            "refuse" => {
+                let body = self.get_http_request_body(0, size).unwrap_or_default();
+                if body.windows(3).any(|three| three == b"bad") {
+                    self.send_http_response(422, vec![("x-why", "bad")], Some(b"no such words\n"));
+                    return Action::Pause;
+                }
+            }
+            "trap" if end => panic!("as told"),
+            _ => {}
+        }
+        Action::Continue
+    }
+
+    fn on_http_response_headers(&mut self, _: usize, _: bool) -> Action {
+        self.set_http_response_header("x-filtered", Some("yes"));
+        if self.is(&["grow"]) {
+            self.set_http_response_header("content-length", None);
+        }
+        Action::Continue
+    }
+
+    fn on_http_response_body(&mut self, size: usize, end: bool) -> Action {
+        self.seen += size;
+        match self.kind.as_str() {
+            "upper" => {
+                let upper = self.get_http_response_body(0, size).unwrap_or_default().to_ascii_uppercase();
+                self.set_http_response_body(0, size, &upper);
+            }
+            "upper-whole" | "hold" if !end => return Action::Pause,
+            "upper-whole" => {
+                let upper = self.get_http_response_body(0, size).unwrap_or_default().to_ascii_uppercase();
+                self.set_http_response_body(0, size, &upper);
+            }
+            "grow" | "sloppy" if end => self.set_http_response_body(size, 0, b"!"),
+            _ => {}
+        }
+        Action::Continue
+    }
+}
+
+/// Adds a trailer to every message that has a body, and changes one that is there.
+struct Trailers {
+    made: bool,
+}
+
+impl Context for Trailers {}
+
+impl HttpContext for Trailers {
+    fn on_http_request_trailers(&mut self, count: usize) -> Action {
+        self.add_http_request_trailer("x-count", &count.to_string());
+        self.set_http_request_trailer("x-old", None);
+        Action::Continue
+    }
+
+    fn on_http_response_headers(&mut self, _: usize, _: bool) -> Action {
+        self.set_http_response_header("content-length", None);
+        Action::Continue
+    }
+
+    fn on_http_response_body(&mut self, _: usize, end: bool) -> Action {
+        if end {
+            self.made = true;
+            // There are none: some are made.
+            self.add_http_response_trailer("x-made", "yes");
+        }
+        Action::Continue
+    }
+
+    fn on_http_response_trailers(&mut self, count: usize) -> Action {
+        self.set_http_response_trailer("x-checksum", Some(&format!("changed, one of {count}")));
+        Action::Continue
+    }
+}
+
+const CALL: Duration = Duration::from_secs(10);
+
+/// The authorization of each request by another service.
+struct Auth {
+    kind: String,
+}
+
+impl Auth {
+    fn ask(&self, timeout: Duration) -> Action {
+        let path = self.get_http_request_header("x-ask").unwrap_or_else(|| "/status/200".into());
+        let headers = vec![(":method", "GET"), (":path", path.as_str()), (":authority", "auth")];
+        match self.dispatch_http_call("auth", headers, None, vec![], timeout) {
+            Ok(_) => Action::Pause,
+            Err(status) => {
+                self.send_http_response(500, vec![("x-status", &format!("{status:?}"))], None);
+                Action::Pause
+            }
+        }
+    }
+}
+
+impl Context for Auth {
+    fn on_http_call_response(&mut self, _: u32, headers: usize, size: usize, _: usize) {
+        // No headers at all: there is no answer, and asking for one of them is an error.
+        let status = if headers > 0 { self.get_http_call_response_header(":status") } else { None };
+        let status = status.unwrap_or_else(|| "none".into());
+        if status == "200" {
+            self.set_http_request_header("x-authorized", Some(&size.to_string()));
+            self.resume_http_request();
+        } else {
+            let body = text(self.get_http_call_response_body(0, size));
+            let headers = headers.to_string();
+            self.send_http_response(403, vec![("x-status", &status), ("x-headers", &headers)], Some(body.as_bytes()));
+        }
+    }
+}
+
+impl HttpContext for Auth {
+    fn on_http_request_headers(&mut self, _: usize, _: bool) -> Action {
+        let timeout = self.get_http_request_header("x-timeout").and_then(|ms| ms.parse().ok());
+        let action = self.ask(timeout.map_or(CALL, Duration::from_millis));
+        // Not waited for: a refusal may overtake the response.
+        if self.kind == "ask-and-go" { Action::Continue } else { action }
+    }
+}
+
+/// Two calls at once, and a third when both are answered.
+#[derive(Default)]
+struct Fan {
+    waiting: Vec<u32>,
+    answers: Vec<String>,
+}
+
+impl Fan {
+    fn call(&mut self, path: &str, body: Option<&[u8]>) {
+        let headers = vec![(":method", "POST"), (":path", path), (":authority", "auth")];
+        let id = self.dispatch_http_call("auth", headers, body, vec![], CALL).expect("a call");
+        self.waiting.push(id);
+    }
+}
+
+impl Context for Fan {
+    fn on_http_call_response(&mut self, id: u32, _: usize, size: usize, _: usize) {
+        self.waiting.retain(|waiting| *waiting != id);
+        self.answers.push(text(self.get_http_call_response_body(0, size)));
+        match (self.waiting.len(), self.answers.len()) {
+            (0, 2) => {
+                self.answers.sort();
+                let sum = self.answers.concat();
+                self.call("/drain", Some(sum.as_bytes()));
+            }
+            (0, 3) => {
+                self.set_http_request_header("x-answers", Some(&self.answers.join(",")));
+                self.resume_http_request();
+            }
+            _ => {}
+        }
+    }
+}
+
+impl HttpContext for Fan {
+    fn on_http_request_headers(&mut self, _: usize, _: bool) -> Action {
+        self.call("/drain", Some(b"four"));
+        self.call("/drain", Some(b"eleven bytes"));
+        Action::Pause
+    }
+}
+
+/// One gRPC call, or a stream, and what came of it in the response.
+#[derive(Default)]
+struct Grpc {
+    stream: Option<u32>,
+    events: Vec<String>,
+}
+
+const WORDS: &str = "lacis.test.Words";
+
+/// `message Word { string text = 1; }`
+fn word(text: &str) -> Vec<u8> {
+    let mut message = vec![0x0a, text.len() as u8];
+    message.extend_from_slice(text.as_bytes());
+    message
+}
+
+impl Grpc {
+    fn finish(&self) {
+        self.send_http_response(200, vec![], Some(self.events.join("\n").as_bytes()));
+    }
+}
+
+impl Context for Grpc {
+    fn on_grpc_call_response(&mut self, _: u32, status: u32, size: usize) {
+        let message = if status == 0 { self.get_grpc_call_response_body(0, size) } else { None };
+        let said = self.get_grpc_status();
+        self.events.push(format!("{status} {:?} {said:?}", message.map(|m| text(Some(m[2..].into())))));
+        self.finish();
+    }
+
+    fn on_grpc_stream_initial_metadata(&mut self, id: u32, _: u32) {
+        self.events.push("head".into());
+        self.send_grpc_stream_message(id, Some(&word("second")), true);
+    }
+
+    fn on_grpc_stream_message(&mut self, _: u32, size: usize) {
+        let message = self.get_grpc_stream_message(0, size).unwrap_or_default();
+        self.events.push(text(Some(message[2..].into())));
+    }
+
+    fn on_grpc_stream_trailing_metadata(&mut self, _: u32, _: u32) {
+        self.events.push("trailers".into());
+    }
+
+    fn on_grpc_stream_close(&mut self, _: u32, status: u32) {
+        self.events.push(format!("closed {status}"));
+        self.finish();
+    }
+}
+
+impl HttpContext for Grpc {
+    fn on_http_request_headers(&mut self, _: usize, _: bool) -> Action {
+        let method = self.get_http_request_header("x-method").expect("a method");
+        if method == "Shout" {
+            let id = self.open_grpc_stream("words", WORDS, &method, vec![]).expect("a stream");
+            self.send_grpc_stream_message(id, Some(&word("first")), false);
+            self.stream = Some(id);
+        } else {
+            let service = self.get_http_request_header("x-service").unwrap_or_else(|| "words".into());
+            let metadata = vec![("x-user", &b"ann"[..])];
+            self.dispatch_grpc_call(&service, WORDS, &method, metadata, Some(&word("hello")), CALL).expect("a call");
+        }
+        Action::Pause
+    }
+}
+
+/// Puts a path into a shared queue, and tells what was heard from it.
+struct Queue {
+    queue: u32,
+}
+
+impl Context for Queue {}
+
+impl HttpContext for Queue {
+    fn on_http_request_headers(&mut self, _: usize, _: bool) -> Action {
+        let path = self.get_http_request_header(":path").unwrap_or_default();
+        if path.starts_with("/put/") {
+            self.enqueue_shared_queue(self.queue, Some(path.as_bytes())).expect("a place in the queue");
+        }
+        let heard = text(hostcalls::get_shared_data("heard").expect("shared data").0);
+        self.send_http_response(200, vec![], Some(heard.as_bytes()));
+        Action::Pause
+    }
+}

@@ -1,0 +1,235 @@
+//! Filters of content and trailers: real processes, and filters written on the `proxy-wasm` crate as their authors do.
+
+use lacis_tests::client::Client;
+use lacis_tests::wire::{Data, Framing, Left, Response};
+use lacis_tests::{App, Link, Pair, Process, guest, on_links};
+use serde_json::{Value, json};
+
+/// A pair with filters on delta's inbound side, in this order: their names and sections.
+fn with(link: Link, filters: &[(&str, Value)]) -> Pair {
+    let sections: serde_json::Map<String, Value> =
+        filters.iter().map(|(name, section)| ((*name).to_owned(), section.clone())).collect();
+    let names: Vec<&str> = filters.iter().map(|(name, _)| *name).collect();
+    let config = json!({"filters": sections, "inbound": {"filters": names}});
+    Pair::with(link, App::start(), |alpha| alpha, |delta| delta.with(config))
+}
+
+/// A guest's section with something changed.
+fn changed(kind: &str, more: Value) -> Value {
+    let mut section = guest(kind);
+    for (key, value) in more.as_object().into_iter().flatten() {
+        match section[key].as_object_mut() {
+            Some(map) => map.extend(value.as_object().cloned().unwrap_or_default()),
+            None => section[key] = value.clone(),
+        }
+    }
+    section
+}
+
+/// So many bytes of a body.
+fn read(client: &mut Client, left: &mut Left, count: usize) -> Vec<u8> {
+    let mut got = Vec::new();
+    while got.len() < count {
+        match client.data(left).expect("a piece") {
+            Data::Bytes(bytes) => got.extend_from_slice(&bytes),
+            Data::End(_) => panic!("the end after {got:?}"),
+        }
+    }
+    got
+}
+
+/// `GET`, where there may be no whole answer.
+fn try_get(pair: &Pair, path: &str) -> std::io::Result<Response> {
+    let mut client = pair.connect();
+    client.send(format!("GET {path} HTTP/1.1\r\nhost: delta\r\n\r\n"));
+    client.try_response("GET")
+}
+
+const CHUNKED: &str =
+    "POST /mirror HTTP/1.1\r\nhost: delta\r\nconnection: te\r\nte: trailers\r\ntransfer-encoding: chunked\r\n\r\n";
+
+on_links! {
+    /// Piece by piece, as it comes: what was sent is answered before more is sent.
+    [H1, H2, H3] fn a_streaming_filter_changes_pieces_as_they_pass(link) {
+        let pair = with(link, &[("mine", guest("upper"))]);
+        let mut client = pair.connect();
+        client.send(CHUNKED);
+        client.send("3\r\nabc\r\n");
+        assert_eq!(client.head().status(), 200);
+        let mut left = Left::new(Framing::Chunked);
+        assert_eq!(read(&mut client, &mut left, 3), b"ABC");
+        client.send("3\r\ndef\r\n0\r\n\r\n");
+        assert_eq!(read(&mut client, &mut left, 3), b"DEF");
+    }
+
+    /// The whole body at once, in both directions, with the length that it came with.
+    [H2, H3] fn a_buffering_filter_sees_the_whole(link) {
+        let pair = with(link, &[("mine", guest("upper-whole"))]);
+        let body = "word ".repeat(20_000);
+        let answer = pair.connect().request("POST", "delta", "/mirror", &[], Some(body.as_bytes()));
+        assert_eq!((answer.status(), answer.head.field("x-filtered")), (200, Some("yes")));
+        assert!(answer.body == body.to_uppercase().as_bytes(), "{} bytes", answer.body.len());
+        assert_eq!(pair.app.seen()[0].length, body.len() as u64);
+    }
+
+    /// A filter that takes content-length away may change the length.
+    [H1, H2, H3] fn a_body_may_grow(link) {
+        let pair = with(link, &[("mine", guest("grow"))]);
+        let mut client = pair.connect();
+        let answer = client.request("POST", "delta", "/mirror", &[], Some(b"abc"));
+        assert_eq!((answer.status(), &answer.body[..]), (200, &b"abc!!"[..]));
+        assert_eq!(client.request("POST", "delta", "/mirror", &[], Some(b"d")).body, "d!!");
+        assert_eq!(client.get("delta", "/bytes/0").status(), 200, "no body, nothing to grow");
+    }
+
+    /// One that leaves content-length as it was never makes a wrong frame: the message is cut, the next one is whole.
+    [H1, H2, H3] fn a_wrong_length_is_never_sent(link) {
+        let pair = with(link, &[("mine", guest("sloppy"))]);
+        // Our own answer passes the filter too, and breaks there.
+        let mut client = pair.connect();
+        client.send("POST /drain HTTP/1.1\r\nhost: delta\r\ncontent-length: 3\r\n\r\nabc");
+        let answer = client.try_response("POST");
+        assert!(answer.as_ref().map_or(true, |answer| answer.status() >= 500), "{answer:?}");
+        // The surplus stays here; where the length is all that a client is told, what it gets is what was announced.
+        let answer = try_get(&pair, "/bytes/10");
+        let harmless = |answer: &Response| answer.status() >= 500 || link == Link::H1 && answer.body.len() == 10;
+        assert!(answer.as_ref().map_or(true, harmless), "{answer:?}");
+        assert!(pair.app.seen().iter().all(|seen| seen.length != 4), "{:?}", pair.app.seen());
+        // Without a length there is nothing that could be wrong.
+        let mut client = pair.connect();
+        client.send(CHUNKED);
+        client.send("3\r\nabc\r\n0\r\n\r\n");
+        assert_eq!(client.response("POST").body, "abc!!");
+    }
+
+    /// The head waits for its body: what the filter learns from the body it says in the head, and lengths are set right.
+    [H2, H3] fn a_head_can_wait_for_its_body(link) {
+        let pair = with(link, &[("mine", changed("gather", json!({"allow_on_headers_stop_iteration": true})))]);
+        let mut client = pair.connect();
+        let answer = client.request("POST", "delta", "/mirror", &[], Some(b"hello"));
+        assert_eq!((answer.status(), &answer.body[..]), (200, &b"<hello>"[..]));
+        let seen = &pair.app.seen()[0];
+        assert_eq!((seen.field("x-gathered"), seen.field("content-length"), seen.length), (Some("5"), Some("7"), 7));
+        assert_eq!(client.get("delta", "/bytes/1").status(), 200);
+        // Who waits to be asked for the body is asked, and once.
+        client.send("POST /mirror HTTP/1.1\r\nhost: delta\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\n");
+        assert_eq!(client.head().status(), 100);
+        client.send("abc");
+        let answer = client.response("POST");
+        assert_eq!((answer.informational.len(), &answer.body[..]), (0, &b"<abc>"[..]));
+    }
+
+    /// An upgraded connection passes a filter like any content, in both directions.
+    [H1] fn an_upgraded_connection_passes_filters(link) {
+        let pair = with(link, &[("mine", guest("upper"))]);
+        let mut client = pair.connect();
+        client.send("GET /upgrade HTTP/1.1\r\nhost: delta\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n");
+        assert_eq!(client.head().status(), 101);
+        client.send("abc");
+        assert_eq!(&client.exactly(3)[..], b"ABC");
+        client.finish();
+        assert_eq!(&client.rest()[..], b"BYE");
+    }
+
+    /// Trailers are changed, added, removed, and made where there were none.
+    [H1, H2, H3] fn trailers_pass_filters(link) {
+        let pair = with(link, &[("mine", guest("trailers"))]);
+        let fields = [("connection", "te"), ("te", "trailers")];
+        let answer = pair.connect().request("GET", "delta", "/trailers", &fields, None);
+        assert_eq!(answer.body, "hello");
+        let trailer = |answer: &Response, name: &str| {
+            answer.trailers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.clone())
+        };
+        assert_eq!(trailer(&answer, "x-checksum").as_deref(), Some("changed, one of 2"));
+        let answer = pair.connect().request("GET", "delta", "/chunked/10", &fields, None);
+        assert_eq!((answer.body.len(), trailer(&answer, "x-made").as_deref()), (10, Some("yes")));
+        let mut client = pair.connect();
+        client.send(CHUNKED);
+        client.send("3\r\nabc\r\n0\r\nx-sum: 3\r\nx-old: 1\r\n\r\n");
+        assert_eq!(client.response("POST").body, "abc");
+        let seen = pair.app.seen();
+        let trailers = &seen.last().expect("a request").trailers;
+        assert!(trailers.contains(&("x-count".into(), "2".into())), "{trailers:?}");
+        assert!(trailers.iter().all(|(name, _)| name != "x-old"), "{trailers:?}");
+    }
+
+    /// A filter may answer while the body comes: before the response has begun.
+    [H1, H2, H3] fn a_filter_answers_in_mid_body(link) {
+        let pair = with(link, &[("mine", guest("refuse"))]);
+        let answer = pair.connect().request("POST", "delta", "/drain", &[], Some(b"so bad"));
+        assert_eq!((answer.status(), answer.head.field("x-why")), (422, Some("bad")));
+        assert_eq!((answer.head.field("x-filtered"), &answer.body[..]), (Some("yes"), &b"no such words\n"[..]));
+        assert_eq!(pair.connect().request("POST", "delta", "/drain", &[], Some(b"so good")).body, "7");
+        // Once the response has begun there is no other answer: it is cut.
+        let mut client = pair.connect();
+        client.send(CHUNKED);
+        client.send("3\r\nabc\r\n");
+        let head = client.head();
+        assert_eq!(head.status(), 200);
+        client.send("3\r\nbad\r\n");
+        let mut left = Left::new(Framing::Chunked);
+        let end = loop {
+            match client.data(&mut left) {
+                Ok(Data::Bytes(_)) => {}
+                end => break end,
+            }
+        };
+        assert!(end.is_err(), "cut, and not ended: {end:?}");
+        pair.delta().counts(1.0, "lacis_requests_total", &[("reason", "filter_reset")]);
+    }
+
+    /// A trap in a body callback is the filter's failure: 503 before the response has begun.
+    [H2, H3] fn a_trap_in_mid_body_follows_the_policy(link) {
+        let closed = with(link, &[("mine", guest("trap"))]);
+        let answer = closed.connect().request("POST", "delta", "/drain", &[], Some(b"abc"));
+        assert_eq!((answer.status(), answer.proxy_error().as_deref()), (503, Some("proxy_internal_error")));
+        let open = with(link, &[("mine", changed("trap", json!({"failure": "open"})))]);
+        assert_eq!(open.connect().request("POST", "delta", "/drain", &[], Some(b"abc")).body, "3");
+    }
+}
+
+/// The limit of what a filter may hold back, at its edge: 413 for a request, 500 or a cut for a response.
+#[test]
+fn what_is_held_back_is_bounded() {
+    let limits = json!({"limits": {"buffer": "10KiB"}});
+    let pair = with(Link::H2, &[("mine", changed("upper-whole", limits.clone()))]);
+    let send = |size: usize| pair.connect().request("POST", "delta", "/drain", &[], Some(&vec![b'x'; size]));
+    assert_eq!(send(10 << 10).body, "10240");
+    let answer = send((10 << 10) + 1);
+    assert_eq!((answer.status(), answer.text().as_str()), (413, "CONTENT_TOO_LARGE\n"));
+    let pair = with(Link::H2, &[("mine", changed("hold", limits))]);
+    assert_eq!(pair.get("/bytes/10240").body.len(), 10240);
+    let answer = try_get(&pair, "/bytes/10241");
+    assert!(answer.as_ref().map_or(true, |answer| answer.status() >= 500), "{answer:?}");
+    pair.delta().counts(1.0, "lacis_requests_total", &[("reason", "http_response_body_size")]);
+}
+
+/// Requests pass filters in order, responses in reverse: the one that holds back sees what the other made of it.
+#[test]
+fn content_passes_filters_in_order() {
+    let pair = with(Link::H2, &[("first", guest("grow")), ("second", guest("upper-whole"))]);
+    let answer = pair.connect().request("POST", "delta", "/mirror", &[], Some(b"abc"));
+    assert_eq!((answer.status(), &answer.body[..]), (200, &b"ABC!!"[..]));
+}
+
+/// A body of any size passes a filter that lets each piece go: memory stays flat.
+#[test]
+fn a_streaming_filter_costs_no_memory() {
+    const SIZE: u64 = 256 << 20;
+    let pair = with(Link::H2, &[("mine", guest("upper"))]);
+    assert_eq!(pair.get("/bytes/1000").status(), 200);
+    let mut client = pair.connect();
+    let (grown, ()) = Process::growth(&[pair.delta()], || {
+        client.send(format!("GET /bytes/{SIZE} HTTP/1.1\r\nhost: delta\r\n\r\n"));
+        assert_eq!(client.head().status(), 200);
+        let mut left = Left::new(Framing::Length(SIZE));
+        let mut got = 0;
+        while got < SIZE {
+            match client.data(&mut left).expect("a piece") {
+                Data::Bytes(bytes) => got += bytes.len() as u64,
+                Data::End(_) => panic!("the end after {got} bytes"),
+            }
+        }
+    });
+    assert!(grown[0] < 16, "grew by {} MiB", grown[0]);
+}
