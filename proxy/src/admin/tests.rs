@@ -181,13 +181,24 @@ fn run<F: Future<Output = ()>>(test: impl FnOnce(Rc<Admin>, SocketAddr, Rc<RefCe
             metrics: Registry::default(),
             config: Box::new(|| json!({"workers": 4})),
             clusters: Box::new(|| {
-                vec![
-                    Report { worker: 0, answer: Box::pin(async { Some(json!({"delta": 2})) }) },
-                    Report { worker: 1, answer: Box::pin(std::future::pending()) },
-                    Report { worker: 2, answer: Box::pin(async { None }) },
-                    Report { worker: 3, answer: Box::pin(async { Some(json!({})) }) },
-                ]
+                let said = |said: Option<Value>| -> Pin<Box<dyn Future<Output = Option<Value>>>> {
+                    Box::pin(std::future::ready(said))
+                };
+                let all = vec![
+                    said(Some(json!({"delta": 2}))),
+                    Box::pin(std::future::pending()),
+                    said(None),
+                    said(Some(json!({}))),
+                ];
+                Box::pin(async {
+                    let heard = gather(all).await;
+                    let clusters = |said: &Value| [("clusters".to_owned(), said.clone())].into_iter().collect();
+                    let workers: Vec<_> = heard.iter().enumerate().map(|(i, heard)| heard.show(i, clusters)).collect();
+                    json!({"workers": workers})
+                })
             }),
+            filters: Box::new(|| Box::pin(async { json!([]) })),
+            generations: Box::new(|| Box::pin(async { json!([]) })),
             logging: Box::new({
                 let done = done.clone();
                 move |levels| match levels {
