@@ -1,8 +1,12 @@
 //! Changes while it runs: saved files become generations, nothing is dropped, and what is wrong changes nothing.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use lacis_tests::wire::Response;
 use lacis_tests::{App, Link, Mesh, Pair, client, on_links, until};
 use serde_json::{Value, json};
 
@@ -17,6 +21,7 @@ const STAMP: &str = r#"
   (import "env" "proxy_set_shared_data" (func $share (param i32 i32 i32 i32 i32) (result i32)))
   (memory (export "memory") 2)
   (global $heap (mut i32) (i32.const 65536))
+  (global $configured (mut i32) (i32.const 0))
   (data (i32.const 0) "x-stamp")
   (data (i32.const 16) "x-count")
   (data (i32.const 32) "x-version")
@@ -33,14 +38,15 @@ const STAMP: &str = r#"
     (global.set $heap (i32.and (i32.add (i32.add (local.get $at) (local.get $size)) (i32.const 7)) (i32.const -8)))
     (local.get $at))
   ;; For each context, of root contexts as of exchanges: 8 bytes at 4096 + 8 * (id & 4095): pointer and size of the
-  ;; configuration. That of root context n is copied to 40960 + 16 * (n & 255), 16 bytes at most.
+  ;; configuration. That of each root context is copied to the next 16 bytes from 40960 on.
   (func $slot (param $id i32) (result i32)
     (i32.add (i32.const 4096) (i32.shl (i32.and (local.get $id) (i32.const 4095)) (i32.const 3))))
   (func (export "proxy_on_context_create") (param $id i32) (param $root i32)
     (i64.store (call $slot (local.get $id)) (i64.load (call $slot (local.get $root)))))
   (func (export "proxy_on_configure") (param $id i32) (param $size i32) (result i32)
     (local $at i32) (local $first i32)
-    (local.set $at (i32.add (i32.const 40960) (i32.shl (i32.and (local.get $id) (i32.const 255)) (i32.const 4))))
+    (local.set $at (i32.add (i32.const 40960) (i32.shl (i32.and (global.get $configured) (i32.const 1023)) (i32.const 4))))
+    (global.set $configured (i32.add (global.get $configured) (i32.const 1)))
     (drop (call $buffer (i32.const 7) (i32.const 0) (local.get $size) (i32.const 1024) (i32.const 1028)))
     (i64.store (local.get $at) (i64.load (i32.load (i32.const 1024))))
     (i64.store offset=8 (local.get $at) (i64.load offset=8 (i32.load (i32.const 1024))))
@@ -100,6 +106,14 @@ fn stamped(link: Link, workers: usize) -> Pair {
     Pair::inside(mesh, link, App::start(), |alpha| alpha, with)
 }
 
+/// The stamp on the request, as `/echo` tells it.
+fn echoed(answer: &Response) -> Option<String> {
+    let seen: Value = serde_json::from_str(&answer.text()).expect("JSON");
+    let fields = seen["fields"].as_array().expect("a list");
+    let stamp = fields.iter().find(|field| field[0] == "x-stamp")?;
+    stamp[1].as_str().map(str::to_owned)
+}
+
 fn field(pair: &Pair, name: &str) -> String {
     pair.get("/bytes/1").field(name).unwrap_or_else(|| panic!("no {name}")).to_owned()
 }
@@ -110,6 +124,19 @@ on_links! {
         let mut pair = stamped(link, 2);
         let load = client::load(pair.alpha.outbound(), "delta", "/bytes/100", 8);
         load.wait_more(50);
+        let (outbound, stop) = (pair.alpha.outbound(), Arc::new(AtomicBool::new(false)));
+        let watched = stop.clone();
+        let watcher = std::thread::spawn(move || {
+            let mut client = client::Client::connect(outbound);
+            let mut stamps = BTreeSet::new();
+            while !watched.load(Ordering::SeqCst) {
+                let answer = client.get("delta", "/echo");
+                let (request, response) = (echoed(&answer), answer.field("x-stamp").map(str::to_owned));
+                assert_eq!((answer.status(), &request), (200, &response), "one configuration for an exchange");
+                stamps.insert(request);
+            }
+            stamps
+        });
         for round in 0..10 {
             pair.delta_mut().reload(stamp(&format!("round {round}")));
             load.wait_more(50);
@@ -117,6 +144,9 @@ on_links! {
         }
         let load = load.stop();
         assert_eq!((load.failed(), load.reopened), (0, 0), "{load:?}");
+        stop.store(true, Ordering::SeqCst);
+        let stamps = watcher.join().expect("no mixed exchange");
+        assert!(stamps.len() > 2, "{stamps:?}");
         pair.delta().counts(11.0, "lacis_config_generation", &[]);
         pair.delta().counts(10.0, "lacis_config_reloads_total", &[("result", "accepted")]);
     }

@@ -441,3 +441,45 @@ impl Candidate for Rc<Endpoint> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+    use crate::drain::Drain;
+    use crate::telemetry::metrics::Registry;
+
+    #[test]
+    fn what_has_not_changed_goes_on() {
+        let metrics = Rc::new(Registry::default().metrics());
+        let dialer = Rc::new(Dialer::new(Rc::new(RefCell::new(None)), metrics, Drain::default()));
+        let timeouts = Timeouts { connect: REST, request: REST, idle: REST };
+        let endpoint = |port, weight| config::Endpoint { address: ([127, 0, 0, 1], port).into(), weight };
+        let make = |endpoints: &[config::Endpoint], link, timeouts, before: Option<&Rc<Cluster>>| {
+            Cluster::new(
+                "delta",
+                Transport::Mesh(link, Vec::new()),
+                endpoints,
+                Balance::Random,
+                timeouts,
+                before,
+                &dialer,
+            )
+        };
+        let first = make(&[endpoint(1, 1), endpoint(2, 1)], LinkPolicy::H2, timeouts, None);
+        let same = make(&[endpoint(1, 1), endpoint(2, 1)], LinkPolicy::H2, timeouts, Some(&first));
+        assert!(Rc::ptr_eq(&first, &same));
+
+        let slower = Timeouts { request: 2 * REST, ..timeouts };
+        let second = make(&[endpoint(3, 1), endpoint(2, 5)], LinkPolicy::H2, slower, Some(&first));
+        assert_eq!(second.timeouts(), slower);
+        assert!(Rc::ptr_eq(&first.endpoints[1], &second.endpoints[1]), "its links");
+        assert_eq!(second.endpoints[1].weight.get(), 1, "not in use yet");
+        second.take_over();
+        assert_eq!(second.endpoints[1].weight.get(), 5);
+
+        let other = make(&[endpoint(2, 5)], LinkPolicy::H3, slower, Some(&second));
+        assert!(!Rc::ptr_eq(&second.endpoints[1], &other.endpoints[0]), "reached in another way");
+    }
+}

@@ -145,7 +145,17 @@ impl Reload {
             self.peers.tell(|| Order::Discard(number));
             return Err(why);
         }
-        self.peers.tell(|| Order::Switch(number));
+        let mut answers = Vec::new();
+        self.peers.tell(|| {
+            let (answer, switched) = oneshot::channel();
+            answers.push(switched);
+            Order::Switch(number, answer)
+        });
+        // Nothing can fail there. A worker that is stuck switches before it begins its next request.
+        let deadline = Moment::now() + PREPARE_TIME;
+        for answer in answers {
+            let _ = timeout_at(deadline, answer).await;
+        }
         self.ports.keep(ports);
         self.workshop.keep(&plan);
         Ok(config)

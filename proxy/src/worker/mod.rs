@@ -211,7 +211,10 @@ async fn work(seed: Seed) -> io::Result<()> {
                 Some(Order::Adopt(place, stream, from)) => worker.adopt(place, stream, from),
                 Some(Order::Identity(settings)) => worker.identity(settings, server.as_ref()),
                 Some(Order::Prepare(next)) => worker.prepare(*next),
-                Some(Order::Switch(number)) => worker.switch(number),
+                Some(Order::Switch(number, answer)) => {
+                    worker.switch(number);
+                    let _ = answer.send(());
+                }
                 Some(Order::Discard(number)) => worker.discard(number),
                 Some(Order::Report(answer)) => drop(answer.send(worker.generations.report())),
                 Some(Order::Drain) if ending.is_none() => {

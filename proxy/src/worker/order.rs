@@ -18,8 +18,8 @@ pub enum Order {
     Identity(Arc<TlsSettings>),
     /// Make a generation ready beside the one in use, and say whether that can be.
     Prepare(Box<Next>),
-    /// Begin requests on the generation of this number, which was made ready, from now on.
-    Switch(u64),
+    /// Begin requests on the generation of this number, which was made ready, from now on; and say when.
+    Switch(u64, oneshot::Sender<()>),
     /// Forget the generation of this number, which was made ready: another worker, or control, could not.
     Discard(u64),
     /// Take nothing new, finish what runs, then end: inbound first, outbound when inbound is idle.
