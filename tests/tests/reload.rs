@@ -223,6 +223,30 @@ fn what_is_the_same_goes_on() {
     assert!(shown["duration_seconds"]["count"].as_u64().is_some_and(|calls| calls >= 6), "{shown}");
 }
 
+/// Two filters of one module with the same VM settings share a VM, each with a root context of its own; a change of one
+/// leaves the other's alone.
+#[test]
+fn filters_of_one_module_share_a_vm() {
+    let mut pair = stamped(Link::H2, 1);
+    let other = |config: &str| json!({"filters": {"other": {"module": "stamp.wasm", "config": config}}});
+    let mut both = other("its own");
+    both["inbound"] = json!({"filters": ["stamp", "other"]});
+    pair.delta_mut().reload(both);
+    let see = |pair: &Pair| {
+        let answer = pair.get("/bytes/1");
+        let all =
+            |name| answer.head.fields.iter().filter(|(n, _)| n == name).map(|(_, v)| v.clone()).collect::<Vec<_>>();
+        (all("x-stamp").join(", "), all("x-count").join(", "))
+    };
+    assert_eq!(see(&pair), ("its own, first".to_owned(), "a, b".to_owned()));
+    pair.delta_mut().reload(other("changed"));
+    assert_eq!(see(&pair), ("changed, first".to_owned(), "c, d".to_owned()));
+    until("the root context before has gone", || (filters(&pair).len() == 2).then_some(()));
+    let since: Vec<_> =
+        filters(&pair).iter().map(|f| (f["name"].clone(), f["since"].clone(), f["generation"].clone())).collect();
+    assert_eq!(since, [(json!("other"), json!(3), json!(3)), (json!("stamp"), json!(1), json!(3))]);
+}
+
 /// What is wrong is refused, told everywhere, and changes nothing.
 #[test]
 fn what_is_wrong_is_refused_and_told() {
