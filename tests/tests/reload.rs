@@ -343,6 +343,40 @@ fn a_swapped_link_is_a_change() {
     until("the other module answers", || (field(&pair, "x-version") == "two two").then_some(()));
 }
 
+/// Filters that only old requests use are bounded, at 64 of a worker: a change beyond is refused until some have ended.
+#[test]
+fn held_generations_are_bounded() {
+    let mesh = Mesh::new();
+    mesh.file("stamp.wasm", module("one one"));
+    let patient = json!({"services": {"delta": {"timeouts": {"request": "10m"}}}});
+    let filter = stamp("round 0");
+    let mut pair = Pair::inside(
+        mesh,
+        Link::H2,
+        App::start(),
+        |alpha| alpha.with(patient),
+        |delta| delta.with(filter).with(json!({"inbound": {"filters": ["stamp"]}})),
+    );
+    let mut held = Vec::new();
+    for round in 1..=65 {
+        let mut client = pair.connect();
+        client.send("GET /hold HTTP/1.1\r\nhost: delta\r\n\r\n");
+        pair.app.wait_held(round);
+        held.push(client);
+        pair.delta_mut().reload(stamp(&format!("round {round}")));
+    }
+    let told = pair.delta_mut().refused(stamp("one more"));
+    assert!(told.contains("still use 65 filters"), "{told}");
+    assert_eq!(field(&pair, "x-stamp"), "round 65");
+    pair.app.release();
+    for (round, client) in held.iter_mut().enumerate() {
+        assert_eq!(client.response("GET").field("x-stamp"), Some(format!("round {round}").as_str()));
+    }
+    until("the old filters have gone", || (filters(&pair).len() == 1).then_some(()));
+    pair.delta_mut().reload(stamp("after all"));
+    assert_eq!(field(&pair, "x-stamp"), "after all");
+}
+
 /// SIGHUP makes a generation though nothing has changed; hundreds of them leave nothing behind.
 #[test]
 fn hundreds_of_reloads_leave_nothing_behind() {

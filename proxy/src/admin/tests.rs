@@ -94,10 +94,21 @@ fn the_index_lists_everything_and_so_does_404() {
     run(|_, address, _| async move {
         let (status, _, index) = get(address, "/").await;
         assert_eq!((status, &get(address, "/help").await.2), (200, &index));
-        for path in ["/ready", "/live", "/metrics", "/config", "/clusters", "/logging", "/drain", "/quit"] {
+        for path in [
+            "/ready",
+            "/live",
+            "/metrics",
+            "/config",
+            "/clusters",
+            "/filters",
+            "/generations",
+            "/logging",
+            "/drain",
+            "/quit",
+        ] {
             assert!(index.contains(path), "{index}");
         }
-        let (status, _, body) = get(address, "/filters").await;
+        let (status, _, body) = get(address, "/listeners").await;
         assert_eq!(status, 404);
         assert!(body.ends_with(&index), "{body}");
     });

@@ -201,13 +201,26 @@ pub(super) async fn generations(asked: Vec<impl Future<Output = Option<Report>>>
             "error": error,
         })
     };
+    let entries = known.entries();
+    // Those that end for so long that they are no longer remembered.
+    let numbers = |report: &Report| report.generations.iter().map(|(number, _)| *number).collect::<Vec<_>>();
+    let forgotten: BTreeSet<_> = heard
+        .iter()
+        .filter_map(Heard::said)
+        .flat_map(numbers)
+        .filter(|number| *number < current && entries.iter().all(|entry| entry.number != *number))
+        .collect();
+    let forgotten = forgotten
+        .into_iter()
+        .rev()
+        .map(|number| json!({ "number": number, "state": "draining", "in_flight": running(number).unwrap_or(0) }));
     let on = |report: &Report| {
         let number = report.generations.first().map(|(number, _)| json!(number));
         Map::from_iter(number.map(|number| ("generation".to_owned(), number)))
     };
     json!({
         "current": current,
-        "generations": known.entries().into_iter().map(show).collect::<Vec<_>>(),
+        "generations": entries.iter().cloned().map(show).chain(forgotten).collect::<Vec<_>>(),
         "workers": workers(&heard, on),
     })
 }

@@ -33,7 +33,7 @@ pub struct Hop {
 }
 
 /// Runs one request. Never fails: a fault becomes a response. Dropping the future cancels the request.
-async fn run(hop: &Hop, conn: &Rc<Conn>, pinned: Option<&str>, mut request: Request) -> Response {
+async fn run(hop: &Hop, conn: &Rc<Conn>, pinned: Option<&Rc<str>>, mut request: Request) -> Response {
     let generation = Rc::clone(&hop.generation.borrow());
     let exchange = hop.open(&generation, conn, &request.head);
     request.body.observe(exchange.clone());
@@ -96,7 +96,7 @@ pub struct Served {
 
 impl Service for Served {
     async fn call(self: Rc<Self>, request: Request) -> Response {
-        run(&self.hop, &self.conn, self.pinned.as_deref(), request).await
+        run(&self.hop, &self.conn, self.pinned.as_ref(), request).await
     }
 
     fn refuse(&self, fault: Fault) -> Response {

@@ -1,5 +1,7 @@
 //! The application's side: which service does it mean?
 
+use std::rc::Rc;
+
 use http::HeaderName;
 use http::uri::Authority;
 
@@ -30,7 +32,7 @@ pub(super) fn admit(hop: &Hop, head: &mut RequestHead) {
 /// The service that a request is for: that of the port it came in by, unless a filter named another; else that of its host.
 pub(super) fn target<'a>(
     generation: &'a Generation,
-    pinned: Option<&str>,
+    pinned: Option<&Rc<str>>,
     asked: Option<&Authority>,
     head: &RequestHead,
     protocol: Protocol,
