@@ -103,17 +103,6 @@ impl Document {
         self.nodes[node as usize].place
     }
 
-    /// Where the last of these keys stands, each in the map that the one before names.
-    pub(super) fn find(&self, keys: &[&str]) -> Option<Place> {
-        let (mut node, mut place) = (0, None);
-        for key in keys {
-            let Value::Map(entries) = self.value(node) else { return None };
-            let entry = entries.iter().find(|entry| entry.key == *key)?;
-            (node, place) = (entry.value, Some(entry.place));
-        }
-        place
-    }
-
     /// How one gets there from the root: `services.delta.endpoints[1]`; empty for the root.
     pub(super) fn path(&self, node: Id) -> String {
         let Some((parent, position)) = self.nodes[node as usize].parent else { return String::new() };
