@@ -32,12 +32,15 @@ const FAREWELL: Duration = Duration::from_secs(10);
 /// fill the memory.
 const RETIRED_MAX: usize = 64;
 
+/// A machine, and the task that ticks for it.
+type Ticking = (Rc<Machine>, JoinHandle<()>);
+
 /// The VMs of one worker, found by what they are equal by, so that a new generation takes over those that fit it.
 pub struct Machines {
     shared: Arc<SharedData>,
     node: Rc<NodeFacts>,
     ledger: Rc<Ledger>,
-    running: RefCell<HashMap<VmKey, (Rc<Machine>, JoinHandle<()>)>>,
+    running: RefCell<HashMap<VmKey, Ticking>>,
     filters: RefCell<Vec<Weak<Filter>>>,
 }
 
