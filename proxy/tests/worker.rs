@@ -10,7 +10,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use lacis::config::{self, resolve::Host};
-use lacis::control::modules;
+use lacis::filter::chain::Plan;
+use lacis::mesh::generation::Snapshot;
 use lacis::net::listen;
 use lacis::telemetry::metrics::Registry;
 use lacis::worker::{self, Order, Peers, Seed, Sockets};
@@ -49,12 +50,12 @@ fn no_more_connections_than_the_limit() {
     let (orders, mailbox) = mpsc::unbounded_channel();
     let seed = Seed {
         number: 0,
-        filters: modules::prepare(&config).expect("no filters"),
-        config: Arc::new(config),
+        snapshot: Snapshot { number: 1, config: Arc::new(config), filters: Plan::default() },
         sockets: Sockets { outbound: Some(listener), ..Sockets::default() },
         tls: None,
         registry: Registry::default(),
         access: None,
+        shared: Arc::default(),
         mailbox,
         peers: Arc::new(Peers::new(vec![orders.clone()])),
         connections: LIMIT,

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Failure, Outcome, Output, print};
 use crate::config::{self, Config, Problem, Warning};
-use crate::control::modules::{self, Refusal};
+use crate::control::modules::{Refusal, Workshop};
 
 /// Tell every problem of a config file, as file:line:column: what is wrong, and what would be right.
 ///
@@ -58,7 +58,7 @@ impl Check {
             let (line, column) = config::locate(&self.config, &keys).unwrap_or_default();
             Problem { file: self.config.display().to_string(), line, column, path: keys.join("."), message: why }
         };
-        modules::check(config).into_iter().map(problem).collect()
+        Workshop::default().prepare(config).err().unwrap_or_default().into_iter().map(problem).collect()
     }
 }
 

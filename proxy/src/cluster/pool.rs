@@ -16,7 +16,7 @@ pub const MAX_LINKS: usize = 8;
 
 /// Shared links of one protocol to one endpoint.
 #[derive(Debug)]
-pub struct Links<L> {
+pub struct Links<L: Multiplexed> {
     open: RefCell<Vec<Entry<L>>>,
     dial: RefCell<Option<Rc<Dial>>>,
 }
@@ -37,7 +37,7 @@ struct Dial {
     finished: Notify,
 }
 
-impl<L> Default for Links<L> {
+impl<L: Multiplexed> Default for Links<L> {
     fn default() -> Self {
         Links { open: RefCell::default(), dial: RefCell::default() }
     }
@@ -149,6 +149,13 @@ impl<L: Multiplexed> Links<L> {
     pub fn count(&self) -> (usize, usize) {
         let open = self.open.borrow();
         (open.len(), open.iter().map(|entry| entry.link.in_flight()).sum())
+    }
+}
+
+impl<L: Multiplexed> Drop for Links<L> {
+    /// The endpoint is gone: what its links still carry ends, and they with it.
+    fn drop(&mut self) {
+        self.close();
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Each is a task of the worker. What comes of it is told to the guest from that task, when no guest runs.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
@@ -12,13 +13,13 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::{Authority, PathAndQuery};
 use http::{Method, StatusCode};
 use lacis_host::abi::Status;
-use lacis_host::{CallId, CallOut, GrpcCall, GrpcEvent, HttpAnswer, HttpCall, Lines};
+use lacis_host::{CallId, CallOut, GrpcCall, GrpcEvent, HttpAnswer, HttpCall, Lines, RootId};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
 
 use super::grpc::{self, Messages, Outbox, Verdict};
 use super::guest::{self, GuestResponse, GuestTrailers};
-use super::wasm::Filter;
+use super::machine::Machine;
 use crate::fault::{Fault, Reason};
 use crate::http::body::{Frame, Half, Length, Source};
 use crate::http::head::{RequestHead, ResponseHead, Version};
@@ -37,10 +38,13 @@ pub trait Upstreams {
 /// A request under way.
 pub type Sent = Pin<Box<dyn Future<Output = Result<Response, Fault>>>>;
 
-/// The calls of one filter in one worker.
+/// What filters can reach: the services of the generation in use.
+pub(super) type Reach = Rc<RefCell<Rc<dyn Upstreams>>>;
+
+/// The calls of one VM.
 pub(super) struct Calls {
-    upstreams: Rc<dyn Upstreams>,
-    owner: Weak<Filter>,
+    reach: Reach,
+    owner: Weak<Machine>,
     /// Most bytes of an answer, or of one message of it.
     limit: usize,
     flying: HashMap<CallId, Flying, foldhash::fast::RandomState>,
@@ -53,23 +57,24 @@ struct Flying {
 
 impl Calls {
     /// None yet.
-    pub(super) fn new(upstreams: &Rc<dyn Upstreams>, owner: &Weak<Filter>, limit: usize) -> Self {
-        Calls { upstreams: Rc::clone(upstreams), owner: owner.clone(), limit, flying: HashMap::default() }
+    pub(super) fn new(reach: &Reach, owner: &Weak<Machine>, limit: usize) -> Self {
+        Calls { reach: Rc::clone(reach), owner: owner.clone(), limit, flying: HashMap::default() }
     }
 
     /// See [`lacis_host::World::call_out`].
-    pub(super) fn begin(&mut self, id: CallId, call: CallOut) -> Result<(), Status> {
+    pub(super) fn begin(&mut self, id: CallId, root: RootId, call: CallOut) -> Result<(), Status> {
         let (CallOut::Http(HttpCall { upstream, .. })
         | CallOut::Grpc(GrpcCall { upstream, .. })
         | CallOut::GrpcStream(GrpcCall { upstream, .. })) = &call;
-        if !self.upstreams.has(upstream) {
+        let upstreams = Rc::clone(&self.reach.borrow());
+        if !upstreams.has(upstream) {
             return Err(Status::NotFound);
         }
         let invalid = |why: String| {
             tracing::warn!(target: "filter", why, "a call that cannot be made");
             Status::InternalFailure
         };
-        let (upstreams, owner, limit) = (Rc::clone(&self.upstreams), self.owner.clone(), self.limit);
+        let (owner, limit) = (self.owner.clone(), self.limit);
         let mut outbox = None;
         let task = match call {
             CallOut::Http(call) => {
@@ -77,8 +82,8 @@ impl Calls {
                 let request = http_request(call).map_err(invalid)?;
                 tokio::task::spawn_local(async move {
                     let answer = http(upstreams.send(&service, request), timeout, limit).await;
-                    if let Some(filter) = owner.upgrade() {
-                        filter.http_called(id, answer);
+                    if let Some(machine) = owner.upgrade() {
+                        machine.http_called(root, id, answer);
                     }
                 })
             }
@@ -99,8 +104,8 @@ impl Calls {
                         (Verdict { status: 0, .. }, None) => Verdict::new(grpc::INTERNAL, "").into(),
                         (verdict, _) => verdict.into(),
                     };
-                    if let Some(filter) = owner.upgrade() {
-                        filter.grpc_event(id, event, true);
+                    if let Some(machine) = owner.upgrade() {
+                        machine.grpc_event(root, id, event, true);
                     }
                 })
             }
@@ -112,8 +117,8 @@ impl Calls {
                 let request = grpc_request(call, body).map_err(invalid)?;
                 tokio::task::spawn_local(async move {
                     let tell = |event, last| {
-                        if let Some(filter) = owner.upgrade() {
-                            filter.grpc_event(id, event, last);
+                        if let Some(machine) = owner.upgrade() {
+                            machine.grpc_event(root, id, event, last);
                         }
                     };
                     let sent = upstreams.send(&service, request);

@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::clock::Deadline;
 use crate::config::Timeouts;
-use crate::drain::{Drain, Phase};
+use crate::drain::{Drain, Guard, Phase};
 use crate::fault::{Fault, Reason};
 use crate::http::body::{Half, Observer};
 use crate::http::head::{RequestHead, Version};
@@ -62,6 +62,7 @@ pub struct Exchange {
     pub trail: Trail,
     /// Runs out when the response does not begin in time.
     pub deadline: Deadline,
+    _generation: Guard,
     ledger: Rc<Ledger>,
     started: Instant,
     ended: Cell<Option<Duration>>,
@@ -98,13 +99,14 @@ struct Line {
 
 impl Exchange {
     /// Begins the account of a request. `nowhere` is the destination until one is chosen, and
-    /// `protocol` what the application speaks.
+    /// `protocol` what the application speaks; `generation` counts it until it ends.
     pub fn open(
         conn: &Rc<Conn>,
         ledger: &Rc<Ledger>,
         head: &RequestHead,
         nowhere: NameId,
         protocol: Protocol,
+        generation: Guard,
     ) -> Rc<Self> {
         ledger.metrics.requests_active(conn.direction).add(1);
         let field = |name: &str| Text::from(head.headers.get(name).cloned());
@@ -134,6 +136,7 @@ impl Exchange {
             conn: Rc::clone(conn),
             trail: Trail::default(),
             deadline: Deadline::new(),
+            _generation: generation,
             ledger: Rc::clone(ledger),
             started: Instant::now(),
             ended: Cell::new(None),

@@ -15,8 +15,8 @@ use http::{HeaderMap, StatusCode};
 use lacis_host::Half;
 
 use super::guest::GuestTrailers;
+use super::machine::DeathWatch;
 use super::run::Run;
-use super::wasm::DeathWatch;
 use crate::clock::Deadline;
 use crate::fault::{Fault, Reason};
 use crate::http::body::{self, Frame, Length, Made, Source};

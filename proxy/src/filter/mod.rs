@@ -8,6 +8,7 @@ pub mod exchange;
 mod flow;
 mod grpc;
 mod guest;
+pub mod machine;
 mod run;
 mod seen;
 pub mod wasm;

@@ -100,7 +100,14 @@ impl Run {
             let since = Instant::now();
             let Some(place) = filter.open(Rc::clone(&self.seen) as _)? else { continue };
             let stages = &mut self.seen.borrow_mut().stages;
-            stages.push(Stage { number, filter: filter.id(), place, since, counted: false, parts: Default::default() });
+            stages.push(Stage {
+                number,
+                machine: filter.machine(),
+                place,
+                since,
+                counted: false,
+                parts: Default::default(),
+            });
             return Ok(Some(stages.len() - 1));
         }
     }

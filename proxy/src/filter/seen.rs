@@ -13,7 +13,8 @@ use lacis_host::{Buffer, ContextId, Half, Headers, Reply, Stream};
 use super::content::Content;
 use super::exchange::Exchange;
 use super::guest::{GuestRequest, GuestResponse, GuestTrailers};
-use super::wasm::{self, FilterId, Place};
+use super::machine::{self, MachineId};
+use super::wasm::Place;
 use super::world::NodeFacts;
 use crate::http::body::{Frame, Half as Direction};
 use crate::telemetry::labels::{self, Protocol};
@@ -45,7 +46,7 @@ pub(super) struct Seen {
 pub(super) struct Stage {
     /// Its place in the chain.
     pub(super) number: usize,
-    pub(super) filter: FilterId,
+    pub(super) machine: MachineId,
     pub(super) place: Place,
     /// When it was first shown the request.
     pub(super) since: Instant,
@@ -158,8 +159,8 @@ impl Seen {
 
     /// What the filter that asks has in its hands. Contexts are counted in each VM for itself.
     fn part(&mut self, half: Half) -> Option<&mut Part> {
-        let (filter, context) = (wasm::running()?, self.asked_by?);
-        let stage = self.stages.iter_mut().find(|stage| stage.filter == filter && stage.place.is(context));
+        let (machine, context) = (machine::running()?, self.asked_by?);
+        let stage = self.stages.iter_mut().find(|stage| stage.machine == machine && stage.place.is(context));
         stage.map(|stage| &mut stage.parts[half as usize])
     }
 }

@@ -1,45 +1,65 @@
-//! A Wasm filter in one worker: its VM, and what happens when that dies.
+//! A Wasm filter in one worker: the plugin that it runs in a VM, and what its requests are answered without.
 
 use std::cell::{Cell, RefCell};
-use std::rc::{Rc, Weak};
+use std::fmt::{self, Display};
+use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lacis_host::abi::{Action, BodyAnswer, Level};
 use lacis_host::{
-    CallId, Cause, ContextId, GrpcEvent, Half, HeadersAction, HttpAnswer, Limits, Plugin, PluginSettings, RootId,
-    SharedData, Stream, Trap, Vm, VmSettings, Wake, limits,
+    Cause, ContextId, Half, HeadersAction, Limits, Plugin, PluginSettings, RootId, SharedData, Stream, Trap, Vm,
+    VmSettings, limits,
 };
-use slab::Slab;
-use tokio::sync::Notify;
 
-use super::callout::{Calls, Upstreams};
 use super::exchange::Ledger;
-use super::world::{FilterWorld, NodeFacts, Timer};
+use super::machine::{Machine, MachineId};
 use crate::config::{self, Failure};
 use crate::fault::{Fault, Reason};
 use crate::telemetry::access::Verdict;
 use crate::telemetry::labels::Outcome;
 use crate::telemetry::metrics::FilterMetrics;
 
-/// How long a dead VM stays away before another is made, and the most that this doubles to: a filter that traps on
-/// every request must not turn the worker into a VM factory.
-const REVIVAL: Duration = Duration::from_millis(100);
-const REVIVAL_MAX: Duration = Duration::from_secs(30);
-
-/// A VM that ran for so long has earned a fresh start of that wait.
-const REVIVAL_RESET: Duration = Duration::from_secs(60);
-
 /// A filter of the configuration with its code, ready for every worker.
 pub struct Compiled {
     /// Its section of the configuration.
     pub settings: config::Filter,
+    /// SHA-256 of its module, lower-case hex.
+    pub digest: String,
     /// Its module.
     pub plugin: Plugin,
 }
 
+/// What VMs are equal by: filters that agree on all of it share one in each worker, and keep it when the configuration
+/// changes (Envoy's key, and what Envoy leaves out of it: environment and limits).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct VmKey {
+    digest: String,
+    vm_id: String,
+    configuration: Vec<u8>,
+    env: Vec<(String, String)>,
+    memory: u64,
+    time: Duration,
+    buffer: u64,
+    calls: u32,
+}
+
 impl Compiled {
+    /// What its VM is found by.
+    pub fn vm_key(&self) -> VmKey {
+        let config::Filter { vm_id, vm_config, env, limits, .. } = &self.settings;
+        VmKey {
+            digest: self.digest.clone(),
+            vm_id: vm_id.clone(),
+            configuration: vm_config.clone(),
+            env: env.clone(),
+            memory: limits.memory,
+            time: limits.time,
+            buffer: limits.buffer,
+            calls: limits.calls,
+        }
+    }
+
     /// How its VMs are made.
     pub fn vm_settings(&self, shared: &Arc<SharedData>) -> VmSettings {
         VmSettings {
@@ -71,7 +91,8 @@ impl Compiled {
         }
     }
 
-    fn buffer_limit(&self) -> usize {
+    /// Bytes of a body that it may hold back, and of an answer to a call of its own.
+    pub(super) fn buffer_limit(&self) -> usize {
         usize::try_from(self.settings.limits.buffer).unwrap_or(usize::MAX)
     }
 
@@ -85,63 +106,48 @@ impl Compiled {
     }
 }
 
-/// One filter in one worker.
-pub(super) struct Filter {
-    id: FilterId,
+impl fmt::Debug for Compiled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Compiled")
+            .field("name", &self.settings.name)
+            .field("digest", &self.digest)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One filter in one worker: a plugin of a VM.
+pub struct Filter {
+    compiled: Arc<Compiled>,
     sees: [bool; 2],
     /// Its guest says that it sees nothing but heads.
-    heads_only: Rc<Cell<bool>>,
-    compiled: Arc<Compiled>,
-    shared: Arc<SharedData>,
-    world: Rc<RefCell<FilterWorld>>,
-    timer: Rc<Timer>,
-    /// Something waits in a shared queue of its guest's, put there by whatever thread.
-    queues: Arc<Notify>,
-    name: Arc<str>,
-    metrics: FilterMetrics,
-    memory: Cell<u64>,
-    running: RefCell<Option<Running>>,
-    revival: Cell<(Instant, Duration)>,
-    lives: Cell<u32>,
-    ticking: Cell<bool>,
+    heads_only: Cell<bool>,
+    machine: Rc<Machine>,
+    account: Rc<Account>,
+    /// Its root context, and in which of the machine's VMs.
+    root: Cell<Option<(RootId, u32)>>,
+    /// The generations that it came with and that use it now.
+    since: u64,
+    generation: Cell<u64>,
 }
 
-struct Running {
-    vm: Vm,
+/// What is known of a filter beyond its VM's life.
+pub(super) struct Account {
+    pub(super) name: Arc<str>,
+    pub(super) metrics: FilterMetrics,
+    last_error: RefCell<Option<String>>,
+}
+
+impl Account {
+    /// Notes what went wrong.
+    pub(super) fn failed(&self, error: &dyn Display) {
+        *self.last_error.borrow_mut() = Some(error.to_string());
+    }
+}
+
+/// A filter's plugin while it is called.
+struct Running<'a> {
+    vm: &'a mut Vm,
     root: RootId,
-    since: Instant,
-}
-
-/// Tells the filters of a worker apart, whatever their names and generations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct FilterId(u32);
-
-thread_local! {
-    static IDS: Cell<u32> = const { Cell::new(0) };
-    static RUNNING: Cell<Option<FilterId>> = const { Cell::new(None) };
-    static WATCHES: RefCell<Slab<Waker>> = const { RefCell::new(Slab::new()) };
-}
-
-/// The filter whose guest runs now. Guests are never entered while another runs on this thread.
-pub(super) fn running() -> Option<FilterId> {
-    RUNNING.get()
-}
-
-/// Has a task woken when a VM dies: what it has stopped will not be let go on by it.
-#[derive(Debug)]
-pub(super) struct DeathWatch(usize);
-
-impl DeathWatch {
-    pub(super) fn new(cx: &Context<'_>) -> Self {
-        DeathWatch(WATCHES.with_borrow_mut(|all| all.insert(cx.waker().clone())))
-    }
-}
-
-impl Drop for DeathWatch {
-    fn drop(&mut self) {
-        // The table may be gone when the thread ends.
-        let _ = WATCHES.try_with(|all| all.borrow_mut().try_remove(self.0));
-    }
 }
 
 /// An exchange's context in a filter's VM, and which of its successive VMs that is.
@@ -159,56 +165,51 @@ impl Place {
 }
 
 impl Filter {
-    pub(super) fn new(
-        compiled: &Arc<Compiled>,
-        shared: &Arc<SharedData>,
-        node: &Rc<NodeFacts>,
-        upstreams: &Rc<dyn Upstreams>,
-        ledger: &Ledger,
-    ) -> Rc<Self> {
-        let filter = Rc::new_cyclic(|filter| Filter::stopped(compiled, shared, node, upstreams, ledger, filter));
-        // The first VM is made before the first request. The canary has seen it start; if it does not here, requests
-        // follow the failure policy and it is tried again.
-        let _ = filter.revive();
-        filter
-    }
-
-    /// Without a VM yet.
-    fn stopped(
-        compiled: &Arc<Compiled>,
-        shared: &Arc<SharedData>,
-        node: &Rc<NodeFacts>,
-        upstreams: &Rc<dyn Upstreams>,
-        ledger: &Ledger,
-        own: &Weak<Filter>,
-    ) -> Self {
+    pub(super) fn new(compiled: &Arc<Compiled>, machine: Rc<Machine>, generation: u64, ledger: &Ledger) -> Self {
         let name = &compiled.settings.name;
-        let timer = Rc::new(Timer::default());
-        let heads_only = Rc::default();
-        let calls = Calls::new(upstreams, own, compiled.buffer_limit());
-        let world = FilterWorld::new(node, ledger.metrics.guest(name), &timer, calls, &heads_only);
-        Filter {
-            id: FilterId(IDS.replace(IDS.get().wrapping_add(1))),
-            sees: compiled.sees(),
-            heads_only,
-            compiled: Arc::clone(compiled),
-            shared: Arc::clone(shared),
-            world: Rc::new(RefCell::new(world)),
-            timer,
-            queues: Arc::default(),
+        let account = Account {
             name: name.as_str().into(),
             metrics: ledger.metrics.filter(name),
-            memory: Cell::new(0),
-            running: RefCell::new(None),
-            revival: Cell::new((Instant::now(), REVIVAL)),
-            lives: Cell::new(0),
-            ticking: Cell::new(false),
+            last_error: RefCell::default(),
+        };
+        Filter {
+            compiled: Arc::clone(compiled),
+            sees: compiled.sees(),
+            heads_only: Cell::new(false),
+            machine,
+            account: Rc::new(account),
+            root: Cell::new(None),
+            since: generation,
+            generation: Cell::new(generation),
         }
     }
 
-    /// Which one it is.
-    pub(super) fn id(&self) -> FilterId {
-        self.id
+    /// Whether it was made of this: the same settings and the same module.
+    pub(super) fn is(&self, compiled: &Arc<Compiled>) -> bool {
+        Arc::ptr_eq(&self.compiled, compiled)
+    }
+
+    /// A generation takes it into use.
+    pub(super) fn used_by(&self, generation: u64) {
+        self.generation.set(generation);
+    }
+
+    /// Starts the plugin of a filter that this generation brought, before the first request needs it.
+    ///
+    /// # Errors
+    /// Why it does not run. Requests follow the failure policy then, and it is tried again.
+    pub(super) fn ready(&self, generation: u64) -> Result<(), String> {
+        if self.since != generation {
+            return Ok(());
+        }
+        // With a configuration that it did not have when the VM died there is a reason to try at once.
+        self.machine.hurry();
+        self.revive().map_err(|why| format!("filter {}: {why}", self.account.name))
+    }
+
+    /// The VM that it runs in.
+    pub(super) fn machine(&self) -> MachineId {
+        self.machine.id()
     }
 
     /// Whether it has callbacks for more than the head of this half.
@@ -227,11 +228,12 @@ impl Filter {
     /// If it cannot run and fails closed.
     pub(super) fn open(&self, stream: Rc<RefCell<dyn Stream>>) -> Result<Option<Place>, Fault> {
         if let Err(why) = self.revive() {
-            return self
-                .unavailable(Fault::new(Reason::FilterUnavailable).detail(format!("filter {}: {why}", self.name)));
+            return self.unavailable(
+                Fault::new(Reason::FilterUnavailable).detail(format!("filter {}: {why}", self.account.name)),
+            );
         }
         match self.call(|running| running.vm.open(running.root, stream)) {
-            Some(Ok(context)) => Ok(Some(Place { context, life: self.lives.get() })),
+            Some(Ok(context)) => Ok(Some(Place { context, life: self.machine.life() })),
             Some(Err(trap)) => self.trapped(&trap).map(|()| None),
             None => self.unavailable(Fault::new(Reason::FilterUnavailable)),
         }
@@ -260,7 +262,7 @@ impl Filter {
 
     /// Whether a context is still there: not when its VM died.
     pub(super) fn has(&self, place: Place) -> bool {
-        place.life == self.lives.get()
+        place.life == self.machine.life()
     }
 
     /// What becomes of an exchange that waits for a context which died.
@@ -270,14 +272,14 @@ impl Filter {
     pub(super) fn lost(&self) -> Result<(), Fault> {
         match self.compiled.settings.failure {
             Failure::Closed => {
-                Err(Fault::new(Reason::FilterUnavailable).detail(format!("filter {}: its VM died", self.name)))
+                Err(Fault::new(Reason::FilterUnavailable).detail(format!("filter {}: its VM died", self.account.name)))
             }
             Failure::Open => Ok(()),
         }
     }
 
     /// One callback for an exchange. `None` if there is no VM for it and the filter fails open.
-    fn show<T>(&self, place: Place, f: impl FnOnce(&mut Running) -> Result<T, Trap>) -> Result<Option<T>, Fault> {
+    fn show<T>(&self, place: Place, f: impl FnOnce(&mut Running<'_>) -> Result<T, Trap>) -> Result<Option<T>, Fault> {
         if !self.has(place) {
             return self.lost().map(|()| None);
         }
@@ -298,61 +300,32 @@ impl Filter {
         self.quietly(place, |running| running.vm.close(place.context));
     }
 
-    /// Ticks for ever, as the guest wishes, and tells it of its shared queues. A filter of both sides has one timer: the
-    /// first that asks runs it.
-    pub(super) async fn ticks(self: Rc<Self>) {
-        while !self.ticking.replace(true) {
-            self.tick().await;
-        }
-    }
-
-    async fn tick(&self) {
-        loop {
-            tokio::select! {
-                () = self.timer.due() => drop(self.aside(|running| running.vm.tick(running.root))),
-                () = self.queues.notified() => {
-                    while self.aside(|running| running.vm.on_queue_ready()) == Some(true) {
-                        tokio::task::yield_now().await;
-                    }
-                }
-            }
-        }
-    }
-
-    /// An HTTP call of its guest's is over.
-    pub(super) fn http_called(&self, id: CallId, answer: Option<HttpAnswer>) {
-        self.world.borrow_mut().calls.over(id);
-        self.aside(|running| running.vm.on_http_call(id, answer));
-    }
-
-    /// Something came of a gRPC call of its guest's; nothing more will if it is the last.
-    pub(super) fn grpc_event(&self, id: CallId, event: GrpcEvent, last: bool) {
-        if last {
-            self.world.borrow_mut().calls.over(id);
-        }
-        self.aside(|running| running.vm.on_grpc(id, event));
-    }
-
-    /// A callback that belongs to no exchange. `None` if there is no VM, or it died.
-    fn aside<T>(&self, f: impl FnOnce(&mut Running) -> Result<T, Trap>) -> Option<T> {
-        match self.call(f)? {
-            Ok(answer) => Some(answer),
-            Err(trap) => {
-                // The exchanges that it stopped learn of it by themselves.
-                let _ = self.trapped(&trap);
-                None
-            }
-        }
-    }
-
     /// Counts what it said of a request.
     pub(super) fn said(&self, outcome: Outcome, took: Duration) -> Verdict {
-        self.metrics.request(outcome, took);
-        Verdict { filter: Arc::clone(&self.name), outcome }
+        self.account.metrics.request(outcome, took);
+        Verdict { filter: Arc::clone(&self.account.name), outcome }
     }
 
-    fn quietly(&self, place: Place, f: impl FnOnce(&mut Running) -> Result<(), Trap>) {
-        if self.has(place)
+    /// How it is.
+    pub fn report(&self) -> FilterReport {
+        let Account { name, metrics, last_error } = &*self.account;
+        let root = self.root.get().filter(|(_, life)| *life == self.machine.life());
+        let vm = root.and_then(|(root, _)| self.machine.call(|vm| (vm.contexts_of(root), vm.memory())));
+        FilterReport {
+            name: Arc::clone(name),
+            compiled: Arc::clone(&self.compiled),
+            since: self.since,
+            generation: self.generation.get(),
+            machine: Rc::as_ptr(&self.machine) as usize,
+            contexts: vm.map(|(contexts, _)| contexts),
+            memory: vm.map_or(0, |(_, memory)| memory),
+            metrics: metrics.clone(),
+            last_error: last_error.borrow().clone(),
+        }
+    }
+
+    fn quietly(&self, place: Place, f: impl FnOnce(&mut Running<'_>) -> Result<(), Trap>) {
+        if place.life == self.machine.life()
             && let Some(Err(trap)) = self.call(f)
         {
             // The response is out: a trap now only costs the VM.
@@ -360,32 +333,19 @@ impl Filter {
         }
     }
 
-    fn call<T>(&self, f: impl FnOnce(&mut Running) -> Result<T, Trap>) -> Option<Result<T, Trap>> {
-        let mut running = self.running.borrow_mut();
-        let running = running.as_mut()?;
-        RUNNING.set(Some(self.id));
-        let called = f(running);
-        RUNNING.set(None);
-        Some(called)
+    fn call<T>(&self, f: impl FnOnce(&mut Running<'_>) -> Result<T, Trap>) -> Option<Result<T, Trap>> {
+        let (root, _) = self.root.get()?;
+        self.machine.call(|vm| f(&mut Running { vm, root }))
     }
 
     /// The VM is dead: it goes, and the request that met the trap follows the failure policy.
     fn trapped(&self, trap: &Trap) -> Result<(), Fault> {
-        let (reason, outcome) = match trap.cause {
-            Cause::Timeout(_) => (Reason::FilterTimeout, Outcome::Timeout),
-            _ => (Reason::FilterTrap, Outcome::Trap),
+        self.machine.trapped(trap, &self.account);
+        let reason = match trap.cause {
+            Cause::Timeout(_) => Reason::FilterTimeout,
+            _ => Reason::FilterTrap,
         };
-        tracing::error!(target: "filter", filter = %self.name, callback = trap.callback, cause = %trap.cause, backtrace = %trap.backtrace, "the filter trapped");
-        let ran = self.running.borrow_mut().take().map_or(Duration::ZERO, |running| running.since.elapsed());
-        self.lives.set(self.lives.get().wrapping_add(1));
-        self.world.borrow_mut().calls.clear();
-        WATCHES.with_borrow(|all| all.iter().for_each(|(_, waker)| waker.wake_by_ref()));
-        self.account(0);
-        let (_, wait) = self.revival.get();
-        let wait = if ran > REVIVAL_RESET { REVIVAL } else { wait };
-        self.revival.set((Instant::now() + wait, (wait * 2).min(REVIVAL_MAX)));
-        self.metrics.request(outcome, Duration::ZERO);
-        let fault = Fault::new(reason).detail(format!("filter {}: {trap}", self.name));
+        let fault = Fault::new(reason).detail(format!("filter {}: {trap}", self.account.name));
         match self.compiled.settings.failure {
             Failure::Closed => Err(fault),
             Failure::Open => Ok(()),
@@ -399,39 +359,47 @@ impl Filter {
         }
     }
 
-    /// Makes a VM if there is none and it may be tried again.
+    /// Starts its plugin if that does not run in the VM of now, and may be tried again.
     fn revive(&self) -> Result<(), String> {
-        if self.running.borrow().is_some() {
+        if self.root.get().is_some_and(|(_, life)| life == self.machine.life()) {
             return Ok(());
         }
-        let (from, wait) = self.revival.get();
-        let now = Instant::now();
-        if now < from {
-            return Err("its VM died and is being replaced".into());
-        }
-        let queues = Arc::clone(&self.queues);
-        let wake = Wake(Arc::new(move || queues.notify_one()));
-        let settings = VmSettings { wake, ..self.compiled.vm_settings(&self.shared) };
-        let started = Vm::new(&self.compiled.plugin, settings, Rc::clone(&self.world) as _)
-            .and_then(|mut vm| vm.start_root(self.compiled.plugin_settings()).map(|root| (vm, root)));
-        match started {
-            Ok((vm, root)) => {
-                self.account(vm.memory() as u64);
-                *self.running.borrow_mut() = Some(Running { vm, root, since: now });
-                Ok(())
-            }
-            Err(error) => {
-                tracing::error!(target: "filter", filter = %self.name, %error, "the filter's VM could not be made");
-                self.revival.set((now + wait, (wait * 2).min(REVIVAL_MAX)));
-                Err(format!("its VM could not be made: {error}"))
-            }
-        }
+        self.root.set(Some(self.machine.start(&self.compiled, &self.account)?));
+        self.heads_only.set(self.machine.is_heads_only(&self.account.name));
+        Ok(())
     }
+}
 
-    /// The gauge is the sum over workers, so each adds and takes away its own.
-    fn account(&self, bytes: u64) {
-        let before = self.memory.replace(bytes);
-        self.metrics.memory().add(bytes);
-        self.metrics.memory().sub(before);
+impl Drop for Filter {
+    /// Its last exchange has ended, and no generation in use has it.
+    fn drop(&mut self) {
+        if let Some((root, life)) = self.root.get()
+            && life == self.machine.life()
+        {
+            self.machine.stop(root, &self.account);
+        }
     }
+}
+
+/// One filter as one worker sees it.
+#[derive(Clone, Debug)]
+pub struct FilterReport {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What it was made of.
+    pub compiled: Arc<Compiled>,
+    /// The generation that it came with.
+    pub since: u64,
+    /// The newest generation that uses it.
+    pub generation: u64,
+    /// Tells the worker's VMs apart: equal where filters share one.
+    pub machine: usize,
+    /// Its contexts, the root context included; none if its VM does not run.
+    pub contexts: Option<usize>,
+    /// Linear memory of its VM in bytes.
+    pub memory: usize,
+    /// What was counted under its name since the start.
+    pub metrics: FilterMetrics,
+    /// What went wrong last, if anything did.
+    pub last_error: Option<String>,
 }

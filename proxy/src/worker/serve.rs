@@ -1,6 +1,7 @@
 //! From an accepted connection to the protocol that serves it.
 
 use std::cell::Cell;
+use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
@@ -12,7 +13,7 @@ use http::HeaderValue;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::error::SendError;
 
-use super::{Order, Worker};
+use super::{Order, Sockets, Worker};
 use crate::drain::{Drain, Guard, Phase};
 use crate::filter::exchange::Conn;
 use crate::http::{h1, h2, h3};
@@ -63,16 +64,35 @@ impl Drop for Admitted {
 
 /// A listening socket and what comes in by it.
 pub(super) struct Entrance {
+    /// Its number, the same in all workers.
+    pub(super) place: usize,
     pub(super) local: SocketAddr,
     pub(super) direction: Direction,
     /// The service whose own port this is.
-    pub(super) service: Option<usize>,
+    service: Option<Rc<str>>,
+    /// Quiet when the configuration has it no more.
+    pub(super) closing: Drain,
 }
 
-/// Accepts connections of one entrance until its way drains; then the listener is closed, so that nobody connects to
-/// what will not answer.
-pub(super) async fn accept(worker: Rc<Worker>, place: usize, listener: TcpListener) {
-    let Some(entrance) = worker.entrances.get(place) else { return };
+impl Entrance {
+    /// The entrance of a socket.
+    ///
+    /// # Errors
+    /// If the socket has no address.
+    pub(super) fn new(
+        place: usize,
+        listener: &std::net::TcpListener,
+        direction: Direction,
+        service: Option<&str>,
+    ) -> io::Result<Rc<Self>> {
+        let (local, service) = (listener.local_addr()?, service.map(Rc::from));
+        Ok(Rc::new(Entrance { place, local, direction, service, closing: Drain::default() }))
+    }
+}
+
+/// Accepts connections of one entrance until its way drains, or it closes; then the listener is closed, so that nobody
+/// connects to what will not answer.
+pub(super) async fn accept(worker: Rc<Worker>, entrance: Rc<Entrance>, listener: TcpListener) {
     let way = worker.way(entrance.direction);
     // The way has not ended before its queue is empty.
     let _guard = way.drain.guard();
@@ -80,6 +100,7 @@ pub(super) async fn accept(worker: Rc<Worker>, place: usize, listener: TcpListen
         let (stream, from) = tokio::select! {
             accepted = listen::accept(&listener) => accepted,
             () = way.drain.reached(Phase::Quiet) => break,
+            () = entrance.closing.reached(Phase::Quiet) => break,
         };
         worker.publish();
         match worker.peers.settle(worker.number) {
@@ -87,14 +108,14 @@ pub(super) async fn accept(worker: Rc<Worker>, place: usize, listener: TcpListen
                 Ok(stream) => {
                     // Comes back from one that has ended.
                     if let Err(SendError(Order::Adopt(place, stream, from))) =
-                        other.send(Order::Adopt(place, stream, from))
+                        other.send(Order::Adopt(entrance.place, stream, from))
                     {
                         worker.adopt(place, stream, from);
                     }
                 }
                 Err(error) => tracing::debug!(%error, "a connection was lost between workers"),
             },
-            None => worker.serve(place, stream, from),
+            None => worker.serve(&entrance, stream, from),
         }
     }
     listen::shut(&listener);
@@ -102,7 +123,7 @@ pub(super) async fn accept(worker: Rc<Worker>, place: usize, listener: TcpListen
     loop {
         tokio::select! {
             biased;
-            (stream, from) = listen::accept(&listener) => worker.serve(place, stream, from),
+            (stream, from) = listen::accept(&listener) => worker.serve(&entrance, stream, from),
             () = &mut settled => return,
         }
     }
@@ -150,20 +171,20 @@ impl Worker {
 
     /// Serves a connection that another worker accepted.
     pub(super) fn adopt(self: &Rc<Self>, place: usize, stream: std::net::TcpStream, from: SocketAddr) {
+        let Some(entrance) = self.entrances.borrow().get(&place).cloned() else { return };
         match TcpStream::from_std(stream) {
-            Ok(stream) => self.serve(place, stream, from),
+            Ok(stream) => self.serve(&entrance, stream, from),
             Err(error) => tracing::debug!(%error, "a connection was lost between workers"),
         }
     }
 
-    fn serve(self: &Rc<Self>, place: usize, stream: TcpStream, from: SocketAddr) {
-        let Some(entrance) = self.entrances.get(place) else { return };
+    fn serve(self: &Rc<Self>, entrance: &Entrance, stream: TcpStream, from: SocketAddr) {
         let way = self.way(entrance.direction);
         let Some(admitted) = way.admit() else {
             tracing::warn!(limit = way.limit, "too many connections: a new one was closed");
             return;
         };
-        let (worker, service, direction) = (Rc::clone(self), entrance.service, entrance.direction);
+        let (worker, service, direction) = (Rc::clone(self), entrance.service.clone(), entrance.direction);
         self.publish();
         tokio::task::spawn_local(async move {
             match direction {
@@ -176,7 +197,7 @@ impl Worker {
     }
 
     /// A connection of the application: plain HTTP.
-    async fn application(self: &Rc<Self>, mut stream: TcpStream, from: SocketAddr, service: Option<usize>) {
+    async fn application(self: &Rc<Self>, mut stream: TcpStream, from: SocketAddr, pinned: Option<Rc<str>>) {
         let way = &self.outbound;
         let quiet = async {
             way.drain.reached(Phase::Quiet).await;
@@ -202,7 +223,6 @@ impl Worker {
             source: way.source,
             drain: way.drain.clone(),
         };
-        let pinned = service.and_then(|index| way.hop.generation.borrow().by_index(index).cloned());
         let served = self.served(way, conn, pinned);
         let counted = Counted::new(&way.hop, Direction::Outbound, protocol);
         let io = Io::tcp(stream, read);
@@ -253,7 +273,7 @@ impl Worker {
             connection.close(0u32.into(), b"");
             return;
         };
-        let local = self.entrances.iter().find(|e| e.direction == Direction::Inbound).map(|e| e.local);
+        let local = self.entrances.borrow().get(&Sockets::INBOUND).map(|entrance| entrance.local);
         let conn = self.inbound_conn(Protocol::H3, Link::H3, local.unwrap_or(from), from, peer);
         let counted = Counted::new(&way.hop, Direction::Inbound, Protocol::H3);
         h3::serve(connection, self.served(way, conn, None), way.drain.clone()).await;
@@ -269,7 +289,7 @@ impl Worker {
         Conn { direction, protocol, link, local, remote, peer, forwarded, source, drain }
     }
 
-    fn served(&self, way: &Way, conn: Conn, pinned: Option<Rc<crate::cluster::Cluster>>) -> Rc<Served> {
+    fn served(&self, way: &Way, conn: Conn, pinned: Option<Rc<str>>) -> Rc<Served> {
         Rc::new(Served { hop: Rc::clone(&way.hop), conn: Rc::new(conn), pinned })
     }
 }
