@@ -1,6 +1,8 @@
 //! The process: everything is bound and loaded before anything runs; then control lives on this thread and the workers on theirs.
 
-use std::cell::{Cell, RefCell};
+mod pages;
+
+use std::cell::Cell;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
@@ -8,18 +10,22 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::admin::{self, Admin, Readiness};
-use crate::config::{Config, LinkPolicy};
+use crate::config::Config;
 use crate::control::certificates::Certificates;
+use crate::control::generations::Generations;
+use crate::control::modules::{self, Workshop};
+use crate::control::ports::Ports;
+use crate::control::reload::{Reload, Source};
+use crate::mesh::generation::Snapshot;
 use crate::net::listen;
 use crate::telemetry::labels::Certificate;
 use crate::telemetry::metrics::{Metrics, Registry};
 use crate::telemetry::{access, log};
-use crate::worker::{self, Order, Peers, Report, Seed, Sockets};
+use crate::worker::{self, Order, Peers, Seed, Sockets};
 
 /// How long after SIGTERM what still runs is cut. Kubernetes kills after 30 s; the last words need some of them.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(25);
@@ -34,16 +40,19 @@ const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 ///
 /// # Errors
 /// What keeps it from starting, in words for the operator.
-pub fn run(config: Config) -> Result<(), String> {
+pub fn run(source: Source, config: Config) -> Result<(), String> {
     let config = Arc::new(config);
-    let bound = Bound::new(&config)?;
+    let ports = Rc::new(Ports::new(config.workers));
+    let bound = Bound::new(&config, &ports)?;
     let certificates = match &config.identity {
         Some(files) => {
             Some(Certificates::open(files.clone(), config.node.spiffe.clone()).map_err(|error| error.to_string())?)
         }
         None => None,
     };
-    let filters = crate::control::modules::prepare(&config)?;
+    let mut workshop = Workshop::default();
+    let filters = workshop.prepare(&config).map_err(|refusals| modules::told(&refusals))?;
+    workshop.keep(&filters);
     let (log_queue, log_writer) = match &config.access_log {
         Some(log) => access::open(&log.path).map(|(queue, writer)| (Some(queue), Some(writer))),
         None => Ok((None, None)),
@@ -58,25 +67,41 @@ pub fn run(config: Config) -> Result<(), String> {
     let (mailboxes, inboxes): (Vec<_>, Vec<_>) = (0..config.workers).map(|_| mpsc::unbounded_channel()).unzip();
     let peers = Arc::new(Peers::new(mailboxes));
     let addresses = bound.addresses();
+    let generations = Rc::new(Generations::new(Arc::clone(&config), source.files().to_vec(), SystemTime::now()));
+    let snapshot = Snapshot { number: generations.current(), config, filters };
+    let shared = Arc::default();
     let mut workers = Vec::new();
     for (number, (sockets, mailbox)) in bound.sockets.into_iter().zip(inboxes).enumerate() {
         let seed = Seed {
             number,
-            config: Arc::clone(&config),
+            snapshot: snapshot.clone(),
             sockets,
             tls: certificates.as_ref().map(|c| Arc::clone(c.current())),
             registry: registry.clone(),
             access: log_queue.clone(),
-            filters: filters.clone(),
+            shared: Arc::clone(&shared),
             mailbox,
             peers: Arc::clone(&peers),
+            connections: worker::MAX_CONNECTIONS,
         };
         workers.push(spawn(&format!("worker-{number}"), move || worker::run(seed))?);
     }
-    let control = Control { config, registry, peers, addresses, access: log_queue };
+    drop(snapshot);
+    let metrics = Rc::new(registry.metrics());
+    metrics.config_generation(generations.current());
+    let reload = Reload {
+        source,
+        workshop,
+        ports: Rc::clone(&ports),
+        peers: Arc::clone(&peers),
+        generations: Rc::clone(&generations),
+        metrics: Rc::clone(&metrics),
+        asked: Rc::default(),
+    };
+    let control = Control { generations, ports, registry, metrics, peers, addresses, access: log_queue };
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| format!("cannot start: {e}"))?;
-    tokio::task::LocalSet::new().block_on(&runtime, control.live(certificates, bound.admin, workers))?;
+    tokio::task::LocalSet::new().block_on(&runtime, control.live(certificates, reload, bound.admin, workers))?;
     if let Some(thread) = log_thread {
         // The workers' ends of the queue are gone: the writer writes what is left and ends.
         let _ = thread?.join();
@@ -98,11 +123,10 @@ fn spawn<T: Send + 'static>(
 struct Bound {
     sockets: Vec<Sockets>,
     admin: Option<TcpListener>,
-    names: Vec<String>,
 }
 
 impl Bound {
-    fn new(config: &Config) -> Result<Self, String> {
+    fn new(config: &Config, ports: &Ports) -> Result<Self, String> {
         let cannot = |what: &str, address: SocketAddr| {
             let what = what.to_owned();
             move |error: io::Error| format!("cannot listen on {address} ({what}): {error}")
@@ -113,13 +137,9 @@ impl Bound {
                 listen::tcp(outbound.listen, config.workers).map_err(cannot("outbound", outbound.listen))?;
             sockets.iter_mut().zip(listeners).for_each(|(s, listener)| s.outbound = Some(listener));
         }
-        for (index, service) in config.services.iter().enumerate() {
-            if let Some(address) = service.listen {
-                let listeners = listen::tcp(address, config.workers)
-                    .map_err(cannot(&format!("services.{}", service.name), address))?;
-                sockets.iter_mut().zip(listeners).for_each(|(s, listener)| s.services.push((index, listener)));
-            }
-        }
+        let mut change = ports.change(config)?;
+        sockets.iter_mut().for_each(|s| s.services = change.next_worker());
+        ports.keep(change);
         if let Some(inbound) = &config.inbound {
             let pairs =
                 listen::tcp_and_udp(inbound.listen, config.workers).map_err(cannot("inbound", inbound.listen))?;
@@ -127,11 +147,10 @@ impl Bound {
         }
         let admin =
             config.admin.map(|address| listen::tcp(address, 1).map_err(cannot("admin", address))).transpose()?;
-        let names = config.services.iter().map(|service| service.name.clone()).collect();
-        Ok(Bound { sockets, admin: admin.and_then(|listeners| listeners.into_iter().next()), names })
+        Ok(Bound { sockets, admin: admin.and_then(|listeners| listeners.into_iter().next()) })
     }
 
-    /// What was bound, by name.
+    /// What was bound beside services' own ports, by name.
     fn addresses(&self) -> Vec<(String, SocketAddr)> {
         let first = self.sockets.first();
         let mut all = Vec::new();
@@ -143,17 +162,16 @@ impl Bound {
         add("outbound", first.and_then(|s| s.outbound.as_ref()));
         add("inbound", first.and_then(|s| s.inbound.as_ref()).map(|(tcp, _)| tcp));
         add("admin", self.admin.as_ref());
-        for (index, listener) in first.iter().flat_map(|s| &s.services) {
-            add(self.names.get(*index).map_or("service", |name| name), Some(listener));
-        }
         all
     }
 }
 
 /// What lives on the main thread.
 struct Control {
-    config: Arc<Config>,
+    generations: Rc<Generations>,
+    ports: Rc<Ports>,
     registry: Registry,
+    metrics: Rc<Metrics>,
     peers: Arc<Peers>,
     addresses: Vec<(String, SocketAddr)>,
     access: Option<access::Queue>,
@@ -163,11 +181,10 @@ impl Control {
     async fn live(
         self,
         certificates: Option<Certificates>,
+        reload: Reload,
         admin: Option<TcpListener>,
         workers: Vec<thread::JoinHandle<io::Result<()>>>,
     ) -> Result<(), String> {
-        let metrics = self.registry.metrics();
-        metrics.config_generation(1);
         let readiness = Readiness::default();
         let draining = readiness.token("drain", "");
         draining.ready();
@@ -180,7 +197,10 @@ impl Control {
         for (listener, address) in &self.addresses {
             tracing::info!(listener, %address, "listening");
         }
-        tracing::info!(service = %self.config.node.service, workers = self.config.workers, "ready");
+        let config = self.generations.config();
+        tracing::info!(service = %config.node.service, workers = config.workers, "ready");
+        let asked = Rc::clone(&reload.asked);
+        let reload = tokio::task::spawn_local(reload.run());
         let mut terminate = signal(SignalKind::terminate()).map_err(|e| format!("cannot wait for signals: {e}"))?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| format!("cannot wait for signals: {e}"))?;
         let mut hangup = signal(SignalKind::hangup()).map_err(|e| format!("cannot wait for signals: {e}"))?;
@@ -188,21 +208,27 @@ impl Control {
         let mut ended = std::pin::pin!(ended(workers));
         let mut deadline = std::pin::pin!(tokio::time::sleep(FOR_EVER));
         if let Some(certificates) = &certificates {
-            publish(&metrics, certificates);
+            publish(&self.metrics, certificates);
         }
         loop {
             tokio::select! {
                 done = &mut ended => return done,
                 _ = terminate.recv() => stop.more(),
                 _ = interrupt.recv() => stop.more(),
-                _ = hangup.recv() => if let Some(log) = &self.access { log.reopen() },
+                _ = hangup.recv() => {
+                    if let Some(log) = &self.access {
+                        log.reopen();
+                    }
+                    asked.notify_one();
+                }
                 settings = async { match &mut certificates { Some(c) => c.renewed().await, None => std::future::pending().await } } => {
                     self.peers.tell(|| Order::Identity(Arc::clone(&settings)));
                     if let Some(certificates) = &certificates {
-                        publish(&metrics, certificates);
+                        publish(&self.metrics, certificates);
                     }
                 }
                 () = stop.changed.notified() => {
+                    reload.abort();
                     if stop.wanted.get() == 1 {
                         tracing::info!(deadline = ?DRAIN_DEADLINE, "draining");
                         draining.waits_for("the sidecar is shutting down");
@@ -233,13 +259,22 @@ impl Control {
     }
 
     fn admin(&self, readiness: Readiness, stop: &Rc<Stop>) -> Admin {
-        let (config, addresses, peers) = (Arc::clone(&self.config), self.addresses.clone(), Arc::clone(&self.peers));
+        let (generations, ports, addresses) =
+            (Rc::clone(&self.generations), Rc::clone(&self.ports), self.addresses.clone());
+        let config = move || {
+            let all: Vec<_> = addresses.iter().cloned().chain(ports.addresses()).collect();
+            pages::config(&generations.config(), generations.current(), &all)
+        };
+        let (clusters, filters, history) =
+            (Arc::clone(&self.peers), Arc::clone(&self.peers), (Arc::clone(&self.peers), Rc::clone(&self.generations)));
         let (drain, quit) = (Rc::clone(stop), Rc::clone(stop));
         Admin {
             readiness,
             metrics: self.registry.clone(),
-            config: Box::new(move || describe(&config, &addresses)),
-            clusters: Box::new(move || reports(&peers)),
+            config: Box::new(config),
+            clusters: Box::new(move || Box::pin(pages::clusters(pages::ask(&clusters)))),
+            filters: Box::new(move || Box::pin(pages::filters(pages::ask(&filters)))),
+            generations: Box::new(move || Box::pin(pages::generations(pages::ask(&history.0), Rc::clone(&history.1)))),
             logging: Box::new(|levels| {
                 levels.map_or(Ok(()), log::set_level)?;
                 Ok(log::level())
@@ -294,93 +329,6 @@ fn publish(metrics: &Metrics, certificates: &Certificates) {
     let unix = |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
     metrics.certificate_expiry(Certificate::Leaf, unix(certificates.current().valid_until()));
     metrics.certificate_expiry(Certificate::TrustBundle, unix(certificates.current().bundle_until()));
-}
-
-/// What `/config` shows: what is in use, and what was bound.
-fn describe(config: &Config, addresses: &[(String, SocketAddr)]) -> Value {
-    let listeners: serde_json::Map<_, _> =
-        addresses.iter().map(|(name, address)| (name.clone(), json!(address.to_string()))).collect();
-    let filters = |indices: &[usize]| -> Vec<_> {
-        indices.iter().filter_map(|i| config.filters.get(*i)).map(|f| f.name.clone()).collect()
-    };
-    let services: serde_json::Map<_, _> = config
-        .services
-        .iter()
-        .map(|service| {
-            let endpoints: Vec<_> = service.endpoints.iter().map(|e| json!({"address": e.address.to_string(), "weight": e.weight})).collect();
-            let identity: Vec<_> = service.identity.iter().map(ToString::to_string).collect();
-            let timeouts = json!({
-                "connect": seconds(service.timeouts.connect), "request": seconds(service.timeouts.request), "idle": seconds(service.timeouts.idle),
-            });
-            let about = json!({
-                "hosts": service.hosts, "endpoints": endpoints, "identity": identity, "link": link(service.link),
-                "balance": format!("{:?}", service.balance), "timeouts": timeouts,
-            });
-            (service.name.clone(), about)
-        })
-        .collect();
-    json!({
-        "generation": 1,
-        "node": {"service": config.node.service, "namespace": config.node.namespace, "identity": config.node.spiffe.to_string(), "id": config.node.id},
-        "listeners": listeners,
-        "outbound": config.outbound.as_ref().map(|outbound| json!({"filters": filters(&outbound.filters)})),
-        "inbound": config.inbound.as_ref().map(|inbound| json!({
-            "application": inbound.application.to_string(),
-            "protocol": format!("{:?}", inbound.protocol).to_lowercase(),
-            "filters": filters(&inbound.filters),
-            "allow": inbound.allow.as_ref().map(|allow| allow.iter().map(ToString::to_string).collect::<Vec<_>>()),
-        })),
-        "services": services,
-        "workers": config.workers,
-    })
-}
-
-fn seconds(duration: Duration) -> f64 {
-    duration.as_secs_f64()
-}
-
-fn link(policy: LinkPolicy) -> &'static str {
-    match policy {
-        LinkPolicy::Auto => "auto",
-        LinkPolicy::H3 => "h3",
-        LinkPolicy::H2 => "h2",
-        LinkPolicy::H1 => "h1",
-        LinkPolicy::Plaintext => "plaintext",
-    }
-}
-
-/// Asks every worker; one that does not answer in time shows up as such.
-fn reports(peers: &Peers) -> Vec<admin::Report> {
-    let asked: RefCell<Vec<oneshot::Receiver<Report>>> = RefCell::default();
-    peers.tell(|| {
-        let (answer, report) = oneshot::channel();
-        asked.borrow_mut().push(report);
-        Order::Report(answer)
-    });
-    let answer = |report: oneshot::Receiver<Report>| async move { Some(clusters(&report.await.ok()?)) };
-    asked
-        .into_inner()
-        .into_iter()
-        .enumerate()
-        .map(|(worker, report)| admin::Report { worker, answer: Box::pin(answer(report)) })
-        .collect()
-}
-
-fn clusters(report: &Report) -> Value {
-    let endpoint = |e: &crate::cluster::EndpointReport| {
-        json!({
-            "address": e.address.to_string(), "weight": e.weight, "requests": e.requests, "reachable": !e.resting, "udp": e.udp,
-            "links": {"h1_idle": e.h1_idle, "h2": {"open": e.h2.0, "requests": e.h2.1}, "h3": {"open": e.h3.0, "requests": e.h3.1}},
-        })
-    };
-    let clusters: serde_json::Map<_, _> = report
-        .clusters
-        .iter()
-        .map(|(name, endpoints)| {
-            (name.to_string(), json!({"endpoints": endpoints.iter().map(endpoint).collect::<Vec<_>>()}))
-        })
-        .collect();
-    Value::Object(clusters)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Ending well: three phases, and guards that tell when everything has ended.
 
 use std::cell::Cell;
+use std::fmt;
 use std::rc::Rc;
 
 use tokio::sync::Notify;
@@ -87,6 +88,12 @@ impl Drain {
             }
             idle.await;
         }
+    }
+}
+
+impl fmt::Debug for Drain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Drain").field("phase", &self.phase()).field("guards", &self.guards()).finish()
     }
 }
 

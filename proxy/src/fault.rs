@@ -74,16 +74,15 @@ reasons! {
     ConnectionTerminated = "connection_terminated", "connection_terminated", 502, 14, "UC", "upstream_reset_before_response_started{connection_termination}", Upstream, Unsafe;
     /// The link or the application connection was not open within `timeouts.connect`.
     ConnectionTimeout = "connection_timeout", "connection_timeout", 504, 14, "UF", "upstream_reset_before_response_started{connection_timeout}", Upstream, Safe;
-    /// A limit on connections or streams of this process is used up.
-    ConnectionLimitReached = "connection_limit_reached", "connection_limit_reached", 503, 8, "UO", "overflow", Proxy, Unsafe;
     /// No service has this host name.
     DestinationNotFound = "destination_not_found", "destination_not_found", 404, 12, "NR", "route_not_found", Proxy, Unsafe;
     /// The service has no endpoint that could take the request.
     DestinationUnavailable = "destination_unavailable", "destination_unavailable", 503, 14, "UH", "no_healthy_upstream", Upstream, Safe;
     /// The client went away before the response was complete. Nobody reads this answer.
     DownstreamAborted = "downstream_aborted", "http_request_error", 499, 1, "DC", "downstream_remote_disconnect", Downstream, Unsafe;
-    /// This process is shutting down and takes no new request.
-    Draining = "draining", "proxy_internal_response", 503, 14, "OM", "draining", Proxy, Safe;
+    /// This process ended before the response was complete: its deadline for draining passed, or it was told to end at
+    /// once. Nobody reads this answer.
+    Draining = "draining", "proxy_internal_response", 503, 14, "OM", "draining", Proxy, Unsafe;
     /// A filter left a message that cannot be sent: an invalid field, or a pseudo-header removed.
     FilterInvalid = "filter_invalid", "proxy_internal_error", 500, 13, "", "wasm_invalid_message", Proxy, Unsafe;
     /// A filter's virtual machine could not be made, or is being replaced, and the filter fails closed.
@@ -104,14 +103,10 @@ reasons! {
     HttpResponseIncomplete = "http_response_incomplete", "http_response_incomplete", 502, 13, "UC", "upstream_response_incomplete", Upstream, Unsafe;
     /// The server did not answer within `timeouts.request`.
     HttpResponseTimeout = "http_response_timeout", "http_response_timeout", 504, 4, "UT", "response_timeout", Upstream, Unsafe;
-    /// The server did not switch protocols as asked for.
-    HttpUpgradeFailed = "http_upgrade_failed", "http_upgrade_failed", 502, 13, "UPE", "upgrade_failed", Upstream, Unsafe;
     /// No failure.
     None = "none", "", 200, 0, "", "via_upstream", Proxy, Unsafe;
     /// A defect or an exhausted resource of this process.
     ProxyInternalError = "proxy_internal_error", "proxy_internal_error", 500, 13, "", "internal_error", Proxy, Unsafe;
-    /// The request came back to the sidecar that sent it.
-    ProxyLoopDetected = "proxy_loop_detected", "proxy_loop_detected", 508, 13, "", "loop_detected", Proxy, Unsafe;
     /// The server refused the stream before it processed anything of it.
     RefusedStream = "refused_stream", "connection_limit_reached", 503, 14, "UR", "upstream_reset_before_response_started{refused_stream}", Upstream, Safe;
     /// The request body ended before it was complete.

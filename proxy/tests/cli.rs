@@ -50,6 +50,53 @@ fn check_a_bad_file() {
 }
 
 #[test]
+fn check_modules() {
+    let config = "node: {service: alpha}
+outbound: {filters: [text, broken, foreign, strict, fine]}
+filters:
+  text: {module: text.wasm}
+  broken: {module: broken.wasm}
+  foreign:
+    module: foreign.wasm
+  strict: {module: builtin:auth, config: {keys: wrong}}
+  fine: {module: builtin:metrics, config: {header: x-tenant}}
+";
+    let (dir, path) = file(config);
+    let module = |name: &str, bytes: &[u8]| std::fs::write(dir.path().join(name), bytes).expect("writable");
+    module("text.wasm", b"(module)");
+    module("broken.wasm", b"\0asm\x01\0\0\0\x7f");
+    module("foreign.wasm", b"\0asm\x01\0\0\0");
+    let check = |path: &str| {
+        let mut lacis = Command::new(env!("CARGO_BIN_EXE_lacis"));
+        lacis.args(["check", "-c", path]).env("LACIS_CACHE", dir.path().join("cache")).output().expect("lacis starts")
+    };
+    let output = check(&path);
+    assert_eq!(output.status.code(), Some(1), "{}", text_of(&output));
+    let said = text(&output.stdout).replace(dir.path().to_str().expect("UTF-8"), "DIR");
+    let starts = [
+        "DIR/lacis.yaml:4:9: filters.text: DIR/text.wasm is not a WebAssembly module: it does not begin with \\0asm and version 1",
+        "DIR/lacis.yaml:5:11: filters.broken: DIR/broken.wasm: not a valid WebAssembly module: ",
+        "DIR/lacis.yaml:7:5: filters.foreign: DIR/foreign.wasm: not a Proxy-Wasm module: it exports none of the functions ",
+        "DIR/lacis.yaml:8:11: filters.strict: the filter refuses its configuration: proxy_on_configure answered false; it logged last: ",
+    ];
+    let lines: Vec<&str> = said.lines().filter(|line| !line.contains(": warning: ")).collect();
+    assert!(
+        lines.len() == starts.len() && lines.iter().zip(starts).all(|(line, start)| line.starts_with(start)),
+        "{said}"
+    );
+
+    let fine = "node: {service: alpha}\noutbound: {filters: [fine]}\nfilters:\n  fine: {module: builtin:metrics, config: {header: x-tenant}}\n";
+    std::fs::write(&path, fine).expect("writable");
+    let output = check(&path);
+    assert_eq!(output.status.code(), Some(0), "{}", text_of(&output));
+    assert!(text(&output.stdout).ends_with("0 services, 1 filter, 1 worker\n"), "{}", text_of(&output));
+}
+
+fn text_of(output: &Output) -> String {
+    format!("{}{}", text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
 fn check_as_json() {
     let (_dir, path) = file("node: {service: alpha}\noutbound: {}\nroutes: []\n");
     let output = lacis(&["check", "-c", &path, "--output", "json"]);

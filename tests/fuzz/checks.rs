@@ -25,6 +25,11 @@ pub fn http1(input: &[u8]) {
     lacis::http::h1::fuzzing::parse(input);
 }
 
+/// Control streams, request streams and field sections of HTTP/3.
+pub fn http3(input: &[u8]) {
+    lacis::http::h3::fuzzing::parse(input);
+}
+
 /// A SPIFFE ID that is accepted is written as it was read, and its parts make it whole.
 pub fn identity(input: &[u8]) {
     let Ok(text) = str::from_utf8(input) else { return };

@@ -173,7 +173,17 @@ impl Pair {
         alpha: impl FnOnce(SidecarBuilder) -> SidecarBuilder,
         delta: impl FnOnce(SidecarBuilder) -> SidecarBuilder,
     ) -> Pair {
-        let mesh = Mesh::new();
+        Pair::inside(Mesh::new(), link, app, alpha, delta)
+    }
+
+    /// The same in a directory that has files already.
+    pub fn inside(
+        mesh: Mesh,
+        link: Link,
+        app: App,
+        alpha: impl FnOnce(SidecarBuilder) -> SidecarBuilder,
+        delta: impl FnOnce(SidecarBuilder) -> SidecarBuilder,
+    ) -> Pair {
         let delta = (link != Link::Plaintext).then(|| delta(mesh.sidecar("delta").application(&app)).start());
         let endpoint = delta.as_ref().map_or(app.address(), Sidecar::inbound);
         let own_port = json!({"services": {"delta": {"listen": "127.0.0.1:0"}}});
@@ -189,6 +199,11 @@ impl Pair {
     /// The loopback port at alpha that means delta.
     pub fn port(&self) -> SocketAddr {
         self.alpha.service("delta")
+    }
+
+    /// The sidecar before the application, to be changed.
+    pub fn delta_mut(&mut self) -> &mut Sidecar {
+        self.delta.as_mut().expect("a plaintext pair has no delta")
     }
 
     /// `GET` through the pair on a connection of its own.

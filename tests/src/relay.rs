@@ -32,6 +32,7 @@ struct Shared {
     udp: AtomicU64,
     mute: AtomicBool,
     cut: watch::Sender<u64>,
+    silent: watch::Sender<u64>,
 }
 
 impl Relay {
@@ -67,6 +68,12 @@ impl Relay {
         self.shared.cut.send_modify(|n| *n += 1);
     }
 
+    /// Forwards nothing more of the TCP connections that are open now, and leaves them open: what is behind a dead
+    /// machine or a lost entry of a firewall looks like this.
+    pub fn silence(&self) {
+        self.shared.silent.send_modify(|n| *n += 1);
+    }
+
     /// The bytes that passed so far, both directions and protocols mixed; at most 8 MiB.
     pub fn recorded(&self) -> Vec<u8> {
         lock(&self.shared.recorded).clone()
@@ -90,6 +97,7 @@ impl Relay {
             udp: AtomicU64::new(0),
             mute: AtomicBool::new(false),
             cut: watch::channel(0).0,
+            silent: watch::channel(0).0,
         });
         let (stop, stopped) = watch::channel(());
         let (tcp, udp) = block_on(both());
@@ -129,13 +137,14 @@ async fn forward_tcp(listener: TcpListener, shared: Arc<Shared>, stopped: watch:
     while let Ok((near, _)) = listener.accept().await {
         shared.tcp.fetch_add(1, Ordering::SeqCst);
         let shared = shared.clone();
-        let mut cut = shared.cut.subscribe();
+        let (mut cut, mut silent) = (shared.cut.subscribe(), shared.silent.subscribe());
         tokio::spawn(until_stopped(stopped.clone(), async move {
             let Ok(far) = TcpStream::connect(shared.target).await else { return };
             let (mut near_in, mut near_out) = near.into_split();
             let (mut far_in, mut far_out) = far.into_split();
             tokio::select! {
                 _ = cut.changed() => {}
+                _ = silent.changed() => std::future::pending().await,
                 _ = async {
                     tokio::join!(
                         copy(&mut near_in, &mut far_out, &shared),

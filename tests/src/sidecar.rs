@@ -206,6 +206,32 @@ impl Sidecar {
         write(&self.path, &self.config);
     }
 
+    /// `/generations` once its newest generation is what `is` wants.
+    pub fn generation(&self, what: &str, is: impl Fn(&Value) -> bool) -> Value {
+        until(&format!("{what} of {}", self.service), || {
+            let page: Value = serde_json::from_str(&self.admin_get("/generations").text()).expect("JSON");
+            let newest = page["generations"][0].clone();
+            is(&newest).then_some(newest)
+        })
+    }
+
+    /// Writes a changed configuration (see [`Sidecar::reconfigure`]) and waits until the generation with it is in use.
+    pub fn reload(&mut self, more: Value) {
+        let before = self.generation("a generation", |_| true)["number"].as_u64();
+        self.reconfigure(more);
+        let now = self.generation("another generation", |now| now["number"].as_u64() > before);
+        assert_eq!(now["state"], "active", "{now}");
+    }
+
+    /// Writes a changed configuration and waits until it is refused; gives the reason.
+    pub fn refused(&mut self, more: Value) -> String {
+        let before = self.generation("a generation", |_| true)["number"].as_u64();
+        self.reconfigure(more);
+        let now = self.generation("another generation", |now| now["number"].as_u64() > before);
+        assert_eq!(now["state"], "rejected", "{now}");
+        now["error"].as_str().expect("a reason").to_owned()
+    }
+
     /// Its configuration file.
     pub fn path(&self) -> &Path {
         &self.path

@@ -206,8 +206,13 @@ fn inbound_refuses_an_identity_that_is_not_allowed() {
 
 /// nginx as the far end of a link: verified on both sides, few streams a connection, GOAWAY after some requests.
 fn nginx(mesh: &Mesh, service: &str, app: &App, more: &str) -> Option<Nginx> {
+    nginx_with(mesh, service, app, "http2", more)
+}
+
+/// The same, with these words after `listen … ssl`: without `http2` its ALPN has nothing better than HTTP/1.1.
+fn nginx_with(mesh: &Mesh, service: &str, app: &App, listen: &str, more: &str) -> Option<Nginx> {
     let server = format!(
-        "listen LISTEN ssl http2; ssl_protocols TLSv1.3;
+        "listen LISTEN ssl {listen}; ssl_protocols TLSv1.3;
          ssl_certificate {}; ssl_certificate_key {}; ssl_client_certificate {}; ssl_verify_client on; ssl_verify_depth 4;
          {more}
          location / {{
@@ -221,6 +226,28 @@ fn nginx(mesh: &Mesh, service: &str, app: &App, more: &str) -> Option<Nginx> {
         app.address(),
     );
     Nginx::start(mesh, &server)
+}
+
+/// A peer that offers only `http/1.1` by ALPN is spoken to in HTTP/1.1, on the connection that found it out.
+#[test]
+fn the_link_falls_back_to_http1_where_nginx_offers_no_more() {
+    for link in [Link::H2, Link::Auto] {
+        let (mesh, app) = (Mesh::new(), App::start());
+        let Some(nginx) = nginx_with(&mesh, "delta", &app, "", "") else { return };
+        let alpha = caller(&mesh, nginx.address, link);
+        let mut client = Client::connect(alpha.outbound());
+        let mut links = BTreeSet::new();
+        for _ in 0..5 {
+            let answer = client.request("POST", "delta", "/mirror", &[], Some(b"hello"));
+            assert_eq!(
+                (answer.status(), answer.field("x-verified"), answer.text().as_str()),
+                (200, Some("SUCCESS"), "hello")
+            );
+            links.insert(answer.field("x-link").expect("set by nginx").to_owned());
+        }
+        assert!(links.len() == 1 && links.iter().all(|link| link.starts_with("HTTP/1.1 ")), "{link:?}: {links:?}");
+        alpha.counts(5.0, "lacis_requests_total", &[("direction", "outbound"), ("link", "h1"), ("status", "200")]);
+    }
 }
 
 #[test]

@@ -74,7 +74,7 @@ fn a_draining_sidecar_is_not_ready() {
     assert!(pair.delta().wait().success());
 }
 
-/// A second SIGTERM means now.
+/// A second SIGTERM means now, and the account of what it cut says so.
 #[test]
 fn a_second_sigterm_ends_at_once() {
     let pair = Pair::new(Link::H2);
@@ -87,6 +87,7 @@ fn a_second_sigterm_ends_at_once() {
     pair.alpha.signal("TERM");
     pair.alpha.wait();
     assert!(held.try_response("GET").is_err());
+    pair.alpha.access("of what was cut", |record| record["path"] == "/hold" && record["reason"] == "draining");
 }
 
 /// An idle sidecar with open connections ends as soon as it is asked to.

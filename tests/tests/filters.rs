@@ -52,16 +52,14 @@ const WAT: &str = r#"
 
 /// A pair with the module above as the filter `mine` on delta's inbound side.
 fn with_wat(link: Link, more: Value) -> Pair {
-    let module = wat::parse_str(WAT).expect("a module");
-    let dir = tempfile::tempdir().expect("a directory");
-    let path = dir.path().join("mine.wasm");
-    std::fs::write(&path, module).expect("a written module");
-    let mut filter = json!({"module": path.to_str().expect("a path of ours")});
+    let mesh = lacis_tests::Mesh::new();
+    mesh.file("mine.wasm", wat::parse_str(WAT).expect("a module"));
+    let mut filter = json!({"module": "mine.wasm"});
     for (key, value) in more.as_object().into_iter().flatten() {
         filter[key] = value.clone();
     }
     let config = json!({"filters": {"mine": filter}, "inbound": {"filters": ["mine"]}});
-    Pair::with(link, App::start(), |alpha| alpha, |delta| delta.with(config))
+    Pair::inside(mesh, link, App::start(), |alpha| alpha, |delta| delta.with(config))
 }
 
 /// A pair with a shipped filter on delta's inbound side.

@@ -116,6 +116,11 @@ fn http1() {
 }
 
 #[test]
+fn http3() {
+    smoke("http3", checks::http3);
+}
+
+#[test]
 fn identity() {
     smoke("identity", checks::identity);
 }

@@ -1,9 +1,11 @@
 //! Who is on the other side: certificates, SPIFFE identities, who may call, and rotation under load.
 
 use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use lacis_tests::{App, Link, Mesh, Pair, TRUST_DOMAIN, client, on_links, peer};
+use lacis_tests::{App, Link, Mesh, Pair, Peer, TRUST_DOMAIN, client, on_links, peer, until};
 use serde_json::json;
 
 fn spiffe(service: &str) -> String {
@@ -89,28 +91,115 @@ on_links! {
 fn a_rotated_certificate_is_shown_to_the_next_peer() {
     let Some(openssl) = peer("openssl") else { return };
     let pair = Pair::new(Link::H2);
-    let shown = || {
-        let (_, out, _) = openssl.run([
-            "s_client",
-            "-connect",
-            &pair.delta().inbound().to_string(),
-            "-tls1_3",
-            "-alpn",
-            "h2",
-            "-showcerts",
-            "-cert",
-            path(&pair.mesh.certificate("alpha")),
-            "-key",
-            path(&pair.mesh.key("alpha")),
-            "-CAfile",
-            path(&pair.mesh.ca()),
-        ]);
-        let start = out.find("-----BEGIN").unwrap_or_else(|| panic!("no certificate: {out}"));
-        out[start..].lines().take_while(|l| !l.starts_with("-----END")).collect::<String>()
-    };
+    let shown = || shown(&openssl, pair.delta().inbound(), &pair.mesh);
     let before = shown();
     pair.mesh.issue("delta");
-    lacis_tests::until("the new certificate is shown", || (shown() != before).then_some(()));
+    until("the new certificate is shown", || (shown() != before).then_some(()));
+}
+
+/// The certificate that a caller from this mesh is shown.
+fn shown(openssl: &Peer, address: SocketAddr, mesh: &Mesh) -> String {
+    let (_, out, _) = openssl.run([
+        "s_client",
+        "-connect",
+        &address.to_string(),
+        "-tls1_3",
+        "-alpn",
+        "h2",
+        "-showcerts",
+        "-cert",
+        path(&mesh.certificate("alpha")),
+        "-key",
+        path(&mesh.key("alpha")),
+        "-CAfile",
+        path(&mesh.ca()),
+    ]);
+    let start = out.find("-----BEGIN").unwrap_or_else(|| panic!("no certificate: {out}"));
+    out[start..].lines().take_while(|l| !l.starts_with("-----END")).collect::<String>()
+}
+
+/// Kubernetes swaps the files of a mounted volume all at once: they are symbolic links through `..data`, which is one
+/// itself and is renamed over.
+#[test]
+fn a_swapped_volume_is_taken_up_whole() {
+    let Some(openssl) = peer("openssl") else { return };
+    let (mesh, app) = (Mesh::new(), App::start());
+    let volume = mesh.dir().join("volume");
+    let files = ["delta.pem", "delta-key.pem", "ca.pem"];
+    let publish = |version: &str| {
+        let data = volume.join(version);
+        fs::create_dir_all(&data).expect("a directory");
+        for file in files {
+            fs::copy(mesh.certs().join(file), data.join(file)).expect("a copy");
+        }
+        symlink(version, volume.join("..data_tmp")).expect("a link");
+        fs::rename(volume.join("..data_tmp"), volume.join("..data")).expect("a swap");
+    };
+    publish("..2026_1");
+    files.iter().for_each(|file| symlink(format!("..data/{file}"), volume.join(file)).expect("a link"));
+    let identity = json!({"identity": {
+        "certificate": "volume/delta.pem", "private_key": "volume/delta-key.pem", "trust_bundle": "volume/ca.pem",
+    }});
+    let delta = mesh.sidecar("delta").application(&app).with(identity).start();
+    let mut before = shown(&openssl, delta.inbound(), &mesh);
+    for (old, new) in [("..2026_1", "..2026_2"), ("..2026_2", "..2026_3")] {
+        mesh.issue("delta");
+        publish(new);
+        fs::remove_dir_all(volume.join(old)).expect("the old version goes");
+        let after = until("the new certificate is shown", || {
+            Some(shown(&openssl, delta.inbound(), &mesh)).filter(|shown| *shown != before)
+        });
+        before = after;
+    }
+}
+
+/// A session is resumed as long as nothing changed, and never after: a ticket that the old trust bundle paid for lets
+/// nobody in.
+#[test]
+fn tickets_do_not_outlive_the_trust_bundle() {
+    let Some(openssl) = peer("openssl") else { return };
+    let (pair, foreign) = (Pair::new(Link::H2), Mesh::foreign());
+    let request = pair.mesh.file("request", "GET /bytes/5 HTTP/1.1\r\nhost: delta\r\nconnection: close\r\n\r\n");
+    let address = pair.delta().inbound().to_string();
+    let alpha = (path(&pair.mesh.certificate("alpha")).to_owned(), path(&pair.mesh.key("alpha")).to_owned());
+    let session = |number: u32| pair.mesh.dir().join(format!("session-{number}"));
+    // The whole of what openssl says. A ticket works once, so each call leaves another.
+    let call = |number: u32| {
+        let mut command = openssl.command();
+        command.args(["s_client", "-connect", &address, "-tls1_3", "-alpn", "http/1.1", "-ign_eof"]);
+        command.args(["-cert", &alpha.0, "-key", &alpha.1, "-sess_out"]).arg(session(number));
+        if number > 1 {
+            command.arg("-sess_in").arg(session(number - 1));
+        }
+        let output = command.stdin(fs::File::open(&request).expect("a request")).output().expect("openssl runs");
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+    };
+    let served = |said: &str| said.contains("HTTP/1.1 200");
+    let (first, second) = (call(1), call(2));
+    assert!(first.contains("New, TLSv1.3") && served(&first), "{first}");
+    assert!(second.contains("Reused, TLSv1.3") && served(&second), "{second}");
+
+    // Another certificate of the same authority: alpha is still welcome, by a handshake of its own.
+    let before = shown(&openssl, pair.delta().inbound(), &pair.mesh);
+    pair.mesh.issue("delta");
+    until("the new certificate is shown", || {
+        (shown(&openssl, pair.delta().inbound(), &pair.mesh) != before).then_some(())
+    });
+    let third = call(3);
+    assert!(third.contains("New, TLSv1.3") && served(&third), "{third}");
+
+    // Another authority: alpha's certificate is worth nothing any more, and neither is its ticket.
+    let before = shown(&openssl, pair.delta().inbound(), &pair.mesh);
+    for file in ["ca.pem", "delta-key.pem", "delta.pem"] {
+        fs::copy(foreign.certs().join(file), pair.mesh.certs().join(file)).expect("a copy");
+    }
+    until("the new authority's certificate is shown", || {
+        (shown(&openssl, pair.delta().inbound(), &pair.mesh) != before).then_some(())
+    });
+    let requests = pair.app.requests();
+    let fourth = call(4);
+    assert!(!fourth.contains("Reused, TLSv1.3") && !served(&fourth), "{fourth}");
+    assert_eq!(pair.app.requests(), requests, "nothing reached the application");
 }
 
 /// TLS 1.3 only, ALPN as documented.

@@ -8,13 +8,13 @@ use bytes::Bytes;
 use lacis_tests::client::{H2c, h2_get};
 use lacis_tests::wire::{Data, Left};
 use lacis_tests::{App, Link, Mesh, Pair, Process, Relay, Sidecar, app, block_on, client, on_links, runtime, until};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 /// A pair with a wire between its sidecars that the test holds.
 struct Wired {
     alpha: Sidecar,
-    _delta: Sidecar,
+    delta: Sidecar,
     relay: Relay,
     app: App,
     _mesh: Mesh,
@@ -22,12 +22,18 @@ struct Wired {
 
 impl Wired {
     fn new(link: Link, relay: impl FnOnce(SocketAddr) -> Relay) -> Wired {
+        Wired::with_timeouts(link, relay, json!({}))
+    }
+
+    /// With these of `services.*.timeouts`.
+    fn with_timeouts(link: Link, relay: impl FnOnce(SocketAddr) -> Relay, timeouts: Value) -> Wired {
         let mesh = Mesh::new();
         let app = App::start();
         let delta = mesh.sidecar("delta").application(&app).start();
         let relay = relay(delta.inbound());
-        let alpha = mesh.sidecar("alpha").calls("delta", relay.address(), link).start();
-        Wired { alpha, _delta: delta, relay, app, _mesh: mesh }
+        let timeouts = json!({"services": {"delta": {"timeouts": timeouts}}});
+        let alpha = mesh.sidecar("alpha").calls("delta", relay.address(), link).with(timeouts).start();
+        Wired { alpha, delta, relay, app, _mesh: mesh }
     }
 
     fn get(&self, path: &str) -> lacis_tests::wire::Response {
@@ -58,6 +64,33 @@ on_links! {
         assert!(recorded.len() > body.len() * 20, "the relay saw only {} bytes", recorded.len());
         for word in [secret.as_bytes(), b"HTTP/1.1", b"/mirror", b"x-secret"] {
             assert!(!recorded.windows(word.len()).any(|w| w == word), "{:?} is in the clear", String::from_utf8_lossy(word));
+        }
+    }
+
+    /// A link on which nothing arrives any more is found dead by its pings: what it carried is answered, not held for
+    /// ever, and the next request opens another.
+    [H2, H3] fn a_silent_link_is_found_dead_and_replaced(link) {
+        let wired = Wired::with_timeouts(link, Relay::new, json!({"request": "10m", "idle": "10m"}));
+        let mut held = client::Client::connect(wired.alpha.outbound());
+        held.send("GET /hold HTTP/1.1\r\nhost: delta\r\n\r\n");
+        wired.app.wait_held(1);
+        wired.relay.silence();
+        wired.relay.set_mute(true);
+        let answer = held.response("GET");
+        assert_eq!((answer.status(), answer.proxy_error().as_deref()), (502, Some("connection_terminated")));
+        wired.relay.set_mute(false);
+        assert_eq!(wired.get("/bytes/1").status(), 200);
+        wired.alpha.counts(2.0, "lacis_link_handshakes_total", &[("link", link.name()), ("result", "ok")]);
+    }
+
+    /// A link that carried nothing for `timeouts.idle` is closed, at both ends, and opened again when it is needed.
+    [H1, H2, H3] fn an_unused_link_is_closed(link) {
+        let wired = Wired::with_timeouts(link, Relay::new, json!({"idle": "3s"}));
+        for handshakes in [1.0, 2.0] {
+            assert_eq!(wired.get("/bytes/1").status(), 200);
+            wired.alpha.counts(handshakes, "lacis_link_handshakes_total", &[("link", link.name()), ("result", "ok")]);
+            wired.delta.counts(handshakes, "lacis_connections_total", &[("direction", "inbound")]);
+            wired.delta.counts(0.0, "lacis_connections_active", &[("direction", "inbound")]);
         }
     }
 

@@ -217,7 +217,7 @@ impl Vm {
     }
 
     /// Starts a plugin: `proxy_on_context_create`, `proxy_on_vm_start` (for each root context, as in Envoy),
-    /// `proxy_on_configure`. When it refuses, the VM is to be dropped.
+    /// `proxy_on_configure`. One that refuses is gone again (`proxy_on_delete`); the VM and its other plugins live on.
     pub fn start_root(&mut self, settings: PluginSettings) -> Result<RootId, StartError> {
         if self.runner.dead {
             return Err(Trap::dead("proxy_on_context_create").into());
@@ -233,7 +233,7 @@ impl Vm {
         let phase = Phase::Configuring;
         self.enter("proxy_on_context_create", |e| e.context_create.as_ref(), (id, 0), &context, phase)?;
         if self.enter("proxy_on_vm_start", |e| e.vm_start.as_ref(), (id, vm_size), &context, phase)? == Some(0) {
-            return Err(StartError::Refused("proxy_on_vm_start"));
+            return self.refused(&context, "proxy_on_vm_start");
         }
         // Of Envoy's own SDK for C++ only.
         let valid = self.enter(VALIDATE, |e| e.validate_configuration.as_ref(), (id, size), &context, phase)?;
@@ -241,9 +241,14 @@ impl Vm {
             return Err(StartError::Refused(VALIDATE));
         }
         if self.enter("proxy_on_configure", |e| e.configure.as_ref(), (id, size), &context, phase)? == Some(0) {
-            return Err(StartError::Refused("proxy_on_configure"));
+            return self.refused(&context, "proxy_on_configure");
         }
         Ok(RootId(id))
+    }
+
+    fn refused(&mut self, context: &Rc<Context>, callback: &'static str) -> Result<RootId, StartError> {
+        self.delete(context)?;
+        Err(StartError::Refused(callback))
     }
 
     /// Ends a plugin. True when it is gone; false when it has asked for time, and goes by itself once it has called
@@ -334,6 +339,11 @@ impl Vm {
     /// Contexts alive: plugins and exchanges.
     pub fn contexts(&self) -> usize {
         self.runner.store.data().contexts.len()
+    }
+
+    /// Contexts alive of one plugin: its own and those of its exchanges.
+    pub fn contexts_of(&self, root: RootId) -> usize {
+        self.runner.store.data().contexts.values().filter(|context| context.root == root.0).count()
     }
 
     /// Sets the least level that is logged.

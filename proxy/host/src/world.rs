@@ -26,7 +26,8 @@ pub trait World {
     /// after each tick returned. Replaces an earlier wish; `None` ends it.
     fn set_tick(&mut self, root: RootId, period: Option<Duration>);
 
-    /// A number for the metric of this kind and name: the same number for the same pair, from any plugin of the VM.
+    /// A number for the metric of this kind and name: the same number for the same pair, from any plugin of the VM, or
+    /// from the same plugin where metrics are told apart by plugin.
     /// `None` when there may be no more of them.
     fn define_metric(&mut self, plugin: &str, kind: MetricKind, name: &str) -> Option<u32>;
 

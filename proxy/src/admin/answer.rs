@@ -6,10 +6,9 @@ use bytes::Bytes;
 use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderName, HeaderValue, ORIGIN};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::Full;
-use serde_json::{Value, json};
-use tokio::time::{Instant, timeout_at};
+use serde_json::Value;
 
-use super::{Admin, REPORT_TIME, Report};
+use super::Admin;
 use crate::telemetry::text::{self, Format};
 
 /// The answer to a request; never fails.
@@ -40,7 +39,9 @@ pub(super) async fn answer<B>(admin: &Admin, request: &Request<B>, loopback: boo
             respond(StatusCode::OK, format.content_type(), text::expose(&admin.metrics, format))
         }
         Endpoint::Config => json_page(&(admin.config)()),
-        Endpoint::Clusters => json_page(&clusters((admin.clusters)()).await),
+        Endpoint::Clusters => json_page(&(admin.clusters)().await),
+        Endpoint::Filters => json_page(&(admin.filters)().await),
+        Endpoint::Generations => json_page(&(admin.generations)().await),
         Endpoint::Logging => logging(admin, method, request.uri().query().unwrap_or_default()),
         Endpoint::Drain => {
             (admin.drain)();
@@ -61,6 +62,8 @@ enum Endpoint {
     Metrics,
     Config,
     Clusters,
+    Filters,
+    Generations,
     Logging,
     Drain,
     Quit,
@@ -75,6 +78,8 @@ const ENDPOINTS: &[(Endpoint, &str, &str)] = &[
     (Endpoint::Metrics, "/metrics", "Prometheus text, or OpenMetrics if Accept asks for it"),
     (Endpoint::Config, "/config", "the configuration in use, with the addresses that were bound"),
     (Endpoint::Clusters, "/clusters", "services, endpoints and links, as each worker sees them"),
+    (Endpoint::Filters, "/filters", "filters: their VMs, what they did and what they cost"),
+    (Endpoint::Generations, "/generations", "configurations: which is in use, which ends, which was refused and why"),
     (Endpoint::Logging, "/logging", "log levels; POST ?level=info,filter=debug changes them"),
     (Endpoint::Drain, "/drain", "finish what is running, take nothing new, then end"),
     (Endpoint::Quit, "/quit", "end now"),
@@ -89,7 +94,9 @@ impl Endpoint {
             | Endpoint::Live
             | Endpoint::Metrics
             | Endpoint::Config
-            | Endpoint::Clusters => &[Method::GET, Method::HEAD],
+            | Endpoint::Clusters
+            | Endpoint::Filters
+            | Endpoint::Generations => &[Method::GET, Method::HEAD],
             Endpoint::Logging => &[Method::GET, Method::HEAD, Method::POST],
             Endpoint::Drain | Endpoint::Quit => &[Method::POST],
         }
@@ -100,7 +107,7 @@ fn index() -> String {
     let line = |(endpoint, path, help): &(Endpoint, &str, &str)| {
         let methods = endpoint.methods().iter().filter(|method| **method != Method::HEAD);
         let methods = methods.map(Method::as_str).collect::<Vec<_>>().join(", ");
-        format!("{methods:<10} {path:<10} {help}\n")
+        format!("{methods:<10} {path:<12} {help}\n")
     };
     ENDPOINTS.iter().map(line).collect()
 }
@@ -144,21 +151,6 @@ fn ready(admin: &Admin) -> Response<Full<Bytes>> {
         missing if missing.is_empty() => plain(StatusCode::OK, "ready\n"),
         missing => plain(StatusCode::SERVICE_UNAVAILABLE, format!("not ready\n{}\n", missing.join("\n"))),
     }
-}
-
-/// What every worker says; one that says nothing in time is shown as stuck and holds up no other.
-async fn clusters(reports: Vec<Report>) -> Value {
-    let deadline = Instant::now() + REPORT_TIME;
-    let mut workers = Vec::with_capacity(reports.len());
-    // One after the other is enough: the questions have been posted, and all answers share the deadline.
-    for Report { worker, answer } in reports {
-        workers.push(match timeout_at(deadline, answer).await {
-            Ok(Some(clusters)) => json!({"worker": worker, "state": "running", "clusters": clusters}),
-            Ok(None) => json!({"worker": worker, "state": "gone"}),
-            Err(_) => json!({"worker": worker, "state": "stuck", "waited_ms": REPORT_TIME.as_millis() as u64}),
-        });
-    }
-    json!({ "workers": workers })
 }
 
 fn logging(admin: &Admin, method: &Method, query: &str) -> Response<Full<Bytes>> {

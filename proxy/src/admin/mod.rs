@@ -3,6 +3,7 @@
 //! Admin knows no worker: what it shows and does is handed in as closures.
 
 mod answer;
+mod gather;
 mod readiness;
 
 use std::convert::Infallible;
@@ -20,6 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+pub use self::gather::{Heard, gather};
 pub use self::readiness::{Readiness, Token};
 use crate::telemetry::metrics::Registry;
 
@@ -51,8 +53,12 @@ pub struct Admin {
     pub metrics: Registry,
     /// Answers `/config`: the configuration in use, and the addresses that were bound.
     pub config: Box<dyn Fn() -> Value>,
-    /// Answers `/clusters`: asks every worker when it is called, and hands over the answers to wait for.
-    pub clusters: Box<dyn Fn() -> Vec<Report>>,
+    /// Answers `/clusters`.
+    pub clusters: Box<Asked>,
+    /// Answers `/filters`.
+    pub filters: Box<Asked>,
+    /// Answers `/generations`.
+    pub generations: Box<Asked>,
     /// Answers `/logging`: sets the levels if there are any, and tells those in use, or what is wrong.
     pub logging: Box<Logging>,
     /// Starts the drain; asked again it does nothing.
@@ -70,19 +76,8 @@ impl fmt::Debug for Admin {
 /// Changes the log levels, if there are new ones; tells those in use, or what is wrong with the new ones.
 pub type Logging = dyn Fn(Option<&str>) -> Result<String, String>;
 
-/// What one worker has been asked.
-pub struct Report {
-    /// The worker's number.
-    pub worker: usize,
-    /// What it says; none if it is gone.
-    pub answer: Pin<Box<dyn Future<Output = Option<Value>>>>,
-}
-
-impl fmt::Debug for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Report").field("worker", &self.worker).finish_non_exhaustive()
-    }
-}
+/// Asks every worker when it is called, and gives the page when they have answered: see [`gather`].
+pub type Asked = dyn Fn() -> Pin<Box<dyn Future<Output = Value>>>;
 
 /// Serves the endpoints until the future is dropped; then its connections close at once. To be polled inside a
 /// `LocalSet`.

@@ -94,10 +94,21 @@ fn the_index_lists_everything_and_so_does_404() {
     run(|_, address, _| async move {
         let (status, _, index) = get(address, "/").await;
         assert_eq!((status, &get(address, "/help").await.2), (200, &index));
-        for path in ["/ready", "/live", "/metrics", "/config", "/clusters", "/logging", "/drain", "/quit"] {
+        for path in [
+            "/ready",
+            "/live",
+            "/metrics",
+            "/config",
+            "/clusters",
+            "/filters",
+            "/generations",
+            "/logging",
+            "/drain",
+            "/quit",
+        ] {
             assert!(index.contains(path), "{index}");
         }
-        let (status, _, body) = get(address, "/filters").await;
+        let (status, _, body) = get(address, "/listeners").await;
         assert_eq!(status, 404);
         assert!(body.ends_with(&index), "{body}");
     });
@@ -181,13 +192,24 @@ fn run<F: Future<Output = ()>>(test: impl FnOnce(Rc<Admin>, SocketAddr, Rc<RefCe
             metrics: Registry::default(),
             config: Box::new(|| json!({"workers": 4})),
             clusters: Box::new(|| {
-                vec![
-                    Report { worker: 0, answer: Box::pin(async { Some(json!({"delta": 2})) }) },
-                    Report { worker: 1, answer: Box::pin(std::future::pending()) },
-                    Report { worker: 2, answer: Box::pin(async { None }) },
-                    Report { worker: 3, answer: Box::pin(async { Some(json!({})) }) },
-                ]
+                let said = |said: Option<Value>| -> Pin<Box<dyn Future<Output = Option<Value>>>> {
+                    Box::pin(std::future::ready(said))
+                };
+                let all = vec![
+                    said(Some(json!({"delta": 2}))),
+                    Box::pin(std::future::pending()),
+                    said(None),
+                    said(Some(json!({}))),
+                ];
+                Box::pin(async {
+                    let heard = gather(all).await;
+                    let clusters = |said: &Value| [("clusters".to_owned(), said.clone())].into_iter().collect();
+                    let workers: Vec<_> = heard.iter().enumerate().map(|(i, heard)| heard.show(i, clusters)).collect();
+                    json!({"workers": workers})
+                })
             }),
+            filters: Box::new(|| Box::pin(async { json!([]) })),
+            generations: Box::new(|| Box::pin(async { json!([]) })),
             logging: Box::new({
                 let done = done.clone();
                 move |levels| match levels {

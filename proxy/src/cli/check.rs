@@ -7,10 +7,12 @@ use serde_json::{Value, json};
 
 use super::{Failure, Outcome, Output, print};
 use crate::config::{self, Config, Problem, Warning};
+use crate::control::modules::{Refusal, Workshop};
 
 /// Tell every problem of a config file, as file:line:column: what is wrong, and what would be right.
 ///
-/// Exit code 1 if there is one. Warnings are told too, and are no problems.
+/// Filters that a listener names are compiled, started and configured once, as `run` does it. Exit code 1 if there is a
+/// problem. Warnings are told too, and are no problems.
 #[derive(Debug, clap::Args)]
 pub struct Check {
     /// The config file.
@@ -24,16 +26,15 @@ pub struct Check {
 impl Check {
     /// Runs the command.
     pub(super) fn execute(self) -> Outcome {
-        let outcome = config::load(&self.config);
-        let valid = outcome.is_ok();
-        let (summary, warnings, problems) = match outcome {
-            Ok((config, warnings)) => (Some(summary(&config)), warnings, Vec::new()),
-            Err(problems) => (None, Vec::new(), problems),
+        let (summary, warnings, problems) = match config::load(&self.config) {
+            Ok((config, warnings)) => (summary(&config), warnings, self.filters(&config)),
+            Err(problems) => (String::new(), Vec::new(), problems),
         };
+        let valid = problems.is_empty();
         print(&match self.output {
             Output::Text => {
                 let mut text = lines(&problems) + &lines(&warnings);
-                if let Some(summary) = summary {
+                if valid {
                     text = format!("{text}{}: fine: {summary}\n", self.config.display());
                 }
                 text
@@ -45,6 +46,19 @@ impl Check {
             }
         });
         if valid { Ok(()) } else { Err(Failure::Input(String::new())) }
+    }
+
+    /// What shows only when filters are started.
+    fn filters(&self, config: &Config) -> Vec<Problem> {
+        let problem = |Refusal { filter, why }: Refusal| {
+            let mut keys = vec!["filters"];
+            if !filter.is_empty() {
+                keys.push(&filter);
+            }
+            let (line, column) = config::locate(&self.config, &keys).unwrap_or_default();
+            Problem { file: self.config.display().to_string(), line, column, path: keys.join("."), message: why }
+        };
+        Workshop::default().prepare(config).err().unwrap_or_default().into_iter().map(problem).collect()
     }
 }
 

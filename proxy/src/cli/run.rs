@@ -4,12 +4,13 @@ use std::path::PathBuf;
 use std::{io, process, thread};
 
 use super::{Failure, Outcome};
-use crate::{app, config};
+use crate::app;
+use crate::control::reload::Source;
 
 /// Run the sidecar.
 ///
-/// Certificates are taken up when they change. SIGHUP opens the access log again; SIGTERM drains and ends, a second one
-/// ends at once.
+/// The file, filter modules and certificates are taken up when they change; what is wrong changes nothing. SIGHUP does so
+/// at once, and opens the access log again; SIGTERM drains and ends, a second one ends at once.
 #[derive(Debug, clap::Args)]
 pub struct Run {
     /// The config file.
@@ -23,18 +24,15 @@ pub struct Run {
 impl Run {
     /// Runs the command.
     pub(super) fn execute(self) -> Outcome {
-        let (config, warnings) = config::load(&self.config).map_err(|problems| {
+        let (source, config) = Source::open(&self.config).map_err(|problems| {
             let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
             Failure::Input(lines.join("\n"))
         })?;
-        for warning in warnings {
-            tracing::warn!("{warning}");
-        }
         if self.until_stdin_closes {
             let parent = thread::Builder::new().name("parent".into());
             parent.spawn(end_without_parent).map_err(|error| Failure::Input(format!("cannot start: {error}")))?;
         }
-        app::run(config).map_err(Failure::Input)
+        app::run(source, config).map_err(Failure::Input)
     }
 }
 

@@ -76,6 +76,11 @@ impl Balancer {
         Balancer { policy, turn: Cell::new(0) }
     }
 
+    /// How it chooses.
+    pub fn policy(&self) -> Balance {
+        self.policy
+    }
+
     /// The endpoint for the next request. Those for which `passed` holds are left out; those that are not usable are
     /// taken only where no other is left, for a guess beats a refusal.
     pub fn pick<C: Candidate>(

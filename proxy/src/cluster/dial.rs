@@ -1,7 +1,8 @@
 //! Opening links: TCP or UDP, then mutual TLS, then a protocol.
 
-use std::cell::{RefCell, RefMut};
+use std::cell::{OnceCell, RefCell, RefMut};
 use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use crate::tls::{self, Alpn, TlsSettings};
 /// What a worker needs to open links.
 pub struct Dialer {
     tls: Rc<RefCell<Option<Arc<TlsSettings>>>>,
-    udp: Option<quic::Endpoint>,
+    udp: OnceCell<quic::Endpoint>,
     metrics: Rc<Metrics>,
     drain: Drain,
     chance: RefCell<fastrand::Rng>,
@@ -28,13 +29,19 @@ pub struct Dialer {
 
 impl Dialer {
     /// `tls` is the worker's current identity, `drain` is held by the drivers of links.
-    pub fn new(
-        tls: Rc<RefCell<Option<Arc<TlsSettings>>>>,
-        udp: Option<quic::Endpoint>,
-        metrics: Rc<Metrics>,
-        drain: Drain,
-    ) -> Self {
-        Dialer { tls, udp, metrics, drain, chance: RefCell::new(fastrand::Rng::new()) }
+    pub fn new(tls: Rc<RefCell<Option<Arc<TlsSettings>>>>, metrics: Rc<Metrics>, drain: Drain) -> Self {
+        Dialer { tls, udp: OnceCell::new(), metrics, drain, chance: RefCell::new(fastrand::Rng::new()) }
+    }
+
+    /// Makes it able to open HTTP/3 links, once: `open` gives the socket if there is none yet.
+    ///
+    /// # Errors
+    /// Those of `open`.
+    pub fn enable_udp(&self, open: impl FnOnce() -> io::Result<quic::Endpoint>) -> io::Result<()> {
+        if self.udp.get().is_none() {
+            let _ = self.udp.set(open()?);
+        }
+        Ok(())
     }
 
     /// The worker's metrics.
@@ -60,7 +67,7 @@ impl Dialer {
             let open = async {
                 let udp = this
                     .udp
-                    .as_ref()
+                    .get()
                     .ok_or_else(|| Fault::new(Reason::ConnectionRefused).detail("this worker has no UDP socket"))?;
                 let settings =
                     quic::client(tls?).map_err(|error| Fault::new(Reason::ProxyInternalError).from(error))?;

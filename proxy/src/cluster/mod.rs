@@ -58,6 +58,8 @@ pub struct Cluster {
     id: NameId,
     transport: Transport,
     timeouts: Timeouts,
+    settings: Vec<config::Endpoint>,
+    /// In the order of the settings; shared with the generation before where the address is the same.
     endpoints: Vec<Rc<Endpoint>>,
     balancer: Balancer,
     dialer: Rc<Dialer>,
@@ -68,7 +70,7 @@ pub struct Cluster {
 #[derive(Debug)]
 struct Endpoint {
     address: SocketAddr,
-    weight: u32,
+    weight: Cell<u32>,
     load: Load,
     h1: Rc<h1::Idle>,
     h2: Rc<Links<h2::Link>>,
@@ -89,35 +91,56 @@ enum Udp {
 }
 
 impl Cluster {
-    /// A service of the configuration.
-    pub fn service(service: &config::Service, dialer: Rc<Dialer>) -> Self {
+    /// A service of the configuration. See [`Cluster::new`].
+    pub fn service(service: &config::Service, before: Option<&Rc<Cluster>>, dialer: &Rc<Dialer>) -> Rc<Self> {
         let transport = match service.link {
             LinkPolicy::Plaintext => Transport::AsItCame,
             policy => Transport::Mesh(policy, service.identity.clone()),
         };
-        Cluster::new(service.name.as_str(), transport, &service.endpoints, service.balance, service.timeouts, dialer)
+        let config::Service { name, endpoints, balance, timeouts, .. } = service;
+        Cluster::new(name, transport, endpoints, *balance, *timeouts, before, dialer)
     }
 
-    /// A destination with these endpoints.
+    /// A destination with these endpoints. `before` is the one of this name in the configuration before: itself if
+    /// nothing has changed, else endpoints that are reached in the same way keep their links, and what is known of them.
     pub fn new(
         name: &str,
         transport: Transport,
         endpoints: &[config::Endpoint],
         balance: Balance,
         timeouts: Timeouts,
-        dialer: Rc<Dialer>,
-    ) -> Self {
-        let endpoints = endpoints.iter().map(|endpoint| Rc::new(Endpoint::new(*endpoint))).collect();
-        let id = dialer.metrics().name(name);
-        Cluster {
+        before: Option<&Rc<Cluster>>,
+        dialer: &Rc<Dialer>,
+    ) -> Rc<Self> {
+        let before = before.filter(|before| *before.name == *name && before.transport == transport);
+        if let Some(same) = before
+            && same.timeouts == timeouts
+            && same.balancer.policy() == balance
+            && same.settings == endpoints
+        {
+            return Rc::clone(same);
+        }
+        let endpoint = |settings: &config::Endpoint| {
+            let known = before.iter().flat_map(|before| &before.endpoints).find(|e| e.address == settings.address);
+            known.map_or_else(|| Rc::new(Endpoint::new(*settings)), Rc::clone)
+        };
+        Rc::new(Cluster {
             name: name.into(),
-            id,
+            id: dialer.metrics().name(name),
+            settings: endpoints.to_vec(),
+            endpoints: endpoints.iter().map(endpoint).collect(),
             transport,
             timeouts,
-            endpoints,
             balancer: Balancer::new(balance),
-            dialer,
-            started: Instant::now(),
+            dialer: Rc::clone(dialer),
+            started: before.map_or_else(Instant::now, |before| before.started),
+        })
+    }
+
+    /// The configuration that it belongs to comes into use. Requests of the one before see its weights, too.
+    pub fn take_over(&self) {
+        for (endpoint, settings) in self.endpoints.iter().zip(&self.settings) {
+            endpoint.weight.set(settings.weight);
         }
     }
 
@@ -239,7 +262,10 @@ impl Cluster {
                         .retry(Retry::Safe)
                         .detail("the link closed at once"));
                 }
-                Err(fault) if policy == LinkPolicy::H3 => return Err(fault),
+                // A link that closed at once is one that opened: UDP works.
+                Err(fault) if policy == LinkPolicy::H3 || fault.reason == Reason::ConnectionTerminated => {
+                    return Err(fault);
+                }
                 Err(fault) => endpoint.udp_failed(&fault, &self.name),
             }
         }
@@ -322,7 +348,7 @@ impl Cluster {
     pub fn report(&self) -> Vec<EndpointReport> {
         let report = |e: &Rc<Endpoint>| EndpointReport {
             address: e.address,
-            weight: e.weight,
+            weight: e.weight.get(),
             requests: e.load.in_flight(),
             h1_idle: e.h1.len(),
             h2: e.h2.count(),
@@ -363,7 +389,7 @@ impl Endpoint {
     fn new(config::Endpoint { address, weight }: config::Endpoint) -> Self {
         Endpoint {
             address,
-            weight,
+            weight: Cell::new(weight),
             load: Load::default(),
             h1: Rc::default(),
             h2: Rc::default(),
@@ -402,7 +428,7 @@ impl Candidate for Rc<Endpoint> {
     }
 
     fn weight(&self) -> u32 {
-        self.weight
+        self.weight.get()
     }
 
     fn usable(&self) -> bool {
@@ -413,5 +439,47 @@ impl Candidate for Rc<Endpoint> {
             }
             over
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+    use crate::drain::Drain;
+    use crate::telemetry::metrics::Registry;
+
+    #[test]
+    fn what_has_not_changed_goes_on() {
+        let metrics = Rc::new(Registry::default().metrics());
+        let dialer = Rc::new(Dialer::new(Rc::new(RefCell::new(None)), metrics, Drain::default()));
+        let timeouts = Timeouts { connect: REST, request: REST, idle: REST };
+        let endpoint = |port, weight| config::Endpoint { address: ([127, 0, 0, 1], port).into(), weight };
+        let make = |endpoints: &[config::Endpoint], link, timeouts, before: Option<&Rc<Cluster>>| {
+            Cluster::new(
+                "delta",
+                Transport::Mesh(link, Vec::new()),
+                endpoints,
+                Balance::Random,
+                timeouts,
+                before,
+                &dialer,
+            )
+        };
+        let first = make(&[endpoint(1, 1), endpoint(2, 1)], LinkPolicy::H2, timeouts, None);
+        let same = make(&[endpoint(1, 1), endpoint(2, 1)], LinkPolicy::H2, timeouts, Some(&first));
+        assert!(Rc::ptr_eq(&first, &same));
+
+        let slower = Timeouts { request: 2 * REST, ..timeouts };
+        let second = make(&[endpoint(3, 1), endpoint(2, 5)], LinkPolicy::H2, slower, Some(&first));
+        assert_eq!(second.timeouts(), slower);
+        assert!(Rc::ptr_eq(&first.endpoints[1], &second.endpoints[1]), "its links");
+        assert_eq!(second.endpoints[1].weight.get(), 1, "not in use yet");
+        second.take_over();
+        assert_eq!(second.endpoints[1].weight.get(), 5);
+
+        let other = make(&[endpoint(2, 5)], LinkPolicy::H3, slower, Some(&second));
+        assert!(!Rc::ptr_eq(&second.endpoints[1], &other.endpoints[0]), "reached in another way");
     }
 }

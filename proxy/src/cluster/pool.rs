@@ -16,7 +16,7 @@ pub const MAX_LINKS: usize = 8;
 
 /// Shared links of one protocol to one endpoint.
 #[derive(Debug)]
-pub struct Links<L> {
+pub struct Links<L: Multiplexed> {
     open: RefCell<Vec<Entry<L>>>,
     dial: RefCell<Option<Rc<Dial>>>,
 }
@@ -31,11 +31,13 @@ struct Entry<L> {
 #[derive(Debug, Default)]
 struct Dial {
     done: Cell<bool>,
+    /// The peer speaks another protocol.
+    other: Cell<bool>,
     fault: RefCell<Option<(Reason, Retry, String)>>,
     finished: Notify,
 }
 
-impl<L> Default for Links<L> {
+impl<L: Multiplexed> Default for Links<L> {
     fn default() -> Self {
         Links { open: RefCell::default(), dial: RefCell::default() }
     }
@@ -78,8 +80,16 @@ impl<L: Multiplexed> Links<L> {
             if let Some((reason, retry, text)) = waited.fault.borrow().as_ref() {
                 return Err(Fault::new(*reason).retry(*retry).detail(text.as_str()));
             }
-            if self.open.borrow().is_empty() {
+            if waited.other.get() {
                 return Ok(None);
+            }
+            // Links that are closed go when one is looked for.
+            if let Some(link) = self.ready() {
+                return Ok(Some(link));
+            }
+            if self.open.borrow().is_empty() {
+                let fault = Fault::new(Reason::ConnectionTerminated).retry(Retry::Safe);
+                return Err(fault.detail("the link closed at once"));
             }
         }
     }
@@ -105,7 +115,7 @@ impl<L: Multiplexed> Links<L> {
         tokio::task::spawn_local(async move {
             match attempt.await {
                 Ok(Some(link)) => links.open.borrow_mut().push(Entry { link, used: Cell::new(Instant::now()) }),
-                Ok(None) => {}
+                Ok(None) => shared.other.set(true),
                 Err(fault) => *shared.fault.borrow_mut() = Some((fault.reason, fault.retry, fault.to_string())),
             }
             *links.dial.borrow_mut() = None;
@@ -139,6 +149,13 @@ impl<L: Multiplexed> Links<L> {
     pub fn count(&self) -> (usize, usize) {
         let open = self.open.borrow();
         (open.len(), open.iter().map(|entry| entry.link.in_flight()).sum())
+    }
+}
+
+impl<L: Multiplexed> Drop for Links<L> {
+    /// The endpoint is gone: what its links still carry ends, and they with it.
+    fn drop(&mut self) {
+        self.close();
     }
 }
 
@@ -236,6 +253,20 @@ mod tests {
                 );
             }
             assert!(links.take(|| async { Ok(Some(Fake::new(1))) }).await.expect("link").is_some());
+        });
+    }
+
+    #[test]
+    fn a_link_that_closes_at_once_says_nothing_of_the_protocol() {
+        run(async {
+            let links = Rc::new(Links::<Fake>::default());
+            let closing = || async {
+                let link = Fake::new(1);
+                link.close();
+                Ok(Some(link))
+            };
+            assert!(links.take(closing).await.is_err_and(|fault| fault.retry == Retry::Safe));
+            assert!(links.take(|| async { Ok(None) }).await.expect("an answer").is_none());
         });
     }
 

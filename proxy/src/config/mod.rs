@@ -11,7 +11,7 @@ mod word;
 mod yaml;
 
 pub use problem::{Problem, Warning};
-pub use resolve::{load, parse};
+pub use resolve::{load, locate, parse};
 pub use word::{MAX_DURATION, MAX_SIZE};
 pub use yaml::{MAX_DEPTH, MAX_FILE_BYTES, MAX_NODES};
 

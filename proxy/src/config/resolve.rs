@@ -13,7 +13,7 @@ use super::names::{is_label, overlap};
 use super::raw::{self, Workers};
 use super::reader::{Entries, Field, Later, Report, Spot};
 use super::word::{LogFormat, Notation, Size, Word};
-use super::yaml::{Document, MAX_FILE_BYTES, clip};
+use super::yaml::{Document, MAX_FILE_BYTES, Value, clip};
 use super::{
     AccessLog, AppProtocol, Config, IdentityFiles, Inbound, LinkPolicy, Node, Outbound, Problem, Timeouts, Warning,
 };
@@ -49,11 +49,26 @@ pub fn load(path: &Path) -> Outcome {
     let refused =
         |message: String| vec![Problem { file: name.clone(), line: 0, column: 0, path: String::new(), message }];
     let absolute = std::path::absolute(path).map_err(|e| refused(e.to_string()))?;
-    let mut text = String::new();
-    std::fs::File::open(path)
-        .and_then(|file| file.take(MAX_FILE_BYTES as u64 + 1).read_to_string(&mut text))
-        .map_err(|e| refused(format!("cannot be read: {e}")))?;
+    let text = read(path).map_err(|e| refused(format!("cannot be read: {e}")))?;
     parse(&text, &name, absolute.parent().unwrap_or(Path::new("/")), &host)
+}
+
+fn read(path: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    std::fs::File::open(path)?.take(MAX_FILE_BYTES as u64 + 1).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// Where the value of a key stands in a file that [`load`] has taken, for problems that show only when it is used: line
+/// and column, from 1. `None` where there is none, or no more.
+pub fn locate(path: &Path, keys: &[&str]) -> Option<(usize, usize)> {
+    let document = Document::parse(&read(path).ok()?).ok()?;
+    let node = keys.iter().try_fold(0, |node, key| match document.value(node) {
+        Value::Map(entries) => entries.iter().find(|entry| entry.key == *key).map(|entry| entry.value),
+        Value::List(_) | Value::Scalar { .. } => None,
+    })?;
+    let place = document.place(node);
+    Some((place.line, place.column))
 }
 
 /// Reads the text of a config. `file` is its name in what is said about it, relative paths in it start from `base`.

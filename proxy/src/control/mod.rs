@@ -1,5 +1,8 @@
 //! Around the workers, on the main thread: what changes while they run.
 
 pub mod certificates;
+pub mod generations;
 pub mod modules;
+pub mod ports;
+pub mod reload;
 pub mod watch;

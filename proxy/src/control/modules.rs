@@ -9,7 +9,7 @@ mod tests;
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -37,33 +37,87 @@ const MODULE: &[u8] = b"\0asm\x01\0\0\0";
 /// Begin of a component, Component Model binary format: the same magic, version 13, layer 1.
 const COMPONENT: &[u8] = b"\0asm\x0d\0\x01\0";
 
-/// Makes the filters that a listener uses ready to run, once, before the workers start. Takes milliseconds where the
-/// modules were compiled before; else as long as compiling takes. Without any such filter there is no engine, and
-/// neither its memory nor its thread.
-///
-/// # Errors
-/// Everything that is wrong with the filters, one to a line: the filter, what is wrong, and what would be right.
-pub fn prepare(config: &Config) -> Result<Plan, String> {
-    if used(config).is_empty() {
-        return Ok(plan(config, vec![None; config.filters.len()]));
-    }
-    let cache = Cache::open(|name| std::env::var_os(name))?;
-    prepare_with(config, &Compiler::own()?, &cache)
+/// Where filters are made ready to run, before the workers start and for every change.
+#[derive(Default)]
+pub struct Workshop {
+    /// Absent until there is a filter: without one there is no engine, and neither its memory nor its thread.
+    tools: Option<Tools>,
+    /// Those in use. What has not changed is not made again, so that workers know it by its address.
+    ready: Vec<Arc<Compiled>>,
 }
 
-fn prepare_with(config: &Config, compiler: &Compiler, cache: &Cache) -> Result<Plan, String> {
-    let engine = Engine::new(&Options::default()).map_err(|error| error.to_string())?;
-    let mut shop = Shop { engine, node: &config.node, compiler, cache, loaded: HashMap::new() };
+struct Tools {
+    engine: Engine,
+    compiler: Compiler,
+    cache: Cache,
+}
+
+impl Tools {
+    fn new() -> Result<Tools, String> {
+        let engine = Engine::new(&Options::default()).map_err(|error| error.to_string())?;
+        Ok(Tools { engine, compiler: Compiler::own()?, cache: Cache::open(|name| std::env::var_os(name))? })
+    }
+}
+
+/// Why a filter cannot run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Its name; empty if this is about all of them.
+    pub filter: String,
+    /// What is wrong, and what would be right.
+    pub why: String,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &*self.filter {
+            "" => f.write_str(&self.why),
+            filter => write!(f, "filters.{filter}: {}", self.why),
+        }
+    }
+}
+
+/// One to a line.
+pub fn told(refusals: &[Refusal]) -> String {
+    refusals.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+impl Workshop {
+    /// Makes the filters ready that a listener uses. Blocks: milliseconds where the modules were compiled before, else
+    /// as long as compiling takes.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the filters.
+    pub fn prepare(&mut self, config: &Config) -> Result<Plan, Vec<Refusal>> {
+        if used(config).is_empty() {
+            return Ok(plan(config, vec![None; config.filters.len()]));
+        }
+        let tools = match self.tools.take().map_or_else(Tools::new, Ok) {
+            Ok(tools) => self.tools.insert(tools),
+            Err(why) => return Err(vec![Refusal { filter: String::new(), why }]),
+        };
+        prepare_with(config, &self.ready, tools)
+    }
+
+    /// Remembers what has come into use.
+    pub fn keep(&mut self, plan: &Plan) {
+        self.ready = plan.filters().cloned().collect();
+    }
+}
+
+fn prepare_with(config: &Config, ready: &[Arc<Compiled>], tools: &Tools) -> Result<Plan, Vec<Refusal>> {
+    let loaded = ready.iter().map(|filter| (filter.digest.clone(), filter.plugin.clone())).collect();
+    let mut shop = Shop { tools, node: &config.node, ready, loaded };
     let mut filters = vec![None; config.filters.len()];
-    let mut problems = Vec::new();
+    let mut refusals = Vec::new();
     for index in used(config) {
         let (Some(place), Some(filter)) = (filters.get_mut(index), config.filters.get(index)) else { continue };
         match shop.filter(filter) {
-            Ok(compiled) => *place = Some(Arc::new(compiled)),
-            Err(problem) => problems.push(format!("filters.{}: {problem}", filter.name)),
+            Ok(compiled) => *place = Some(compiled),
+            Err(why) => refusals.push(Refusal { filter: filter.name.clone(), why }),
         }
     }
-    if problems.is_empty() { Ok(plan(config, filters)) } else { Err(problems.join("\n")) }
+    if refusals.is_empty() { Ok(plan(config, filters)) } else { Err(refusals) }
 }
 
 /// Positions of the filters that a listener uses.
@@ -75,21 +129,21 @@ fn used(config: &Config) -> BTreeSet<usize> {
 fn plan(config: &Config, filters: Vec<Option<Arc<Compiled>>>) -> Plan {
     let outbound = config.outbound.as_ref().map_or_else(Vec::new, |listener| listener.filters.clone());
     let inbound = config.inbound.as_ref().map_or_else(Vec::new, |listener| listener.filters.clone());
-    Plan::new(Arc::default(), filters, outbound, inbound)
+    Plan::new(filters, outbound, inbound)
 }
 
 /// Where plugins are made.
 struct Shop<'a> {
-    engine: Engine,
+    tools: &'a Tools,
     node: &'a Node,
-    compiler: &'a Compiler,
-    cache: &'a Cache,
+    /// Those in use.
+    ready: &'a [Arc<Compiled>],
     /// By SHA-256 of the module: filters of one module share its code.
     loaded: HashMap<String, Plugin>,
 }
 
 impl Shop<'_> {
-    fn filter(&mut self, filter: &Filter) -> Result<Compiled, String> {
+    fn filter(&mut self, filter: &Filter) -> Result<Arc<Compiled>, String> {
         let (name, code) = match &filter.module {
             Module::Builtin(name) => (format!("builtin:{name}"), Cow::Borrowed(embedded(name)?)),
             Module::Path(path) => (path.display().to_string(), Cow::Owned(file(path)?)),
@@ -98,20 +152,24 @@ impl Shop<'_> {
         if let Some(expected) = filter.sha256.as_ref().filter(|expected| **expected != digest) {
             return Err(format!("{name} has the SHA-256 {digest}, and sha256 expects {expected}"));
         }
-        let plugin = self.plugin(&code, digest).map_err(|problem| format!("{name}: {problem}"))?;
+        if let Some(same) = self.ready.iter().find(|ready| ready.settings == *filter && ready.digest == digest) {
+            return Ok(Arc::clone(same));
+        }
+        let plugin = self.plugin(&code, &digest).map_err(|problem| format!("{name}: {problem}"))?;
         // Before a guest runs: a large module need not be held meanwhile.
         drop(code);
-        let compiled = Compiled { settings: filter.clone(), plugin };
+        let compiled = Compiled { settings: filter.clone(), digest, plugin };
         canary::run(&compiled, self.node)?;
-        Ok(compiled)
+        Ok(Arc::new(compiled))
     }
 
-    fn plugin(&mut self, code: &[u8], digest: String) -> Result<Plugin, String> {
-        if let Some(plugin) = self.loaded.get(&digest) {
+    fn plugin(&mut self, code: &[u8], digest: &str) -> Result<Plugin, String> {
+        if let Some(plugin) = self.loaded.get(digest) {
             return Ok(plugin.clone());
         }
-        let key = format!("{digest}-{:016x}", self.engine.compatibility());
-        let cached = self.cache.find(&key).map(|artifact| Plugin::load(&self.engine, &artifact));
+        let Tools { engine, cache, .. } = self.tools;
+        let key = format!("{digest}-{:016x}", engine.compatibility());
+        let cached = cache.find(&key).map(|artifact| Plugin::load(engine, &artifact));
         let plugin = match cached {
             // Whole, and still not for this engine or from this user.
             Some(Err(LoadError::Artifact { path, why })) => {
@@ -122,15 +180,16 @@ impl Shop<'_> {
             Some(loaded) => loaded.map_err(|error| error.to_string())?,
             None => self.compile(&key, code)?,
         };
-        self.loaded.insert(digest, plugin.clone());
+        self.loaded.insert(digest.to_owned(), plugin.clone());
         Ok(plugin)
     }
 
     fn compile(&self, key: &str, code: &[u8]) -> Result<Plugin, String> {
         let started = Instant::now();
-        let artifact = self.cache.add(key, |output| self.compiler.compile(code, output))?;
+        let Tools { engine, compiler, cache } = self.tools;
+        let artifact = cache.add(key, |output| compiler.compile(code, output))?;
         tracing::info!(artifact = %artifact.display(), duration = ?started.elapsed(), "compiled a module");
-        Plugin::load(&self.engine, &artifact).map_err(|error| error.to_string())
+        Plugin::load(engine, &artifact).map_err(|error| error.to_string())
     }
 }
 

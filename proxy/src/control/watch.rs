@@ -4,7 +4,7 @@
 //! which a step to it could be replaced: Kubernetes swaps a symbolic link (`..data`) beside the file, editors and
 //! `lacis cert issue` rename a new file over the old one, and a watch on a file would follow the old one into nowhere.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -63,6 +63,16 @@ impl Watcher {
         watcher.follow();
         watcher.seen = watcher.files.iter().map(|file| content(file)).collect();
         watcher
+    }
+
+    /// Watches these files from now on. Watch first and read then, so that no change falls in between; what has changed
+    /// meanwhile of those that were watched before is still told.
+    pub fn watch(&mut self, files: impl IntoIterator<Item = PathBuf>) {
+        let files: Vec<_> = files.into_iter().map(|f| std::path::absolute(&f).unwrap_or(f)).collect();
+        let known: HashMap<_, _> = self.files.drain(..).zip(self.seen.drain(..)).collect();
+        self.files = files;
+        self.follow();
+        self.seen = self.files.iter().map(|file| known.get(file).cloned().unwrap_or_else(|| content(file))).collect();
     }
 
     /// Waits until at least one file has another content (or came, or went) than at the last return. Nothing is lost
@@ -297,6 +307,19 @@ mod tests {
             fs::remove_dir_all(at.join("certs")).expect("remove");
             change(&mut watcher).await;
         }
+    }
+
+    #[tokio::test]
+    async fn another_set_of_files() {
+        let (_guard, at) = directory();
+        fs::write(at.join("a"), "1").expect("write");
+        let mut watcher = Watcher::new([at.join("a")]);
+        watcher.watch([at.join("a"), at.join("b")]);
+        fs::write(at.join("b"), "1").expect("write");
+        change(&mut watcher).await;
+        fs::write(at.join("a"), "2").expect("write");
+        watcher.watch([at.join("a")]);
+        change(&mut watcher).await;
     }
 
     #[tokio::test]

@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
-use lacis_host::{Half, HeadersAction, Reply, SharedData};
+use lacis_host::{Half, HeadersAction, Reply};
 
-use super::exchange::{Exchange, Ledger};
+use super::exchange::Exchange;
 use super::guest::{self, GuestRequest, GuestResponse};
+use super::machine::Machines;
 use super::seen::{Seen, resumed};
 use super::wasm::{Compiled, Filter, Place};
 use super::world::NodeFacts;
-use crate::config::Node;
 use crate::fault::{Fault, Reason};
 use crate::http::body::{self, Observer};
 use crate::http::{Body, Request, Response, ResponseHead};
@@ -37,9 +37,8 @@ impl From<Fault> for Stop {
 }
 
 /// The filters of both sides, compiled: what workers make their chains of.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Plan {
-    shared: Arc<SharedData>,
     filters: Vec<Option<Arc<Compiled>>>,
     outbound: Vec<usize>,
     inbound: Vec<usize>,
@@ -47,13 +46,13 @@ pub struct Plan {
 
 impl Plan {
     /// `filters` by their place in the configuration, none where no listener uses it; then the order on each side.
-    pub fn new(
-        shared: Arc<SharedData>,
-        filters: Vec<Option<Arc<Compiled>>>,
-        outbound: Vec<usize>,
-        inbound: Vec<usize>,
-    ) -> Self {
-        Plan { shared, filters, outbound, inbound }
+    pub fn new(filters: Vec<Option<Arc<Compiled>>>, outbound: Vec<usize>, inbound: Vec<usize>) -> Self {
+        Plan { filters, outbound, inbound }
+    }
+
+    /// The filters that are used.
+    pub fn filters(&self) -> impl Iterator<Item = &Arc<Compiled>> {
+        self.filters.iter().flatten()
     }
 }
 
@@ -64,21 +63,35 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// The chains of the outbound and the inbound side. A filter that is on both is one filter, with one VM.
-    pub fn both(plan: &Plan, node: &Node, ledger: &Ledger) -> (Chain, Chain) {
-        let node = Rc::new(NodeFacts::new(node));
-        let make = |compiled: &Arc<Compiled>| Rc::new(Filter::new(compiled, &plan.shared, &node, ledger));
+    /// The chains of the outbound and the inbound side, their plugins started. A filter that is on both is one filter.
+    ///
+    /// # Errors
+    /// Why a plugin that is new does not run, one to a line. The chains can be used all the same: requests follow the failure policy.
+    pub fn both(plan: &Plan, machines: &Machines, generation: u64) -> (Chain, Chain, Result<(), String>) {
+        let make = |compiled| machines.filter(compiled, generation);
         let filters: Vec<_> = plan.filters.iter().map(|filter| filter.as_ref().map(make)).collect();
+        let failures: Vec<_> = filters.iter().flatten().filter_map(|filter| filter.ready(generation).err()).collect();
         let chain = |order: &[usize]| Chain {
             filters: order.iter().filter_map(|i| filters.get(*i)?.clone()).collect(),
-            node: Rc::clone(&node),
+            node: Rc::clone(machines.node()),
         };
-        (chain(&plan.outbound), chain(&plan.inbound))
+        let ready = if failures.is_empty() { Ok(()) } else { Err(failures.join("\n")) };
+        (chain(&plan.outbound), chain(&plan.inbound), ready)
     }
 
-    /// What the worker has to run for them beside requests: their timers.
-    pub fn timers(&self) -> Vec<impl Future<Output = ()> + use<>> {
-        self.filters.iter().map(|filter| Rc::clone(filter).ticks()).collect()
+    /// Takes the filters into use by a generation.
+    pub fn used_by(&self, generation: u64) {
+        self.filters.iter().for_each(|filter| filter.used_by(generation));
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.filters.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.filters.is_empty()
     }
 
     /// Begins the passage of an exchange.

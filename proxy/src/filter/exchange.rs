@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::clock::Deadline;
 use crate::config::Timeouts;
+use crate::drain::{Drain, Guard, Phase};
 use crate::fault::{Fault, Reason};
 use crate::http::body::{Half, Observer};
 use crate::http::head::{RequestHead, Version};
@@ -40,6 +41,8 @@ pub struct Conn {
     pub forwarded: Option<HeaderValue>,
     /// The caller's service: our own, or that of the peer's identity.
     pub source: NameId,
+    /// The end of its way through the sidecar.
+    pub drain: Drain,
 }
 
 /// Where accounts of exchanges go; one per worker.
@@ -59,6 +62,7 @@ pub struct Exchange {
     pub trail: Trail,
     /// Runs out when the response does not begin in time.
     pub deadline: Deadline,
+    _generation: Guard,
     ledger: Rc<Ledger>,
     started: Instant,
     ended: Cell<Option<Duration>>,
@@ -95,13 +99,14 @@ struct Line {
 
 impl Exchange {
     /// Begins the account of a request. `nowhere` is the destination until one is chosen, and
-    /// `protocol` what the application speaks.
+    /// `protocol` what the application speaks; `generation` counts it until it ends.
     pub fn open(
         conn: &Rc<Conn>,
         ledger: &Rc<Ledger>,
         head: &RequestHead,
         nowhere: NameId,
         protocol: Protocol,
+        generation: Guard,
     ) -> Rc<Self> {
         ledger.metrics.requests_active(conn.direction).add(1);
         let field = |name: &str| Text::from(head.headers.get(name).cloned());
@@ -131,6 +136,7 @@ impl Exchange {
             conn: Rc::clone(conn),
             trail: Trail::default(),
             deadline: Deadline::new(),
+            _generation: generation,
             ledger: Rc::clone(ledger),
             started: Instant::now(),
             ended: Cell::new(None),
@@ -176,6 +182,14 @@ impl Exchange {
             if let Some(line) = self.line.borrow_mut().as_mut() {
                 line.failure = Text::Shared(fault.to_string().into());
             }
+        }
+    }
+
+    /// Why nobody waits for the response any more: the client went away, or we do.
+    fn abandoned(&self) -> Fault {
+        match self.conn.drain.phase() {
+            Phase::Cut => Fault::new(Reason::Draining),
+            Phase::Running | Phase::Quiet => Fault::new(Reason::DownstreamAborted),
         }
     }
 
@@ -243,7 +257,7 @@ impl Observer for Exchange {
             }
             (Half::Request, None) => {}
             (Half::Response, Some(Ok(()))) => {}
-            (Half::Response, None) => self.failed(&Fault::new(Reason::DownstreamAborted)),
+            (Half::Response, None) => self.failed(&self.abandoned()),
         }
         if half == Half::Response {
             self.ended.set(Some(self.started.elapsed()));
@@ -258,9 +272,9 @@ impl Observer for Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        if self.status.get() == 0 && self.reason.get() == Reason::None {
-            // Cancelled before there was an answer: the client went away.
-            self.reason.set(Reason::DownstreamAborted);
+        if self.status.get() == 0 {
+            // Cancelled before there was an answer.
+            self.failed(&self.abandoned());
         }
         let duration = self.elapsed();
         let record = RequestRecord {

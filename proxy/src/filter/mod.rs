@@ -4,6 +4,7 @@ pub mod builtin;
 pub mod chain;
 pub mod exchange;
 mod guest;
+pub mod machine;
 mod seen;
 pub mod wasm;
 pub mod world;

@@ -1,9 +1,10 @@
-//! A Wasm filter in one worker: its VM, and what happens when that dies.
+//! A Wasm filter in one worker: the plugin that it runs in a VM, and what its requests are answered without.
 
 use std::cell::{Cell, RefCell};
+use std::fmt::{self, Display};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lacis_host::abi::Level;
 use lacis_host::{
@@ -11,30 +12,49 @@ use lacis_host::{
 };
 
 use super::exchange::Ledger;
-use super::world::{FilterWorld, NodeFacts, Timer};
+use super::machine::Machine;
 use crate::config::{self, Failure};
 use crate::fault::{Fault, Reason};
 use crate::telemetry::access::Verdict;
 use crate::telemetry::labels::Outcome;
 use crate::telemetry::metrics::FilterMetrics;
 
-/// How long a dead VM stays away before another is made, and the most that this doubles to: a filter that traps on
-/// every request must not turn the worker into a VM factory.
-const REVIVAL: Duration = Duration::from_millis(100);
-const REVIVAL_MAX: Duration = Duration::from_secs(30);
-
-/// A VM that ran for so long has earned a fresh start of that wait.
-const REVIVAL_RESET: Duration = Duration::from_secs(60);
-
 /// A filter of the configuration with its code, ready for every worker.
 pub struct Compiled {
     /// Its section of the configuration.
     pub settings: config::Filter,
+    /// SHA-256 of its module, lower-case hex.
+    pub digest: String,
     /// Its module.
     pub plugin: Plugin,
 }
 
+/// What VMs are equal by: filters that agree on all of it share one in each worker, and keep it when the configuration
+/// changes (Envoy's key, and what Envoy leaves out of it: environment and limits).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct VmKey {
+    digest: String,
+    vm_id: String,
+    configuration: Vec<u8>,
+    env: Vec<(String, String)>,
+    memory: u64,
+    time: Duration,
+}
+
 impl Compiled {
+    /// What its VM is found by.
+    pub fn vm_key(&self) -> VmKey {
+        let config::Filter { vm_id, vm_config, env, limits, .. } = &self.settings;
+        VmKey {
+            digest: self.digest.clone(),
+            vm_id: vm_id.clone(),
+            configuration: vm_config.clone(),
+            env: env.clone(),
+            memory: limits.memory,
+            time: limits.time,
+        }
+    }
+
     /// How its VMs are made.
     pub fn vm_settings(&self, shared: &Arc<SharedData>) -> VmSettings {
         VmSettings {
@@ -61,25 +81,45 @@ impl Compiled {
     }
 }
 
-/// One filter in one worker.
-pub(super) struct Filter {
-    compiled: Arc<Compiled>,
-    shared: Arc<SharedData>,
-    world: Rc<RefCell<FilterWorld>>,
-    timer: Rc<Timer>,
-    name: Arc<str>,
-    metrics: FilterMetrics,
-    memory: Cell<u64>,
-    running: RefCell<Option<Running>>,
-    revival: Cell<(Instant, Duration)>,
-    lives: Cell<u32>,
-    ticking: Cell<bool>,
+impl fmt::Debug for Compiled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Compiled")
+            .field("name", &self.settings.name)
+            .field("digest", &self.digest)
+            .finish_non_exhaustive()
+    }
 }
 
-struct Running {
-    vm: Vm,
+/// One filter in one worker: a plugin of a VM.
+pub struct Filter {
+    compiled: Arc<Compiled>,
+    machine: Rc<Machine>,
+    account: Rc<Account>,
+    /// Its root context, and in which of the machine's VMs.
+    root: Cell<Option<(RootId, u32)>>,
+    /// The generations that it came with and that use it now.
+    since: u64,
+    generation: Cell<u64>,
+}
+
+/// What is known of a filter beyond its VM's life.
+pub(super) struct Account {
+    pub(super) name: Arc<str>,
+    pub(super) metrics: FilterMetrics,
+    last_error: RefCell<Option<String>>,
+}
+
+impl Account {
+    /// Notes what went wrong.
+    pub(super) fn failed(&self, error: &dyn Display) {
+        *self.last_error.borrow_mut() = Some(error.to_string());
+    }
+}
+
+/// A filter's plugin while it is called.
+struct Running<'a> {
+    vm: &'a mut Vm,
     root: RootId,
-    since: Instant,
 }
 
 /// An exchange's context in a filter's VM, and which of its successive VMs that is.
@@ -90,31 +130,44 @@ pub(super) struct Place {
 }
 
 impl Filter {
-    pub(super) fn new(
-        compiled: &Arc<Compiled>,
-        shared: &Arc<SharedData>,
-        node: &Rc<NodeFacts>,
-        ledger: &Ledger,
-    ) -> Self {
+    pub(super) fn new(compiled: &Arc<Compiled>, machine: Rc<Machine>, generation: u64, ledger: &Ledger) -> Self {
         let name = &compiled.settings.name;
-        let timer = Rc::new(Timer::default());
-        let filter = Filter {
-            compiled: Arc::clone(compiled),
-            shared: Arc::clone(shared),
-            world: Rc::new(RefCell::new(FilterWorld::new(node, ledger.metrics.guest(name), &timer))),
-            timer,
+        let account = Account {
             name: name.as_str().into(),
             metrics: ledger.metrics.filter(name),
-            memory: Cell::new(0),
-            running: RefCell::new(None),
-            revival: Cell::new((Instant::now(), REVIVAL)),
-            lives: Cell::new(0),
-            ticking: Cell::new(false),
+            last_error: RefCell::default(),
         };
-        // The first VM is made before the first request. The canary has seen it start; if it does not here, requests
-        // follow the failure policy and it is tried again.
-        let _ = filter.revive();
-        filter
+        Filter {
+            compiled: Arc::clone(compiled),
+            machine,
+            account: Rc::new(account),
+            root: Cell::new(None),
+            since: generation,
+            generation: Cell::new(generation),
+        }
+    }
+
+    /// Whether it was made of this: the same settings and the same module.
+    pub(super) fn is(&self, compiled: &Arc<Compiled>) -> bool {
+        Arc::ptr_eq(&self.compiled, compiled)
+    }
+
+    /// A generation takes it into use.
+    pub(super) fn used_by(&self, generation: u64) {
+        self.generation.set(generation);
+    }
+
+    /// Starts the plugin of a filter that this generation brought, before the first request needs it.
+    ///
+    /// # Errors
+    /// Why it does not run. Requests follow the failure policy then, and it is tried again.
+    pub(super) fn ready(&self, generation: u64) -> Result<(), String> {
+        if self.since != generation {
+            return Ok(());
+        }
+        // With a configuration that it did not have when the VM died there is a reason to try at once.
+        self.machine.hurry();
+        self.revive().map_err(|why| format!("filter {}: {why}", self.account.name))
     }
 
     /// Begins an exchange. `None` if the filter cannot run and fails open.
@@ -123,11 +176,12 @@ impl Filter {
     /// If it cannot run and fails closed.
     pub(super) fn open(&self, stream: Rc<RefCell<dyn Stream>>) -> Result<Option<Place>, Fault> {
         if let Err(why) = self.revive() {
-            return self
-                .unavailable(Fault::new(Reason::FilterUnavailable).detail(format!("filter {}: {why}", self.name)));
+            return self.unavailable(
+                Fault::new(Reason::FilterUnavailable).detail(format!("filter {}: {why}", self.account.name)),
+            );
         }
         match self.call(|running| running.vm.open(running.root, stream)) {
-            Some(Ok(context)) => Ok(Some(Place { context, life: self.lives.get() })),
+            Some(Ok(context)) => Ok(Some(Place { context, life: self.machine.life() })),
             Some(Err(trap)) => self.trapped(&trap).map(|()| None),
             None => self.unavailable(Fault::new(Reason::FilterUnavailable)),
         }
@@ -144,7 +198,7 @@ impl Filter {
         count: u32,
         end: bool,
     ) -> Result<Option<HeadersAction>, Fault> {
-        if place.life != self.lives.get() {
+        if place.life != self.machine.life() {
             // The context died with its VM, through another exchange's fault or its own.
             return match half {
                 Half::Request => self.unavailable(Fault::new(Reason::FilterUnavailable)),
@@ -169,30 +223,32 @@ impl Filter {
         self.quietly(place, |running| running.vm.close(place.context));
     }
 
-    /// Ticks for ever, as the guest wishes. A filter of both sides has one timer: the first that asks runs it.
-    pub(super) async fn ticks(self: Rc<Self>) {
-        while !self.ticking.replace(true) {
-            self.tick().await;
-        }
-    }
-
-    async fn tick(&self) {
-        loop {
-            self.timer.due().await;
-            if let Some(Err(trap)) = self.call(|running| running.vm.tick(running.root)) {
-                let _ = self.trapped(&trap);
-            }
-        }
-    }
-
     /// Counts what it said of a request.
     pub(super) fn said(&self, outcome: Outcome, took: Duration) -> Verdict {
-        self.metrics.request(outcome, took);
-        Verdict { filter: Arc::clone(&self.name), outcome }
+        self.account.metrics.request(outcome, took);
+        Verdict { filter: Arc::clone(&self.account.name), outcome }
     }
 
-    fn quietly(&self, place: Place, f: impl FnOnce(&mut Running) -> Result<(), Trap>) {
-        if place.life == self.lives.get()
+    /// How it is.
+    pub fn report(&self) -> FilterReport {
+        let Account { name, metrics, last_error } = &*self.account;
+        let root = self.root.get().filter(|(_, life)| *life == self.machine.life());
+        let vm = root.and_then(|(root, _)| self.machine.call(|vm| (vm.contexts_of(root), vm.memory())));
+        FilterReport {
+            name: Arc::clone(name),
+            compiled: Arc::clone(&self.compiled),
+            since: self.since,
+            generation: self.generation.get(),
+            machine: Rc::as_ptr(&self.machine) as usize,
+            contexts: vm.map(|(contexts, _)| contexts),
+            memory: vm.map_or(0, |(_, memory)| memory),
+            metrics: metrics.clone(),
+            last_error: last_error.borrow().clone(),
+        }
+    }
+
+    fn quietly(&self, place: Place, f: impl FnOnce(&mut Running<'_>) -> Result<(), Trap>) {
+        if place.life == self.machine.life()
             && let Some(Err(trap)) = self.call(f)
         {
             // The response is out: a trap now only costs the VM.
@@ -200,25 +256,19 @@ impl Filter {
         }
     }
 
-    fn call<T>(&self, f: impl FnOnce(&mut Running) -> Result<T, Trap>) -> Option<Result<T, Trap>> {
-        self.running.borrow_mut().as_mut().map(f)
+    fn call<T>(&self, f: impl FnOnce(&mut Running<'_>) -> Result<T, Trap>) -> Option<Result<T, Trap>> {
+        let (root, _) = self.root.get()?;
+        self.machine.call(|vm| f(&mut Running { vm, root }))
     }
 
     /// The VM is dead: it goes, and the request that met the trap follows the failure policy.
     fn trapped(&self, trap: &Trap) -> Result<(), Fault> {
-        let (reason, outcome) = match trap.cause {
-            Cause::Timeout(_) => (Reason::FilterTimeout, Outcome::Timeout),
-            _ => (Reason::FilterTrap, Outcome::Trap),
+        self.machine.trapped(trap, &self.account);
+        let reason = match trap.cause {
+            Cause::Timeout(_) => Reason::FilterTimeout,
+            _ => Reason::FilterTrap,
         };
-        tracing::error!(target: "filter", filter = %self.name, callback = trap.callback, cause = %trap.cause, backtrace = %trap.backtrace, "the filter trapped");
-        let ran = self.running.borrow_mut().take().map_or(Duration::ZERO, |running| running.since.elapsed());
-        self.lives.set(self.lives.get().wrapping_add(1));
-        self.account(0);
-        let (_, wait) = self.revival.get();
-        let wait = if ran > REVIVAL_RESET { REVIVAL } else { wait };
-        self.revival.set((Instant::now() + wait, (wait * 2).min(REVIVAL_MAX)));
-        self.metrics.request(outcome, Duration::ZERO);
-        let fault = Fault::new(reason).detail(format!("filter {}: {trap}", self.name));
+        let fault = Fault::new(reason).detail(format!("filter {}: {trap}", self.account.name));
         match self.compiled.settings.failure {
             Failure::Closed => Err(fault),
             Failure::Open => Ok(()),
@@ -232,37 +282,46 @@ impl Filter {
         }
     }
 
-    /// Makes a VM if there is none and it may be tried again.
+    /// Starts its plugin if that does not run in the VM of now, and may be tried again.
     fn revive(&self) -> Result<(), String> {
-        if self.running.borrow().is_some() {
+        if self.root.get().is_some_and(|(_, life)| life == self.machine.life()) {
             return Ok(());
         }
-        let (from, wait) = self.revival.get();
-        let now = Instant::now();
-        if now < from {
-            return Err("its VM died and is being replaced".into());
-        }
-        let started =
-            Vm::new(&self.compiled.plugin, self.compiled.vm_settings(&self.shared), Rc::clone(&self.world) as _)
-                .and_then(|mut vm| vm.start_root(self.compiled.plugin_settings()).map(|root| (vm, root)));
-        match started {
-            Ok((vm, root)) => {
-                self.account(vm.memory() as u64);
-                *self.running.borrow_mut() = Some(Running { vm, root, since: now });
-                Ok(())
-            }
-            Err(error) => {
-                tracing::error!(target: "filter", filter = %self.name, %error, "the filter's VM could not be made");
-                self.revival.set((now + wait, (wait * 2).min(REVIVAL_MAX)));
-                Err(format!("its VM could not be made: {error}"))
-            }
-        }
+        self.root.set(Some(self.machine.start(&self.compiled, &self.account)?));
+        Ok(())
     }
+}
 
-    /// The gauge is the sum over workers, so each adds and takes away its own.
-    fn account(&self, bytes: u64) {
-        let before = self.memory.replace(bytes);
-        self.metrics.memory().add(bytes);
-        self.metrics.memory().sub(before);
+impl Drop for Filter {
+    /// Its last exchange has ended, and no generation in use has it.
+    fn drop(&mut self) {
+        if let Some((root, life)) = self.root.get()
+            && life == self.machine.life()
+        {
+            self.machine.stop(root, &self.account);
+        }
     }
+}
+
+/// One filter as one worker sees it.
+#[derive(Clone, Debug)]
+pub struct FilterReport {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What it was made of.
+    pub compiled: Arc<Compiled>,
+    /// The generation that it came with.
+    pub since: u64,
+    /// The newest generation that uses it.
+    pub generation: u64,
+    /// Tells the worker's VMs apart: equal where filters share one.
+    pub machine: usize,
+    /// Its contexts, the root context included; none if its VM does not run.
+    pub contexts: Option<usize>,
+    /// Linear memory of its VM in bytes.
+    pub memory: usize,
+    /// What was counted under its name since the start.
+    pub metrics: FilterMetrics,
+    /// What went wrong last, if anything did.
+    pub last_error: Option<String>,
 }

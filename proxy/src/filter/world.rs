@@ -1,6 +1,6 @@
-//! What outlives an exchange, as a filter's guest sees it: the log, the clock, the node, metrics and its timer.
+//! What outlives an exchange, as a VM's guests see it: the log, the clock, the node, metrics and timers.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use crate::config;
 use crate::telemetry::family::Kind;
 use crate::telemetry::guest::GuestMetrics;
+use crate::telemetry::metrics::Metrics;
 
 /// What filters learn of the sidecar (`node.*`).
 #[derive(Debug)]
@@ -57,40 +58,82 @@ impl NodeFacts {
     }
 }
 
-/// One filter's world in one worker.
+/// The world of one VM in one worker.
 pub(super) struct FilterWorld {
     node: Rc<NodeFacts>,
-    metrics: GuestMetrics,
-    timer: Rc<Timer>,
+    metrics: Rc<Metrics>,
+    /// What each plugin has defined, by its name: metrics have the filter as a label.
+    defined: Vec<(Box<str>, GuestMetrics)>,
+    /// By the VM's number of a metric: the place of its plugin, and its number there.
+    ids: Vec<(usize, u32)>,
+    ticks: Rc<Ticks>,
     began: Instant,
 }
 
-/// When a filter's tick is due. Set by the guest, waited for by the worker.
+/// When the plugins of one VM want their ticks. Wished by the guest, waited for by the VM's task.
 #[derive(Debug, Default)]
-pub(super) struct Timer {
-    period: Cell<Option<Duration>>,
+pub(super) struct Ticks {
+    /// Period and next moment; one for each plugin at most.
+    wishes: RefCell<Vec<(RootId, Duration, Instant)>>,
     changed: Notify,
 }
 
-impl Timer {
-    /// Waits for the next tick. A guest that has set no period waits for ever.
-    pub(super) async fn due(&self) {
+impl Ticks {
+    /// Waits for the next tick, and says whose it is. While nobody wants one that is for ever.
+    pub(super) async fn due(&self) -> RootId {
         loop {
             let changed = self.changed.notified();
-            match self.period.get() {
+            let next = self.wishes.borrow().iter().map(|(root, _, at)| (*at, *root)).min_by_key(|(at, _)| *at);
+            match next {
                 None => changed.await,
-                Some(period) => tokio::select! {
-                    () = tokio::time::sleep(period) => return,
+                Some((at, root)) => tokio::select! {
+                    () = tokio::time::sleep_until(at.into()) => return root,
                     () = changed => {}
                 },
             }
         }
     }
+
+    /// The plugin's tick has returned: its period begins anew.
+    pub(super) fn ticked(&self, root: RootId) {
+        let mut wishes = self.wishes.borrow_mut();
+        if let Some((_, period, at)) = wishes.iter_mut().find(|(own, ..)| *own == root) {
+            *at = Instant::now() + *period;
+        }
+    }
+
+    /// A plugin wants ticks, or no more.
+    pub(super) fn wish(&self, root: RootId, period: Option<Duration>) {
+        let mut wishes = self.wishes.borrow_mut();
+        wishes.retain(|(own, ..)| *own != root);
+        // A period that no clock can hold ends never: as good as none.
+        let next = |period: Duration| Some((root, period, Instant::now().checked_add(period)?));
+        wishes.extend(period.filter(|period| !period.is_zero()).and_then(next));
+        self.changed.notify_one();
+    }
+
+    /// The VM is gone, and all that its plugins wished.
+    pub(super) fn clear(&self) {
+        self.wishes.borrow_mut().clear();
+        self.changed.notify_one();
+    }
 }
 
 impl FilterWorld {
-    pub(super) fn new(node: &Rc<NodeFacts>, metrics: GuestMetrics, timer: &Rc<Timer>) -> Self {
-        FilterWorld { node: Rc::clone(node), metrics, timer: Rc::clone(timer), began: Instant::now() }
+    pub(super) fn new(node: &Rc<NodeFacts>, metrics: &Rc<Metrics>, ticks: &Rc<Ticks>) -> Self {
+        FilterWorld {
+            node: Rc::clone(node),
+            metrics: Rc::clone(metrics),
+            defined: Vec::new(),
+            ids: Vec::new(),
+            ticks: Rc::clone(ticks),
+            began: Instant::now(),
+        }
+    }
+
+    fn guest(&self, metric: u32) -> Option<(&GuestMetrics, u32)> {
+        let (place, id) = *self.ids.get(metric as usize)?;
+        self.defined.get(place).map(|(_, metrics)| (metrics, id))
     }
 }
 
@@ -116,27 +159,36 @@ impl World for FilterWorld {
         self.node.property(&segments, out)
     }
 
-    fn set_tick(&mut self, _: RootId, period: Option<Duration>) {
-        self.timer.period.set(period.filter(|p| !p.is_zero()));
-        self.timer.changed.notify_one();
+    fn set_tick(&mut self, root: RootId, period: Option<Duration>) {
+        self.ticks.wish(root, period);
     }
 
-    fn define_metric(&mut self, _: &str, kind: MetricKind, name: &str) -> Option<u32> {
+    fn define_metric(&mut self, plugin: &str, kind: MetricKind, name: &str) -> Option<u32> {
         let kind = match kind {
             MetricKind::Counter => Kind::Counter,
             MetricKind::Gauge => Kind::Gauge,
             MetricKind::Histogram => Kind::Histogram,
         };
-        self.metrics.define(kind, name).ok()
+        let place = self.defined.iter().position(|(own, _)| **own == *plugin).unwrap_or_else(|| {
+            self.defined.push((plugin.into(), self.metrics.guest(plugin)));
+            self.defined.len() - 1
+        });
+        let id = (place, self.defined.get(place)?.1.define(kind, name).ok()?);
+        let number = self.ids.iter().position(|own| *own == id).unwrap_or_else(|| {
+            self.ids.push(id);
+            self.ids.len() - 1
+        });
+        u32::try_from(number).ok()
     }
 
     fn metric(&mut self, metric: u32, change: Change) -> u64 {
+        let Some((metrics, id)) = self.guest(metric) else { return 0 };
         // The host has checked the id and what its kind allows.
         let _ = match change {
             Change::Read => Ok(()),
-            Change::Add(step) => self.metrics.increment(metric, step as i64),
-            Change::Set(value) | Change::Sample(value) => self.metrics.record(metric, value),
+            Change::Add(step) => metrics.increment(id, step as i64),
+            Change::Set(value) | Change::Sample(value) => metrics.record(id, value),
         };
-        self.metrics.value(metric).unwrap_or(0)
+        metrics.value(id).unwrap_or(0)
     }
 }

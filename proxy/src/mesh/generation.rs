@@ -1,4 +1,4 @@
-//! One worker's working form of a configuration: clusters, and the filters of each side.
+//! One worker's working form of a configuration: clusters, and the filters of each side. What a change replaces.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -6,18 +6,32 @@ use std::sync::Arc;
 
 use crate::cluster::{Cluster, Dialer, Transport};
 use crate::config::{self, AppProtocol, Balance, Config};
+use crate::drain::Drain;
 use crate::filter::chain::{Chain, Plan};
-use crate::filter::exchange::Ledger;
+use crate::filter::machine::Machines;
 use crate::telemetry::labels::{Direction, Protocol};
 
 /// What a worker serves with. Exchanges hold the generation that they began with.
 pub struct Generation {
+    number: u64,
     config: Arc<Config>,
     clusters: Vec<Rc<Cluster>>,
     hosts: HashMap<Box<str>, Rc<Cluster>, foldhash::fast::RandomState>,
     application: Option<(Rc<Cluster>, Protocol)>,
     outbound: Chain,
     inbound: Chain,
+    exchanges: Drain,
+}
+
+/// A configuration on its way to the workers, with everything in it ready.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Its number, from 1.
+    pub number: u64,
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// The filters of both sides, compiled.
+    pub filters: Plan,
 }
 
 /// Where a request goes.
@@ -29,17 +43,54 @@ pub struct Target<'a> {
 }
 
 impl Generation {
-    /// Builds the worker's form of a configuration.
-    pub fn new(config: Arc<Config>, dialer: &Rc<Dialer>, filters: &Plan, ledger: &Ledger) -> Self {
-        let clusters: Vec<_> =
-            config.services.iter().map(|service| Rc::new(Cluster::service(service, Rc::clone(dialer)))).collect();
+    /// Builds the worker's form of a configuration. Of the one `before` it takes over what has not changed.
+    ///
+    /// # Errors
+    /// Beside it, why a filter that is new does not run; used all the same, its requests follow the failure policy.
+    pub fn new(
+        snapshot: &Snapshot,
+        before: Option<&Generation>,
+        dialer: &Rc<Dialer>,
+        machines: &Machines,
+    ) -> (Self, Result<(), String>) {
+        let Snapshot { number, config, filters } = snapshot;
+        let cluster = |service: &config::Service| {
+            let known = before.and_then(|before| before.hosts.get(service.name.as_str()));
+            Cluster::service(service, known, dialer)
+        };
+        let clusters: Vec<_> = config.services.iter().map(cluster).collect();
         let hosts = config.services.iter().zip(&clusters);
         let hosts = hosts
             .flat_map(|(service, cluster)| service.hosts.iter().map(|host| (host.as_str().into(), Rc::clone(cluster))))
             .collect();
-        let application = config.inbound.as_ref().map(|inbound| application(&config, inbound, dialer));
-        let (outbound, inbound) = Chain::both(filters, &config.node, ledger);
-        Generation { config, clusters, hosts, application, outbound, inbound }
+        let known = before.and_then(Generation::application).map(|(cluster, _)| cluster);
+        let application = config.inbound.as_ref().map(|inbound| application(config, inbound, known, dialer));
+        let (outbound, inbound, ready) = Chain::both(filters, machines, *number);
+        let exchanges = Drain::default();
+        let config = Arc::clone(config);
+        (Generation { number: *number, config, clusters, hosts, application, outbound, inbound, exchanges }, ready)
+    }
+
+    /// Its number.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// The exchanges that hold it.
+    pub fn exchanges(&self) -> &Drain {
+        &self.exchanges
+    }
+
+    /// It comes into use.
+    pub fn take_over(&self) {
+        self.clusters().for_each(|cluster| cluster.take_over());
+        self.outbound.used_by(self.number);
+        self.inbound.used_by(self.number);
+    }
+
+    /// How many places in its chains have a filter: at most so many filters run for it.
+    pub fn filters(&self) -> usize {
+        self.outbound.len() + self.inbound.len()
     }
 
     /// The filters of one side.
@@ -50,19 +101,9 @@ impl Generation {
         }
     }
 
-    /// What the worker has to run for the filters beside requests.
-    pub fn timers(&self) -> impl Iterator<Item = impl Future<Output = ()> + use<>> {
-        self.outbound.timers().into_iter().chain(self.inbound.timers())
-    }
-
     /// The service with this host name, in any case.
     pub fn by_host(&self, host: &str) -> Option<&Rc<Cluster>> {
         self.hosts.get(host).or_else(|| self.hosts.get(host.to_ascii_lowercase().as_str()))
-    }
-
-    /// The service at this place of the configuration.
-    pub fn by_index(&self, index: usize) -> Option<&Rc<Cluster>> {
-        self.clusters.get(index)
     }
 
     /// The application, and what it speaks.
@@ -81,19 +122,18 @@ impl Generation {
     }
 }
 
-fn application(config: &Config, inbound: &config::Inbound, dialer: &Rc<Dialer>) -> (Rc<Cluster>, Protocol) {
+fn application(
+    config: &Config,
+    inbound: &config::Inbound,
+    before: Option<&Rc<Cluster>>,
+    dialer: &Rc<Dialer>,
+) -> (Rc<Cluster>, Protocol) {
     let (transport, protocol) = match inbound.protocol {
         AppProtocol::Http1 => (Transport::Http1, Protocol::Http1),
         AppProtocol::H2c => (Transport::H2c, Protocol::H2),
     };
-    let endpoint = config::Endpoint { address: inbound.application, weight: 1 };
-    let cluster = Cluster::new(
-        &config.node.service,
-        transport,
-        &[endpoint],
-        Balance::LeastLoad,
-        inbound.timeouts,
-        Rc::clone(dialer),
-    );
-    (Rc::new(cluster), protocol)
+    let endpoint = [config::Endpoint { address: inbound.application, weight: 1 }];
+    let name = &config.node.service;
+    let cluster = Cluster::new(name, transport, &endpoint, Balance::LeastLoad, inbound.timeouts, before, dialer);
+    (cluster, protocol)
 }

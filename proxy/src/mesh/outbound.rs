@@ -7,7 +7,6 @@ use http::uri::Authority;
 
 use super::generation::{Generation, Target};
 use super::hop::Hop;
-use crate::cluster::Cluster;
 use crate::fault::{Fault, Reason};
 use crate::http::head::RequestHead;
 use crate::telemetry::labels::Protocol;
@@ -33,18 +32,22 @@ pub(super) fn admit(hop: &Hop, head: &mut RequestHead) {
 /// The service that a request is for: that of the port it came in by, unless a filter named another; else that of its host.
 pub(super) fn target<'a>(
     generation: &'a Generation,
-    pinned: Option<&'a Rc<Cluster>>,
+    pinned: Option<&Rc<str>>,
     asked: Option<&Authority>,
     head: &RequestHead,
     protocol: Protocol,
 ) -> Result<Target<'a>, Fault> {
     let moved = head.authority.as_ref() != asked;
     let cluster = match pinned {
-        Some(cluster) if !moved => Some(cluster),
+        // The name of a service is one of its hosts.
+        Some(service) if !moved => generation.by_host(service),
         _ => generation.by_host(head.host()),
     };
     match cluster {
         Some(cluster) => Ok(Target { cluster, protocol }),
+        None if pinned.is_some() && !moved => {
+            Err(Fault::new(Reason::DestinationNotFound).detail("the service of this port is no longer configured"))
+        }
         None if head.authority.is_none() => {
             Err(Fault::new(Reason::DestinationNotFound).detail("the request names no host"))
         }

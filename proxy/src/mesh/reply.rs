@@ -46,7 +46,7 @@ pub(super) fn refuse(hop: &Hop, conn: &Rc<Conn>, fault: Fault) -> Response {
         version: Version::Http11,
         upgrade: None,
     };
-    let exchange = Exchange::open(conn, &hop.ledger, &unread, hop.nowhere, hop.protocol.unwrap_or(conn.protocol));
+    let exchange = hop.open(&hop.generation.borrow(), conn, &unread);
     let mut response = settle(&hop.node, &exchange, false, Err(Stop::Fault(fault)));
     exchange.answered(response.head.status);
     response.body.observe(exchange);

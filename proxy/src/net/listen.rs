@@ -76,23 +76,27 @@ pub fn udp(address: SocketAddr, shared: bool) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
-/// Lets nobody in any more, and gives those who are in the queue: closing a listener resets them. New ones find no one
-/// while the queue is emptied (their SYN is dropped, by a filter of one instruction) and nobody listening after that.
-///
-/// # Errors
-/// If the system takes the listener away from the runtime no more.
-pub fn finish(listener: tokio::net::TcpListener) -> io::Result<Vec<(TcpStream, SocketAddr)>> {
-    let listener = listener.into_std()?;
-    // BPF_RET | BPF_K with 0: keep no byte of the packet. Where filters are not to be had, a window of microseconds stays.
-    let _ = SockRef::from(&listener).attach_filter(&[SockFilter::new(0x06, 0, 0, 0)]);
-    let mut queue = Vec::new();
-    while let Ok((stream, from)) = listener.accept() {
-        stream.set_nonblocking(true)?;
-        let stream = TcpStream::from_std(stream)?;
-        prepare(&stream);
-        queue.push((stream, from));
-    }
-    Ok(queue)
+/// How long a handshake that has begun may take to end once [`shut`] lets no other begin. Loopback needs microseconds,
+/// a neighbouring zone a millisecond or two. Whoever knocks meanwhile asks again a second later.
+pub const HANDSHAKES: Duration = Duration::from_millis(20);
+
+/// Lets no connection begin any more, as closing does, and lets those come that have begun: closing resets what is in the
+/// queue or on its way there, of `SO_REUSEPORT` listeners too. Their SYN is dropped by a filter; where filters are not to
+/// be had, they are still let in.
+pub fn shut(listener: &tokio::net::TcpListener) {
+    // What a listener's filter sees begins with the TCP header (RFC 9293 section 3.1).
+    let drop_syn = [
+        // BPF_LD | BPF_B | BPF_ABS: the flags.
+        SockFilter::new(0x30, 0, 0, 13),
+        // BPF_ALU | BPF_AND | BPF_K: SYN among them.
+        SockFilter::new(0x54, 0, 0, 2),
+        // BPF_JMP | BPF_JEQ | BPF_K: if it is not set, keep the packet.
+        SockFilter::new(0x15, 1, 0, 0),
+        // BPF_RET | BPF_K: nothing of it, or all.
+        SockFilter::new(0x06, 0, 0, 0),
+        SockFilter::new(0x06, 0, 0, u32::MAX),
+    ];
+    let _ = SockRef::from(listener).attach_filter(&drop_syn);
 }
 
 /// The next connection. Errors of single connections are skipped; where the process is exhausted, accepting rests and goes on.
@@ -115,5 +119,36 @@ pub async fn accept(listener: &tokio::net::TcpListener) -> (TcpStream, SocketAdd
                 tokio::time::sleep(EXHAUSTED).await;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::io::ErrorKind;
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_shut_listener_takes_those_who_have_knocked_and_nobody_else() {
+        let listener = tcp("127.0.0.1:0".parse().expect("an address"), 1).expect("a port").remove(0);
+        let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
+        let address = listener.local_addr().expect("its address");
+        let mut early = TcpStream::connect(address).await.expect("a connection");
+        shut(&listener);
+        // Sends its SYN now, and again after a second.
+        let mut late = pin!(TcpStream::connect(address));
+        assert!(late.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        let (mut served, _) = accept(&listener).await;
+        early.write_all(b"hello").await.expect("a way in");
+        let mut read = [0; 5];
+        served.read_exact(&mut read).await.expect("what was sent");
+        assert_eq!(&read, b"hello");
+        drop(listener);
+        assert_eq!(late.await.expect_err("it was let in").kind(), ErrorKind::ConnectionRefused);
     }
 }

@@ -342,6 +342,16 @@ impl FilterMetrics {
         self.duration.observe_duration(duration);
     }
 
+    /// Requests that the filter has left so far, by how.
+    pub fn requests(&self) -> impl Iterator<Item = (Outcome, u64)> {
+        Outcome::ALL.iter().copied().zip(self.outcomes.iter().map(|counter| counter.read()))
+    }
+
+    /// The time that it spent on each.
+    pub fn duration(&self) -> &Histogram {
+        &self.duration
+    }
+
     /// Bytes of linear memory: add what a machine grows by, subtract what it had when it goes, so that the machines of
     /// two generations add up.
     pub fn memory(&self) -> &Gauge {

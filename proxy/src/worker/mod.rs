@@ -1,10 +1,12 @@
 //! One thread of the data path: it owns its sockets, connections, links, filters and counters, and shares nothing but
 //! what it is told by its mailbox and the cells that it writes for others to read.
 
+mod change;
 mod order;
 mod serve;
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::rc::Rc;
@@ -12,18 +14,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use lacis_host::SharedData;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
-pub use order::{Order, Report};
+use change::Generations;
+pub use order::{Next, Order, Port, Report};
 use serve::{Entrance, Way};
 
 use crate::clock;
 use crate::cluster::Dialer;
-use crate::config::Config;
 use crate::drain::{Drain, Phase};
-use crate::filter::chain::Plan;
 use crate::filter::exchange::Ledger;
-use crate::mesh::generation::Generation;
+use crate::filter::machine::Machines;
+use crate::filter::world::NodeFacts;
+use crate::mesh::generation::Snapshot;
 use crate::mesh::hop::Hop;
 use crate::net::quic;
 use crate::telemetry::access::Queue;
@@ -31,15 +35,19 @@ use crate::telemetry::labels::{Direction, NameId};
 use crate::telemetry::metrics::Registry;
 use crate::tls::TlsSettings;
 
-/// How often unused links are looked for.
-const REAP_INTERVAL: Duration = Duration::from_secs(1);
+/// How often it is looked for what nobody uses any more: links, filters.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Connections that one worker serves at a time on each way. Beyond it new ones are closed at once: each costs memory, and a
+/// process without descriptors can do nothing any more. Envoy's advice for its own limit is 50,000.
+pub const MAX_CONNECTIONS: usize = 50_000;
 
 /// What a worker is made of. Everything in it crosses the thread once.
 pub struct Seed {
     /// Its number, from 0.
     pub number: usize,
-    /// The configuration.
-    pub config: Arc<Config>,
+    /// The configuration to begin with.
+    pub snapshot: Snapshot,
     /// Its own sockets.
     pub sockets: Sockets,
     /// The identity to begin with.
@@ -48,12 +56,14 @@ pub struct Seed {
     pub registry: Registry,
     /// The access log.
     pub access: Option<Queue>,
-    /// The filters of both sides, compiled.
-    pub filters: Plan,
+    /// The shared data of all filters.
+    pub shared: Arc<SharedData>,
     /// Where orders come from.
     pub mailbox: UnboundedReceiver<Order>,
     /// All workers.
     pub peers: Arc<Peers>,
+    /// Connections that it serves at a time on each way; [`MAX_CONNECTIONS`] but in tests of that limit.
+    pub connections: usize,
 }
 
 /// A worker's listening sockets.
@@ -61,10 +71,19 @@ pub struct Seed {
 pub struct Sockets {
     /// The outbound listener.
     pub outbound: Option<TcpListener>,
-    /// Own ports of services, by their place in the configuration.
-    pub services: Vec<(usize, TcpListener)>,
+    /// Own ports of services.
+    pub services: Vec<Port>,
     /// The inbound listener.
     pub inbound: Option<(TcpListener, UdpSocket)>,
+}
+
+impl Sockets {
+    /// The place of the outbound listener.
+    pub const OUTBOUND: usize = 0;
+    /// The place of the inbound listener.
+    pub const INBOUND: usize = 1;
+    /// The first place of a service's own port.
+    pub const SERVICES: usize = 2;
 }
 
 /// What workers know of each other: how busy each is, and its mailbox.
@@ -80,7 +99,7 @@ impl Peers {
     }
 
     /// Gives an order to every worker. One that has ended does not hear it.
-    pub fn tell(&self, order: impl Fn() -> Order) {
+    pub fn tell(&self, mut order: impl FnMut() -> Order) {
         for mailbox in &self.mailboxes {
             let _ = mailbox.send(order());
         }
@@ -107,7 +126,9 @@ struct Worker {
     outbound: Way,
     inbound: Way,
     tls: Rc<RefCell<Option<Arc<TlsSettings>>>>,
-    entrances: Vec<Entrance>,
+    /// By place.
+    entrances: RefCell<HashMap<usize, Rc<Entrance>>>,
+    generations: Generations,
     peers: Arc<Peers>,
 }
 
@@ -122,96 +143,103 @@ pub fn run(seed: Seed) -> io::Result<()> {
 }
 
 async fn work(seed: Seed) -> io::Result<()> {
-    let Seed { number, config, sockets, tls, registry, access, filters, mut mailbox, peers } = seed;
+    let Seed { number, snapshot, sockets, tls, registry, access, shared, mut mailbox, peers, connections } = seed;
     let tls = Rc::new(RefCell::new(tls));
     let (tcp, udp) = sockets.inbound.map_or((None, None), |(tcp, udp)| (Some(tcp), Some(udp)));
     let server = udp.map(|udp| quic_endpoint(udp, tls.borrow().as_deref())).transpose()?;
-    let needs_udp = config
-        .services
-        .iter()
-        .any(|s| matches!(s.link, crate::config::LinkPolicy::Auto | crate::config::LinkPolicy::H3));
-    let client = needs_udp.then(quic_client).transpose()?;
 
     let metrics = Rc::new(registry.metrics());
     let ledger = Rc::new(Ledger { metrics: Rc::clone(&metrics), access: access.map(|queue| queue.log(&metrics)) });
     let (drain_in, drain_out, drain_links) = (Drain::default(), Drain::default(), Drain::default());
-    let dialer = Rc::new(Dialer::new(Rc::clone(&tls), client, Rc::clone(&metrics), drain_links));
-    let generation = Rc::new(Generation::new(Arc::clone(&config), &dialer, &filters, &ledger));
-    let source = metrics.name(&config.node.service);
+    let dialer = Rc::new(Dialer::new(Rc::clone(&tls), Rc::clone(&metrics), drain_links));
+    let node = &snapshot.config.node;
+    let machines = Machines::new(shared, Rc::new(NodeFacts::new(node)), Rc::clone(&ledger));
+    let generations = Generations::new(&snapshot, dialer, machines)?;
+    let source = metrics.name(&node.service);
     let hop = |direction| {
-        let (nowhere, protocol) = match direction {
-            Direction::Outbound => (NameId::UNKNOWN, None),
-            Direction::Inbound => (source, generation.application().map(|(_, protocol)| protocol)),
-        };
         Rc::new(Hop {
             direction,
             ledger: Rc::clone(&ledger),
-            node: config.node.service.as_str().into(),
-            nowhere,
-            protocol,
-            generation: RefCell::new(Rc::clone(&generation)),
+            node: node.service.as_str().into(),
+            nowhere: if direction == Direction::Outbound { NameId::UNKNOWN } else { source },
+            generation: RefCell::new(generations.current()),
             chance: RefCell::new(fastrand::Rng::new()),
         })
     };
-    let (mut entrances, mut listeners) = (Vec::new(), Vec::new());
-    let mut enter = |listener: TcpListener, direction, service| -> io::Result<()> {
-        entrances.push(Entrance { local: listener.local_addr()?, direction, service });
-        listeners.push(tokio::net::TcpListener::from_std(listener)?);
+    let way =
+        |direction, drain| Way { hop: hop(direction), drain, source, limit: connections, connections: Rc::default() };
+    let mut listeners = Vec::new();
+    let mut enter = |place, listener: TcpListener, direction, service: Option<&str>| -> io::Result<()> {
+        let entrance = Entrance::new(place, &listener, direction, service)?;
+        listeners.push((entrance, tokio::net::TcpListener::from_std(listener)?));
         Ok(())
     };
     if let Some(listener) = sockets.outbound {
-        enter(listener, Direction::Outbound, None)?;
+        enter(Sockets::OUTBOUND, listener, Direction::Outbound, None)?;
     }
-    for (index, listener) in sockets.services {
-        enter(listener, Direction::Outbound, Some(index))?;
+    for Port { place, service, listener } in sockets.services {
+        enter(place, listener, Direction::Outbound, Some(&service))?;
     }
     if let Some(listener) = tcp {
-        enter(listener, Direction::Inbound, None)?;
+        enter(Sockets::INBOUND, listener, Direction::Inbound, None)?;
     }
     let worker = Rc::new(Worker {
         number,
-        outbound: Way { hop: hop(Direction::Outbound), drain: drain_out, source },
-        inbound: Way { hop: hop(Direction::Inbound), drain: drain_in, source },
+        outbound: way(Direction::Outbound, drain_out),
+        inbound: way(Direction::Inbound, drain_in),
         tls,
-        entrances,
+        entrances: RefCell::new(listeners.iter().map(|(entrance, _)| (entrance.place, Rc::clone(entrance))).collect()),
+        generations,
         peers,
     });
 
-    for (place, listener) in listeners.into_iter().enumerate() {
-        tokio::task::spawn_local(serve::accept(Rc::clone(&worker), place, listener));
+    for (entrance, listener) in listeners {
+        tokio::task::spawn_local(serve::accept(Rc::clone(&worker), entrance, listener));
     }
     if let Some(endpoint) = &server {
         tokio::task::spawn_local(serve::accept_quic(Rc::clone(&worker), endpoint.clone()));
     }
     tokio::task::spawn_local(clock::run());
-    for timer in generation.timers() {
-        tokio::task::spawn_local(timer);
-    }
-    tokio::task::spawn_local(reap(Rc::clone(&generation)));
+    tokio::task::spawn_local(sweep(Rc::clone(&worker)));
 
+    let drained = || Box::pin(drained(worker.inbound.drain.clone(), worker.outbound.drain.clone()));
     let mut ending = None;
     loop {
         tokio::select! {
             biased;
-            order = mailbox.recv() => match order {
+            order = mailbox.recv(), if !mailbox.is_closed() => match order {
                 Some(Order::Adopt(place, stream, from)) => worker.adopt(place, stream, from),
                 Some(Order::Identity(settings)) => worker.identity(settings, server.as_ref()),
-                Some(Order::Report(answer)) => drop(answer.send(Worker::report(&generation))),
+                Some(Order::Prepare(next)) => worker.prepare(*next),
+                Some(Order::Switch(number, answer)) => {
+                    worker.switch(number);
+                    let _ = answer.send(());
+                }
+                Some(Order::Discard(number)) => worker.discard(number),
+                Some(Order::Report(answer)) => drop(answer.send(worker.generations.report())),
                 Some(Order::Drain) if ending.is_none() => {
                     if let Some(endpoint) = &server {
                         endpoint.set_server_config(None);
                     }
-                    ending = Some(Box::pin(drained(worker.inbound.drain.clone(), worker.outbound.drain.clone())));
+                    ending = Some(drained());
                 }
                 Some(Order::Drain) => {}
                 Some(Order::Cut) | None => break,
             },
-            () = async { match &mut ending { Some(ending) => ending.await, None => std::future::pending().await } } => break,
+            () = async { match &mut ending { Some(ending) => ending.await, None => std::future::pending().await } } => {
+                // Another worker that has not heard of the end yet may have handed over a connection. From here on it
+                // keeps what it accepts.
+                mailbox.close();
+                if !worker.adopt_rest(&mut mailbox) {
+                    break;
+                }
+                ending = Some(drained());
+            }
         }
     }
     worker.inbound.drain.advance(Phase::Cut);
     worker.outbound.drain.advance(Phase::Cut);
-    generation.clusters().for_each(|cluster| cluster.close());
+    worker.generations.current().clusters().for_each(|cluster| cluster.close());
     if let Some(endpoint) = server {
         endpoint.close(0u32.into(), b"");
         endpoint.wait_idle().await;
@@ -227,11 +255,11 @@ async fn drained(inbound: Drain, outbound: Drain) {
     outbound.idle().await;
 }
 
-async fn reap(generation: Rc<Generation>) {
-    let mut interval = tokio::time::interval(REAP_INTERVAL);
+async fn sweep(worker: Rc<Worker>) {
+    let mut interval = tokio::time::interval(SWEEP_INTERVAL);
     loop {
         interval.tick().await;
-        generation.clusters().for_each(|cluster| cluster.reap());
+        worker.generations.sweep();
     }
 }
 
@@ -261,7 +289,15 @@ impl Worker {
         *self.tls.borrow_mut() = Some(settings);
     }
 
-    fn report(generation: &Generation) -> Report {
-        Report { clusters: generation.clusters().map(|c| (Arc::clone(c.name()), c.report())).collect() }
+    /// Serves the connections that wait in a mailbox which is closed. False if there is none.
+    fn adopt_rest(self: &Rc<Self>, mailbox: &mut UnboundedReceiver<Order>) -> bool {
+        let mut adopted = false;
+        while let Ok(order) = mailbox.try_recv() {
+            if let Order::Adopt(place, stream, from) = order {
+                self.adopt(place, stream, from);
+                adopted = true;
+            }
+        }
+        adopted
     }
 }

@@ -1,20 +1,27 @@
 //! Everything that another thread can tell a worker.
 
-use std::net::SocketAddr;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
 use crate::cluster::EndpointReport;
+use crate::filter::wasm::FilterReport;
+use crate::mesh::generation::Snapshot;
 use crate::tls::TlsSettings;
 
 /// An order to a worker. Carried out in sequence.
 pub enum Order {
-    /// Serve this connection, which another worker accepted on the listener of this number.
+    /// Serve this connection, which another worker accepted on the listener of this place.
     Adopt(usize, TcpStream, SocketAddr),
     /// Use this identity for handshakes from now on; links that are open stay.
     Identity(Arc<TlsSettings>),
+    /// Make a generation ready beside the one in use, and say whether that can be.
+    Prepare(Box<Next>),
+    /// Begin requests on the generation of this number, which was made ready, from now on; and say when.
+    Switch(u64, oneshot::Sender<()>),
+    /// Forget the generation of this number, which was made ready: another worker, or control, could not.
+    Discard(u64),
     /// Take nothing new, finish what runs, then end: inbound first, outbound when inbound is idle.
     Drain,
     /// End now.
@@ -23,9 +30,36 @@ pub enum Order {
     Report(oneshot::Sender<Report>),
 }
 
+/// A generation for one worker.
+pub struct Next {
+    /// The configuration and its filters.
+    pub snapshot: Snapshot,
+    /// Ports of services that the generation in use does not have.
+    pub ports: Vec<Port>,
+    /// Places of those that this one does not have any more.
+    pub closed: Vec<usize>,
+    /// Where the worker says that it is ready, or why it cannot be.
+    pub answer: oneshot::Sender<Result<(), String>>,
+}
+
+/// A service's own port in one worker.
+#[derive(Debug)]
+pub struct Port {
+    /// The number of the listener, the same in all workers and never used again.
+    pub place: usize,
+    /// The service.
+    pub service: Arc<str>,
+    /// This worker's socket.
+    pub listener: TcpListener,
+}
+
 /// How a worker is.
 #[derive(Debug)]
 pub struct Report {
     /// Clusters by name, each with its endpoints.
     pub clusters: Vec<(Arc<str>, Vec<EndpointReport>)>,
+    /// Filters, those of earlier generations included while a request uses them.
+    pub filters: Vec<FilterReport>,
+    /// Generations by number with the exchanges that run on them: the one in use, then those that end.
+    pub generations: Vec<(u64, usize)>,
 }

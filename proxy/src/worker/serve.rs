@@ -1,7 +1,9 @@
 //! From an accepted connection to the protocol that serves it.
 
 use std::cell::Cell;
+use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,9 +11,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::HeaderValue;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc::error::SendError;
 
-use super::{Order, Worker};
-use crate::drain::{Drain, Phase};
+use super::{Order, Sockets, Worker};
+use crate::drain::{Drain, Guard, Phase};
 use crate::filter::exchange::Conn;
 use crate::http::{h1, h2, h3};
 use crate::mesh::hop::{Hop, Served};
@@ -22,10 +25,6 @@ use crate::telemetry::labels::NameId;
 use crate::telemetry::labels::{Direction, Link, Protocol};
 use crate::tls::{self, Alpn, Peer};
 
-/// Connections that one worker serves at a time on each way. Beyond it new ones are closed at once: each costs memory, and a
-/// process without descriptors can do nothing any more. Envoy's advice for its own limit is 50,000.
-const MAX_CONNECTIONS: usize = 50_000;
-
 /// From the connection to the end of its handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -35,20 +34,65 @@ pub(super) struct Way {
     pub(super) drain: Drain,
     /// Our own service.
     pub(super) source: NameId,
+    /// Connections that it serves at the most, and now.
+    pub(super) limit: usize,
+    pub(super) connections: Rc<Cell<usize>>,
+}
+
+/// A connection that counts, until it has ended.
+struct Admitted {
+    connections: Rc<Cell<usize>>,
+    _guard: Guard,
+}
+
+impl Way {
+    /// Counts a connection, unless there are too many.
+    fn admit(&self) -> Option<Admitted> {
+        let open = self.connections.get();
+        (open < self.limit).then(|| {
+            self.connections.set(open + 1);
+            Admitted { connections: Rc::clone(&self.connections), _guard: self.drain.guard() }
+        })
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.connections.set(self.connections.get() - 1);
+    }
 }
 
 /// A listening socket and what comes in by it.
 pub(super) struct Entrance {
+    /// Its number, the same in all workers.
+    pub(super) place: usize,
     pub(super) local: SocketAddr,
     pub(super) direction: Direction,
     /// The service whose own port this is.
-    pub(super) service: Option<usize>,
+    service: Option<Rc<str>>,
+    /// Quiet when the configuration has it no more.
+    pub(super) closing: Drain,
 }
 
-/// Accepts connections of one entrance until its way drains; then the listener is closed, so that nobody connects to
-/// what will not answer.
-pub(super) async fn accept(worker: Rc<Worker>, place: usize, listener: TcpListener) {
-    let Some(entrance) = worker.entrances.get(place) else { return };
+impl Entrance {
+    /// The entrance of a socket.
+    ///
+    /// # Errors
+    /// If the socket has no address.
+    pub(super) fn new(
+        place: usize,
+        listener: &std::net::TcpListener,
+        direction: Direction,
+        service: Option<&str>,
+    ) -> io::Result<Rc<Self>> {
+        let (local, service) = (listener.local_addr()?, service.map(Rc::from));
+        Ok(Rc::new(Entrance { place, local, direction, service, closing: Drain::default() }))
+    }
+}
+
+/// Accepts connections of one entrance until its way drains, or it closes; then the listener is closed, so that nobody
+/// connects to what will not answer.
+pub(super) async fn accept(worker: Rc<Worker>, entrance: Rc<Entrance>, listener: TcpListener) {
     let way = worker.way(entrance.direction);
     // The way has not ended before its queue is empty.
     let _guard = way.drain.guard();
@@ -56,19 +100,32 @@ pub(super) async fn accept(worker: Rc<Worker>, place: usize, listener: TcpListen
         let (stream, from) = tokio::select! {
             accepted = listen::accept(&listener) => accepted,
             () = way.drain.reached(Phase::Quiet) => break,
+            () = entrance.closing.reached(Phase::Quiet) => break,
         };
         worker.publish();
         match worker.peers.settle(worker.number) {
             Some(other) => match stream.into_std() {
-                Ok(stream) => drop(other.send(Order::Adopt(place, stream, from))),
+                Ok(stream) => {
+                    // Comes back from one that has ended.
+                    if let Err(SendError(Order::Adopt(place, stream, from))) =
+                        other.send(Order::Adopt(entrance.place, stream, from))
+                    {
+                        worker.adopt(place, stream, from);
+                    }
+                }
                 Err(error) => tracing::debug!(%error, "a connection was lost between workers"),
             },
-            None => worker.serve(place, stream, from),
+            None => worker.serve(&entrance, stream, from),
         }
     }
-    match listen::finish(listener) {
-        Ok(queue) => queue.into_iter().for_each(|(stream, from)| worker.serve(place, stream, from)),
-        Err(error) => tracing::warn!(%error, "connections that waited to be accepted were lost"),
+    listen::shut(&listener);
+    let mut settled = pin!(tokio::time::sleep(listen::HANDSHAKES));
+    loop {
+        tokio::select! {
+            biased;
+            (stream, from) = listen::accept(&listener) => worker.serve(&entrance, stream, from),
+            () = &mut settled => return,
+        }
     }
 }
 
@@ -79,15 +136,14 @@ pub(super) async fn accept_quic(worker: Rc<Worker>, endpoint: quic::Endpoint) {
         incoming = endpoint.accept() => incoming,
         () = worker.inbound.drain.reached(Phase::Quiet) => None,
     } {
-        if worker.inbound.drain.guards() >= MAX_CONNECTIONS {
+        let Some(admitted) = worker.inbound.admit() else {
             incoming.refuse();
             continue;
-        }
+        };
         let Some(connecting) = quic::admit(incoming, unproven.get()) else { continue };
         let (worker, unproven) = (Rc::clone(&worker), Rc::clone(&unproven));
         unproven.set(unproven.get() + 1);
         tokio::task::spawn_local(async move {
-            let guard = worker.inbound.drain.guard();
             let shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, connecting).await;
             unproven.set(unproven.get() - 1);
             match shaken {
@@ -95,7 +151,7 @@ pub(super) async fn accept_quic(worker: Rc<Worker>, endpoint: quic::Endpoint) {
                 Ok(Err(error)) => tracing::info!(%error, "a QUIC handshake failed"),
                 Err(_) => tracing::info!("a QUIC handshake took too long"),
             }
-            drop(guard);
+            drop(admitted);
         });
     }
 }
@@ -110,39 +166,38 @@ impl Worker {
 
     /// Tells the other workers how busy this one is.
     fn publish(&self) {
-        self.peers.publish(self.number, self.inbound.drain.guards() + self.outbound.drain.guards());
+        self.peers.publish(self.number, self.inbound.connections.get() + self.outbound.connections.get());
     }
 
     /// Serves a connection that another worker accepted.
     pub(super) fn adopt(self: &Rc<Self>, place: usize, stream: std::net::TcpStream, from: SocketAddr) {
+        let Some(entrance) = self.entrances.borrow().get(&place).cloned() else { return };
         match TcpStream::from_std(stream) {
-            Ok(stream) => self.serve(place, stream, from),
+            Ok(stream) => self.serve(&entrance, stream, from),
             Err(error) => tracing::debug!(%error, "a connection was lost between workers"),
         }
     }
 
-    fn serve(self: &Rc<Self>, place: usize, stream: TcpStream, from: SocketAddr) {
-        let Some(entrance) = self.entrances.get(place) else { return };
+    fn serve(self: &Rc<Self>, entrance: &Entrance, stream: TcpStream, from: SocketAddr) {
         let way = self.way(entrance.direction);
-        if way.drain.guards() >= MAX_CONNECTIONS {
-            tracing::warn!(limit = MAX_CONNECTIONS, "too many connections: a new one was closed");
+        let Some(admitted) = way.admit() else {
+            tracing::warn!(limit = way.limit, "too many connections: a new one was closed");
             return;
-        }
-        let (worker, service, direction, guard) =
-            (Rc::clone(self), entrance.service, entrance.direction, way.drain.guard());
+        };
+        let (worker, service, direction) = (Rc::clone(self), entrance.service.clone(), entrance.direction);
         self.publish();
         tokio::task::spawn_local(async move {
             match direction {
                 Direction::Outbound => worker.application(stream, from, service).await,
                 Direction::Inbound => worker.peer(stream, from).await,
             }
-            drop(guard);
+            drop(admitted);
             worker.publish();
         });
     }
 
     /// A connection of the application: plain HTTP.
-    async fn application(self: &Rc<Self>, mut stream: TcpStream, from: SocketAddr, service: Option<usize>) {
+    async fn application(self: &Rc<Self>, mut stream: TcpStream, from: SocketAddr, pinned: Option<Rc<str>>) {
         let way = &self.outbound;
         let quiet = async {
             way.drain.reached(Phase::Quiet).await;
@@ -166,8 +221,8 @@ impl Worker {
             peer: None,
             forwarded: None,
             source: way.source,
+            drain: way.drain.clone(),
         };
-        let pinned = service.and_then(|index| way.hop.generation.borrow().by_index(index).cloned());
         let served = self.served(way, conn, pinned);
         let counted = Counted::new(&way.hop, Direction::Outbound, protocol);
         let io = Io::tcp(stream, read);
@@ -218,7 +273,7 @@ impl Worker {
             connection.close(0u32.into(), b"");
             return;
         };
-        let local = self.entrances.iter().find(|e| e.direction == Direction::Inbound).map(|e| e.local);
+        let local = self.entrances.borrow().get(&Sockets::INBOUND).map(|entrance| entrance.local);
         let conn = self.inbound_conn(Protocol::H3, Link::H3, local.unwrap_or(from), from, peer);
         let counted = Counted::new(&way.hop, Direction::Inbound, Protocol::H3);
         h3::serve(connection, self.served(way, conn, None), way.drain.clone()).await;
@@ -230,10 +285,11 @@ impl Worker {
         let source = metrics.name(peer.spiffe.service_name().unwrap_or("unknown"));
         let own = self.tls.borrow().as_ref().map(|tls| peer.forwarded(tls.identity()));
         let forwarded = own.and_then(|text| HeaderValue::from_maybe_shared(Bytes::from(text)).ok());
-        Conn { direction: Direction::Inbound, protocol, link, local, remote, peer: Some(peer), forwarded, source }
+        let (direction, peer, drain) = (Direction::Inbound, Some(peer), self.inbound.drain.clone());
+        Conn { direction, protocol, link, local, remote, peer, forwarded, source, drain }
     }
 
-    fn served(&self, way: &Way, conn: Conn, pinned: Option<Rc<crate::cluster::Cluster>>) -> Rc<Served> {
+    fn served(&self, way: &Way, conn: Conn, pinned: Option<Rc<str>>) -> Rc<Served> {
         Rc::new(Served { hop: Rc::clone(&way.hop), conn: Rc::new(conn), pinned })
     }
 }

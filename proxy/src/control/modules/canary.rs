@@ -2,6 +2,7 @@
 //! the configuration, and no worker ever sees it.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
@@ -17,6 +18,10 @@ use crate::filter::world::NodeFacts;
 /// Longest piece of a filter's last line that an error repeats, in characters; the log has all of it.
 const LAST_MAX: usize = 300;
 
+/// Last lines of a filter that are kept for the log should it fail, each at most `lacis_host::limits::LOG_LINE` long.
+/// What led to a failure is in the last few.
+const LINES_MAX: usize = 100;
+
 /// Starts and configures a filter once.
 ///
 /// # Errors
@@ -31,53 +36,55 @@ pub(super) fn run(filter: &Compiled, node: &Node) -> Result<(), String> {
 }
 
 fn start(filter: &Compiled, node: &Node) -> Result<(), String> {
-    let trial = Rc::new(RefCell::new(Trial::new(&filter.settings.name, node)));
+    let trial = Rc::new(RefCell::new(Trial::new(node)));
     // Shared data of its own: what a canary leaves there must not reach the filters that serve.
     let started = Vm::new(&filter.plugin, filter.vm_settings(&Arc::default()), trial.clone())
         .and_then(|mut vm| vm.start_root(filter.plugin_settings()).map(drop));
+    // The VM that serves says the same once more, and there it is news.
     let Err(error) = started else { return Ok(()) };
+    let lines = std::mem::take(&mut trial.borrow_mut().lines);
+    let last = lines.back().map(|(_, text)| text.trim().chars().take(LAST_MAX).collect::<String>());
+    lines.iter().for_each(|(level, text)| log(&filter.settings.name, *level, text));
     if let StartError::Trap(trap) = &error {
         let name = &*filter.settings.name;
         tracing::error!(target: "filter", filter = name, backtrace = trap.backtrace, "{trap}");
     }
-    let last = trial.borrow_mut().last.take();
     Err(last.map_or_else(|| format!("{error}; it logged nothing"), |last| format!("{error}; it logged last: {last}")))
 }
 
-/// The world of a filter that is tried: its log is real, the rest ends with it.
+/// Writes to the log what a filter that failed had to say.
+fn log(filter: &str, level: Level, text: &str) {
+    match level {
+        Level::Trace => tracing::trace!(target: "filter", filter, canary = true, "{text}"),
+        Level::Debug => tracing::debug!(target: "filter", filter, canary = true, "{text}"),
+        Level::Info => tracing::info!(target: "filter", filter, canary = true, "{text}"),
+        Level::Warn => tracing::warn!(target: "filter", filter, canary = true, "{text}"),
+        Level::Error => tracing::error!(target: "filter", filter, canary = true, "{text}"),
+        Level::Critical => tracing::error!(target: "filter", filter, canary = true, critical = true, "{text}"),
+    }
+}
+
+/// The world of a filter that is tried. All that it does there ends with it.
 struct Trial {
-    filter: String,
     node: NodeFacts,
     begin: Instant,
-    last: Option<String>,
+    lines: VecDeque<(Level, String)>,
     /// Kind, name and value; the host bounds how many a VM may define.
     metrics: Vec<(MetricKind, String, u64)>,
 }
 
 impl Trial {
-    fn new(filter: &str, node: &Node) -> Trial {
-        Trial {
-            filter: filter.to_owned(),
-            node: NodeFacts::new(node),
-            begin: Instant::now(),
-            last: None,
-            metrics: Vec::new(),
-        }
+    fn new(node: &Node) -> Trial {
+        Trial { node: NodeFacts::new(node), begin: Instant::now(), lines: VecDeque::new(), metrics: Vec::new() }
     }
 }
 
 impl World for Trial {
     fn log(&mut self, _: &str, level: Level, text: &str) {
-        let filter = &*self.filter;
-        match level {
-            Level::Trace => tracing::trace!(target: "filter", filter, "{text}"),
-            Level::Debug => tracing::debug!(target: "filter", filter, "{text}"),
-            Level::Info => tracing::info!(target: "filter", filter, "{text}"),
-            Level::Warn => tracing::warn!(target: "filter", filter, "{text}"),
-            Level::Error => tracing::error!(target: "filter", filter, "{text}"),
-            Level::Critical => tracing::error!(target: "filter", filter, critical = true, "{text}"),
+        if self.lines.len() == LINES_MAX {
+            self.lines.pop_front();
         }
-        self.last = Some(text.trim().chars().take(LAST_MAX).collect());
+        self.lines.push_back((level, text.to_owned()));
     }
 
     fn now(&self) -> Now {

@@ -31,8 +31,7 @@ const WORDS: &str = "(drop (call $log (i32.const 2) (i32.const 0) (i32.const 10)
 
 struct Place {
     directory: tempfile::TempDir,
-    cache: Cache,
-    compiler: Compiler,
+    tools: Tools,
 }
 
 impl Place {
@@ -47,11 +46,9 @@ impl Place {
             module_path!().split_once("::").unwrap().1,
         );
         let arguments = vec!["-c", &*script.leak(), "compiler"];
-        Place {
-            directory,
-            cache,
-            compiler: Compiler { program: "/bin/sh".into(), arguments, time: compiler::TIME_MAX },
-        }
+        let compiler = Compiler { program: "/bin/sh".into(), arguments, time: compiler::TIME_MAX };
+        let engine = Engine::new(&Options::default()).unwrap();
+        Place { directory, tools: Tools { engine, compiler, cache } }
     }
 
     fn module(&self, name: &str, code: impl AsRef<[u8]>) -> PathBuf {
@@ -66,7 +63,13 @@ impl Place {
 
     /// Prepares filters that are given as lines of the section `filters`, all used by the outbound listener.
     fn prepare(&self, filters: &[(&str, String)]) -> Result<(), String> {
-        prepare_with(&config(filters, filters.iter().map(|(name, _)| *name)), &self.compiler, &self.cache).map(drop)
+        self.plan(filters, &[]).map(drop)
+    }
+
+    /// The same beside filters that are in use.
+    fn plan(&self, filters: &[(&str, String)], ready: &[Arc<Compiled>]) -> Result<Plan, String> {
+        let config = config(filters, filters.iter().map(|(name, _)| *name));
+        prepare_with(&config, ready, &self.tools).map_err(|refusals| told(&refusals))
     }
 
     /// The one problem of a filter with this module, its path written as `FILE`.
@@ -131,8 +134,27 @@ fn what_no_listener_uses_is_not_touched() {
     let place = Place::new();
     let filters = [("one", "module: /nonexistent".to_owned())];
     let config = config(&filters, std::iter::empty());
-    assert_eq!(prepare_with(&config, &place.compiler, &place.cache).map(drop), Ok(()));
-    assert_eq!(prepare(&config).map(drop), Ok(()));
+    assert_eq!(prepare_with(&config, &[], &place.tools).map(drop), Ok(()));
+    let mut workshop = Workshop::default();
+    assert_eq!(workshop.prepare(&config).map(drop), Ok(()));
+    assert!(workshop.tools.is_none(), "no engine where nothing runs");
+}
+
+#[test]
+fn what_has_not_changed_is_not_made_again() {
+    let place = Place::new();
+    let path = place.module("one.wasm", filter("(i32.const 1)")).display().to_string();
+    let filters =
+        |config: &str| [("same", format!("module: {path}")), ("other", format!("module: {path}, config: {config}"))];
+    let all = |plan: &Plan| plan.filters().cloned().collect::<Vec<_>>();
+    let first = all(&place.plan(&filters("a"), &[]).unwrap());
+    let second = all(&place.plan(&filters("b"), &first).unwrap());
+    assert!(Arc::ptr_eq(&first[0], &second[0]) && !Arc::ptr_eq(&first[1], &second[1]));
+    assert_eq!(first[1].vm_key(), second[1].vm_key(), "another configuration of the plugin, in the same VM");
+    place.module("one.wasm", filter("(i32.const 2)"));
+    let third = all(&place.plan(&filters("b"), &second).unwrap());
+    assert!(!Arc::ptr_eq(&second[0], &third[0]));
+    assert_ne!(second[0].vm_key(), third[0].vm_key());
 }
 
 #[test]
@@ -160,7 +182,7 @@ fn a_bad_artifact_is_compiled_again() {
     let name = artifact.file_name().unwrap().to_str().unwrap();
     let key = name.rsplit_once('-').unwrap().0;
     fs::remove_file(artifact).unwrap();
-    let foreign = place.cache.add(key, |path| fs::write(path, b"foreign").map_err(|e| e.to_string())).unwrap();
+    let foreign = place.tools.cache.add(key, |path| fs::write(path, b"foreign").map_err(|e| e.to_string())).unwrap();
     assert_eq!(place.prepare(&filters), Ok(()));
     assert_eq!(place.compilations(), 6);
     assert!(!foreign.exists(), "else it would be tried at each start");
@@ -261,8 +283,8 @@ fn a_filter_that_cannot_start_is_an_error_with_its_last_words() {
 #[test]
 fn a_module_that_compiles_for_ever_is_given_up() {
     let mut place = Place::new();
-    place.compiler.arguments = vec!["-c", "exec sleep 600"];
-    place.compiler.time = std::time::Duration::from_millis(20);
+    place.tools.compiler.arguments = vec!["-c", "exec sleep 600"];
+    place.tools.compiler.time = std::time::Duration::from_millis(20);
     assert_eq!(
         place.problem(filter("(i32.const 1)")),
         "filters.test: FILE: the module takes longer than 20ms to compile"

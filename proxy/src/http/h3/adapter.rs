@@ -17,11 +17,12 @@ use h3::proto::varint::VarInt;
 use h3::quic::{self, ConnectionErrorIncoming, StreamErrorIncoming, StreamId, WriteBuf};
 
 use super::code;
-use super::stream::{FrameHeader, kind, varint};
+use super::control::Control;
+use super::frame::{FrameHeader, Violation, varint};
 
-/// Largest frame on a control stream. SETTINGS is the only one that is longer than a number; ours has 33 bytes, and no
-/// implementation that is known here sends more than a hundred.
-pub(super) const MAX_CONTROL_FRAME: u64 = 1024;
+/// Types of unidirectional streams (RFC 9114 section 6.2).
+const CONTROL: u64 = 0;
+const PUSH: u64 = 1;
 
 /// The wait for a stream of the peer. Boxed because its type has no name; a connection makes four of them.
 type Accept = Pin<Box<dyn Future<Output = Result<quinn::RecvStream, quinn::ConnectionError>>>>;
@@ -235,13 +236,9 @@ pub(super) struct Incoming {
 enum At {
     /// Before or in the stream's type.
     Type(FrameHeader),
-    /// In a control stream, before or in a frame's type and length.
-    Header(FrameHeader),
-    /// In a frame of the control stream: what is still to come, and what has.
-    Frame(u64, BytesMut),
-    /// In a frame that is unknown.
-    Unknown(u64),
-    /// In a stream of another type. h3 reads a push ID at the most.
+    /// In a control stream.
+    Control(Control),
+    /// In a stream of another type, of which h3 reads nothing more.
     Other,
 }
 
@@ -250,9 +247,10 @@ impl quic::RecvStream for Incoming {
 
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, StreamErrorIncoming>> {
         loop {
-            if let At::Frame(0, frame) = &mut self.at {
-                let frame = std::mem::take(frame).freeze();
-                self.at = At::Header(FrameHeader::default());
+            if let At::Control(control) = &mut self.at
+                && let Some(frame) =
+                    control.read(&mut self.chunk).map_err(|violation| violated(&self.quic, violation))?
+            {
                 return Poll::Ready(Ok(Some(frame)));
             }
             if self.chunk.is_empty() {
@@ -265,26 +263,15 @@ impl quic::RecvStream for Incoming {
             match &mut self.at {
                 At::Type(header) => {
                     if let Some(bytes) = header.read_type(&mut self.chunk) {
-                        let control = varint(&mut &bytes[..]) == Some(0);
-                        self.at = if control { At::Header(FrameHeader::default()) } else { At::Other };
+                        self.at = match varint(&mut &bytes[..]) {
+                            Some(CONTROL) => At::Control(Control::default()),
+                            Some(PUSH) => return Poll::Ready(Err(violated(&self.quic, pushed(self.quic.side())))),
+                            _ => At::Other,
+                        };
                         return Poll::Ready(Ok(Some(bytes)));
                     }
                 }
-                At::Header(header) => {
-                    if let Some((kind, length)) = header.read(&mut self.chunk) {
-                        self.at = self.frame(kind, length)?;
-                    }
-                }
-                At::Frame(left, frame) => {
-                    let piece = take(left, &mut self.chunk);
-                    frame.extend_from_slice(&piece);
-                }
-                At::Unknown(left) => {
-                    take(left, &mut self.chunk);
-                    if *left == 0 {
-                        self.at = At::Header(FrameHeader::default());
-                    }
-                }
+                At::Control(_) => {}
                 At::Other => return Poll::Ready(Ok(Some(std::mem::take(&mut self.chunk)))),
             }
         }
@@ -299,42 +286,18 @@ impl quic::RecvStream for Incoming {
     }
 }
 
-impl Incoming {
-    /// What to do with a frame that begins on the control stream. h3 would buffer any of them, whatever its length.
-    fn frame(&self, frame: u64, length: u64) -> Result<At, StreamErrorIncoming> {
-        let length = match frame {
-            kind::SETTINGS | kind::GOAWAY | kind::MAX_PUSH_ID | kind::CANCEL_PUSH => length,
-            // Refused by h3 at sight; what is in them does not matter.
-            kind::DATA | kind::HEADERS | kind::PUSH_PROMISE => 0,
-            _ if kind::RESERVED.contains(&frame) => 0,
-            _ if length == 0 => return Ok(At::Header(FrameHeader::default())),
-            _ => return Ok(At::Unknown(length)),
-        };
-        if length > MAX_CONTROL_FRAME {
-            self.quic.close(code(Code::H3_EXCESSIVE_LOAD), b"a control frame over 1024 bytes");
-            return Err(refused("a control frame over the limit"));
-        }
-        let mut bytes = BytesMut::new();
-        write_varint(&mut bytes, frame);
-        write_varint(&mut bytes, length);
-        Ok(At::Frame(length, bytes))
+/// What a push stream is: clients have none, and we as a client allow none (RFC 9114 sections 4.6 and 6.2.2).
+fn pushed(side: quinn::Side) -> Violation {
+    match side {
+        quinn::Side::Server => (Code::H3_STREAM_CREATION_ERROR, "a push stream of a client"),
+        quinn::Side::Client => (Code::H3_ID_ERROR, "a push stream where no push is allowed"),
     }
 }
 
-/// Writes a variable-length integer (RFC 9000 section 16).
-pub(super) fn write_varint(out: &mut BytesMut, value: u64) {
-    match value {
-        0..0x40 => out.put_u8(value as u8),
-        0x40..0x4000 => out.put_u16(value as u16 | 0x4000),
-        0x4000..0x4000_0000 => out.put_u32(value as u32 | 0x8000_0000),
-        _ => out.put_u64(value | 0xc000_0000_0000_0000),
-    }
-}
-
-fn take(left: &mut u64, chunk: &mut Bytes) -> Bytes {
-    let piece = chunk.split_to(usize::try_from(*left).unwrap_or(usize::MAX).min(chunk.len()));
-    *left -= piece.len() as u64;
-    piece
+/// Closes the connection for what the peer did.
+fn violated(quic: &quinn::Connection, (reason, what): Violation) -> StreamErrorIncoming {
+    quic.close(code(reason), what.as_bytes());
+    refused(what)
 }
 
 fn id(id: u64) -> StreamId {

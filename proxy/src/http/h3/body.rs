@@ -8,7 +8,8 @@ use http::HeaderMap;
 
 use super::Broken;
 use super::client::InFlight;
-use super::stream::{Part, Reader, Writer};
+use super::frame::Part;
+use super::stream::{Reader, Writer};
 use crate::fault::Fault;
 use crate::http::body::{Body, Frame};
 

@@ -18,9 +18,9 @@ use h3::stream::BufRecvStream;
 use http::uri::Scheme;
 use http::{HeaderMap, Method, Uri, header};
 
-use super::adapter::{Desk, Opener, Quic, write_varint};
+use super::adapter::{Desk, Opener, Quic};
+use super::frame::{kind, write_varint};
 use super::section::{self, Kind};
-use super::stream::kind;
 use super::{Broken, code};
 use crate::fault::{Reason, Side};
 use crate::http::head::{RequestHead, ResponseHead, Version};

@@ -2,15 +2,17 @@
 //! field sections (QPACK), and everything on a request stream is ours.
 //!
 //! h3 0.0.8 buffers whatever a peer announces, joins what it reads without bound, ends a cancelled message as if it
-//! were complete and offers no poll to write content. So request streams never pass through it: `stream` reads and
-//! writes their frames within limits and resets on drop, `section` checks a field section before it is decoded, and
+//! were complete and offers no poll to write content. So request streams never pass through it: `stream` reads
+//! (by `frame`) and writes them within limits and resets on drop, `section` checks a field section before it is decoded, and
 //! `coding` lends it to h3 through an adapter (`adapter`) whose request streams are memory only. What h3 reads from
-//! the network itself, the control stream, arrives frame by frame and bounded.
+//! the network itself, the control stream, arrives frame by frame, bounded and checked (`control`).
 
 mod adapter;
 mod body;
 mod client;
 mod coding;
+mod control;
+mod frame;
 mod section;
 mod server;
 mod stream;
@@ -20,6 +22,16 @@ mod tests;
 pub use body::{Incoming, Pump};
 pub use client::Link;
 pub use server::serve;
+
+/// What the fuzz targets call.
+pub mod fuzzing {
+    /// Feeds bytes to the parsers of control streams, request streams and field sections.
+    pub fn parse(input: &[u8]) {
+        super::control::fuzz(input);
+        super::frame::fuzz(input);
+        super::section::fuzz(input);
+    }
+}
 
 use h3::error::Code;
 

@@ -160,6 +160,12 @@ fn literal(huffman: bool, name: &[u8]) -> Result<u8, Broken> {
     known.map(|(pseudo, ..)| *pseudo).ok_or(Broken::Malformed("an unknown pseudo-header"))
 }
 
+/// Any bytes are told apart, and what passes is not called two kinds of message.
+pub(super) fn fuzz(input: &[u8]) {
+    let passed = [Kind::Request, Kind::Response, Kind::Trailers].map(|kind| check(input, kind).is_ok());
+    assert!(passed.iter().filter(|passed| **passed).count() <= 1);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -128,6 +128,28 @@ fn a_goaway_that_grows_closes_the_connection() {
 }
 
 #[test]
+fn a_server_that_pushes_is_left() {
+    for (what, kind, payload, reason) in [
+        ("a push stream", None, &[1][..], Code::H3_ID_ERROR),
+        ("a CANCEL_PUSH", Some(3), &[0], Code::H3_ID_ERROR),
+        ("a MAX_PUSH_ID", Some(13), &[0], Code::H3_FRAME_UNEXPECTED),
+        ("half a GOAWAY", Some(7), &[0x40], Code::H3_FRAME_ERROR),
+    ] {
+        run(async {
+            let net = Net::new();
+            let (link, server, mut control) = net.raw_server().await;
+            match kind {
+                Some(kind) => control.write_all(&frame(kind, payload)).await.unwrap(),
+                None => server.open_uni().await.unwrap().write_all(payload).await.unwrap(),
+            }
+            let quinn::ConnectionError::ApplicationClosed(close) = server.closed().await else { panic!("{what}") };
+            assert_eq!(close.error_code, code(reason), "{what}");
+            assert!(link.is_closed());
+        });
+    }
+}
+
+#[test]
 fn a_lost_connection_is_no_refusal() {
     run(async {
         let net = Net::new();

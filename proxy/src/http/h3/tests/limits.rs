@@ -1,7 +1,7 @@
 //! What a peer cannot make us keep.
 
 use super::*;
-use crate::http::h3::adapter::MAX_CONTROL_FRAME;
+use crate::http::h3::control::MAX_CONTROL_FRAME;
 use crate::http::rules::{MAX_FIELDS, MAX_HEAD_BYTES, MAX_TARGET_BYTES, MAX_TRAILER_BYTES};
 use crate::net::quic::{FIRST_STREAMS, STREAM_WINDOW};
 use h3::error::Code;

@@ -112,6 +112,42 @@ fn what_breaks_the_protocol_closes_the_connection() {
 }
 
 #[test]
+fn what_a_client_says_of_pushes_is_checked() {
+    // MAX_PUSH_ID is 13, CANCEL_PUSH 3, GOAWAY 7.
+    let falling = [frame(13, &[4]), frame(13, &[4]), frame(13, &[1])].concat();
+    for (what, frames, reason) in [
+        ("a GOAWAY without its number", frame(7, b""), Code::H3_FRAME_ERROR),
+        ("a GOAWAY with half a number", frame(7, &[0x80, 0]), Code::H3_FRAME_ERROR),
+        ("a GOAWAY with more than a number", frame(7, &[0, 0]), Code::H3_FRAME_ERROR),
+        ("the announcement of nine bytes", announce(7, 9), Code::H3_FRAME_ERROR),
+        ("a MAX_PUSH_ID without its number", frame(13, b""), Code::H3_FRAME_ERROR),
+        ("a CANCEL_PUSH without its number", frame(3, b""), Code::H3_FRAME_ERROR),
+        ("a CANCEL_PUSH of no push", frame(3, &[0]), Code::H3_ID_ERROR),
+        ("a MAX_PUSH_ID that falls", falling, Code::H3_ID_ERROR),
+    ] {
+        run(async {
+            let net = Net::new();
+            net.serve(|_| async { response(200, text("no")) });
+            let connecting = net.client.connect_with(net.config.clone(), net.address(), "localhost").unwrap();
+            let client = connecting.await.unwrap();
+            let mut control = client.open_uni().await.unwrap();
+            control.write_all(&[SETTINGS, &frames].concat()).await.unwrap();
+            let quinn::ConnectionError::ApplicationClosed(close) = client.closed().await else { panic!("{what}") };
+            assert_eq!(close.error_code, super::code(reason), "{what}");
+        });
+    }
+    run(async {
+        let net = Net::new();
+        net.serve(|_| async { response(200, text("fine")) });
+        let client = net.raw_client().await;
+        let mut push = client.open_uni().await.unwrap();
+        push.write_all(&[1]).await.unwrap();
+        let quinn::ConnectionError::ApplicationClosed(close) = client.closed().await else { panic!() };
+        assert_eq!(close.error_code, code(Code::H3_STREAM_CREATION_ERROR));
+    });
+}
+
+#[test]
 fn bodies_must_have_the_length_that_was_announced() {
     let length = line("content-length", "10");
     for (what, frames, reason) in [
@@ -227,7 +263,7 @@ async fn goaways(client: &quinn::Connection) -> Rc<RefCell<Vec<u64>>> {
 }
 
 fn varint(bytes: &mut &[u8]) -> Option<u64> {
-    super::super::stream::varint(bytes)
+    super::super::frame::varint(bytes)
 }
 
 #[test]

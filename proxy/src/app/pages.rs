@@ -1,0 +1,226 @@
+//! What the admin listener shows of the configuration and the workers.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+use tokio::sync::oneshot;
+
+use crate::admin::{Heard, gather};
+use crate::cluster::EndpointReport;
+use crate::config::{Config, Failure, LinkPolicy, Module};
+use crate::control::generations::{Entry, Generations, State};
+use crate::filter::wasm::FilterReport;
+use crate::telemetry::cell::Histogram;
+use crate::tls::settings::date;
+use crate::worker::{Order, Peers, Report};
+
+/// Asks every worker how it is.
+pub(super) fn ask(peers: &Peers) -> Vec<impl Future<Output = Option<Report>> + use<>> {
+    let mut asked: Vec<oneshot::Receiver<Report>> = Vec::new();
+    peers.tell(|| {
+        let (answer, report) = oneshot::channel();
+        asked.push(report);
+        Order::Report(answer)
+    });
+    asked.into_iter().map(|report| async move { report.await.ok() }).collect()
+}
+
+/// `/config`: what is in use, and what was bound.
+pub(super) fn config(config: &Config, generation: u64, addresses: &[(String, SocketAddr)]) -> Value {
+    let listeners: serde_json::Map<_, _> =
+        addresses.iter().map(|(name, address)| (name.clone(), json!(address.to_string()))).collect();
+    let filters = |indices: &[usize]| -> Vec<_> {
+        indices.iter().filter_map(|i| config.filters.get(*i)).map(|f| f.name.clone()).collect()
+    };
+    let services: serde_json::Map<_, _> = config
+        .services
+        .iter()
+        .map(|service| {
+            let endpoints: Vec<_> = service.endpoints.iter().map(|e| json!({"address": e.address.to_string(), "weight": e.weight})).collect();
+            let identity: Vec<_> = service.identity.iter().map(ToString::to_string).collect();
+            let timeouts = json!({
+                "connect": seconds(service.timeouts.connect), "request": seconds(service.timeouts.request), "idle": seconds(service.timeouts.idle),
+            });
+            let about = json!({
+                "hosts": service.hosts, "endpoints": endpoints, "identity": identity, "link": link(service.link),
+                "balance": format!("{:?}", service.balance), "timeouts": timeouts,
+            });
+            (service.name.clone(), about)
+        })
+        .collect();
+    json!({
+        "generation": generation,
+        "node": {"service": config.node.service, "namespace": config.node.namespace, "identity": config.node.spiffe.to_string(), "id": config.node.id},
+        "listeners": listeners,
+        "outbound": config.outbound.as_ref().map(|outbound| json!({"filters": filters(&outbound.filters)})),
+        "inbound": config.inbound.as_ref().map(|inbound| json!({
+            "application": inbound.application.to_string(),
+            "protocol": format!("{:?}", inbound.protocol).to_lowercase(),
+            "filters": filters(&inbound.filters),
+            "allow": inbound.allow.as_ref().map(|allow| allow.iter().map(ToString::to_string).collect::<Vec<_>>()),
+        })),
+        "services": services,
+        "workers": config.workers,
+    })
+}
+
+fn seconds(duration: Duration) -> f64 {
+    duration.as_secs_f64()
+}
+
+fn link(policy: LinkPolicy) -> &'static str {
+    match policy {
+        LinkPolicy::Auto => "auto",
+        LinkPolicy::H3 => "h3",
+        LinkPolicy::H2 => "h2",
+        LinkPolicy::H1 => "h1",
+        LinkPolicy::Plaintext => "plaintext",
+    }
+}
+
+/// `/clusters`: services, endpoints and links, as each worker sees them.
+pub(super) async fn clusters(asked: Vec<impl Future<Output = Option<Report>>>) -> Value {
+    let endpoint = |e: &EndpointReport| {
+        json!({
+            "address": e.address.to_string(), "weight": e.weight, "requests": e.requests, "reachable": !e.resting, "udp": e.udp,
+            "links": {"h1_idle": e.h1_idle, "h2": {"open": e.h2.0, "requests": e.h2.1}, "h3": {"open": e.h3.0, "requests": e.h3.1}},
+        })
+    };
+    let of_worker = |report: &Report| {
+        let clusters: Map<_, _> = report
+            .clusters
+            .iter()
+            .map(|(name, all)| (name.to_string(), json!({"endpoints": all.iter().map(endpoint).collect::<Vec<_>>()})))
+            .collect();
+        Map::from_iter([("clusters".to_owned(), Value::Object(clusters))])
+    };
+    json!({ "workers": workers(&gather(asked).await, of_worker) })
+}
+
+fn workers(heard: &[Heard<Report>], fields: impl Fn(&Report) -> Map<String, Value>) -> Vec<Value> {
+    heard.iter().enumerate().map(|(worker, heard)| heard.show(worker, &fields)).collect()
+}
+
+/// `/filters`: each filter over all workers, and once more for each earlier generation that still needs it.
+pub(super) async fn filters(asked: Vec<impl Future<Output = Option<Report>>>) -> Value {
+    let heard = gather(asked).await;
+    let reports: Vec<_> =
+        heard.iter().enumerate().filter_map(|(worker, heard)| Some((worker, heard.said()?))).collect();
+    let all = || reports.iter().flat_map(|(worker, report)| report.filters.iter().map(move |f| (*worker, f)));
+    let kinds: BTreeSet<_> = all().map(|(_, f)| (f.name.clone(), std::cmp::Reverse(f.since))).collect();
+    let filters: Vec<_> = kinds
+        .into_iter()
+        .map(|(name, since)| filter(&all().filter(|(_, f)| f.name == name && f.since == since.0).collect::<Vec<_>>()))
+        .collect();
+    json!({ "filters": filters, "workers": workers(&heard, |_| Map::new()) })
+}
+
+/// One filter, of which each worker has one.
+fn filter(of_workers: &[(usize, &FilterReport)]) -> Value {
+    let Some((_, first)) = of_workers.first() else { return Value::Null };
+    let all = || of_workers.iter().map(|(_, report)| *report);
+    let settings = &first.compiled.settings;
+    let module = match &settings.module {
+        Module::Builtin(name) => format!("builtin:{name}"),
+        Module::Path(path) => path.display().to_string(),
+    };
+    // Filters that share a VM each show it, with its memory.
+    let vms: BTreeSet<_> =
+        of_workers.iter().filter(|(_, f)| f.contexts.is_some()).map(|(w, f)| (*w, f.machine)).collect();
+    let outcomes = first.metrics.requests().map(|(outcome, _)| {
+        let count =
+            |f: &FilterReport| f.metrics.requests().filter(|(own, _)| *own == outcome).map(|(_, n)| n).sum::<u64>();
+        (outcome.token(), all().map(count).sum::<u64>())
+    });
+    let outcomes: Vec<_> = outcomes.collect();
+    let traps: u64 = outcomes.iter().filter(|(token, _)| matches!(*token, "trap" | "timeout")).map(|(_, n)| n).sum();
+    json!({
+        "name": *first.name,
+        "generation": first.generation,
+        "since": first.since,
+        "module": module,
+        "sha256": first.compiled.digest,
+        "abi": first.compiled.plugin.abi().name(),
+        "language": first.compiled.plugin.language().map(|language| language.name()),
+        "failure": match settings.failure { Failure::Closed => "closed", Failure::Open => "open" },
+        "vms": vms.len(),
+        "contexts": all().filter_map(|f| f.contexts).sum::<usize>(),
+        "memory_bytes": all().map(|f| f.memory).sum::<usize>(),
+        "calls": outcomes.iter().map(|(token, count)| ((*token).to_owned(), json!(count))).collect::<Map<_, _>>(),
+        "duration_seconds": histogram(&all().map(|f| f.metrics.duration()).collect::<Vec<_>>()),
+        "traps": traps,
+        "last_error": all().find_map(|f| f.last_error.as_deref()),
+    })
+}
+
+/// The sum of histograms with equal bounds, its buckets cumulative as on `/metrics`.
+fn histogram(all: &[&Histogram]) -> Value {
+    let Some(first) = all.first() else { return Value::Null };
+    let mut counts = vec![0u64; first.bounds().steps.len() + 1];
+    for histogram in all {
+        counts.iter_mut().zip(histogram.buckets()).for_each(|(sum, count)| *sum += count);
+    }
+    let ends = first.bounds().steps.iter().map(|(_, text)| *text).chain(["+Inf"]);
+    let mut total = 0;
+    let buckets: Map<_, _> = ends
+        .zip(counts)
+        .map(|(end, count)| {
+            total += count;
+            (end.to_owned(), json!(total))
+        })
+        .collect();
+    let sum = all.iter().map(|h| h.sum()).sum::<u64>() as f64 / first.bounds().scale as f64;
+    json!({ "count": total, "sum": sum, "buckets": buckets })
+}
+
+/// `/generations`: the newest first.
+pub(super) async fn generations(asked: Vec<impl Future<Output = Option<Report>>>, known: Rc<Generations>) -> Value {
+    let heard = gather(asked).await;
+    let running = |number: u64| {
+        let of_worker = |report: &Report| report.generations.iter().find(|(own, _)| *own == number).map(|(_, n)| *n);
+        heard.iter().filter_map(Heard::said).filter_map(of_worker).fold(None, |sum, n| Some(sum.unwrap_or(0) + n))
+    };
+    let current = known.current();
+    let show = |Entry { number, time, files, state }: Entry| {
+        let (state, error) = match state {
+            State::Rejected(why) => ("rejected", Some(why)),
+            State::Accepted if number == current => ("active", None),
+            State::Accepted if running(number).is_some() => ("draining", None),
+            State::Accepted => ("ended", None),
+        };
+        json!({
+            "number": number,
+            "state": state,
+            "time": date(time),
+            "files": files,
+            "in_flight": running(number).unwrap_or(0),
+            "error": error,
+        })
+    };
+    let entries = known.entries();
+    // Those that end for so long that they are no longer remembered.
+    let numbers = |report: &Report| report.generations.iter().map(|(number, _)| *number).collect::<Vec<_>>();
+    let forgotten: BTreeSet<_> = heard
+        .iter()
+        .filter_map(Heard::said)
+        .flat_map(numbers)
+        .filter(|number| *number < current && entries.iter().all(|entry| entry.number != *number))
+        .collect();
+    let forgotten = forgotten
+        .into_iter()
+        .rev()
+        .map(|number| json!({ "number": number, "state": "draining", "in_flight": running(number).unwrap_or(0) }));
+    let on = |report: &Report| {
+        let number = report.generations.first().map(|(number, _)| json!(number));
+        Map::from_iter(number.map(|number| ("generation".to_owned(), number)))
+    };
+    json!({
+        "current": current,
+        "generations": entries.iter().cloned().map(show).chain(forgotten).collect::<Vec<_>>(),
+        "workers": workers(&heard, on),
+    })
+}

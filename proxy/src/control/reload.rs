@@ -1,0 +1,243 @@
+//! A saved file becomes a generation: read, checked, compiled and tried apart from the workers, then taken over by all
+//! of them or by none.
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant as Moment, timeout_at};
+
+use super::generations::Generations;
+use super::modules::{self, Workshop};
+use super::ports::Ports;
+use super::watch::Watcher;
+use crate::config::{self, Config, Module, Problem, Warning};
+use crate::filter::chain::Plan;
+use crate::mesh::generation::Snapshot;
+use crate::telemetry::labels;
+use crate::telemetry::metrics::Metrics;
+use crate::worker::{Next, Order, Peers};
+
+/// How long all workers together may take until each has made a generation ready. A worker does that between two
+/// requests, and each new filter may take a second to start.
+const PREPARE_TIME: Duration = Duration::from_secs(30);
+
+/// The config file and what it refers to, watched.
+pub struct Source {
+    path: PathBuf,
+    files: Vec<PathBuf>,
+    watcher: Watcher,
+}
+
+impl Source {
+    /// Begins to watch a config file, and then reads it.
+    ///
+    /// # Errors
+    /// Every problem of the file.
+    pub fn open(path: &Path) -> Result<(Self, Config), Vec<Problem>> {
+        let files = vec![path.to_owned()];
+        let mut source = Source { path: path.to_owned(), watcher: Watcher::new(files.clone()), files };
+        let config = source.read()?;
+        Ok((source, config))
+    }
+
+    /// Reads the config file. From then on the modules that it refers to are watched as well: they are read after that.
+    fn read(&mut self) -> Result<Config, Vec<Problem>> {
+        let (config, warnings) = config::load(&self.path)?;
+        for Warning(warning) in warnings {
+            tracing::warn!("{warning}");
+        }
+        let modules = config.filters.iter().filter_map(|filter| match &filter.module {
+            Module::Path(path) => Some(path.clone()),
+            Module::Builtin(_) => None,
+        });
+        self.files = vec![self.path.clone()];
+        for module in modules {
+            if !self.files.contains(&module) {
+                self.files.push(module);
+            }
+        }
+        self.watcher.watch(self.files.clone());
+        Ok(config)
+    }
+
+    /// The files, as far as they are known.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+}
+
+/// Makes new generations for as long as the process runs.
+pub struct Reload {
+    /// Where they come from.
+    pub source: Source,
+    /// Where filters are made ready.
+    pub workshop: Workshop,
+    /// Services' own ports.
+    pub ports: Rc<Ports>,
+    /// Who takes them over.
+    pub peers: Arc<Peers>,
+    /// What is shown of them.
+    pub generations: Rc<Generations>,
+    /// Where they are counted.
+    pub metrics: Rc<Metrics>,
+    /// Somebody wants one though no file has changed.
+    pub asked: Rc<Notify>,
+}
+
+impl Reload {
+    /// Makes a generation whenever a file has changed or somebody asks.
+    pub async fn run(mut self) {
+        loop {
+            tokio::select! {
+                () = self.source.watcher.changed() => {}
+                () = self.asked.notified() => {}
+            }
+            self.change().await;
+        }
+    }
+
+    async fn change(&mut self) {
+        let (number, started) = (self.generations.begin(), Instant::now());
+        let outcome = self.attempt(number).await;
+        let (files, now) = (self.source.files().to_vec(), SystemTime::now());
+        match outcome {
+            Ok(config) => {
+                self.generations.accepted(number, config, files, now);
+                self.metrics.config_generation(number);
+                self.metrics.config_reload(labels::Reload::Accepted);
+                tracing::info!(generation = number, duration = ?started.elapsed(), "configuration reloaded");
+            }
+            Err(why) => {
+                let in_use = self.generations.current();
+                self.generations.rejected(number, &why, files, now);
+                self.metrics.config_reload(labels::Reload::Rejected);
+                tracing::error!(
+                    generation = number,
+                    in_use,
+                    "configuration not reloaded, the previous one stays in use: {why}"
+                );
+            }
+        }
+    }
+
+    async fn attempt(&mut self, number: u64) -> Result<Arc<Config>, String> {
+        let config = Arc::new(self.source.read().map_err(lines)?);
+        let fixed = fixed(&self.generations.config(), &config);
+        if !fixed.is_empty() {
+            let (keys, verb) = (fixed.join(", "), if fixed.len() == 1 { "needs" } else { "need" });
+            return Err(format!("{keys}: cannot change while the sidecar runs and {verb} a restart"));
+        }
+        let plan = self.prepare(&config).await?;
+        let mut ports = self.ports.change(&config)?;
+        let snapshot = Snapshot { number, config: Arc::clone(&config), filters: plan.clone() };
+        let mut answers = Vec::new();
+        self.peers.tell(|| {
+            let (answer, ready) = oneshot::channel();
+            answers.push(ready);
+            let (snapshot, ports, closed) = (snapshot.clone(), ports.next_worker(), ports.closed());
+            Order::Prepare(Box::new(Next { snapshot, ports, closed, answer }))
+        });
+        if let Err(why) = all_ready(answers).await {
+            self.peers.tell(|| Order::Discard(number));
+            return Err(why);
+        }
+        let mut answers = Vec::new();
+        self.peers.tell(|| {
+            let (answer, switched) = oneshot::channel();
+            answers.push(switched);
+            Order::Switch(number, answer)
+        });
+        // Nothing can fail there. A worker that is stuck switches before it begins its next request.
+        let deadline = Moment::now() + PREPARE_TIME;
+        for answer in answers {
+            let _ = timeout_at(deadline, answer).await;
+        }
+        self.ports.keep(ports);
+        self.workshop.keep(&plan);
+        Ok(config)
+    }
+
+    /// Compiles and tries the filters on a thread of its own: this one has signals and probes to answer.
+    async fn prepare(&mut self, config: &Arc<Config>) -> Result<Plan, String> {
+        let (done, prepared) = oneshot::channel();
+        let (mut workshop, config) = (std::mem::take(&mut self.workshop), Arc::clone(config));
+        let work = move || {
+            let plan = workshop.prepare(&config);
+            // Whoever waits has not gone: only the end of the process ends it.
+            let _ = done.send((workshop, plan));
+        };
+        let thread = thread::Builder::new().name("reload".into()).spawn(work);
+        thread.map_err(|error| format!("cannot start a thread to make filters: {error}"))?;
+        let (workshop, plan) = prepared.await.map_err(|_| "making filters hit a defect of lacis, see the log")?;
+        self.workshop = workshop;
+        plan.map_err(|refusals| modules::told(&refusals))
+    }
+}
+
+async fn all_ready(answers: Vec<oneshot::Receiver<Result<(), String>>>) -> Result<(), String> {
+    let deadline = Moment::now() + PREPARE_TIME;
+    for (worker, answer) in answers.into_iter().enumerate() {
+        match timeout_at(deadline, answer).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(why))) => return Err(why),
+            Ok(Err(_)) => return Err(format!("worker {worker} has ended")),
+            Err(_) => return Err(format!("worker {worker} has not answered within {PREPARE_TIME:?}")),
+        }
+    }
+    Ok(())
+}
+
+/// The keys that differ and cannot: what the process is made of, what it listens on, and who it is.
+fn fixed(now: &Config, next: &Config) -> Vec<&'static str> {
+    let outbound = |config: &Config| config.outbound.as_ref().map(|outbound| outbound.listen);
+    let inbound = |config: &Config| config.inbound.as_ref().map(|inbound| inbound.listen);
+    let keys = [
+        ("node", now.node != next.node),
+        ("identity", now.identity != next.identity),
+        ("outbound.listen", outbound(now) != outbound(next)),
+        ("inbound.listen", inbound(now) != inbound(next)),
+        ("admin.listen", now.admin != next.admin),
+        ("telemetry.access_log", now.access_log != next.access_log),
+        ("workers", now.workers != next.workers),
+    ];
+    keys.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
+}
+
+fn lines(items: Vec<impl ToString>) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(text: &str) -> Config {
+        let host = config::resolve::Host { variable: &|_| None, exists: &|_| true, cores: 1 };
+        config::parse(text, "test", Path::new("/"), &host).expect("a config").0
+    }
+
+    #[test]
+    fn what_needs_a_restart_is_named() {
+        let base = "outbound: {listen: 127.0.0.1:1}\n";
+        let now = config(&format!("node: {{service: alpha}}\n{base}"));
+        assert!(fixed(&now, &now).is_empty());
+        let services = "services: {b: {endpoints: [127.0.0.1:9], link: plaintext, listen: 127.0.0.1:8}}";
+        assert!(fixed(&now, &config(&format!("node: {{service: alpha}}\n{base}{services}"))).is_empty());
+        for (key, text) in [
+            ("node", "node: {service: beta}\noutbound: {listen: 127.0.0.1:1}"),
+            ("outbound.listen", "node: {service: alpha}\noutbound: {listen: 127.0.0.1:2}"),
+            ("admin.listen", "node: {service: alpha}\noutbound: {listen: 127.0.0.1:1}\nadmin: {listen: 127.0.0.1:3}"),
+            ("workers", "node: {service: alpha}\noutbound: {listen: 127.0.0.1:1}\nworkers: 2"),
+            (
+                "telemetry.access_log",
+                "node: {service: alpha}\noutbound: {listen: 127.0.0.1:1}\ntelemetry: {access_log: {path: /tmp/a}}",
+            ),
+        ] {
+            assert_eq!(fixed(&now, &config(text)), [key]);
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! A VM in one worker and the plugins that share it: how it starts, what happens when it dies, and when it goes.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lacis_host::{Cause, RootId, SharedData, StartError, Trap, Vm};
+use tokio::task::JoinHandle;
+
+use super::exchange::Ledger;
+use super::wasm::{Account, Compiled, Filter, VmKey};
+use super::world::{FilterWorld, NodeFacts, Ticks};
+use crate::telemetry::labels::Outcome;
+use crate::telemetry::metrics::FilterMetrics;
+
+/// How long a dead VM stays away before another is made, and the most that this doubles to: a filter that traps on
+/// every request must not turn the worker into a VM factory.
+const REVIVAL: Duration = Duration::from_millis(100);
+const REVIVAL_MAX: Duration = Duration::from_secs(30);
+
+/// A VM that ran for so long has earned a fresh start of that wait.
+const REVIVAL_RESET: Duration = Duration::from_secs(60);
+
+/// How long a plugin that has asked for time at its end (`proxy_on_done`) may take until it calls `proxy_done`. Flushing
+/// a batch takes a tick or two; a plugin that never calls must not live as long as the process.
+const FAREWELL: Duration = Duration::from_secs(10);
+
+/// Most filters that only requests of earlier generations use, in one worker. Each has a plugin's memory and perhaps a
+/// VM's, for as long as its last request runs: without a bound, changes that come faster than long streams end would
+/// fill the memory.
+const RETIRED_MAX: usize = 64;
+
+/// A machine, and the task that ticks for it.
+type Ticking = (Rc<Machine>, JoinHandle<()>);
+
+/// The VMs of one worker, found by what they are equal by, so that a new generation takes over those that fit it.
+pub struct Machines {
+    shared: Arc<SharedData>,
+    node: Rc<NodeFacts>,
+    ledger: Rc<Ledger>,
+    running: RefCell<HashMap<VmKey, Ticking>>,
+    filters: RefCell<Vec<Weak<Filter>>>,
+}
+
+impl Machines {
+    /// None so far. `shared` is the shared data of the process.
+    pub fn new(shared: Arc<SharedData>, node: Rc<NodeFacts>, ledger: Rc<Ledger>) -> Self {
+        Machines { shared, node, ledger, running: RefCell::default(), filters: RefCell::default() }
+    }
+
+    /// The filter in this worker: the one that runs already if it is the same, on a VM that runs already if that is the
+    /// same. To be called inside a `LocalSet`.
+    pub(super) fn filter(&self, compiled: &Arc<Compiled>, generation: u64) -> Rc<Filter> {
+        if let Some(same) = self.alive().find(|filter| filter.is(compiled)) {
+            return same;
+        }
+        let machine = self.machine(compiled);
+        let filter = Rc::new(Filter::new(compiled, machine, generation, &self.ledger));
+        self.filters.borrow_mut().push(Rc::downgrade(&filter));
+        filter
+    }
+
+    /// What is known of the node.
+    pub(super) fn node(&self) -> &Rc<NodeFacts> {
+        &self.node
+    }
+
+    /// The filters that run, whatever generation uses them.
+    pub fn alive(&self) -> impl Iterator<Item = Rc<Filter>> {
+        let filters: Vec<_> = self.filters.borrow().iter().filter_map(Weak::upgrade).collect();
+        filters.into_iter()
+    }
+
+    /// Whether another generation may be built beside `used` filters in use and those that older ones still need.
+    ///
+    /// # Errors
+    /// If requests of older generations hold too many filters.
+    pub fn has_room(&self, used: usize) -> Result<(), String> {
+        match self.alive().count().saturating_sub(used) {
+            retired if retired > RETIRED_MAX => Err(format!(
+                "requests that began with older configurations still use {retired} filters of these, and \
+                 {RETIRED_MAX} is the limit; save the file again when they have ended"
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Lets go of what nobody uses any more, and accounts for the memory of the rest. Called now and then.
+    pub fn sweep(&self) {
+        self.filters.borrow_mut().retain(|filter| filter.strong_count() > 0);
+        let now = Instant::now();
+        self.running.borrow_mut().retain(|_, (machine, ticks)| {
+            machine.farewell(now);
+            // One is ours; the ticking task holds none while it waits.
+            let used = Rc::strong_count(machine) > 1 || !machine.leaving.borrow().is_empty();
+            if !used {
+                ticks.abort();
+            }
+            used
+        });
+    }
+
+    fn machine(&self, compiled: &Arc<Compiled>) -> Rc<Machine> {
+        let mut running = self.running.borrow_mut();
+        let (machine, _) = running.entry(compiled.vm_key()).or_insert_with(|| {
+            let machine = Rc::new(Machine::new(compiled, &self.shared, &self.node, &self.ledger));
+            let ticks = tokio::task::spawn_local(ticks(Rc::downgrade(&machine), Rc::clone(&machine.ticks)));
+            (machine, ticks)
+        });
+        Rc::clone(machine)
+    }
+}
+
+/// A VM, or the place of one that died.
+pub(super) struct Machine {
+    /// The first filter that wanted it.
+    compiled: Arc<Compiled>,
+    shared: Arc<SharedData>,
+    world: Rc<RefCell<FilterWorld>>,
+    ticks: Rc<Ticks>,
+    vm: RefCell<Option<Vm>>,
+    /// Which of its successive VMs this is.
+    life: Cell<u32>,
+    since: Cell<Instant>,
+    revival: Cell<(Instant, Duration)>,
+    metrics: FilterMetrics,
+    memory: Cell<u64>,
+    plugins: RefCell<Vec<(RootId, Rc<Account>)>>,
+    /// Plugins that have asked for time at their end, and how long that is.
+    leaving: RefCell<Vec<(RootId, Instant)>>,
+}
+
+impl Machine {
+    fn new(compiled: &Arc<Compiled>, shared: &Arc<SharedData>, node: &Rc<NodeFacts>, ledger: &Ledger) -> Self {
+        let ticks = Rc::new(Ticks::default());
+        let now = Instant::now();
+        Machine {
+            compiled: Arc::clone(compiled),
+            shared: Arc::clone(shared),
+            world: Rc::new(RefCell::new(FilterWorld::new(node, &ledger.metrics, &ticks))),
+            ticks,
+            vm: RefCell::new(None),
+            life: Cell::new(0),
+            since: Cell::new(now),
+            revival: Cell::new((now, REVIVAL)),
+            metrics: ledger.metrics.filter(&compiled.settings.name),
+            memory: Cell::new(0),
+            plugins: RefCell::default(),
+            leaving: RefCell::default(),
+        }
+    }
+
+    /// Which of its successive VMs runs, or will.
+    pub(super) fn life(&self) -> u32 {
+        self.life.get()
+    }
+
+    /// Waits no longer until a dead VM is replaced.
+    pub(super) fn hurry(&self) {
+        self.revival.set((Instant::now(), REVIVAL));
+    }
+
+    /// Calls the VM; nothing if there is none.
+    pub(super) fn call<T>(&self, f: impl FnOnce(&mut Vm) -> T) -> Option<T> {
+        self.vm.borrow_mut().as_mut().map(f)
+    }
+
+    /// Starts a plugin, and the VM if there is none and it may be tried again.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(super) fn start(&self, filter: &Compiled, account: &Rc<Account>) -> Result<(RootId, u32), String> {
+        let (from, wait) = self.revival.get();
+        let now = Instant::now();
+        if now < from {
+            return Err("its VM died and is being replaced".into());
+        }
+        let started = self.start_now(filter);
+        match started {
+            Ok(root) => {
+                self.plugins.borrow_mut().push((root, Rc::clone(account)));
+                Ok((root, self.life.get()))
+            }
+            Err(StartError::Trap(trap)) if self.vm.borrow().is_some() => {
+                self.trapped(&trap, account);
+                Err(format!("it did not start: {trap}"))
+            }
+            Err(error) => {
+                tracing::error!(target: "filter", filter = %account.name, %error, "the filter could not be started");
+                account.failed(&error);
+                self.revival.set((now + wait, (wait * 2).min(REVIVAL_MAX)));
+                Err(format!("it could not be started: {error}"))
+            }
+        }
+    }
+
+    fn start_now(&self, filter: &Compiled) -> Result<RootId, StartError> {
+        let mut vm = self.vm.borrow_mut();
+        if let Some(vm) = vm.as_mut() {
+            return vm.start_root(filter.plugin_settings());
+        }
+        let mut new =
+            Vm::new(&self.compiled.plugin, self.compiled.vm_settings(&self.shared), Rc::clone(&self.world) as _)?;
+        let root = new.start_root(filter.plugin_settings())?;
+        self.since.set(Instant::now());
+        self.account(new.memory() as u64);
+        *vm = Some(new);
+        Ok(root)
+    }
+
+    /// The VM is dead: it goes, and all its plugins with it. `account` is the plugin's that met the trap.
+    pub(super) fn trapped(&self, trap: &Trap, account: &Account) {
+        let outcome = match trap.cause {
+            Cause::Timeout(_) => Outcome::Timeout,
+            _ => Outcome::Trap,
+        };
+        tracing::error!(target: "filter", filter = %account.name, callback = trap.callback, cause = %trap.cause, backtrace = %trap.backtrace, "the filter trapped");
+        account.failed(trap);
+        account.metrics.request(outcome, Duration::ZERO);
+        if self.vm.borrow_mut().take().is_none() {
+            return;
+        }
+        self.life.set(self.life.get().wrapping_add(1));
+        self.account(0);
+        self.plugins.borrow_mut().clear();
+        self.leaving.borrow_mut().clear();
+        self.ticks.clear();
+        let (_, wait) = self.revival.get();
+        let wait = if self.since.get().elapsed() > REVIVAL_RESET { REVIVAL } else { wait };
+        self.revival.set((Instant::now() + wait, (wait * 2).min(REVIVAL_MAX)));
+    }
+
+    /// Ends a plugin that no exchange uses any more.
+    pub(super) fn stop(&self, root: RootId, account: &Account) {
+        // Exchanges end outside of the VM, and so do the filters that they were the last to hold.
+        let Ok(mut vm) = self.vm.try_borrow_mut() else { return };
+        let stopped = vm.as_mut().map(|vm| vm.stop_root(root));
+        drop(vm);
+        match stopped {
+            Some(Ok(true)) => self.forget(root),
+            Some(Ok(false)) => self.leaving.borrow_mut().push((root, Instant::now() + FAREWELL)),
+            Some(Err(trap)) => self.trapped(&trap, account),
+            None => {}
+        }
+    }
+
+    fn forget(&self, root: RootId) {
+        self.ticks.wish(root, None);
+        self.plugins.borrow_mut().retain(|(own, _)| *own != root);
+    }
+
+    /// Looks which of the leaving have gone, or have had their time.
+    fn farewell(&self, now: Instant) {
+        let (mut gone, vm) = (Vec::new(), self.vm.borrow());
+        self.leaving.borrow_mut().retain(|(root, until)| {
+            let stays = now < *until && vm.as_ref().is_some_and(|vm| vm.has_root(*root));
+            if !stays {
+                gone.push(*root);
+            }
+            stays
+        });
+        if let Some(vm) = vm.as_ref() {
+            self.account(vm.memory() as u64);
+        }
+        gone.into_iter().for_each(|root| self.forget(root));
+    }
+
+    fn tick(&self, root: RootId) {
+        let account = self.plugins.borrow().iter().find(|(own, _)| *own == root).map(|(_, account)| Rc::clone(account));
+        match (account, self.call(|vm| vm.tick(root))) {
+            (Some(account), Some(Err(trap))) => self.trapped(&trap, &account),
+            _ => self.ticks.ticked(root),
+        }
+    }
+
+    /// The gauge is the sum over workers, so each adds and takes away its own.
+    fn account(&self, bytes: u64) {
+        let before = self.memory.replace(bytes);
+        self.metrics.memory().add(bytes);
+        self.metrics.memory().sub(before);
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.account(0);
+    }
+}
+
+/// Ticks as the plugins wish, for as long as there is the machine.
+async fn ticks(machine: Weak<Machine>, ticks: Rc<Ticks>) {
+    loop {
+        let root = ticks.due().await;
+        match machine.upgrade() {
+            Some(machine) => machine.tick(root),
+            None => return,
+        }
+    }
+}
