@@ -158,9 +158,11 @@ on_links! {
         for _ in 0..20 {
             assert_eq!(client.get("delta", "/bytes/10").status(), 200);
         }
-        // On a busy machine the first attempt of `auto` may be too slow for h3; one link is made all the same.
+        // On a busy machine the first attempt of `auto` may be too slow for the first request, and still make a link.
+        let most = if link == Link::Auto { 2.0 } else { 1.0 };
         let links = pair.alpha.metrics().sum("lacis_link_handshakes_total", &[("result", "ok")]);
-        assert_eq!((links, pair.app.connections()), (1.0, 1));
+        assert!((1.0..=most).contains(&links), "{links} links");
+        assert_eq!(pair.app.connections(), 1);
     }
 
     /// A switched protocol is bytes both ways, and one side may end before the other.
