@@ -95,7 +95,9 @@ on_links! {
         let harmless = |answer: &Response| answer.status() >= 500 || link == Link::H1 && answer.body.len() == 10;
         assert!(answer.as_ref().map_or(true, harmless), "{answer:?}");
         assert!(pair.app.seen().iter().all(|seen| seen.length != 4), "{:?}", pair.app.seen());
-        // Without a length there is nothing that could be wrong.
+        // Without a length there is nothing that could be wrong. A pair of its own: the link that was cut may be used once
+        // more before its end is seen, and a POST is not sent again.
+        let pair = with(link, &[("mine", guest("sloppy"))]);
         let mut client = pair.connect();
         client.send(CHUNKED);
         client.send("3\r\nabc\r\n0\r\n\r\n");
