@@ -136,6 +136,12 @@ impl Dialer {
         within(patience, open).await.map(|io| Rc::new(RefCell::new(h1::Wire::new(io))))
     }
 
+    /// A TCP connection for opaque bytes.
+    pub(super) async fn tcp(&self, address: SocketAddr, patience: Duration) -> Result<h1::Wire, Fault> {
+        let open = async { Ok(h1::Wire::tunnel(Io::tcp(connect::tcp(address).await?, bytes::Bytes::new()))) };
+        within(patience, open).await
+    }
+
     fn client(&self, identity: &[SpiffeId], alpn: Alpn) -> Result<Arc<tls::ClientSettings>, Fault> {
         match self.tls.borrow().as_ref() {
             Some(tls) => Ok(tls.client(identity, alpn)),

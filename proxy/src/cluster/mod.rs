@@ -10,14 +10,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use http::Method;
+
 use balance::{Balancer, Candidate, Load};
 pub use dial::Dialer;
 use pool::Links;
 
-use crate::config::{self, Balance, LinkPolicy, Timeouts};
+use crate::config::{self, Balance, LinkPolicy, ServiceProtocol, Timeouts};
 use crate::fault::{Fault, Reason, Retry};
 use crate::http::client::Link;
-use crate::http::head::Version;
+use crate::http::head::{RequestHead, Version};
 use crate::http::{Body, Request, Response, body, h1, h2, h3};
 use crate::identity::SpiffeId;
 use crate::telemetry::labels;
@@ -41,14 +43,37 @@ const UDP_RETRY_MAX: Duration = Duration::from_secs(900);
 /// How a cluster's endpoints are spoken to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Transport {
-    /// Mutual TLS with one of these identities.
-    Mesh(LinkPolicy, Vec<SpiffeId>),
+    /// Mutual TLS with one of these identities; whether HTTP crosses, or opaque bytes do.
+    Mesh(LinkPolicy, Vec<SpiffeId>, ServiceProtocol),
     /// Plain HTTP/1.1.
     Http1,
     /// HTTP/2 with prior knowledge.
     H2c,
     /// Plain HTTP in the version that the request came in.
     AsItCame,
+    /// Plain TCP: the bytes of a CONNECT request's tunnel.
+    Tcp,
+}
+
+/// What a request needs of the link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Carriage {
+    /// Nothing; it came in this version.
+    Any(Version),
+    /// HTTP/1.1: it asks for an upgrade.
+    Http1,
+    /// HTTP/2 or HTTP/3: it is a CONNECT, whose tunnel ends in each direction for itself.
+    Multiplexed,
+}
+
+impl Carriage {
+    fn of(head: &RequestHead) -> Self {
+        match head.method {
+            Method::CONNECT => Carriage::Multiplexed,
+            _ if head.upgrade.is_some() => Carriage::Http1,
+            _ => Carriage::Any(head.version),
+        }
+    }
 }
 
 /// A service, or the application itself, as a destination.
@@ -94,8 +119,9 @@ impl Cluster {
     /// A service of the configuration. See [`Cluster::new`].
     pub fn service(service: &config::Service, before: Option<&Rc<Cluster>>, dialer: &Rc<Dialer>) -> Rc<Self> {
         let transport = match service.link {
+            LinkPolicy::Plaintext if service.protocol == ServiceProtocol::Tcp => Transport::Tcp,
             LinkPolicy::Plaintext => Transport::AsItCame,
-            policy => Transport::Mesh(policy, service.identity.clone()),
+            policy => Transport::Mesh(policy, service.identity.clone(), service.protocol),
         };
         let config::Service { name, endpoints, balance, timeouts, .. } = service;
         Cluster::new(name, transport, endpoints, *balance, *timeouts, before, dialer)
@@ -149,6 +175,11 @@ impl Cluster {
         &self.name
     }
 
+    /// Whether it takes opaque bytes, by CONNECT, and nothing else.
+    pub fn is_opaque(&self) -> bool {
+        matches!(self.transport, Transport::Tcp | Transport::Mesh(_, _, ServiceProtocol::Tcp))
+    }
+
     /// Its name in this worker's metrics.
     pub fn id(&self) -> NameId {
         self.id
@@ -172,10 +203,10 @@ impl Cluster {
                 return Err(Fault::new(Reason::ProxyInternalError).detail("no request to send"));
             };
             let endpoint = self.pick(&tried)?;
-            let switching = current.head.upgrade.is_some();
+            let carriage = Carriage::of(&current.head);
             trail.attempt(endpoint.address);
             let again = trail.attempts() < MAX_ATTEMPTS;
-            let link = match self.link(&endpoint, switching, current.head.version, trail).await {
+            let link = match self.link(&endpoint, carriage, trail).await {
                 Ok(link) => link,
                 Err(fault) => {
                     endpoint.resting.set(Some(Instant::now() + REST));
@@ -220,26 +251,24 @@ impl Cluster {
             .ok_or_else(|| Fault::new(Reason::DestinationUnavailable).detail(format!("{} has no endpoint", self.name)))
     }
 
-    async fn link(
-        &self,
-        endpoint: &Rc<Endpoint>,
-        switching: bool,
-        version: Version,
-        trail: &Trail,
-    ) -> Result<Link, Fault> {
+    async fn link(&self, endpoint: &Rc<Endpoint>, carriage: Carriage, trail: &Trail) -> Result<Link, Fault> {
         let (policy, identity) = match &self.transport {
-            Transport::Mesh(policy, identity) => (*policy, identity),
+            Transport::Mesh(policy, identity, _) => (*policy, identity),
             plain => {
                 trail.over(labels::Link::Plaintext);
-                let h2c = match plain {
-                    Transport::H2c => !switching,
-                    Transport::AsItCame => version == Version::Http2 && !switching,
-                    _ => false,
+                return match (plain, carriage) {
+                    (Transport::Tcp, _) => {
+                        let wire = Box::pin(self.dialer.tcp(endpoint.address, self.timeouts.connect)).await?;
+                        Ok(Link::Tcp(Box::new(wire)))
+                    }
+                    (Transport::H2c, Carriage::Any(_)) | (Transport::AsItCame, Carriage::Any(Version::Http2)) => {
+                        self.h2c(endpoint).await
+                    }
+                    _ => self.http1(endpoint, None).await,
                 };
-                return if h2c { self.h2c(endpoint).await } else { self.http1(endpoint, None).await };
             }
         };
-        if switching || policy == LinkPolicy::H1 {
+        if carriage == Carriage::Http1 || policy == LinkPolicy::H1 {
             trail.over(labels::Link::H1);
             return self.http1(endpoint, Some(identity)).await;
         }
@@ -282,6 +311,11 @@ impl Cluster {
                 Some(link) => return Ok(Link::H2(link)),
                 None => endpoint.only_http1.set(true),
             }
+        }
+        if carriage == Carriage::Multiplexed {
+            return Err(Fault::new(Reason::HttpProtocolError)
+                .retry(Retry::Safe)
+                .detail("the peer speaks HTTP/1.1 only, and opaque TCP crosses on HTTP/2 or HTTP/3"));
         }
         trail.over(labels::Link::H1);
         self.http1(endpoint, Some(identity)).await
@@ -459,7 +493,7 @@ mod tests {
         let make = |endpoints: &[config::Endpoint], link, timeouts, before: Option<&Rc<Cluster>>| {
             Cluster::new(
                 "delta",
-                Transport::Mesh(link, Vec::new()),
+                Transport::Mesh(link, Vec::new(), ServiceProtocol::Http),
                 endpoints,
                 Balance::Random,
                 timeouts,

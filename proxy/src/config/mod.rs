@@ -107,6 +107,17 @@ pub enum AppProtocol {
     Http1,
     /// HTTP/2 with prior knowledge (gRPC).
     H2c,
+    /// Opaque bytes over TCP.
+    Tcp,
+}
+
+/// How a service's bytes are understood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServiceProtocol {
+    /// As HTTP.
+    Http,
+    /// Not at all: each connection to the service's own port is one to the service.
+    Tcp,
 }
 
 /// A service that the application can call.
@@ -114,10 +125,13 @@ pub enum AppProtocol {
 pub struct Service {
     /// Its name, unique in the file.
     pub name: String,
-    /// Host names (lower case, without port) that mean this service; its name is always one of them.
+    /// Host names (lower case, without port) that mean this service; its name is always one of them, and
+    /// the only one of opaque TCP, which no HTTP client can mean.
     pub hosts: Vec<String>,
-    /// A loopback port of its own.
+    /// A loopback port of its own; always there for opaque TCP.
     pub listen: Option<SocketAddr>,
+    /// How its bytes are understood.
+    pub protocol: ServiceProtocol,
     /// Where it is.
     pub endpoints: Vec<Endpoint>,
     /// Who may answer for it; never empty unless the link is plaintext.

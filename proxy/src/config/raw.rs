@@ -13,8 +13,8 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 
 use super::reader::{Entries, Field, Later};
-use super::word::{LogFormat, Notation, ServiceProtocol, Size, Word};
-use super::{AppProtocol, Balance, Failure, LinkPolicy};
+use super::word::{LogFormat, Notation, Size, Word};
+use super::{AppProtocol, Balance, Failure, LinkPolicy, ServiceProtocol};
 use crate::identity::SpiffeId;
 
 pub(super) const NAMESPACE: &str = "default";
@@ -128,7 +128,7 @@ pub(super) struct Inbound {
     pub(super) listen: Field<Word<SocketAddr>>,
     /// Where the application listens.
     pub(super) application: Field<Word<SocketAddr>>,
-    /// What the application speaks.
+    /// What the application speaks; `tcp` for opaque bytes, which no filter sees.
     #[serde(default)]
     #[schemars(extend("default" = "http1"))]
     pub(super) protocol: Field<Word<AppProtocol>>,
@@ -150,10 +150,10 @@ pub(super) struct Allow {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, expecting = "a map")]
 pub(super) struct Service {
-    /// Host names that mean this service, besides its own name.
+    /// Host names that mean this service, besides its own name. Not for `protocol: tcp`, which knows no hosts.
     #[serde(default)]
     pub(super) hosts: Field<Vec<Field<String>>>,
-    /// A loopback port of its own, where no Host is needed.
+    /// A loopback port of its own, where no Host is needed; with `protocol: tcp` the only way to call it.
     #[serde(default)]
     pub(super) listen: Field<Word<SocketAddr>>,
     /// Where the service's sidecars are.
@@ -167,7 +167,7 @@ pub(super) struct Service {
     /// Who must answer; by default `spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/NAME`.
     #[serde(default)]
     pub(super) identity: Field<Vec<Field<Word<SpiffeId>>>>,
-    /// What the application sends.
+    /// What the application sends: HTTP, or opaque bytes, which no filter sees.
     #[serde(default)]
     #[schemars(extend("default" = "http"))]
     pub(super) protocol: Field<Word<ServiceProtocol>>,

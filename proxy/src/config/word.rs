@@ -11,7 +11,7 @@ use serde::de::{self, Deserialize, Deserializer, Visitor};
 
 use super::reader::nearest;
 use super::yaml::clip;
-use super::{AppProtocol, Balance, Failure, LinkPolicy};
+use super::{AppProtocol, Balance, Failure, LinkPolicy, ServiceProtocol};
 use crate::identity::{InvalidId, SpiffeId};
 
 /// Longest duration that a config may state: beyond it a bound bounds nothing.
@@ -51,12 +51,6 @@ pub(super) trait Choice: Copy + 'static {
     const WORDS: &'static [(&'static str, Option<Self>)];
 }
 
-/// How a service's bytes are understood.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum ServiceProtocol {
-    Http,
-}
-
 /// How an access record is written.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum LogFormat {
@@ -65,7 +59,7 @@ pub(super) enum LogFormat {
 
 impl Choice for ServiceProtocol {
     const EXPECTED: &'static str = "a protocol";
-    const WORDS: &'static [(&'static str, Option<Self>)] = &[("http", Some(Self::Http)), ("tcp", None)];
+    const WORDS: &'static [(&'static str, Option<Self>)] = &[("http", Some(Self::Http)), ("tcp", Some(Self::Tcp))];
 }
 
 impl Choice for LogFormat {
@@ -75,7 +69,8 @@ impl Choice for LogFormat {
 
 impl Choice for AppProtocol {
     const EXPECTED: &'static str = "a protocol of the application";
-    const WORDS: &'static [(&'static str, Option<Self>)] = &[("http1", Some(Self::Http1)), ("h2c", Some(Self::H2c))];
+    const WORDS: &'static [(&'static str, Option<Self>)] =
+        &[("http1", Some(Self::Http1)), ("h2c", Some(Self::H2c)), ("tcp", Some(Self::Tcp))];
 }
 
 impl Choice for LinkPolicy {

@@ -276,7 +276,8 @@ impl Drop for Exchange {
             // Cancelled before there was an answer.
             self.failed(&self.abandoned());
         }
-        let duration = self.elapsed();
+        // A tunnel is over when both of its directions are.
+        let duration = if self.method == Method::Connect { self.started.elapsed() } else { self.elapsed() };
         let record = RequestRecord {
             direction: self.conn.direction,
             source: self.conn.source,
@@ -312,7 +313,7 @@ impl Drop for Exchange {
                 direction: record.direction,
                 method: Some(method),
                 path,
-                protocol: Some(version),
+                protocol: (self.conn.protocol != Protocol::Tcp).then_some(version),
                 authority,
                 status: record.status,
                 reason: record.reason,

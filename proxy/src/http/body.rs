@@ -29,7 +29,7 @@ pub enum Length {
     Known(u64),
     /// Known when it ends.
     Unknown,
-    /// Not content but the bytes of an upgraded connection, until it ends.
+    /// Not content but the bytes of a tunnel (an upgraded connection, or CONNECT), until it ends.
     Tunnel,
 }
 
@@ -215,6 +215,9 @@ impl Body {
         let Some(upload) = &mut self.upload else { return Ok(()) };
         let Poll::Ready(done) = upload.poll(cx) else { return Ok(()) };
         self.upload = None;
+        if self.ended {
+            self.kind = Kind::Empty;
+        }
         match done {
             // The server takes no more of the request but may still answer (RFC 9110 section 7.5): its answer decides.
             Ok(()) => Ok(()),
@@ -292,6 +295,10 @@ impl Body {
                 }
             }
             Frame::Trailers(trailers) => {
+                if self.length == Length::Tunnel {
+                    // RFC 9113 section 8.5, RFC 9114 section 4.4.
+                    return Err(self.fail(Fault::new(self.malformed()).detail("trailers in a tunnel")));
+                }
                 if matches!(self.length, Length::Known(length) if self.passed < length) {
                     return Err(self.fail(Fault::new(self.incomplete()).detail("trailers before the announced length")));
                 }
@@ -320,7 +327,10 @@ impl Body {
             return;
         }
         self.ended = true;
-        self.kind = Kind::Empty;
+        // A stream that still carries the rest of the request is in use until that is sent, too.
+        if self.upload.is_none() || !matches!(outcome, Some(Ok(()))) {
+            self.kind = Kind::Empty;
+        }
         // Kept while the request is still on its way: its idleness is this observer's matter too.
         if let Some(observer) = &self.observer {
             observer.end(self.half, outcome);

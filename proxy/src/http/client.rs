@@ -18,6 +18,8 @@ pub enum Link {
         /// Whether it carried a request before.
         reused: bool,
     },
+    /// A fresh connection that takes a request's body as it is, and no head: the answer is what comes back.
+    Tcp(Box<h1::Wire>),
     /// A shared HTTP/2 connection.
     H2(h2::Link),
     /// A shared HTTP/3 connection.
@@ -33,6 +35,7 @@ impl Link {
     pub async fn send(self, request: Request) -> Result<Response, Fault> {
         match self {
             Link::H1 { wire, home, reused } => h1::send(wire, home, request, reused).await,
+            Link::Tcp(wire) => Ok(h1::connect(*wire, request)),
             Link::H2(link) => link.send(request).await,
             // Boxed: it needs twice the room of the others, which each request would hold.
             Link::H3(link) => Box::pin(link.send(request)).await,

@@ -26,7 +26,7 @@ pub struct RequestHead {
     pub method: Method,
     /// `:authority`, or the host of an absolute-form target, or the Host field; the Host field itself is never in `headers`.
     pub authority: Option<Authority>,
-    /// Path and query; `*` for OPTIONS on the server as a whole, empty for CONNECT.
+    /// Path and query; `*` for OPTIONS on the server as a whole, `/` for CONNECT, which says none.
     pub path: PathAndQuery,
     /// Whether `:scheme` is https.
     pub https: bool,

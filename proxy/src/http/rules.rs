@@ -1,7 +1,9 @@
 //! Rules that all versions share: which fields belong to a connection, what a well-formed message is, and the limits.
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, StatusCode};
 
+use super::body::Length;
 use crate::fault::{Fault, Reason};
 
 /// Largest head (start line and fields) in bytes, as received and after decompression. Envoy's default is 60 KiB,
@@ -54,6 +56,33 @@ pub fn content_length(headers: &HeaderMap, malformed: Reason) -> Result<Option<u
     }
 }
 
+/// How long the content of a request is that came over HTTP/2 or HTTP/3, if it has any.
+///
+/// # Errors
+/// As [`content_length`]; and if CONNECT, whose stream is a tunnel, announces content (RFC 9110 section 9.3.6).
+pub fn request_length(method: &Method, headers: &HeaderMap) -> Result<Length, Fault> {
+    match content_length(headers, Reason::HttpRequestError)? {
+        Some(_) if method == Method::CONNECT => {
+            Err(Fault::new(Reason::HttpRequestError).detail("a content-length with the method CONNECT"))
+        }
+        None if method == Method::CONNECT => Ok(Length::Tunnel),
+        length => Ok(length.map_or(Length::Unknown, Length::Known)),
+    }
+}
+
+/// How long the content of a response is that came over HTTP/2 or HTTP/3, if it has any. After success, what answers
+/// CONNECT is a tunnel whatever its fields say (RFC 9110 section 9.3.6).
+///
+/// # Errors
+/// As [`content_length`].
+pub fn response_length(connect: bool, status: StatusCode, headers: &HeaderMap) -> Result<Length, Fault> {
+    match connect && status.is_success() {
+        true => Ok(Length::Tunnel),
+        false => content_length(headers, Reason::HttpProtocolError)
+            .map(|length| length.map_or(Length::Unknown, Length::Known)),
+    }
+}
+
 fn decimal(value: &HeaderValue) -> Option<u64> {
     let digits = value.as_bytes();
     // u64::MAX has 20 digits; 19 always fit. `+5` and ` 5` are no DIGITs.
@@ -95,6 +124,18 @@ mod tests {
             assert_eq!(length(&[("content-length", bad)]), Err(Reason::HttpRequestError), "{bad}");
         }
         assert_eq!(length(&[("content-length", "5"), ("content-length", "5")]), Err(Reason::HttpRequestError));
+    }
+
+    #[test]
+    fn connect_has_no_content() {
+        let connect = |lines: &[_]| request_length(&Method::CONNECT, &map(lines)).map_err(|f| f.reason);
+        assert_eq!(connect(&[]), Ok(Length::Tunnel));
+        assert_eq!(connect(&[("content-length", "0")]), Err(Reason::HttpRequestError));
+        let answer = |connect, status| {
+            response_length(connect, StatusCode::from_u16(status).unwrap(), &map(&[("content-length", "5")])).unwrap()
+        };
+        assert_eq!((answer(true, 200), answer(true, 503)), (Length::Tunnel, Length::Known(5)));
+        assert_eq!(answer(false, 200), Length::Known(5));
     }
 
     #[test]

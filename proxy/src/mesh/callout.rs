@@ -17,9 +17,10 @@ use crate::telemetry::trail::Trail;
 pub(super) struct Services(HashMap<Box<str>, Rc<Cluster>, foldhash::fast::RandomState>);
 
 impl Services {
-    /// By their names.
+    /// By their names. Calls are HTTP, so without those that take opaque bytes.
     pub(super) fn new(clusters: &[Rc<Cluster>]) -> Self {
-        Services(clusters.iter().map(|cluster| (cluster.name().as_ref().into(), Rc::clone(cluster))).collect())
+        let clusters = clusters.iter().filter(|cluster| !cluster.is_opaque());
+        Services(clusters.map(|cluster| (cluster.name().as_ref().into(), Rc::clone(cluster))).collect())
     }
 }
 

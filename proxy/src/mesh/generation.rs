@@ -136,6 +136,7 @@ fn application(
     let (transport, protocol) = match inbound.protocol {
         AppProtocol::Http1 => (Transport::Http1, Protocol::Http1),
         AppProtocol::H2c => (Transport::H2c, Protocol::H2),
+        AppProtocol::Tcp => (Transport::Tcp, Protocol::Tcp),
     };
     let endpoint = [config::Endpoint { address: inbound.application, weight: 1 }];
     let name = &config.node.service;

@@ -6,6 +6,8 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 
+use http::Method;
+
 use super::generation::Generation;
 use super::{inbound, outbound, reply};
 use crate::fault::{Fault, Reason};
@@ -40,16 +42,23 @@ async fn run(hop: &Hop, conn: &Rc<Conn>, pinned: Option<&Rc<str>>, mut request: 
     let mut passage = generation.chain(hop.direction).open();
     let outcome = async {
         match hop.direction {
-            Direction::Outbound => outbound::admit(hop, &mut request.head),
+            Direction::Outbound => outbound::admit(hop, conn, &mut request.head)?,
             Direction::Inbound => inbound::admit(&generation, conn, &mut request.head)?,
         }
         let asked = request.head.authority.clone();
-        request = passage.request(&exchange, request).await?;
+        // Filters see HTTP; a tunnel is none.
+        if method != Method::CONNECT {
+            request = passage.request(&exchange, request).await?;
+        }
         let target = match hop.direction {
             Direction::Outbound => outbound::target(&generation, pinned, asked.as_ref(), &request.head, conn.protocol)?,
-            Direction::Inbound => inbound::target(&generation)?,
+            Direction::Inbound => inbound::target(&generation, &request.head)?,
         };
         exchange.destined(target.cluster.name(), target.cluster.id(), target.cluster.timeouts(), target.protocol);
+        if method == Method::CONNECT {
+            // Its answer waits for no end of it.
+            exchange.deadline.set(target.cluster.timeouts().request);
+        }
         // Bounded by `timeouts.request`, which counts from the end of the request, and by a filter that answers meanwhile.
         // Pinned here, not handed to a function: that would hold room for it twice.
         let mut sent = pin!(target.cluster.send(request, &exchange.trail));

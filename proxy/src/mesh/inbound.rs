@@ -3,9 +3,11 @@
 use http::HeaderName;
 
 use super::generation::{Generation, Target};
+use super::opaque;
 use crate::fault::{Fault, Reason};
 use crate::filter::exchange::Conn;
 use crate::http::head::RequestHead;
+use crate::telemetry::labels::Protocol;
 
 const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
@@ -18,6 +20,8 @@ pub(super) fn admit(generation: &Generation, conn: &Conn, head: &mut RequestHead
     if inbound.allow.as_ref().is_some_and(|allow| !allow.contains(&peer.spiffe)) {
         return Err(Fault::new(Reason::HttpRequestDenied).detail(format!("{} is not in inbound.allow", peer.spiffe)));
     }
+    // Before the filters; `target` looks again at what they made of it.
+    target(generation, head)?;
     match &conn.forwarded {
         Some(forwarded) => head.headers.insert(X_FORWARDED_CLIENT_CERT, forwarded.clone()),
         None => head.headers.remove(X_FORWARDED_CLIENT_CERT),
@@ -26,7 +30,9 @@ pub(super) fn admit(generation: &Generation, conn: &Conn, head: &mut RequestHead
 }
 
 /// The application.
-pub(super) fn target(generation: &Generation) -> Result<Target<'_>, Fault> {
+pub(super) fn target<'a>(generation: &'a Generation, head: &RequestHead) -> Result<Target<'a>, Fault> {
     let application = generation.application().map(|(cluster, protocol)| Target { cluster, protocol });
-    application.ok_or_else(|| Fault::new(Reason::DestinationNotFound).detail("no inbound section"))
+    let target = application.ok_or_else(|| Fault::new(Reason::DestinationNotFound).detail("no inbound section"))?;
+    opaque::admit(head, target.protocol == Protocol::Tcp)?;
+    Ok(target)
 }

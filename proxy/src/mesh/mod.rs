@@ -4,5 +4,6 @@ mod callout;
 pub mod generation;
 pub mod hop;
 pub mod inbound;
+pub mod opaque;
 pub mod outbound;
 pub mod reply;

@@ -7,7 +7,9 @@ use http::uri::Authority;
 
 use super::generation::{Generation, Target};
 use super::hop::Hop;
+use super::opaque;
 use crate::fault::{Fault, Reason};
+use crate::filter::exchange::Conn;
 use crate::http::head::RequestHead;
 use crate::telemetry::labels::Protocol;
 use crate::telemetry::trace::{self, TraceContext};
@@ -16,8 +18,10 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
-/// Gives the request what identifies it across the mesh, where the application did not.
-pub(super) fn admit(hop: &Hop, head: &mut RequestHead) {
+/// Gives the request what identifies it across the mesh, where the application did not. An HTTP client's CONNECT is refused.
+pub(super) fn admit(hop: &Hop, conn: &Conn, head: &mut RequestHead) -> Result<(), Fault> {
+    // Before the filters; `target` looks again at what they made of it.
+    opaque::admit(head, conn.protocol == Protocol::Tcp)?;
     let chance = &mut hop.chance.borrow_mut();
     if !head.headers.get(X_REQUEST_ID).is_some_and(|id| trace::keeps_request_id(id.as_bytes())) {
         head.headers.insert(X_REQUEST_ID, trace::request_id(chance));
@@ -27,6 +31,7 @@ pub(super) fn admit(hop: &Hop, head: &mut RequestHead) {
         head.headers.insert(TRACEPARENT, TraceContext::start(chance, false).header());
         head.headers.remove(TRACESTATE);
     }
+    Ok(())
 }
 
 /// The service that a request is for: that of the port it came in by, unless a filter named another; else that of its host.
@@ -37,13 +42,15 @@ pub(super) fn target<'a>(
     head: &RequestHead,
     protocol: Protocol,
 ) -> Result<Target<'a>, Fault> {
+    opaque::admit(head, protocol == Protocol::Tcp)?;
     let moved = head.authority.as_ref() != asked;
     let cluster = match pinned {
         // The name of a service is one of its hosts.
         Some(service) if !moved => generation.by_host(service),
         _ => generation.by_host(head.host()),
     };
-    match cluster {
+    // Bytes and HTTP do not meet, whatever a reload has made of the service meanwhile.
+    match cluster.filter(|cluster| cluster.is_opaque() == (protocol == Protocol::Tcp)) {
         Some(cluster) => Ok(Target { cluster, protocol }),
         None if pinned.is_some() && !moved => {
             Err(Fault::new(Reason::DestinationNotFound).detail("the service of this port is no longer configured"))

@@ -33,6 +33,15 @@ impl Io {
     pub fn tls(stream: impl Into<TlsStream<TcpStream>>) -> Self {
         Io { replay: Bytes::new(), stream: Stream::Tls(Box::new(stream.into())) }
     }
+
+    /// Has the connection reset, not closed, when this is dropped: what is still to be sent is lost. For plain TCP; TLS has
+    /// an end of its own, which is not sent then.
+    pub fn reset(&self) {
+        if let Stream::Tcp(stream) = &self.stream {
+            // One that refuses is closed, which says less.
+            let _ = stream.set_zero_linger();
+        }
+    }
 }
 
 macro_rules! stream {

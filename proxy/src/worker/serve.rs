@@ -18,6 +18,7 @@ use crate::drain::{Drain, Guard, Phase};
 use crate::filter::exchange::Conn;
 use crate::http::{h1, h2, h3};
 use crate::mesh::hop::{Hop, Served};
+use crate::mesh::opaque;
 use crate::net::detect::{Spoken, detect};
 use crate::net::io::Io;
 use crate::net::{listen, quic};
@@ -196,22 +197,33 @@ impl Worker {
         });
     }
 
-    /// A connection of the application: plain HTTP.
+    /// A connection of the application: plain HTTP, or opaque where the service is.
     async fn application(self: &Rc<Self>, mut stream: TcpStream, from: SocketAddr, pinned: Option<Rc<str>>) {
         let way = &self.outbound;
-        let quiet = async {
-            way.drain.reached(Phase::Quiet).await;
-            tokio::time::sleep(h1::FIRST_REQUEST).await;
+        let opaque = pinned.as_ref().is_some_and(|service| {
+            way.hop.generation.borrow().by_host(service).is_some_and(|cluster| cluster.is_opaque())
+        });
+        let (protocol, read) = if opaque {
+            (Protocol::Tcp, Bytes::new())
+        } else {
+            let quiet = async {
+                way.drain.reached(Phase::Quiet).await;
+                tokio::time::sleep(h1::FIRST_REQUEST).await;
+            };
+            let spoken = tokio::select! {
+                biased;
+                spoken = detect(&mut stream) => spoken,
+                // An application may open connections in advance.
+                () = tokio::time::sleep(h1::IDLE_TIMEOUT) => return,
+                () = quiet => return,
+            };
+            match spoken {
+                Ok((Spoken::Http1, read)) => (Protocol::Http1, read),
+                Ok((Spoken::Http2, read)) => (Protocol::H2, read),
+                Err(_) => return,
+            }
         };
-        let spoken = tokio::select! {
-            biased;
-            spoken = detect(&mut stream) => spoken,
-            // An application may open connections in advance.
-            () = tokio::time::sleep(h1::IDLE_TIMEOUT) => return,
-            () = quiet => return,
-        };
-        let (Ok((spoken, read)), Ok(local)) = (spoken, stream.local_addr()) else { return };
-        let protocol = if spoken == Spoken::Http1 { Protocol::Http1 } else { Protocol::H2 };
+        let Ok(local) = stream.local_addr() else { return };
         let conn = Conn {
             direction: Direction::Outbound,
             protocol,
@@ -226,9 +238,10 @@ impl Worker {
         let served = self.served(way, conn, pinned);
         let counted = Counted::new(&way.hop, Direction::Outbound, protocol);
         let io = Io::tcp(stream, read);
-        match spoken {
-            Spoken::Http1 => h1::serve(io, served, way.drain.clone()).await,
-            Spoken::Http2 => h2::serve(io, served, way.drain.clone()).await,
+        match protocol {
+            Protocol::Tcp => opaque::serve(io, served, way.drain.clone()).await,
+            Protocol::H2 => h2::serve(io, served, way.drain.clone()).await,
+            Protocol::Http1 | Protocol::H3 => h1::serve(io, served, way.drain.clone()).await,
         }
         drop(counted);
     }

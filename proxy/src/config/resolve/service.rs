@@ -1,13 +1,14 @@
 //! Services: who they are, where they are, how they are reached.
 
 use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
 
 use super::super::names::{host, is_label};
 use super::super::raw;
 use super::super::reader::{Entries, Field, Spot};
-use super::super::word::{ServiceProtocol, Word};
+use super::super::word::Word;
 use super::super::yaml::clip;
-use super::super::{Balance, Endpoint, LinkPolicy, Node, Service};
+use super::super::{Balance, Endpoint, LinkPolicy, Node, Service, ServiceProtocol};
 use super::{Listener, Resolver, not_label};
 use crate::identity::SpiffeId;
 
@@ -61,6 +62,10 @@ impl Resolver<'_> {
             self.report.wrong_key(at, not_label(&name, "a service name"));
             return None;
         }
+        let protocol = protocol.or(Word(ServiceProtocol::Http)).map(|Word(protocol)| protocol);
+        let link_spot = link.spot();
+        let link = link.or(Word(LinkPolicy::Auto)).map(|Word(link)| link);
+        let sound = protocol != Some(ServiceProtocol::Tcp) || self.opaque(at, &hosts, &listen, link, link_spot);
         let hosts = self.hosts(&name, at, hosts, taken);
         let listen = match listen {
             Field::Absent => Some(None),
@@ -73,21 +78,23 @@ impl Resolver<'_> {
             Field::Absent if elsewhere => None,
             endpoints => self.endpoints(endpoints, at),
         };
-        let Word(ServiceProtocol::Http) = protocol.or(Word(ServiceProtocol::Http))?;
-        let link = link.or(Word(LinkPolicy::Auto)).map(|Word(link)| link);
         let identity = self.peer_identity(identity, &name, link, node);
         let balance = balance.or(raw::Policy(Balance::LeastLoad));
         let timeouts = self.timeouts(timeouts);
-        let (endpoints, link) = (endpoints?, link?);
+        let (endpoints, link, protocol) = (endpoints?, link?, protocol?);
         let outside = endpoints.iter().find(|endpoint| !endpoint.address.ip().is_loopback());
         if let (LinkPolicy::Plaintext, Some(Endpoint { address, .. })) = (link, outside) {
             let message =
                 format!("requests to {address} cross the network unencrypted, and nobody verifies who answers");
             self.report.warn(at, message);
         }
+        if !sound {
+            return None;
+        }
         Some(Service {
             hosts: hosts?,
             listen: listen?,
+            protocol,
             endpoints,
             identity: identity?,
             link,
@@ -95,6 +102,32 @@ impl Resolver<'_> {
             timeouts: timeouts?,
             name,
         })
+    }
+
+    /// Whether what is said of an opaque service can be: bytes name no host, and need a link with streams.
+    fn opaque(
+        &self,
+        at: Spot,
+        hosts: &Field<Vec<Field<String>>>,
+        listen: &Field<Word<SocketAddr>>,
+        link: Option<LinkPolicy>,
+        link_spot: Option<Spot>,
+    ) -> bool {
+        let mut sound = true;
+        let mut wrong = |spot, message| {
+            self.report.wrong_key(spot, message);
+            sound = false;
+        };
+        if listen.is_absent() {
+            wrong(at, "opaque TCP names no host; give the service a `listen` of its own such as 127.0.0.1:7001");
+        }
+        if let Some(spot) = hosts.spot() {
+            wrong(spot, "opaque TCP names no host; remove `hosts`, and call the service by its `listen`");
+        }
+        if let (Some(LinkPolicy::H1), Some(spot)) = (link, link_spot) {
+            wrong(spot, "opaque TCP crosses as a stream of HTTP/2 or HTTP/3; write auto, h3, h2 or plaintext");
+        }
+        sound
     }
 
     /// The name and the hosts of a service, each once, none of them another service's.

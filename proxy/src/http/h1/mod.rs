@@ -9,10 +9,12 @@ mod chunk;
 mod client;
 mod parse;
 mod server;
+mod tunnel;
 mod wire;
 
 pub use client::{Idle, send};
 pub use server::{FIRST_REQUEST, IDLE_TIMEOUT, serve};
+pub use tunnel::{Tunnel, connect};
 pub use wire::{Incoming, Pump, Wire};
 
 /// What the fuzz targets call.

@@ -224,7 +224,7 @@ async fn respond(wire: &Rc<RefCell<Wire>>, response: Response, method: &Method, 
 }
 
 /// Closes in a way that lets the client read the last response.
-async fn linger(wire: &RefCell<Wire>, deadline: &Deadline) {
+pub(super) async fn linger(wire: &RefCell<Wire>, deadline: &Deadline) {
     deadline.set(LINGER);
     let mut dropped = 0;
     let mut shut = false;

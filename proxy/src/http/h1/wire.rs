@@ -39,6 +39,8 @@ pub struct Wire {
     output: Output,
     decoder: Decoder,
     read_size: usize,
+    /// Opaque bytes, whose end was not sent yet.
+    unfinished: bool,
 }
 
 /// What is to be written: small things collected, then at most one large piece and the line end of its chunk.
@@ -68,7 +70,17 @@ impl Wire {
             output: Output::default(),
             decoder: Decoder::End,
             read_size: READ_SMALL,
+            unfinished: false,
         }
+    }
+
+    /// A fresh connection that carries opaque bytes. It is closed in order only when all that was to be sent was sent: else
+    /// it is reset, so that nobody takes a part for the whole.
+    pub fn tunnel(io: Io) -> Self {
+        let mut wire = Wire::new(io);
+        wire.expect(Framing::Tunnel);
+        wire.unfinished = true;
+        wire
     }
 
     /// The message whose head was just read has content that is delimited so.
@@ -189,7 +201,17 @@ impl Wire {
     /// Tells the other side that nothing more will be sent.
     pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_flush(cx))?;
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        ready!(Pin::new(&mut self.io).poll_shutdown(cx))?;
+        self.unfinished = false;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        if self.unfinished {
+            self.io.reset();
+        }
     }
 }
 

@@ -11,15 +11,11 @@ use crate::fault::{Fault, Reason};
 use crate::http::body::{Body, Frame, Half, Length, Source};
 use crate::http::rules;
 
-pub(super) fn incoming_body(stream: RecvStream, length: Option<u64>, half: Half, flight: Option<Flight>) -> Body {
+pub(super) fn incoming_body(stream: RecvStream, length: Length, half: Half, flight: Option<Flight>) -> Body {
     if stream.is_end_stream() {
         return Body::empty(half);
     }
-    Body::source(
-        half,
-        Source::H2(Incoming { stream, half, data_read: false, _flight: flight }),
-        length.map_or(Length::Unknown, Length::Known),
-    )
+    Body::source(half, Source::H2(Incoming { stream, half, data_read: false, _flight: flight }), length)
 }
 
 /// The body of a stream.

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::Method;
 use http::uri::{self, PathAndQuery, Scheme};
 use tokio::sync::Notify;
 
@@ -100,7 +101,7 @@ impl Link {
             self.0.closed.set(true);
             return Err(refused(error));
         }
-        let end = body.is_end();
+        let (end, connect) = (body.is_end(), head.method == Method::CONNECT);
         let (mut response, stream) = send.send_request(outgoing_request(head)?, end).map_err(refused)?;
         drop(send);
         let mut upload = (!end).then(|| Pump::new(body, stream, Half::Request));
@@ -123,7 +124,7 @@ impl Link {
         .await?;
         let (parts, stream) = response.into_parts();
         rules::check_fields(&parts.headers, Reason::HttpProtocolError)?;
-        let length = rules::content_length(&parts.headers, Reason::HttpProtocolError)?;
+        let length = rules::response_length(connect, parts.status, &parts.headers)?;
         let mut body = incoming_body(stream, length, Half::Response, Some(flight));
         if let Some(pump) = upload {
             body.carry(body::Pump::H2(pump));
@@ -238,12 +239,15 @@ impl Drop for Flight {
 
 fn outgoing_request(head: RequestHead) -> Result<http::Request<()>, Fault> {
     let mut parts = uri::Parts::default();
-    parts.scheme = Some(if head.https { Scheme::HTTPS } else { Scheme::HTTP });
     parts.authority = head.authority;
-    parts.path_and_query = Some(match head.path.as_str() {
-        "*" => PathAndQuery::from_static("*"),
-        _ => head.path,
-    });
+    // RFC 9113 section 8.5: CONNECT says neither.
+    if head.method != Method::CONNECT {
+        parts.scheme = Some(if head.https { Scheme::HTTPS } else { Scheme::HTTP });
+        parts.path_and_query = Some(match head.path.as_str() {
+            "*" => PathAndQuery::from_static("*"),
+            _ => head.path,
+        });
+    }
     let mut request = http::Request::new(());
     *request.uri_mut() = uri::Uri::from_parts(parts)
         .map_err(|e| Fault::new(Reason::HttpRequestError).from(e).detail("a request without a host"))?;

@@ -125,12 +125,9 @@ async fn exchange<S: Service>(
 fn incoming_request(request: http::Request<RecvStream>, interim: &Rc<Interim>) -> Result<Request, Fault> {
     let malformed = |why: &'static str| Fault::new(Reason::HttpRequestError).detail(why);
     let (parts, stream) = request.into_parts();
-    if parts.method == Method::CONNECT {
-        return Err(Fault::new(Reason::UnsupportedRequest).detail("the method CONNECT"));
-    }
     let mut headers = parts.headers;
     rules::check_fields(&headers, Reason::HttpRequestError)?;
-    let length = rules::content_length(&headers, Reason::HttpRequestError)?;
+    let length = rules::request_length(&parts.method, &headers)?;
     let uri::Parts { scheme, authority, path_and_query, .. } = parts.uri.into_parts();
     let host = headers.remove(header::HOST);
     let authority = match (authority, host) {
@@ -145,10 +142,16 @@ fn incoming_request(request: http::Request<RecvStream>, interim: &Rc<Interim>) -
         ),
         (None, None) => return Err(malformed("neither :authority nor host")),
     };
+    let path = match path_and_query {
+        Some(path) if parts.method != Method::CONNECT => path,
+        // RFC 9113 section 8.5.
+        None if parts.method == Method::CONNECT => uri::PathAndQuery::from_static("/"),
+        _ => return Err(malformed("a :path that does not fit the method, or none")),
+    };
     let head = RequestHead {
         method: parts.method,
         authority,
-        path: path_and_query.ok_or_else(|| malformed("no :path"))?,
+        path,
         https: scheme == Some(Scheme::HTTPS),
         headers,
         version: Version::Http2,

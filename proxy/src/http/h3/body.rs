@@ -41,7 +41,6 @@ impl Incoming {
                     Err(broken) => Err(broken),
                 },
                 Ok(None) => {
-                    self.flight = None;
                     return Poll::Ready(self.trailers.take().map(|trailers| Ok(Frame::Trailers(trailers))));
                 }
                 Err(broken) => Err(broken),

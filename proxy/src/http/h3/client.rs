@@ -94,8 +94,8 @@ impl Link {
     /// of the request's body.
     pub async fn send(&self, request: Request) -> Result<Response, Fault> {
         let Request { mut head, body, interim } = request;
-        if head.method == Method::CONNECT || head.upgrade.is_some() {
-            return Err(Fault::new(Reason::UnsupportedRequest).detail("a tunnel through HTTP/3"));
+        if head.upgrade.is_some() {
+            return Err(Fault::new(Reason::UnsupportedRequest).detail("an upgrade through HTTP/3"));
         }
         let flight = InFlight::new(&self.0);
         let (send, receive) = self.open().await?;
@@ -241,9 +241,11 @@ impl Link {
         let length = if head.is_bodiless(method) {
             Length::Known(0)
         } else {
-            rules::content_length(&head.headers, Reason::HttpProtocolError)?.map_or(Length::Unknown, Length::Known)
+            rules::response_length(method == Method::CONNECT, head.status, &head.headers)?
         };
-        if matches!(length, Length::Known(0) | Length::Unknown) && poll_fn(|cx| Poll::Ready(reader.is_end(cx))).await {
+        if matches!(length, Length::Known(0) | Length::Unknown | Length::Tunnel)
+            && poll_fn(|cx| Poll::Ready(reader.is_end(cx))).await
+        {
             return Ok(Body::empty(Half::Response));
         }
         Ok(Body::source(Half::Response, Source::H3(Box::new(Incoming::new(reader, Some(flight)))), length))

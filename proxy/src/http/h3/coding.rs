@@ -19,7 +19,7 @@ use http::uri::Scheme;
 use http::{HeaderMap, Method, Uri, header};
 
 use super::adapter::{Desk, Opener, Quic};
-use super::frame::{kind, write_varint};
+use super::frame::{kind, varint, write_varint};
 use super::section::{self, Kind};
 use super::{Broken, code};
 use crate::fault::{Reason, Side};
@@ -193,6 +193,7 @@ impl Client {
 
     /// The frame that carries this head, whose authority is known.
     pub(super) fn encode(&self, head: RequestHead) -> Result<(Bytes, Asker), Broken> {
+        let connect = head.method == Method::CONNECT;
         let mut parts = http::uri::Parts::default();
         parts.scheme = Some(if head.https { Scheme::HTTPS } else { Scheme::HTTP });
         parts.authority = head.authority;
@@ -202,7 +203,16 @@ impl Client {
         *request.uri_mut() = Uri::from_parts(parts).map_err(|_| Broken::Malformed("a target that is no URI"))?;
         *request.headers_mut() = head.headers;
         let asker = now(self.sender.borrow_mut().send_request(request)).map_err(encoding)?;
-        Ok((self.wire.desk.take(), asker))
+        let frame = self.wire.desk.take();
+        Ok((if connect { self.bare(&frame)? } else { frame }, asker))
+    }
+
+    /// The frame of a CONNECT request, which h3 encodes like any other, without what it may not say (RFC 9114 section 4.4).
+    fn bare(&self, mut frame: &[u8]) -> Result<Bytes, Broken> {
+        let _type_and_length = (varint(&mut frame), varint(&mut frame));
+        let section = section::connect(frame)?;
+        let header = self.wire.frame_header(kind::HEADERS, section.len() as u64);
+        Ok(Bytes::from([&header[..], &section].concat()))
     }
 
     /// The head of a response, from its section.
@@ -244,7 +254,7 @@ fn head(request: http::Request<()>) -> Result<RequestHead, Broken> {
         {
             path
         }
-        None if connect => http::uri::PathAndQuery::from_static(""),
+        None if connect => http::uri::PathAndQuery::from_static("/"),
         _ => return Err(Broken::Malformed("a path that does not fit the method, or none")),
     };
     let (method, authority) = (parts.method, uri.authority);

@@ -76,6 +76,24 @@ pub(super) fn check(section: &[u8], kind: Kind) -> Result<(), Broken> {
     }
 }
 
+/// A section without `:scheme` and `:path`, which CONNECT does not say (RFC 9114 section 4.4).
+///
+/// # Errors
+/// If it cannot be read.
+pub(super) fn connect(section: &[u8]) -> Result<Vec<u8>, Broken> {
+    let mut lines = Lines(section);
+    lines.integer(8)?;
+    lines.integer(7)?;
+    let mut kept = section[..section.len() - lines.0.len()].to_vec();
+    while !lines.0.is_empty() {
+        let line = lines.0;
+        if lines.line()?.0 & (SCHEME | PATH) == 0 {
+            kept.extend_from_slice(&line[..line.len() - lines.0.len()]);
+        }
+    }
+    Ok(kept)
+}
+
 /// What is left of a section.
 struct Lines<'a>(&'a [u8]);
 
@@ -230,6 +248,16 @@ mod tests {
                 "{lines:x?}"
             );
         }
+    }
+
+    #[test]
+    fn connect_says_neither_scheme_nor_path() {
+        let connect_method: &[u8] = &[0xc0 | 15];
+        let field = line("x-field", "value");
+        let literal_path = [&[0x20 | 5][..], b":path", &[2], b"/a"].concat();
+        let whole = section(&[connect_method, HTTPS, HOST, ROOT, &literal_path, &field]);
+        assert_eq!(connect(&whole).unwrap(), section(&[connect_method, HOST, &field]));
+        assert!(connect(&whole[..whole.len() - 1]).is_err());
     }
 
     #[test]

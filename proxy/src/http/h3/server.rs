@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use h3::error::Code;
 use h3::quic::StreamId;
-use http::Method;
 use tokio::time::{sleep, timeout};
 
 use super::Broken;
@@ -224,19 +223,16 @@ async fn receive(server: &Server, reader: &mut Reader) -> Result<(RequestHead, O
         Some(Part::Content(_)) | None => return Err(Broken::Incomplete.into()),
     };
     let head = server.decode(payload)?;
-    if head.method == Method::CONNECT {
-        return Err(Refusal::Answer(Fault::new(Reason::UnsupportedRequest).detail("the method CONNECT")));
-    }
     if head.path.as_str().len() > MAX_TARGET_BYTES {
         return Err(Refusal::Answer(Fault::new(Reason::UriTooLong)));
     }
-    let length = rules::content_length(&head.headers, Reason::HttpRequestError)
-        .map_err(|_| Refusal::Reset(Code::H3_MESSAGE_ERROR))?;
+    let length =
+        rules::request_length(&head.method, &head.headers).map_err(|_| Refusal::Reset(Code::H3_MESSAGE_ERROR))?;
     let end = poll_fn(|cx| Poll::Ready(reader.is_end(cx))).await;
     match length {
-        Some(1..) if end => Err(Refusal::Reset(Code::H3_MESSAGE_ERROR)),
+        Length::Known(1..) if end => Err(Refusal::Reset(Code::H3_MESSAGE_ERROR)),
         _ if end => Ok((head, None)),
-        length => Ok((head, Some(length.map_or(Length::Unknown, Length::Known)))),
+        length => Ok((head, Some(length))),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Both sides of ours, with a hop between them where bodies must stream.
 
 use super::*;
+use crate::http::body::Length;
 use http::{HeaderValue, StatusCode, header};
 
 /// A link through a hop: link, proxy, service.
@@ -153,13 +154,26 @@ fn messages_without_content_stay_so() {
     });
 }
 
+/// Its head says neither scheme nor path: our server would refuse it.
 #[test]
-fn a_tunnel_is_not_supported() {
+fn connect_opens_a_tunnel() {
     run(async {
         let net = Net::new();
-        net.serve(|_| async { response(200, text("")) });
+        net.serve(|mut request| async move {
+            assert_eq!((&request.head.method, request.head.headers["x-a"].as_bytes()), (&Method::CONNECT, &b"b"[..]));
+            assert_eq!(request.head.authority, Some(Authority::from_static("delta:7001")));
+            let (asked, _) = read(&mut request.body).await.unwrap();
+            assert_eq!((&asked[..], request.body.length()), (&b"ping"[..], Length::Tunnel));
+            let mut response = response(200, text("pong"));
+            response.head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("9"));
+            response
+        });
         let link = net.connect().await;
-        let fault = link.send(request(Method::CONNECT, Body::empty(Half::Request))).await.unwrap_err();
-        assert_eq!(fault.reason, crate::fault::Reason::UnsupportedRequest);
+        let mut connect = request(Method::CONNECT, text("ping"));
+        connect.head.authority = Some(Authority::from_static("delta:7001"));
+        connect.head.headers.insert("x-a", HeaderValue::from_static("b"));
+        let mut response = link.send(connect).await.unwrap();
+        assert_eq!(response.body.length(), Length::Tunnel);
+        assert_eq!(read(&mut response.body).await.unwrap(), (b"pong".to_vec(), None));
     });
 }
