@@ -88,7 +88,12 @@ impl GuestRequest {
                 Authority::try_from(value).map(|v| self.head.authority = Some(v)).map(|()| AUTHORITY).ok()
             }
             b":path" => path(value).map(|v| self.head.path = v).map(|()| PATH),
-            b":method" => Method::from_bytes(value).map(|v| self.head.method = v).map(|()| METHOD).ok(),
+            // Not CONNECT: what filters see is HTTP, and stays it.
+            b":method" => Method::from_bytes(value)
+                .ok()
+                .filter(|v| v != Method::CONNECT)
+                .map(|v| self.head.method = v)
+                .map(|()| METHOD),
             b":scheme" => scheme(value).map(|v| self.head.https = v).map(|()| 0),
             // Envoy keeps unknown ones in the map and sends none.
             _ => Some(0),
@@ -407,6 +412,7 @@ mod tests {
             (":path", "x", "invalid header value for: :path"),
             (":path", "http://evil/", "invalid header value for: :path"),
             (":method", "GET /x", "invalid header value for: :method"),
+            (":method", "CONNECT", "invalid header value for: :method"),
             (":authority", "a b", "invalid header value for: :authority"),
         ] {
             let mut map = request();

@@ -52,7 +52,7 @@ async fn run(hop: &Hop, conn: &Rc<Conn>, pinned: Option<&Rc<str>>, mut request: 
         }
         let target = match hop.direction {
             Direction::Outbound => outbound::target(&generation, pinned, asked.as_ref(), &request.head, conn.protocol)?,
-            Direction::Inbound => inbound::target(&generation, &request.head)?,
+            Direction::Inbound => inbound::target(&generation)?,
         };
         exchange.destined(target.cluster.name(), target.cluster.id(), target.cluster.timeouts(), target.protocol);
         if method == Method::CONNECT {

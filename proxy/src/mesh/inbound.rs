@@ -20,8 +20,7 @@ pub(super) fn admit(generation: &Generation, conn: &Conn, head: &mut RequestHead
     if inbound.allow.as_ref().is_some_and(|allow| !allow.contains(&peer.spiffe)) {
         return Err(Fault::new(Reason::HttpRequestDenied).detail(format!("{} is not in inbound.allow", peer.spiffe)));
     }
-    // Before the filters; `target` looks again at what they made of it.
-    target(generation, head)?;
+    opaque::admit(head, target(generation)?.protocol == Protocol::Tcp)?;
     match &conn.forwarded {
         Some(forwarded) => head.headers.insert(X_FORWARDED_CLIENT_CERT, forwarded.clone()),
         None => head.headers.remove(X_FORWARDED_CLIENT_CERT),
@@ -30,9 +29,7 @@ pub(super) fn admit(generation: &Generation, conn: &Conn, head: &mut RequestHead
 }
 
 /// The application.
-pub(super) fn target<'a>(generation: &'a Generation, head: &RequestHead) -> Result<Target<'a>, Fault> {
+pub(super) fn target(generation: &Generation) -> Result<Target<'_>, Fault> {
     let application = generation.application().map(|(cluster, protocol)| Target { cluster, protocol });
-    let target = application.ok_or_else(|| Fault::new(Reason::DestinationNotFound).detail("no inbound section"))?;
-    opaque::admit(head, target.protocol == Protocol::Tcp)?;
-    Ok(target)
+    application.ok_or_else(|| Fault::new(Reason::DestinationNotFound).detail("no inbound section"))
 }

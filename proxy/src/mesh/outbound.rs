@@ -20,7 +20,6 @@ const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// Gives the request what identifies it across the mesh, where the application did not. An HTTP client's CONNECT is refused.
 pub(super) fn admit(hop: &Hop, conn: &Conn, head: &mut RequestHead) -> Result<(), Fault> {
-    // Before the filters; `target` looks again at what they made of it.
     opaque::admit(head, conn.protocol == Protocol::Tcp)?;
     let chance = &mut hop.chance.borrow_mut();
     if !head.headers.get(X_REQUEST_ID).is_some_and(|id| trace::keeps_request_id(id.as_bytes())) {
@@ -42,7 +41,6 @@ pub(super) fn target<'a>(
     head: &RequestHead,
     protocol: Protocol,
 ) -> Result<Target<'a>, Fault> {
-    opaque::admit(head, protocol == Protocol::Tcp)?;
     let moved = head.authority.as_ref() != asked;
     let cluster = match pinned {
         // The name of a service is one of its hosts.
