@@ -1,10 +1,9 @@
 //! h3's view of a connection: the traits of `h3::quic` on quinn.
 //!
-//! The unidirectional streams are real, and what h3 reads from them comes in whole frames of bounded size. Request
-//! streams are desks: h3 takes encoded sections from the inbox and puts encoded frames into the outbox.
+//! The unidirectional streams are real, and what h3 reads from them comes in whole frames of bounded size. Request streams
+//! it never sees.
 
-use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::cell::Cell;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -17,7 +16,7 @@ use h3::proto::varint::VarInt;
 use h3::quic::{self, ConnectionErrorIncoming, StreamErrorIncoming, StreamId, WriteBuf};
 
 use super::code;
-use super::control::Control;
+use super::control::{self, Control};
 use super::frame::{FrameHeader, Violation, varint};
 
 /// Types of unidirectional streams (RFC 9114 section 6.2).
@@ -30,19 +29,24 @@ type Accept = Pin<Box<dyn Future<Output = Result<quinn::RecvStream, quinn::Conne
 /// A connection.
 pub(super) struct Quic {
     quic: quinn::Connection,
-    desk: Desk,
     outgoing: Vec<quinn::SendStream>,
     incoming: Option<Accept>,
+    wanted: Rc<Cell<u64>>,
 }
 
 impl Quic {
     /// Opens the three streams that h3 will ask for: control, and one for each direction of QPACK.
-    pub(super) async fn open(quic: quinn::Connection, desk: Desk) -> Result<Self, quinn::ConnectionError> {
+    pub(super) async fn open(quic: quinn::Connection) -> Result<Self, quinn::ConnectionError> {
         let mut outgoing = Vec::with_capacity(3);
         for _ in 0..3 {
             outgoing.push(quic.open_uni().await?);
         }
-        Ok(Quic { quic, desk, outgoing, incoming: None })
+        Ok(Quic { quic, outgoing, incoming: None, wanted: Rc::new(Cell::new(u64::MAX)) })
+    }
+
+    /// Most that a field section may count which the peer takes, once its SETTINGS have come.
+    pub(super) fn wanted(&self) -> Rc<Cell<u64>> {
+        Rc::clone(&self.wanted)
     }
 }
 
@@ -58,29 +62,29 @@ impl quic::Connection<Bytes> for Quic {
         });
         let stream = ready!(accept.as_mut().poll(cx));
         self.incoming = None;
-        let quic = self.quic.clone();
+        let (quic, wanted, at) = (self.quic.clone(), self.wanted(), At::Type(FrameHeader::default()));
         Poll::Ready(match stream {
-            Ok(stream) => Ok(Incoming { quic, stream, chunk: Bytes::new(), at: At::Type(FrameHeader::default()) }),
+            Ok(stream) => Ok(Incoming { quic, stream, chunk: Bytes::new(), at, wanted }),
             Err(error) => Err(lost(error)),
         })
     }
 
-    fn poll_accept_bidi(&mut self, _: &mut Context<'_>) -> Poll<Result<Desk, ConnectionErrorIncoming>> {
+    fn poll_accept_bidi(&mut self, _: &mut Context<'_>) -> Poll<Result<Request, ConnectionErrorIncoming>> {
         // The server accepts requests beside h3; a client allows the server none.
         Poll::Pending
     }
 
     fn opener(&self) -> Opener {
-        Opener { quic: self.quic.clone(), desk: self.desk.clone() }
+        Opener { quic: self.quic.clone() }
     }
 }
 
 impl quic::OpenStreams<Bytes> for Quic {
-    type BidiStream = Desk;
+    type BidiStream = Request;
     type SendStream = Outgoing;
 
-    fn poll_open_bidi(&mut self, _: &mut Context<'_>) -> Poll<Result<Desk, StreamErrorIncoming>> {
-        Poll::Ready(Ok(self.desk.clone()))
+    fn poll_open_bidi(&mut self, _: &mut Context<'_>) -> Poll<Result<Request, StreamErrorIncoming>> {
+        Poll::Ready(Err(refused("request streams are opened beside h3")))
     }
 
     fn poll_open_send(&mut self, _: &mut Context<'_>) -> Poll<Result<Outgoing, StreamErrorIncoming>> {
@@ -97,15 +101,14 @@ impl quic::OpenStreams<Bytes> for Quic {
 #[derive(Clone)]
 pub(super) struct Opener {
     quic: quinn::Connection,
-    desk: Desk,
 }
 
 impl quic::OpenStreams<Bytes> for Opener {
-    type BidiStream = Desk;
+    type BidiStream = Request;
     type SendStream = Outgoing;
 
-    fn poll_open_bidi(&mut self, _: &mut Context<'_>) -> Poll<Result<Desk, StreamErrorIncoming>> {
-        Poll::Ready(Ok(self.desk.clone()))
+    fn poll_open_bidi(&mut self, _: &mut Context<'_>) -> Poll<Result<Request, StreamErrorIncoming>> {
+        Poll::Ready(Err(refused("request streams are opened beside h3")))
     }
 
     fn poll_open_send(&mut self, _: &mut Context<'_>) -> Poll<Result<Outgoing, StreamErrorIncoming>> {
@@ -117,70 +120,44 @@ impl quic::OpenStreams<Bytes> for Opener {
     }
 }
 
-/// Where sections are coded: a request stream to h3, two buffers to us. One serves a whole connection, because coding
-/// never waits. Clones share it.
-#[derive(Clone, Default)]
-pub(super) struct Desk(Rc<Buffers>);
+/// A request stream, as far as h3 knows: it never gets one.
+pub(super) enum Request {}
 
-#[derive(Default)]
-struct Buffers {
-    inbox: RefCell<VecDeque<Bytes>>,
-    outbox: RefCell<BytesMut>,
-}
-
-impl Desk {
-    /// Lays out what h3 will read.
-    pub(super) fn put(&self, frame: [Bytes; 2]) {
-        let mut inbox = self.0.inbox.borrow_mut();
-        inbox.clear();
-        inbox.extend(frame);
-    }
-
-    /// Takes what h3 has written.
-    pub(super) fn take(&self) -> Bytes {
-        self.0.outbox.borrow_mut().split().freeze()
-    }
-
-    /// Writes what needs no h3, in the same block of memory.
-    pub(super) fn write(&self, write: impl FnOnce(&mut BytesMut)) -> Bytes {
-        let mut outbox = self.0.outbox.borrow_mut();
-        write(&mut outbox);
-        outbox.split().freeze()
-    }
-}
-
-impl quic::SendStream<Bytes> for Desk {
+impl quic::SendStream<Bytes> for Request {
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
-        Poll::Ready(Ok(()))
+        match *self {}
     }
 
-    fn send_data<T: Into<WriteBuf<Bytes>>>(&mut self, data: T) -> Result<(), StreamErrorIncoming> {
-        self.0.outbox.borrow_mut().put(data.into());
-        Ok(())
+    fn send_data<T: Into<WriteBuf<Bytes>>>(&mut self, _: T) -> Result<(), StreamErrorIncoming> {
+        match *self {}
     }
 
     fn poll_finish(&mut self, _: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
-        Poll::Ready(Ok(()))
+        match *self {}
     }
 
-    fn reset(&mut self, _: u64) {}
+    fn reset(&mut self, _: u64) {
+        match *self {}
+    }
 
     fn send_id(&self) -> StreamId {
-        id(0)
+        match *self {}
     }
 }
 
-impl quic::RecvStream for Desk {
+impl quic::RecvStream for Request {
     type Buf = Bytes;
 
     fn poll_data(&mut self, _: &mut Context<'_>) -> Poll<Result<Option<Bytes>, StreamErrorIncoming>> {
-        Poll::Ready(Ok(self.0.inbox.borrow_mut().pop_front()))
+        match *self {}
     }
 
-    fn stop_sending(&mut self, _: u64) {}
+    fn stop_sending(&mut self, _: u64) {
+        match *self {}
+    }
 
     fn recv_id(&self) -> StreamId {
-        id(0)
+        match *self {}
     }
 }
 
@@ -231,6 +208,7 @@ pub(super) struct Incoming {
     stream: quinn::RecvStream,
     chunk: Bytes,
     at: At,
+    wanted: Rc<Cell<u64>>,
 }
 
 enum At {
@@ -251,6 +229,9 @@ impl quic::RecvStream for Incoming {
                 && let Some(frame) =
                     control.read(&mut self.chunk).map_err(|violation| violated(&self.quic, violation))?
             {
+                if let Some(wanted) = control::max_field_section_size(&frame) {
+                    self.wanted.set(wanted);
+                }
                 return Poll::Ready(Ok(Some(frame)));
             }
             if self.chunk.is_empty() {

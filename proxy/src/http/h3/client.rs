@@ -17,7 +17,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::adapter::Quic;
 use super::body::{Incoming, Pump};
-use super::coding::{Asker, Client};
+use super::coding::Client;
 use super::frame::Part;
 use super::stream::{Reader, Writer};
 use super::{Broken, is_certificate_alert};
@@ -104,11 +104,10 @@ impl Link {
         let wire = &self.0.h3.wire;
         let mut writer = Writer::new(Rc::clone(wire), send);
         let mut reader = Reader::new(Rc::clone(wire), receive);
-        let (frame, asker) = self.0.h3.encode(head).map_err(|broken| broken.fault(Side::Upstream))?;
-        writer.frame(frame);
+        writer.frame(wire.encode_request(&head).map_err(|broken| broken.fault(Side::Upstream))?);
         let id = writer.id();
         let mut upload = Some(Pump::new(writer, body));
-        let head = self.receive(&mut reader, asker, &mut upload, &interim, id).await?;
+        let head = self.receive(&mut reader, &mut upload, &interim, id).await?;
         let body = self.body(reader, &head, &method, flight).await?;
         let mut response = Response { head, body };
         if let Some(upload) = upload {
@@ -188,7 +187,6 @@ impl Link {
     async fn receive(
         &self,
         reader: &mut Reader,
-        mut asker: Asker,
         upload: &mut Option<Pump>,
         interim: &Interim,
         id: u64,
@@ -222,7 +220,7 @@ impl Link {
                 Poll::Pending
             });
             let payload: Bytes = payload.await?;
-            let head = self.0.h3.decode(&mut asker, payload).map_err(|broken| self.fail(reader, broken, id))?;
+            let head = self.0.h3.wire.decode_response(payload).map_err(|broken| self.fail(reader, broken, id))?;
             if !head.status.is_informational() {
                 return Ok(head);
             }

@@ -102,6 +102,21 @@ fn begin(frame: u64, length: u64) -> Result<At, Violation> {
     Ok(At::Frame(frame, length, bytes))
 }
 
+/// What a SETTINGS frame says of SETTINGS_MAX_FIELD_SECTION_SIZE (RFC 9114 section 7.2.4.1). h3 refuses what is wrong with it.
+pub(super) fn max_field_section_size(mut frame: &[u8]) -> Option<u64> {
+    const MAX_FIELD_SECTION_SIZE: u64 = 6;
+    if varint(&mut frame)? != kind::SETTINGS {
+        return None;
+    }
+    varint(&mut frame)?;
+    loop {
+        let (setting, value) = (varint(&mut frame)?, varint(&mut frame)?);
+        if setting == MAX_FIELD_SECTION_SIZE {
+            return Some(value);
+        }
+    }
+}
+
 const NO_NUMBER: Violation = (Code::H3_FRAME_ERROR, "a frame that must be one number, and is not");
 
 /// However the stream is cut into packets, it says the same; and no frame is larger than the limit.

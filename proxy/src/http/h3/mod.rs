@@ -1,11 +1,11 @@
-//! HTTP/3 (RFC 9114): quinn carries the streams, h3 keeps the connection (control stream, SETTINGS, GOAWAY) and codes
-//! field sections (QPACK), and everything on a request stream is ours.
+//! HTTP/3 (RFC 9114): quinn carries the streams, h3 keeps the connection (control stream, SETTINGS, GOAWAY), and everything
+//! on a request stream is ours.
 //!
 //! h3 0.0.8 buffers whatever a peer announces, joins what it reads without bound, ends a cancelled message as if it
 //! were complete and offers no poll to write content. So request streams never pass through it: `stream` reads
-//! (by `frame`) and writes them within limits and resets on drop, `section` checks a field section before it is decoded, and
-//! `coding` lends it to h3 through an adapter (`adapter`) whose request streams are memory only. What h3 reads from
-//! the network itself, the control stream, arrives frame by frame, bounded and checked (`control`).
+//! (by `frame`) and writes them within limits and resets on drop, `section` makes heads of field sections and field sections of heads, and
+//! `qpack` codes their lines. What h3 reads from the network, the control stream, arrives frame by frame through an adapter (`adapter`),
+//! bounded and checked (`control`).
 
 mod adapter;
 mod body;
@@ -13,6 +13,7 @@ mod client;
 mod coding;
 mod control;
 mod frame;
+mod qpack;
 mod section;
 mod server;
 mod stream;
@@ -29,6 +30,7 @@ pub mod fuzzing {
     pub fn parse(input: &[u8]) {
         super::control::fuzz(input);
         super::frame::fuzz(input);
+        super::qpack::fuzz(input);
         super::section::fuzz(input);
     }
 }

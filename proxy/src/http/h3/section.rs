@@ -1,285 +1,314 @@
-//! A look at a field section before it is decoded (RFC 9204 section 4.5).
-//!
-//! h3 keeps the last of two equal pseudo-headers and takes them anywhere, so that two hops could disagree on what was
-//! asked for. The order and number of lines is visible without decoding: with a dynamic table of capacity 0, a name is
-//! an index into the static table or a literal, and a Huffman-coded literal that starts with `:` starts with its code.
+//! Heads and trailers as field sections, and back (RFC 9114 sections 4.2 and 4.3).
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderValue};
+use http::uri::{Authority, PathAndQuery};
+use http::{Method, StatusCode};
 
 use super::Broken;
-use crate::http::rules::MAX_FIELDS;
+use super::qpack::{Lines, Name, Section};
+use crate::fault::Reason;
+use crate::http::head::{RequestHead, ResponseHead, Version};
+use crate::http::rules::{self, MAX_FIELDS, MAX_HEAD_BYTES, MAX_TRAILER_BYTES};
 
-/// Which message, or part of one, a section is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// The head of a request.
-    Request,
-    /// The head of a response.
-    Response,
-    /// Trailers.
-    Trailers,
-}
-
-const AUTHORITY: u8 = 1;
-const PATH: u8 = 2;
-const METHOD: u8 = 4;
-const SCHEME: u8 = 8;
-const STATUS: u8 = 16;
-
-/// The pseudo-headers with their names as they are and in Huffman code (RFC 7541 appendix B).
-const PSEUDO: [(u8, &[u8], &[u8]); 5] = [
-    (AUTHORITY, b":authority", b"\xb8\x3b\x53\x39\xec\x32\x7d\x7f"),
-    (PATH, b":path", b"\xb9\x58\xd3\x3f"),
-    (METHOD, b":method", b"\xb9\x49\x53\x39\xe4"),
-    (SCHEME, b":scheme", b"\xb8\x82\x4e\x5a\x4b"),
-    (STATUS, b":status", b"\xb8\x84\x8d\x36\xa3"),
-];
-
-/// The Huffman code of `:`, the upper seven bits of a byte.
-const COLON: u8 = 0b101_1100;
-
-/// Checks the lines of a section: none refers to the dynamic table; pseudo-headers are those of this kind, each once and
-/// not empty, all before the first field (RFC 9114 section 4.3); not more than [`MAX_FIELDS`] fields.
+/// The head of a request.
 ///
 /// # Errors
-/// `Malformed`, or `TooLarge` for too many fields.
-pub(super) fn check(section: &[u8], kind: Kind) -> Result<(), Broken> {
-    let mut lines = Lines(section);
-    if lines.integer(8)?.1 != 0 {
-        return Err(Broken::Garbled("a reference to the dynamic table, which has capacity 0"));
-    }
-    lines.integer(7)?;
-    let (mut seen, mut fields) = (0, 0);
-    while !lines.0.is_empty() {
-        let (pseudo, empty) = lines.line()?;
-        if pseudo == 0 {
-            fields += 1;
-            continue;
+/// `Malformed` if it is none, `TooLarge`, or `Garbled`.
+pub(super) fn request(section: Bytes) -> Result<RequestHead, Broken> {
+    let Parts { authority, path, method, scheme, status: None, mut headers } = Parts::read(section, MAX_HEAD_BYTES)?
+    else {
+        return Err(OF_ANOTHER_KIND);
+    };
+    rules::check_fields(&headers, Reason::HttpRequestError).map_err(|_| CONNECTION_FIELD)?;
+    let method = Method::from_bytes(&method.ok_or(OF_ANOTHER_KIND)?).map_err(|_| Broken::Malformed("no method"))?;
+    let connect = method == Method::CONNECT;
+    let authority = match (authority, host(&mut headers)?) {
+        (Some(authority), Some(host)) if authority != host.as_bytes() => {
+            return Err(Broken::Malformed("a host that is not the authority"));
         }
-        if fields > 0 {
-            return Err(Broken::Malformed("a pseudo-header after a field"));
-        }
-        if seen & pseudo != 0 {
-            return Err(Broken::Malformed("the same pseudo-header twice"));
-        }
-        if empty {
-            return Err(Broken::Malformed("an empty pseudo-header"));
-        }
-        seen |= pseudo;
+        (Some(authority), _) => Authority::from_maybe_shared(authority),
+        (None, Some(host)) if !connect => Authority::try_from(host.as_bytes()),
+        (None, _) => return Err(Broken::Malformed("a request without authority")),
+    };
+    let authority = authority.map_err(|_| Broken::Malformed("an authority that is none"))?;
+    if authority.as_str().contains('@') {
+        return Err(Broken::Malformed("user information in the authority"));
     }
-    if fields > MAX_FIELDS {
-        return Err(Broken::TooLarge);
+    let https = match &scheme {
+        None => connect,
+        Some(scheme) => scheme.eq_ignore_ascii_case(b"https"),
+    };
+    let spoken = https || scheme.as_ref().is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"http"));
+    if !spoken || connect != scheme.is_none() {
+        return Err(Broken::Malformed("a scheme that is not spoken here, or none"));
     }
-    match kind {
-        Kind::Request if seen & STATUS == 0 && seen & METHOD != 0 => Ok(()),
-        Kind::Response if seen == STATUS => Ok(()),
-        Kind::Trailers if seen == 0 => Ok(()),
-        _ => Err(Broken::Malformed("pseudo-headers of another kind of message, or none")),
-    }
+    let path = match path {
+        Some(path) if !connect => PathAndQuery::from_maybe_shared(path)
+            .ok()
+            .filter(|path| path.as_str().starts_with('/') || path == "*" && method == Method::OPTIONS),
+        None if connect => Some(PathAndQuery::from_static("/")),
+        _ => None,
+    };
+    let path = path.ok_or(Broken::Malformed("a path that does not fit the method, or none"))?;
+    let (authority, version) = (Some(authority), Version::Http3);
+    Ok(RequestHead { method, authority, path, https, headers, version, upgrade: None })
 }
 
-/// A section without `:scheme` and `:path`, which CONNECT does not say (RFC 9114 section 4.4).
+/// The head of a response.
 ///
 /// # Errors
-/// If it cannot be read.
-pub(super) fn connect(section: &[u8]) -> Result<Vec<u8>, Broken> {
-    let mut lines = Lines(section);
-    lines.integer(8)?;
-    lines.integer(7)?;
-    let mut kept = section[..section.len() - lines.0.len()].to_vec();
-    while !lines.0.is_empty() {
-        let line = lines.0;
-        if lines.line()?.0 & (SCHEME | PATH) == 0 {
-            kept.extend_from_slice(&line[..line.len() - lines.0.len()]);
-        }
+/// As for [`request`].
+pub(super) fn response(section: Bytes) -> Result<ResponseHead, Broken> {
+    let Parts { authority: None, path: None, method: None, scheme: None, status: Some(status), headers } =
+        Parts::read(section, MAX_HEAD_BYTES)?
+    else {
+        return Err(OF_ANOTHER_KIND);
+    };
+    rules::check_fields(&headers, Reason::HttpProtocolError).map_err(|_| CONNECTION_FIELD)?;
+    match StatusCode::from_bytes(&status) {
+        Ok(StatusCode::SWITCHING_PROTOCOLS) => Err(Broken::Malformed("status 101, which HTTP/3 does not have")),
+        Ok(status) => Ok(ResponseHead { status, headers, upgrade: None }),
+        Err(_) => Err(Broken::Malformed("a status that is none")),
     }
-    Ok(kept)
 }
 
-/// What is left of a section.
-struct Lines<'a>(&'a [u8]);
+/// Trailers. `malformed` is what it is called if they are.
+///
+/// # Errors
+/// As for [`request`].
+pub(super) fn trailers(section: Bytes, malformed: Reason) -> Result<HeaderMap, Broken> {
+    let Parts { authority: None, path: None, method: None, scheme: None, status: None, headers } =
+        Parts::read(section, MAX_TRAILER_BYTES)?
+    else {
+        return Err(OF_ANOTHER_KIND);
+    };
+    rules::check_fields(&headers, malformed).map_err(|_| CONNECTION_FIELD)?;
+    Ok(headers)
+}
 
-impl<'a> Lines<'a> {
-    /// The pseudo-header that the next line is, 0 for a field, and whether its value is empty.
-    fn line(&mut self) -> Result<(u8, bool), Broken> {
-        let first = *self.0.first().ok_or(SHORT)?;
-        if first & 0x80 != 0 {
-            let (flags, index) = self.integer(6)?;
-            return if flags & 1 == 0 { Err(DYNAMIC) } else { Ok((indexed(index), index == 0)) };
-        }
-        let pseudo = if first & 0x40 != 0 {
-            let (flags, index) = self.integer(4)?;
-            if flags & 1 == 0 {
-                return Err(DYNAMIC);
-            }
-            indexed(index)
-        } else if first & 0x20 != 0 {
-            let (huffman, name) = self.string(3)?;
-            literal(huffman, name)?
-        } else {
-            return Err(DYNAMIC);
-        };
-        let (_, value) = self.string(7)?;
-        Ok((pseudo, value.is_empty()))
+const CONNECTION_FIELD: Broken = Broken::Malformed("a field that belongs to a connection");
+const OF_ANOTHER_KIND: Broken = Broken::Malformed("pseudo-headers of another kind of message, or none");
+
+/// Takes the Host field away: as the authority it is known.
+fn host(headers: &mut HeaderMap) -> Result<Option<HeaderValue>, Broken> {
+    match headers.entry(header::HOST) {
+        header::Entry::Vacant(_) => Ok(None),
+        header::Entry::Occupied(entry) => match entry.iter().nth(1) {
+            None => Ok(Some(entry.remove())),
+            Some(_) => Err(Broken::Malformed("more than one host")),
+        },
     }
+}
 
-    /// A string whose length has a prefix of this many bits, and whether it is Huffman-coded.
-    fn string(&mut self, prefix: u32) -> Result<(bool, &'a [u8]), Broken> {
-        let (flags, length) = self.integer(prefix)?;
-        let (string, rest) = self.0.split_at_checked(length).ok_or(SHORT)?;
-        self.0 = rest;
-        Ok((flags & 1 != 0, string))
-    }
+/// The lines of a section by what they are.
+#[derive(Default)]
+struct Parts {
+    authority: Option<Bytes>,
+    path: Option<Bytes>,
+    method: Option<Bytes>,
+    scheme: Option<Bytes>,
+    status: Option<Bytes>,
+    headers: HeaderMap,
+}
 
-    /// An integer with a prefix of this many bits (RFC 7541 section 5.1), and the bits before the prefix.
-    fn integer(&mut self, prefix: u32) -> Result<(u8, usize), Broken> {
-        let (&first, mut rest) = self.0.split_first().ok_or(SHORT)?;
-        let mask = 0xff_u8 >> (8 - prefix);
-        let flags = u8::try_from(u16::from(first) >> prefix).unwrap_or_default();
-        let mut value = usize::from(first & mask);
-        if first & mask == mask {
-            // Four bytes say more than any length that could be met here.
-            for shift in [0, 7, 14, 21, 28] {
-                let (&byte, left) = rest.split_first().ok_or(SHORT)?;
-                if shift == 28 {
-                    return Err(Broken::Garbled("an integer without end in a field section"));
+impl Parts {
+    /// Reads them: pseudo-headers are known ones, each once and not empty, all before the first field (RFC 9114 section 4.3);
+    /// not more than [`MAX_FIELDS`] fields.
+    fn read(section: Bytes, limit: usize) -> Result<Parts, Broken> {
+        let (mut lines, mut parts, mut fields) = (Lines::new(section, limit)?, Parts::default(), 0);
+        while let Some((name, value)) = lines.read()? {
+            if name.bytes().first() != Some(&b':') {
+                fields += 1;
+                if fields > MAX_FIELDS {
+                    return Err(Broken::TooLarge);
                 }
-                rest = left;
-                value += usize::from(byte & 0x7f) << shift;
-                if byte & 0x80 == 0 {
-                    break;
-                }
+                let name = name.field().ok_or(Broken::Malformed("a field name that is none"))?;
+                let value = HeaderValue::from_maybe_shared(value);
+                parts.headers.append(name, value.map_err(|_| Broken::Malformed("a field value that is none"))?);
+                continue;
+            }
+            if fields > 0 {
+                return Err(Broken::Malformed("a pseudo-header after a field"));
+            }
+            if value.is_empty() {
+                return Err(Broken::Malformed("an empty pseudo-header"));
+            }
+            let place = parts.pseudo(&name).ok_or(Broken::Malformed("an unknown pseudo-header"))?;
+            if place.replace(value).is_some() {
+                return Err(Broken::Malformed("the same pseudo-header twice"));
             }
         }
-        self.0 = rest;
-        Ok((flags, value))
+        Ok(parts)
+    }
+
+    fn pseudo(&mut self, name: &Name) -> Option<&mut Option<Bytes>> {
+        match name.bytes() {
+            b":authority" => Some(&mut self.authority),
+            b":path" => Some(&mut self.path),
+            b":method" => Some(&mut self.method),
+            b":scheme" => Some(&mut self.scheme),
+            b":status" => Some(&mut self.status),
+            _ => None,
+        }
     }
 }
 
-const SHORT: Broken = Broken::Garbled("a field section that ends too early");
-const DYNAMIC: Broken = Broken::Garbled("a line that refers to the dynamic table");
-
-/// The pseudo-header at an index of the static table (RFC 9204 appendix A).
-fn indexed(index: usize) -> u8 {
-    match index {
-        0 => AUTHORITY,
-        1 => PATH,
-        15..=21 => METHOD,
-        22 | 23 => SCHEME,
-        24..=28 | 63..=71 => STATUS,
-        _ => 0,
+/// Writes the head of a request; without scheme and path for CONNECT (RFC 9114 section 4.4).
+pub(super) fn write_request(head: &RequestHead, section: &mut Section) {
+    section.line(":method", head.method.as_str().as_bytes());
+    if head.method != Method::CONNECT {
+        section.line(":scheme", if head.https { b"https" } else { b"http" });
     }
+    if let Some(authority) = &head.authority {
+        section.line(":authority", authority.as_str().as_bytes());
+    }
+    if head.method != Method::CONNECT {
+        section.line(":path", head.path.as_str().as_bytes());
+    }
+    write_fields(&head.headers, section);
 }
 
-fn literal(huffman: bool, name: &[u8]) -> Result<u8, Broken> {
-    let Some(&first) = name.first() else { return Err(Broken::Malformed("an empty field name")) };
-    if if huffman { first >> 1 != COLON } else { first != b':' } {
-        return Ok(0);
-    }
-    let known = PSEUDO.iter().find(|(_, plain, coded)| name == if huffman { *coded } else { *plain });
-    known.map(|(pseudo, ..)| *pseudo).ok_or(Broken::Malformed("an unknown pseudo-header"))
+/// Writes the head of a response.
+pub(super) fn write_response(head: &ResponseHead, section: &mut Section) {
+    section.line(":status", head.status.as_str().as_bytes());
+    write_fields(&head.headers, section);
 }
 
-/// Any bytes are told apart, and what passes is not called two kinds of message.
+/// Writes fields.
+pub(super) fn write_fields(headers: &HeaderMap, section: &mut Section) {
+    headers.iter().for_each(|(name, value)| section.line(name.as_str(), value.as_bytes()));
+}
+
+/// Any bytes are told apart, what passes is not called two kinds of message, and what passes can be said again.
 pub(super) fn fuzz(input: &[u8]) {
-    let passed = [Kind::Request, Kind::Response, Kind::Trailers].map(|kind| check(input, kind).is_ok());
-    assert!(passed.iter().filter(|passed| **passed).count() <= 1);
+    let input = Bytes::copy_from_slice(input);
+    let (request, response) = (request(input.clone()), response(input.clone()));
+    let trailers = trailers(input, Reason::HttpRequestError);
+    assert!(u8::from(request.is_ok()) + u8::from(response.is_ok()) + u8::from(trailers.is_ok()) <= 1);
+    let mut section = Section::default();
+    section.begin();
+    if let Ok(head) = request {
+        write_request(&head, &mut section);
+        // Host has become the authority: the same or shorter.
+        assert!(
+            self::request(Bytes::copy_from_slice(section.bytes())).is_ok_and(|again| again.headers == head.headers)
+        );
+    } else if let Ok(head) = response {
+        write_response(&head, &mut section);
+        assert!(
+            self::response(Bytes::copy_from_slice(section.bytes())).is_ok_and(|again| again.headers == head.headers)
+        );
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// A literal line with a literal name, no Huffman.
-    fn line(name: &str, value: &str) -> Vec<u8> {
-        assert!(name.len() >= 7 && name.len() < 100 && value.len() < 127);
-        let mut line = vec![0x27, (name.len() - 7) as u8];
-        line.extend_from_slice(name.as_bytes());
-        line.push(value.len() as u8);
-        line.extend_from_slice(value.as_bytes());
-        line
+    const GET: (&str, &str) = (":method", "GET");
+    const ROOT: (&str, &str) = (":path", "/");
+    const HTTPS: (&str, &str) = (":scheme", "https");
+    const AUTHORITY: (&str, &str) = (":authority", "a");
+    const OK: (&str, &str) = (":status", "200");
+    const FIELD: (&str, &str) = ("x-field", "1");
+
+    fn section(lines: &[(&str, &str)]) -> Bytes {
+        let mut section = Section::default();
+        section.begin();
+        lines.iter().for_each(|(name, value)| section.line(name, value.as_bytes()));
+        Bytes::copy_from_slice(section.bytes())
     }
 
-    fn section(lines: &[&[u8]]) -> Vec<u8> {
-        [&[0, 0][..], &lines.concat()].concat()
+    fn asked(lines: &[(&str, &str)]) -> Result<RequestHead, Broken> {
+        request(section(lines))
     }
-
-    // Indexed: `:method: GET`, `:path: /`, `:scheme: https`, `:status: 200`, `:authority` with a literal value.
-    const GET: &[u8] = &[0xc0 | 17];
-    const ROOT: &[u8] = &[0xc0 | 1];
-    const HTTPS: &[u8] = &[0xc0 | 23];
-    const OK: &[u8] = &[0xc0 | 25];
-    const HOST: &[u8] = &[0x50, 1, b'a'];
 
     #[test]
     fn heads_as_they_should_be() {
-        let field = line("x-field", "1");
-        assert!(check(&section(&[GET, HTTPS, HOST, ROOT, &field, &field]), Kind::Request).is_ok());
-        assert!(check(&section(&[OK, &field]), Kind::Response).is_ok());
-        assert!(check(&section(&[&field]), Kind::Trailers).is_ok());
-        assert!(check(&section(&[&line(":method", "GET"), HTTPS, HOST, ROOT]), Kind::Request).is_ok());
+        let head = asked(&[GET, HTTPS, AUTHORITY, (":path", "/b?c"), FIELD, ("host", "a"), FIELD]).unwrap();
+        assert_eq!((head.host(), head.path.as_str(), head.https), ("a", "/b?c", true));
+        assert_eq!((head.method, head.headers.len()), (Method::GET, 2));
+        let head = asked(&[GET, ("x-field", ""), ("host", "a:8")].map(|line| line)).map(|_| ());
+        assert!(head.is_err(), "neither scheme nor path");
+        let head = asked(&[GET, (":scheme", "HTTP"), ROOT, ("host", "a:8")]).unwrap();
+        assert_eq!((head.authority.unwrap().as_str(), head.https, head.headers.len()), ("a:8", false, 0));
+        assert!(asked(&[(":method", "OPTIONS"), HTTPS, AUTHORITY, (":path", "*")]).is_ok());
+        let head = asked(&[(":method", "CONNECT"), AUTHORITY]).unwrap();
+        assert_eq!((head.host(), head.path.as_str()), ("a", "/"));
+        let head = response(section(&[OK, FIELD])).unwrap();
+        assert_eq!((head.status.as_u16(), head.headers.len()), (200, 1));
+        assert_eq!(trailers(section(&[FIELD]), Reason::HttpRequestError).unwrap().len(), 1);
     }
 
     #[test]
-    fn pseudo_headers_out_of_place_are_malformed() {
-        let field = line("x-field", "1");
-        let second = line(":method", "PUT");
-        let mut coded = vec![0x2d];
-        coded.extend_from_slice(b"\xb9\x49\x53\x39\xe4\x01A");
-        for (lines, kind) in [
-            (vec![GET, ROOT, ROOT], Kind::Request),
-            (vec![GET, &second, ROOT], Kind::Request),
-            (vec![GET, &coded, ROOT], Kind::Request),
-            (vec![GET, &field, ROOT], Kind::Request),
-            (vec![GET, ROOT, OK], Kind::Request),
-            (vec![ROOT, HTTPS], Kind::Request),
-            (vec![GET, &[0xc0], HTTPS], Kind::Request),
-            (vec![&line(":protocol", "websocket"), GET], Kind::Request),
-            (vec![OK, OK], Kind::Response),
-            (vec![OK, ROOT], Kind::Response),
-            (vec![&field], Kind::Response),
-            (vec![&field, OK], Kind::Trailers),
-            (vec![&[0x80]], Kind::Trailers),
-            (vec![&[0x40, 0]], Kind::Trailers),
-            (vec![&[0x10]], Kind::Trailers),
-            (vec![&[0x00, 0]], Kind::Trailers),
-            (vec![&[0x20, 0]], Kind::Trailers),
-        ] {
-            assert!(
-                matches!(check(&section(&lines), kind), Err(Broken::Malformed(_) | Broken::Garbled(_))),
-                "{lines:x?}"
-            );
+    fn what_is_malformed() {
+        let ways: [(&dyn Fn(Bytes) -> bool, &[&[(&str, &str)]]); 3] = [
+            (
+                &|section| matches!(request(section), Err(Broken::Malformed(_))),
+                &[
+                    &[HTTPS, AUTHORITY, ROOT],
+                    &[GET, AUTHORITY, ROOT],
+                    &[GET, HTTPS, ROOT],
+                    &[GET, HTTPS, AUTHORITY],
+                    &[GET, GET, HTTPS, AUTHORITY, ROOT],
+                    &[GET, (":method", "PUT"), HTTPS, AUTHORITY, ROOT],
+                    &[GET, HTTPS, AUTHORITY, FIELD, ROOT],
+                    &[GET, HTTPS, AUTHORITY, ROOT, OK],
+                    &[GET, HTTPS, AUTHORITY, ROOT, (":protocol", "websocket")],
+                    &[GET, HTTPS, AUTHORITY, ROOT, (":", "")],
+                    &[GET, HTTPS, (":authority", ""), ROOT],
+                    &[GET, HTTPS, (":authority", "user@a"), ROOT],
+                    &[GET, HTTPS, (":authority", "a b"), ROOT],
+                    &[GET, HTTPS, AUTHORITY, (":path", "x")],
+                    &[GET, HTTPS, AUTHORITY, (":path", "*")],
+                    &[GET, (":scheme", "ftp"), AUTHORITY, ROOT],
+                    &[("g e t", "GET")],
+                    &[(":method", "G T"), HTTPS, AUTHORITY, ROOT],
+                    &[GET, HTTPS, AUTHORITY, ROOT, ("host", "b")],
+                    &[GET, HTTPS, AUTHORITY, ROOT, ("host", "a"), ("host", "a")],
+                    &[GET, HTTPS, AUTHORITY, ROOT, ("X-Field", "1")],
+                    &[GET, HTTPS, AUTHORITY, ROOT, ("", "1")],
+                    &[GET, HTTPS, AUTHORITY, ROOT, ("x-field", "a\r\nb")],
+                    &[GET, HTTPS, AUTHORITY, ROOT, ("connection", "close")],
+                    &[(":method", "CONNECT"), HTTPS, AUTHORITY, ROOT],
+                    &[(":method", "CONNECT"), ("host", "a")],
+                    &[FIELD],
+                ],
+            ),
+            (
+                &|section| matches!(response(section), Err(Broken::Malformed(_))),
+                &[&[OK, OK], &[OK, ROOT], &[FIELD], &[FIELD, OK], &[(":status", "20")], &[(":status", "101")]],
+            ),
+            (
+                &|section| matches!(trailers(section, Reason::HttpRequestError), Err(Broken::Malformed(_))),
+                &[&[FIELD, OK], &[OK], &[("te", "gzip")]],
+            ),
+        ];
+        for (is_malformed, cases) in ways {
+            cases.iter().for_each(|lines| assert!(is_malformed(section(lines)), "{lines:?}"));
         }
-    }
-
-    #[test]
-    fn connect_says_neither_scheme_nor_path() {
-        let connect_method: &[u8] = &[0xc0 | 15];
-        let field = line("x-field", "value");
-        let literal_path = [&[0x20 | 5][..], b":path", &[2], b"/a"].concat();
-        let whole = section(&[connect_method, HTTPS, HOST, ROOT, &literal_path, &field]);
-        assert_eq!(connect(&whole).unwrap(), section(&[connect_method, HOST, &field]));
-        assert!(connect(&whole[..whole.len() - 1]).is_err());
     }
 
     #[test]
     fn the_number_of_fields_is_limited() {
-        let field = line("x-field", "1");
-        let lines = |n| section(&std::iter::once(OK).chain(std::iter::repeat_n(&field[..], n)).collect::<Vec<_>>());
-        assert!(check(&lines(MAX_FIELDS), Kind::Response).is_ok());
-        assert!(matches!(check(&lines(MAX_FIELDS + 1), Kind::Response), Err(Broken::TooLarge)));
+        let lines = |n| section(&[vec![OK], vec![FIELD; n]].concat());
+        assert!(response(lines(MAX_FIELDS)).is_ok());
+        assert!(matches!(response(lines(MAX_FIELDS + 1)), Err(Broken::TooLarge)));
     }
 
     #[test]
-    fn every_cut_and_any_noise_is_survived() {
-        let whole = section(&[GET, HTTPS, HOST, ROOT, &line("x-field", "value")]);
-        for end in 0..whole.len() - 8 {
-            let _ = check(&whole[..end], Kind::Request);
-        }
-        assert!(check(&whole[..whole.len() - 1], Kind::Request).is_err());
-        assert!(check(&[0, 0, 0x27, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff], Kind::Trailers).is_err());
+    fn any_noise_is_survived() {
+        let whole = section(&[GET, HTTPS, AUTHORITY, ROOT, FIELD, ("host", "a")]);
+        (0..=whole.len()).for_each(|end| fuzz(&whole[..end]));
         let mut noise = fastrand::Rng::with_seed(3);
         for _ in 0..20_000 {
-            let bytes: Vec<u8> = (0..noise.usize(..40)).map(|_| noise.u8(..)).collect();
-            let _ = check(&bytes, Kind::Request);
+            let mut bytes = whole.to_vec();
+            for _ in 0..noise.usize(1..4) {
+                let place = noise.usize(..bytes.len());
+                bytes[place] = noise.u8(..);
+            }
+            fuzz(&bytes);
         }
     }
 }

@@ -171,7 +171,11 @@ async fn exchange<S: Service>(server: &Server, service: Rc<S>, mut reader: Reade
         let response = call.as_mut().poll(cx);
         // Also those that came with the final head: they go before it. One that cannot be said is left out: it carries
         // no obligation.
-        interim.take().into_iter().flat_map(|head| server.encode(head)).for_each(|frame| writer.frame(frame));
+        interim
+            .take()
+            .into_iter()
+            .flat_map(|head| server.wire.encode_response(&head))
+            .for_each(|frame| writer.frame(frame));
         if let Poll::Ready(response) = response {
             return Poll::Ready(Some(response));
         }
@@ -222,7 +226,7 @@ async fn receive(server: &Server, reader: &mut Reader) -> Result<(RequestHead, O
         Some(Part::Fields(payload)) => payload,
         Some(Part::Content(_)) | None => return Err(Broken::Incomplete.into()),
     };
-    let head = server.decode(payload)?;
+    let head = server.wire.decode_request(payload)?;
     if head.path.as_str().len() > MAX_TARGET_BYTES {
         return Err(Refusal::Answer(Fault::new(Reason::UriTooLong)));
     }
@@ -238,7 +242,7 @@ async fn receive(server: &Server, reader: &mut Reader) -> Result<(RequestHead, O
 
 /// Writes a response. What goes wrong resets the stream; the exchange, which watches the body, has recorded it.
 async fn write(server: &Server, response: Response, mut writer: Writer) {
-    match server.encode(response.head) {
+    match server.wire.encode_response(&response.head) {
         Ok(frame) => writer.frame(frame),
         Err(_) => return writer.reset(Code::H3_INTERNAL_ERROR),
     }

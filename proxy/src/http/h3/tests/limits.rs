@@ -7,9 +7,9 @@ use crate::net::quic::{FIRST_STREAMS, STREAM_WINDOW};
 use h3::error::Code;
 use std::cell::Cell;
 
-/// `:status: 431`: literal with name reference, Huffman-coded.
+/// `:status: 431`: literal with name reference.
 fn is_431(answer: &[u8]) -> bool {
-    answer.starts_with(b"\x01") && answer.ends_with(b"\0\0\x5f\x09\x83\x69\x90\xff")
+    answer.starts_with(b"\x01") && answer.ends_with(b"\0\0\x5f\x09\x03431")
 }
 
 #[test]
@@ -224,29 +224,5 @@ fn a_client_proves_its_address_while_many_do_not() {
         };
         let (_client, server) = tokio::join!(net.raw_client(), accept);
         assert!(server.close_reason().is_none());
-    });
-}
-
-#[test]
-fn noise_in_a_section_is_never_more_than_malformed() {
-    run(async {
-        let net = Net::new();
-        let accept = async { net.server.accept().await.unwrap().await.unwrap() };
-        let (_client, connection) = tokio::join!(net.raw_client(), accept);
-        let server = crate::http::h3::coding::Server::start(connection).await.unwrap();
-        let mut noise = fastrand::Rng::with_seed(7);
-        let mut taken = 0;
-        for _ in 0..50_000 {
-            // A good head with a Huffman-coded value of noise, then some bytes changed.
-            let length = noise.usize(1..20);
-            let mut section = [&[0, 0], GET, &[0x23, b'x', b'-', b'y', 0x80 | length as u8]].concat();
-            section.extend((0..length).map(|_| noise.u8(..)));
-            for _ in 0..noise.usize(..4) {
-                let at = noise.usize(..section.len());
-                section[at] = noise.u8(..);
-            }
-            taken += usize::from(server.decode(section.into()).is_ok());
-        }
-        assert!(taken > 0);
     });
 }
