@@ -49,9 +49,16 @@ def build():
             os.environ[variable] = str(TARGET / "release" / binary)
 
 
+def build_filter():
+    """In a target directory of its own, whose builds do not wait for the usual one."""
+    target, directory = "wasm32-wasip1", TARGET / "guests"
+    run("cargo", "build", "--release", "--locked", "--package", "lacis-bench-filter", "--target", target, "--target-dir", directory, cwd=ROOT)
+    return directory / target / "release" / "lacis_bench_filter.wasm"
+
+
 def enter_namespace():
     if os.geteuid() != 0:
-        sys.exit("benches/compare: needs root for a network namespace of its own (unshare --net): sudo -E benches/compare")
+        sys.exit(f"{sys.argv[0]}: needs root for a network namespace of its own (unshare --net): sudo -E {sys.argv[0]}")
     os.environ["LACIS_BENCH_NAMESPACE"] = "1"
     os.execvp("unshare", ["unshare", "--net", "--", sys.executable, *sys.argv])
 
@@ -70,7 +77,7 @@ def prepare_network():
             names = {end.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0").decode()
                      for end in (client, accepted)}
     if names != {"cubic"}:
-        sys.exit(f"benches/compare: TCP has {names} where cubic was asked for")
+        sys.exit(f"{sys.argv[0]}: TCP has {names} where cubic was asked for")
     return "cubic"
 
 
@@ -79,7 +86,7 @@ def processors():
     """The processor of the load and the one of the sidecars."""
     allowed = sorted(os.sched_getaffinity(0))
     if len(allowed) < 2:
-        sys.exit("benches/compare: needs two processors, one for the load and one for the sidecars")
+        sys.exit(f"{sys.argv[0]}: needs two processors, one for the load and one for the sidecars")
     return allowed[0], allowed[1]
 
 
@@ -105,8 +112,8 @@ def run(*command, **keywords):
     try:
         subprocess.run([str(part) for part in command], check=True, **keywords)
     except (OSError, subprocess.CalledProcessError) as error:
-        sys.exit(f"benches/compare: {error}")
+        sys.exit(f"{sys.argv[0]}: {error}")
 
 
 def say(text):
-    print(f"compare: {text}", file=sys.stderr, flush=True)
+    print(f"{Path(sys.argv[0]).name}: {text}", file=sys.stderr, flush=True)

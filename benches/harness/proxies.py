@@ -190,6 +190,25 @@ class Handshakes:
         return f"{self.SUITES.get(suite, hex(suite))}, {self.GROUPS.get(group, group)}"
 
 
+def await_port(port, process, log):
+    """Until a process listens there."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            return socket.create_connection(("127.0.0.1", port), 1).close()
+        except OSError:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"nobody listens on port {port}:\n{log.read_text(errors='replace')[-2000:]}")
+            time.sleep(0.05)
+
+
+def resident(process):
+    """Memory of a process, in MiB."""
+    rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()
+    fields = {line.split(":")[0]: int(line.split()[1]) / 1024 for line in rollup[1:]}
+    return {"rss_mib": fields["Rss"], "pss_mib": fields["Pss"], "private_dirty_mib": fields["Private_Dirty"]}
+
+
 def idle_sample(kind, options, work):
     directory = work / "run" / f"idle-{kind}"
     directory.mkdir(parents=True, exist_ok=True)
@@ -198,19 +217,8 @@ def idle_sample(kind, options, work):
     argv = command(kind, "h2", "idle" if kind == "lacis" else "delta", directory, values)
     process = start(argv, directory / "idle.log")
     try:
-        deadline = time.monotonic() + 30
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", values["delta"]), 1).close()
-                break
-            except OSError:
-                if process.poll() is not None or time.monotonic() > deadline:
-                    log = (directory / "idle.log").read_text(errors="replace")[-2000:]
-                    raise SystemExit(f"benches/compare: the idle {kind} does not listen:\n{log}")
-                time.sleep(0.05)
+        await_port(values["delta"], process, directory / "idle.log")
         time.sleep(0.5 if options.quick else 5)
-        rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()
-        fields = {line.split(":")[0]: int(line.split()[1]) / 1024 for line in rollup[1:]}
-        return {"rss_mib": fields["Rss"], "pss_mib": fields["Pss"], "private_dirty_mib": fields["Private_Dirty"]}
+        return resident(process)
     finally:
         stop([process])

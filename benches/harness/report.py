@@ -66,6 +66,10 @@ def markdown_cell(cell):
         interval = "–" if found["low"] is None else f"{found['low']:.3f} – {found['high']:.3f}"
         goal = f"≤ {found['goal']:.2f}" if found.get("goal") else ""
         yield f"| {label} | {median} | {interval} | {goal} | {found.get('verdict', '')} |"
+        every = found["all"]
+        if found["median"] is None and every["median"] is not None:
+            span = f"{min(every['blocks']):.3f} – {max(every['blocks']):.3f} over all"
+            yield f"| the same in disturbed blocks, which decide nothing | {every['median']:.3f} | {span} | | |"
     yield ""
     failed = ", ".join(f"{reason} × {count}" for reason, count in cell["errors"].items()) or "none"
     yield f"Failed requests: {failed}. Blocks used: {cell['kept']} of {cell['blocks']}" + (
