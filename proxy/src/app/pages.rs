@@ -47,7 +47,7 @@ pub(super) fn config(config: &Config, generation: u64, addresses: &[(String, Soc
             });
             let about = json!({
                 "hosts": service.hosts, "endpoints": endpoints, "identity": identity, "link": link(service.link),
-                "balance": format!("{:?}", service.balance), "timeouts": timeouts,
+                "balance": format!("{:?}", service.balance), "timeouts": timeouts, "filters": filters(&service.filters),
             });
             (service.name.clone(), about)
         })

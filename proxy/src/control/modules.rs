@@ -90,7 +90,7 @@ impl Workshop {
     /// Everything that is wrong with the filters.
     pub fn prepare(&mut self, config: &Config) -> Result<Plan, Vec<Refusal>> {
         if used(config).is_empty() {
-            return Ok(plan(config, vec![None; config.filters.len()]));
+            return Ok(Plan::new(vec![None; config.filters.len()]));
         }
         let tools = match self.tools.take().map_or_else(Tools::new, Ok) {
             Ok(tools) => self.tools.insert(tools),
@@ -117,19 +117,12 @@ fn prepare_with(config: &Config, ready: &[Arc<Compiled>], tools: &Tools) -> Resu
             Err(why) => refusals.push(Refusal { filter: filter.name.clone(), why }),
         }
     }
-    if refusals.is_empty() { Ok(plan(config, filters)) } else { Err(refusals) }
+    if refusals.is_empty() { Ok(Plan::new(filters)) } else { Err(refusals) }
 }
 
-/// Positions of the filters that a listener uses.
+/// Positions of the filters that something names.
 fn used(config: &Config) -> BTreeSet<usize> {
-    let outbound = config.outbound.iter().flat_map(|listener| &listener.filters);
-    outbound.chain(config.inbound.iter().flat_map(|listener| &listener.filters)).copied().collect()
-}
-
-fn plan(config: &Config, filters: Vec<Option<Arc<Compiled>>>) -> Plan {
-    let outbound = config.outbound.as_ref().map_or_else(Vec::new, |listener| listener.filters.clone());
-    let inbound = config.inbound.as_ref().map_or_else(Vec::new, |listener| listener.filters.clone());
-    Plan::new(filters, outbound, inbound)
+    config.chains().flatten().copied().collect()
 }
 
 /// Where plugins are made.

@@ -24,7 +24,7 @@ const MAX_CALLS: u32 = 10_000;
 const MAX_TIME: Duration = Duration::from_secs(10);
 
 impl Resolver<'_> {
-    /// `used` are the positions of filters that a listener names.
+    /// `used` are the positions of filters that something names.
     pub(super) fn filters(&self, filters: Option<Entries<raw::Filter>>, used: &HashSet<usize>) -> Option<Vec<Filter>> {
         let Entries(entries) = filters?;
         let filters: Vec<Option<Filter>> = entries
@@ -33,7 +33,7 @@ impl Resolver<'_> {
             .map(|(position, (name, field))| {
                 let (raw, spot) = field.given()?;
                 if !used.contains(&position) {
-                    self.report.warn(spot, "no listener names this filter, so it never runs");
+                    self.report.warn(spot, "nothing names this filter, so it never runs");
                 }
                 self.filter(name, raw, spot)
             })

@@ -1,0 +1,237 @@
+//! Filters of services and of routes, and what else routes do.
+
+use lacis_tests::wire::Response;
+use lacis_tests::{App, Link, Mesh, Pair, SidecarBuilder, guest, on_links};
+use serde_json::{Value, json};
+
+/// A filter that adds `x-stamp` with its configuration to the heads of requests and responses. A configuration that
+/// begins with `!` has it trap instead, one with `=` answer by itself.
+const STAMP: &str = r#"
+(module
+  (import "env" "proxy_add_header_map_value" (func $add (param i32 i32 i32 i32 i32) (result i32)))
+  (import "env" "proxy_get_buffer_bytes" (func $buffer (param i32 i32 i32 i32 i32) (result i32)))
+  (import "env" "proxy_send_local_response"
+    (func $answer (param i32 i32 i32 i32 i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 2)
+  (global $heap (mut i32) (i32.const 65536))
+  (data (i32.const 0) "x-stamp")
+  (func (export "proxy_abi_version_0_2_1"))
+  (func (export "proxy_on_memory_allocate") (param $size i32) (result i32)
+    (local $at i32)
+    (local.set $at (global.get $heap))
+    (if (i32.gt_u (i32.add (local.get $at) (local.get $size)) (i32.const 131072))
+      (then (local.set $at (i32.const 98304))))
+    (global.set $heap (i32.and (i32.add (i32.add (local.get $at) (local.get $size)) (i32.const 7)) (i32.const -8)))
+    (local.get $at))
+  ;; For each context 8 bytes at 4096 + 8 * (id & 4095): pointer and size of its root's configuration.
+  (func $slot (param $id i32) (result i32)
+    (i32.add (i32.const 4096) (i32.shl (i32.and (local.get $id) (i32.const 4095)) (i32.const 3))))
+  (func (export "proxy_on_context_create") (param $id i32) (param $root i32)
+    (i64.store (call $slot (local.get $id)) (i64.load (call $slot (local.get $root)))))
+  (func (export "proxy_on_configure") (param $id i32) (param $size i32) (result i32)
+    (drop (call $buffer (i32.const 7) (i32.const 0) (local.get $size)
+      (call $slot (local.get $id)) (i32.add (call $slot (local.get $id)) (i32.const 4))))
+    (i32.const 1))
+  (func $stamp (param $map i32) (param $id i32)
+    (drop (call $add (local.get $map) (i32.const 0) (i32.const 7)
+      (i32.load (call $slot (local.get $id))) (i32.load offset=4 (call $slot (local.get $id))))))
+  (func (export "proxy_on_request_headers") (param $id i32) (param i32 i32) (result i32)
+    (local $first i32)
+    (local.set $first (i32.load8_u (i32.load (call $slot (local.get $id)))))
+    (if (i32.eq (local.get $first) (i32.const 33)) (then unreachable))
+    (if (i32.eq (local.get $first) (i32.const 61))
+      (then
+        (drop (call $answer (i32.const 418) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0)
+          (i32.const 0) (i32.const 0) (i32.const -1)))
+        (return (i32.const 1))))
+    (call $stamp (i32.const 0) (local.get $id))
+    (i32.const 0))
+  (func (export "proxy_on_response_headers") (param $id i32) (param i32 i32) (result i32)
+    (call $stamp (i32.const 2) (local.get $id))
+    (i32.const 0))
+  (func (export "proxy_on_done") (param i32) (result i32) (i32.const 1))
+  (func (export "proxy_on_log") (param i32))
+  (func (export "proxy_on_delete") (param i32)))
+"#;
+
+/// A directory with the module, and a configuration that has a filter for each of these: its name is what it stamps.
+fn stamps(names: &[&str]) -> (Mesh, Value) {
+    let mesh = Mesh::new();
+    mesh.file("stamp.wasm", wat::parse_str(STAMP).expect("a module"));
+    let filters: serde_json::Map<String, Value> =
+        names.iter().map(|name| ((*name).to_owned(), json!({"module": "stamp.wasm", "config": name}))).collect();
+    (mesh, json!({"filters": filters}))
+}
+
+/// A pair whose alpha has these filters, and this configuration.
+fn stamped(link: Link, names: &[&str], config: Value) -> Pair {
+    let (mesh, filters) = stamps(names);
+    Pair::inside(mesh, link, App::start(), |alpha| alpha.with(filters).with(config), |delta| delta)
+}
+
+/// The stamps on a request, as `/echo` tells them.
+fn echoed(answer: &Response) -> Vec<String> {
+    let seen: Value = serde_json::from_str(&answer.text()).expect("JSON");
+    let fields = seen["fields"].as_array().expect("a list");
+    let stamps = fields.iter().filter(|field| field[0] == "x-stamp");
+    stamps.map(|field| field[1].as_str().expect("text").to_owned()).collect()
+}
+
+on_links! {
+    /// The listener's filters first, then those of the service; the response in reverse. Not those of another service.
+    [H2, H3] fn a_service_has_filters_of_its_own(link) {
+        let config = json!({
+            "outbound": {"filters": ["a", "b"]},
+            "services": {
+                "delta": {"filters": ["c", "d"]},
+                "other": {"endpoints": ["127.0.0.1:1"], "filters": ["e"], "link": "h2"},
+            },
+        });
+        let pair = stamped(link, &["a", "b", "c", "d", "e"], config);
+        let answer = pair.get("/echo");
+        assert_eq!((answer.status(), echoed(&answer)), (200, ["a", "b", "c", "d"].map(str::to_owned).to_vec()));
+        assert_eq!(answer.head.all("x-stamp"), ["d", "c", "b", "a"]);
+        let answer = lacis_tests::client::get(pair.port(), "whatever", "/echo");
+        assert_eq!(answer.head.all("x-stamp"), ["d", "c", "b", "a"], "on the service's own port, too");
+    }
+}
+
+/// Without filters at the listener; and the same filter in both places runs in both.
+#[test]
+fn a_filter_may_stand_in_several_places() {
+    let mut pair = stamped(Link::Plaintext, &["a"], json!({"services": {"delta": {"filters": ["a"]}}}));
+    assert_eq!(echoed(&pair.get("/echo")), ["a"]);
+    pair.alpha.reload(json!({"outbound": {"filters": ["a"]}}));
+    let answer = pair.get("/echo");
+    assert_eq!((echoed(&answer), answer.head.all("x-stamp")), (vec!["a".into(), "a".to_owned()], vec!["a", "a"]));
+    pair.alpha.reload(json!({"services": {"delta": {"filters": null}}}));
+    assert_eq!(echoed(&pair.get("/echo")), ["a"]);
+}
+
+/// What chooses the service stands at the listener; then that service's filters run.
+#[test]
+fn a_listeners_filter_chooses_the_service_whose_filters_run() {
+    let other = App::named("other");
+    let (mesh, filters) = stamps(&["a", "b"]);
+    let config = json!({
+        "filters": {"move": {"module": "builtin:routing",
+            "config": {"rules": [{"header": "x-to", "value": "other", "service": "other"}]}}},
+        "outbound": {"filters": ["move"]},
+        "services": {
+            "delta": {"filters": ["a"]},
+            "other": {"filters": ["b"], "endpoints": [other.address().to_string()], "link": "plaintext"},
+        },
+    });
+    let pair = Pair::inside(mesh, Link::Plaintext, App::start(), |a| a.with(filters).with(config), |delta| delta);
+    assert_eq!(pair.get("/echo").head.all("x-stamp"), ["a"]);
+    let answer = pair.connect().request("GET", "delta", "/echo", &[("x-to", "other")], None);
+    assert_eq!((answer.field("x-app"), answer.head.all("x-stamp")), (Some("other"), vec!["b"]));
+}
+
+/// An answer of a service's filter passes those before it, and the service never hears of the request.
+#[test]
+fn a_services_filter_may_answer() {
+    let (mesh, filters) = stamps(&["a", "b", "c"]);
+    let config = json!({
+        "filters": {"d": {"module": "stamp.wasm", "config": "="}},
+        "outbound": {"filters": ["a"]},
+        "services": {"delta": {"filters": ["b", "d", "c"]}},
+    });
+    let with = |alpha: SidecarBuilder| alpha.with(filters).with(config);
+    let pair = Pair::inside(mesh, Link::Plaintext, App::start(), with, |delta| delta);
+    let answer = pair.get("/echo");
+    assert_eq!(answer.status(), 418);
+    assert_eq!(answer.head.all("x-stamp").last(), Some(&"a"), "{:?}", answer.head);
+    assert_eq!(pair.app.requests(), 0);
+    let said = |filter, outcome| [("filter", filter), ("outcome", outcome)];
+    pair.alpha.counts(1.0, "lacis_filter_requests_total", &said("d", "reply"));
+    pair.alpha.counts(0.0, "lacis_filter_requests_total", &[("filter", "c")]);
+    pair.alpha.counts(1.0, "lacis_requests_total", &[("destination", "delta"), ("status", "418")]);
+}
+
+/// One that cannot run refuses the requests to its service, or lets them pass; others' are as they were.
+#[test]
+fn a_services_filter_that_fails_harms_its_service_only() {
+    for (failure, status) in [("closed", 503), ("open", 200)] {
+        let (mesh, filters) = stamps(&["a"]);
+        let config = json!({
+            "filters": {"bad": {"module": "stamp.wasm", "config": "!", "failure": failure}},
+            "outbound": {"filters": ["a"]},
+            "services": {"sick": {"endpoints": ["127.0.0.1:1"], "link": "plaintext", "filters": ["bad"]}},
+        });
+        let app = App::start();
+        let endpoint = json!({"services": {"sick": {"endpoints": [app.address().to_string()]}}});
+        let with = |alpha: SidecarBuilder| alpha.with(filters).with(config).with(endpoint);
+        let pair = Pair::inside(mesh, Link::Plaintext, app, with, |delta| delta);
+        let mut client = pair.connect();
+        let answer = client.get("sick", "/echo");
+        assert_eq!(answer.status(), status, "{failure}");
+        assert!(answer.head.all("x-stamp").contains(&"a"), "{failure}: {:?}", answer.head);
+        assert_eq!(client.get("delta", "/echo").status(), 200);
+    }
+}
+
+/// A guest's section, which keeps the head until the body is there.
+fn gather() -> Value {
+    let mut section = guest("gather");
+    section["allow_on_headers_stop_iteration"] = json!(true);
+    section
+}
+
+on_links! {
+    /// Bodies pass the filters of both places, whichever of them waits for the whole or keeps the head back meanwhile.
+    [H2, H3] fn bodies_pass_the_filters_of_listener_and_service(link) {
+        let filters = json!({"filters": {
+            "gather": gather(), "gather-too": gather(), "whole": guest("upper-whole"), "upper": guest("upper"),
+            "grow": guest("grow"), "trailers": guest("trailers"),
+        }});
+        for (listener, service, sent, answered) in [
+            // The request is filtered in order, the response in reverse.
+            (vec!["gather"], vec!["upper"], "<HELLO>", "<HELLO>"),
+            (vec!["gather"], vec!["gather-too"], "<<hello>>", "<<hello>>"),
+            (vec!["whole"], vec!["gather"], "<HELLO>", "<HELLO>"),
+            (vec![], vec!["gather", "whole"], "<HELLO>", "<HELLO>"),
+            (vec!["upper"], vec!["grow"], "HELLO!", "HELLO!!"),
+            (vec!["gather"], vec!["grow"], "<hello>!", "<hello>!!"),
+            (vec!["gather"], vec!["trailers"], "<hello>", "<hello>"),
+        ] {
+            let chains = json!({"outbound": {"filters": listener}, "services": {"delta": {"filters": service}}});
+            let filters = filters.clone();
+            let pair = Pair::with(link, App::start(), |alpha| alpha.with(filters).with(chains.clone()), |delta| delta);
+            let mut client = pair.connect();
+            let answer = client.request("POST", "delta", "/mirror", &[], Some(b"hello"));
+            assert_eq!((answer.status(), &answer.text()[..]), (200, answered), "{chains}");
+            assert_eq!(pair.app.seen()[0].length, sent.len() as u64, "{chains}");
+            client.send("POST /mirror HTTP/1.1\r\nhost: delta\r\ntransfer-encoding: chunked\r\n\r\n");
+            client.send("3\r\nhel\r\n2\r\nlo\r\n0\r\nx-sum: 5\r\n\r\n");
+            assert_eq!(client.response("POST").text(), answered, "{chains}");
+            assert_eq!(client.get("delta", "/bytes/0").status(), 200, "{chains}");
+        }
+    }
+
+    /// Who waits to be asked for the content is asked once, by whichever filter wants it first.
+    [H2] fn content_that_waits_to_be_asked_for(link) {
+        let filters = json!({"filters": {"gather": gather(), "whole": guest("upper-whole")}});
+        for (listener, service) in [(vec!["gather"], vec!["whole"]), (vec!["whole"], vec!["gather"]), (vec![], vec!["gather"])] {
+            let chains = json!({"outbound": {"filters": listener}, "services": {"delta": {"filters": service}}});
+            let filters = filters.clone();
+            let pair = Pair::with(link, App::start(), |alpha| alpha.with(filters).with(chains.clone()), |delta| delta);
+            let mut client = pair.connect();
+            client.send("POST /mirror HTTP/1.1\r\nhost: delta\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\n");
+            assert_eq!(client.head().status(), 100, "{chains}");
+            client.send("abc");
+            let answer = client.response("POST");
+            assert_eq!((answer.status(), answer.text().to_lowercase()), (200, "<abc>".into()), "{chains}");
+        }
+    }
+}
+
+/// A change of a service's filters keeps its links.
+#[test]
+fn a_change_of_filters_keeps_the_links() {
+    let mut pair = stamped(Link::H2, &["a", "b"], json!({"services": {"delta": {"filters": ["a"]}}}));
+    assert_eq!(pair.get("/echo").head.all("x-stamp"), ["a"]);
+    pair.alpha.reload(json!({"services": {"delta": {"filters": ["b"]}}}));
+    assert_eq!(pair.get("/echo").head.all("x-stamp"), ["b"]);
+    pair.alpha.counts(1.0, "lacis_link_handshakes_total", &[("link", "h2"), ("result", "ok")]);
+}
