@@ -155,7 +155,7 @@ fn a_services_filter_that_fails_harms_its_service_only() {
     for (failure, status) in [("closed", 503), ("open", 200)] {
         let (mesh, filters) = stamps(&["a"]);
         let config = json!({
-            "filters": {"bad": {"module": "stamp.wasm", "config": "!", "failure": failure}},
+            "filters": {"bad": {"module": "stamp.wasm", "config": "!", "failure": failure, "vm_id": "of its own"}},
             "outbound": {"filters": ["a"]},
             "services": {"sick": {"endpoints": ["127.0.0.1:1"], "link": "plaintext", "filters": ["bad"]}},
         });
@@ -203,8 +203,13 @@ on_links! {
             assert_eq!((answer.status(), &answer.text()[..]), (200, answered), "{chains}");
             assert_eq!(pair.app.seen()[0].length, sent.len() as u64, "{chains}");
             client.send("POST /mirror HTTP/1.1\r\nhost: delta\r\ntransfer-encoding: chunked\r\n\r\n");
-            client.send("3\r\nhel\r\n2\r\nlo\r\n0\r\nx-sum: 5\r\n\r\n");
+            client.send("3\r\nhel\r\n2\r\nlo\r\n0\r\n\r\n");
             assert_eq!(client.response("POST").text(), answered, "{chains}");
+            // Content with trailers has no end of its own, which these wait for; they pass all the same.
+            client.send("POST /mirror HTTP/1.1\r\nhost: delta\r\nconnection: te\r\nte: trailers\r\ntransfer-encoding: chunked\r\n\r\n");
+            client.send("5\r\nhello\r\n0\r\nx-sum: 5\r\n\r\n");
+            let answer = client.response("POST");
+            assert_eq!((answer.text().to_lowercase(), answer.trailer("x-sum")), ("hello".into(), Some("5")), "{chains}");
             assert_eq!(client.get("delta", "/bytes/0").status(), 200, "{chains}");
         }
     }
@@ -223,6 +228,234 @@ on_links! {
             let answer = client.response("POST");
             assert_eq!((answer.status(), answer.text().to_lowercase()), (200, "<abc>".into()), "{chains}");
         }
+    }
+}
+
+/// The rule `name` of delta.
+fn rule(name: &str, more: Value) -> Value {
+    let mut rule = json!({"name": name});
+    for (key, value) in more.as_object().into_iter().flatten() {
+        rule[key] = value.clone();
+    }
+    rule
+}
+
+/// Routes of delta with these rules.
+fn routes(rules: &[Value]) -> Value {
+    json!({"routes": [{"service": "delta", "rules": rules}]})
+}
+
+/// Two applications that alpha reaches without a link, as the services `delta` and `v2`, and these rules of delta.
+fn routed(rules: &[Value], more: Value) -> (Pair, App) {
+    let v2 = App::named("v2");
+    let (mesh, filters) = stamps(&["a", "b", "c", "d"]);
+    let with = json!({"services": {"v2": {"endpoints": [v2.address().to_string()], "link": "plaintext"}}});
+    let alpha = |alpha: SidecarBuilder| alpha.with(filters).with(with).with(routes(rules)).with(more);
+    (Pair::inside(mesh, Link::Plaintext, App::named("delta"), alpha, |delta| delta), v2)
+}
+
+fn v2() -> Value {
+    json!([{"service": "v2"}])
+}
+
+/// The most specific rule counts, by Host and on the service's own port; without one it is 404. Whom the log names.
+#[test]
+fn rules_choose_the_service() {
+    let rules = [
+        rule(
+            "new",
+            json!({"matches": [{"path": {"prefix": "/echo/v2"}}, {"headers": [{"name": "x-v", "value": "2"}]}], "to": v2()}),
+        ),
+        rule("old", json!({"matches": [{"path": {"prefix": "/echo"}, "method": "GET"}]})),
+        rule("host", json!({"matches": [{"host": "delta.example"}, {"host": "*.delta.example"}], "to": v2()})),
+    ];
+    let (pair, v2) = routed(&rules, json!({}));
+    let mut client = pair.connect();
+    for (host, path, fields, app, name) in [
+        ("delta", "/echo", &[][..], Some("delta"), "delta/old"),
+        ("delta", "/echo/v2/x", &[], Some("v2"), "delta/new"),
+        ("delta", "/echo/v2x", &[], Some("delta"), "delta/old"),
+        ("delta", "/bytes/1", &[("x-v", "2")], Some("v2"), "delta/new"),
+        ("DELTA.example", "/echo/host", &[], Some("v2"), "delta/host"),
+        ("a.delta.example:80", "/echo/end", &[], Some("v2"), "delta/host"),
+        ("v2", "/echo/straight", &[], Some("v2"), ""),
+    ] {
+        let answer = client.request("GET", host, path, fields, None);
+        assert_eq!((answer.status(), answer.field("x-app")), (200, app), "{host} {path}");
+        let record = pair.alpha.access(path, |record| record["path"] == path);
+        assert_eq!(record["route_name"].as_str().unwrap_or_default(), name, "{record}");
+    }
+    assert_eq!(lacis_tests::client::get(pair.port(), "whatever", "/echo/v2").field("x-app"), Some("v2"));
+    assert_eq!(v2.requests(), 6);
+    for (host, path) in [("delta", "/bytes/1"), ("delta.example.org", "/echo"), ("example", "/echo")] {
+        let answer = client.get(host, path);
+        assert_eq!((answer.status(), answer.field("proxy-status")), (404, Some("alpha; error=destination_not_found")));
+    }
+    pair.alpha.counts(6.0, "lacis_requests_total", &[("destination", "v2"), ("status", "200")]);
+}
+
+/// Shares as the weights say; nothing for a weight of 0, and nobody for none at all.
+#[test]
+fn weights_share_requests() {
+    let to = |v2: u32, delta: u32| json!([{"service": "v2", "weight": v2}, {"service": "delta", "weight": delta}]);
+    let rules = [
+        rule("split", json!({"matches": [{"path": {"prefix": "/bytes/1"}}], "to": to(30, 70)})),
+        rule("all", json!({"matches": [{"path": {"prefix": "/bytes/2"}}], "to": to(1, 0)})),
+        rule("none", json!({"matches": [{"path": {"prefix": "/bytes/3"}}], "to": to(0, 0)})),
+    ];
+    let (pair, v2) = routed(&rules, json!({}));
+    let mut client = pair.connect();
+    for _ in 0..400 {
+        assert_eq!(client.get("delta", "/bytes/1").status(), 200);
+    }
+    // 120 expected; six standard deviations are 55.
+    let share = v2.requests();
+    assert!((65..=175).contains(&share), "{share} of 400");
+    for _ in 0..20 {
+        client.get("delta", "/bytes/2");
+    }
+    assert_eq!(v2.requests(), share + 20);
+    let answer = client.get("delta", "/bytes/3");
+    assert_eq!((answer.status(), answer.field("proxy-status")), (500, Some("alpha; error=proxy_configuration_error")));
+}
+
+/// Fields change on the way in and out, and another target is asked for; filters of the service see it so.
+#[test]
+fn heads_are_rewritten() {
+    let rules = [rule(
+        "new",
+        json!({
+            "matches": [{"path": {"prefix": "/api/v2"}}],
+            "filters": [
+                {"request_headers": {"set": [{"name": "x-set", "value": "new"}], "add": [{"name": "x-add", "value": "2"}], "remove": ["x-gone"]}},
+                {"response_headers": {"set": [{"name": "x-app", "value": "hidden"}], "add": [{"name": "x-more", "value": "1"}]}},
+                {"rewrite": {"host": "inside.example", "path": {"prefix": "/echo"}}},
+            ],
+        }),
+    )];
+    // With a filter before, with one after, with none: the head is handed over in another way each time.
+    let (listener, service) =
+        (json!({"outbound": {"filters": ["a"]}}), json!({"services": {"delta": {"filters": ["b"]}}}));
+    for (more, stamps) in [(json!({}), vec![]), (listener, vec!["a"]), (service, vec!["b"])] {
+        let (pair, _) = routed(&rules, more);
+        let fields = [("x-set", "old"), ("x-add", "1"), ("x-gone", "here"), ("x-kept", "yes")];
+        let answer = pair.connect().request("POST", "delta", "/api/v2/x?q=1", &fields, Some(b"body"));
+        assert_eq!((answer.status(), answer.field("x-app"), answer.field("x-more")), (200, Some("hidden"), Some("1")));
+        assert_eq!(answer.head.all("x-stamp"), stamps);
+        let seen = &pair.app.seen()[0];
+        assert_eq!((seen.target.as_str(), seen.field("host")), ("/echo/x?q=1", Some("inside.example")));
+        assert_eq!((seen.field("x-set"), seen.field("x-gone"), seen.field("x-kept")), (Some("new"), None, Some("yes")));
+        let added: Vec<&str> = seen.fields.iter().filter(|(n, _)| n == "x-add").map(|(_, v)| v.as_str()).collect();
+        assert_eq!((added, seen.length), (vec!["1", "2"], 4));
+    }
+}
+
+/// The answer names another place, passes the listener's filters, and nobody else hears of it.
+#[test]
+fn redirects_are_answers() {
+    let rules = [rule(
+        "moved",
+        json!({
+            "matches": [{"path": {"prefix": "/old"}}],
+            "filters": [
+                {"redirect": {"scheme": "https", "host": "example.org", "path": {"prefix": "/new"}, "status": 308}},
+                {"response_headers": {"add": [{"name": "x-more", "value": "1"}]}},
+            ],
+        }),
+    )];
+    let (pair, _) = routed(&rules, json!({"outbound": {"filters": ["a"]}, "services": {"delta": {"filters": ["b"]}}}));
+    let mut client = pair.connect();
+    for method in ["GET", "POST", "HEAD"] {
+        let body = (method == "POST").then_some(&b"body"[..]);
+        let answer = client.request(method, "delta", "/old/x?q=1", &[], body);
+        assert_eq!(
+            (answer.status(), answer.field("location")),
+            (308, Some("https://example.org/new/x?q=1")),
+            "{method}"
+        );
+        assert_eq!((answer.field("x-more"), answer.head.all("x-stamp")), (Some("1"), vec!["a"]), "{method}");
+        assert_eq!(answer.body.len(), 0);
+        client = pair.connect();
+    }
+    assert_eq!(pair.app.requests(), 0);
+}
+
+/// One module, and a configuration for each rule: those of the listener, of the rule, of the service it chose, in this order.
+#[test]
+fn a_rule_has_filters_of_its_own() {
+    let filter = |name: &str| json!([{"filter": name}]);
+    let rules = [
+        rule("one", json!({"matches": [{"path": {"exact": "/echo"}}], "filters": filter("b")})),
+        rule("two", json!({"filters": [{"filter": "c"}, {"filter": "b"}], "to": v2()})),
+    ];
+    let filters =
+        json!({"outbound": {"filters": ["a"]}, "services": {"delta": {"filters": ["d"]}, "v2": {"filters": ["a"]}}});
+    let (mut pair, _v2) = routed(&rules, filters);
+    let mut client = pair.connect();
+    for _ in 0..3 {
+        for (path, stamps) in [("/echo", vec!["a", "b", "d"]), ("/echo/2", vec!["a", "c", "b", "a"])] {
+            let answer = client.get("delta", path);
+            let reversed: Vec<&str> = stamps.iter().rev().copied().collect();
+            assert_eq!(
+                (echoed(&answer), answer.head.all("x-stamp")),
+                (stamps.iter().map(|s| s.to_string()).collect(), reversed)
+            );
+        }
+    }
+    assert_eq!(client.get("v2", "/echo").head.all("x-stamp"), ["a", "a"], "whoever calls it");
+    pair.alpha.reload(json!({"filters": {"b": {"config": "changed"}}}));
+    assert_eq!(client.get("delta", "/echo").head.all("x-stamp"), ["d", "changed", "a"]);
+}
+
+/// A rule bounds how long an answer may take; the service's own bound is another.
+#[test]
+fn a_rule_has_a_timeout() {
+    let rules = [
+        rule(
+            "soon",
+            json!({"matches": [{"path": {"prefix": "/hold"}, "headers": [{"name": "x-soon", "value": "yes"}]}], "timeout": "200ms"}),
+        ),
+        rule("late", json!({})),
+    ];
+    let (pair, _) = routed(&rules, json!({"services": {"delta": {"timeouts": {"request": "1h"}}}}));
+    let mut late = pair.connect();
+    late.send("GET /hold HTTP/1.1\r\nhost: delta\r\n\r\n");
+    pair.app.wait_held(1);
+    let answer = pair.connect().request("GET", "delta", "/hold", &[("x-soon", "yes")], None);
+    assert_eq!((answer.status(), answer.field("proxy-status")), (504, Some("alpha; error=http_response_timeout")));
+    pair.app.release();
+    assert_eq!(late.response("GET").status(), 200);
+}
+
+on_links! {
+    /// Rules, their filters and their backends change under load: no request fails, and none sees two of them.
+    [H2, H3] fn routes_change_under_load(link) {
+        let app = App::start();
+        let (mesh, filters) = stamps(&["a", "b"]);
+        let by = |name: &str| {
+            routes(&[
+                rule("all", json!({"filters": [{"filter": name}, {"request_headers": {"set": [{"name": "x-by", "value": name}]}},
+                    {"response_headers": {"set": [{"name": "x-by", "value": name}]}}]})),
+                rule("other", json!({"matches": [{"path": {"exact": "/nowhere"}}], "to": [{"service": "delta", "weight": 0}]})),
+            ])
+        };
+        let with = |alpha: SidecarBuilder| alpha.with(filters).with(by("a")).with(json!({"workers": 2}));
+        let mut pair = Pair::inside(mesh, link, app, with, |delta| delta);
+        let load = lacis_tests::client::load(pair.alpha.outbound(), "delta", "/bytes/100", 4);
+        load.wait_more(20);
+        let mut client = pair.connect();
+        for round in 0..10 {
+            let name = if round % 2 == 0 { "b" } else { "a" };
+            pair.alpha.reload(by(name));
+            load.wait_more(20);
+            let answer = client.get("delta", "/echo");
+            assert_eq!((echoed(&answer), answer.head.all("x-stamp"), answer.field("x-by")), (vec![name.to_owned()], vec![name], Some(name)));
+        }
+        let load = load.stop();
+        assert_eq!(load.failed(), 0, "{load:?}");
+        let why = pair.alpha.refused(routes(&[rule("all", json!({"to": [{"service": "absent"}]}))]));
+        assert!(why.contains("no service \"absent\""), "{why}");
+        assert_eq!(client.get("delta", "/echo").field("x-by"), Some("a"), "as before");
     }
 }
 

@@ -59,6 +59,8 @@ struct Actions {
 #[derive(Default)]
 struct Gathered {
     rules: Vec<Rule>,
+    /// Those that were refused counted.
+    count: usize,
     names: HashSet<String>,
     hosts: Vec<String>,
     patterns: usize,
@@ -106,7 +108,8 @@ impl Resolver<'_> {
         known: &mut Known<'_>,
     ) -> Option<Rule> {
         let raw::Rule { name, matches, filters, to, timeout } = raw;
-        let default = format!("rule-{}", gathered.rules.len() + 1);
+        gathered.count += 1;
+        let default = format!("rule-{}", gathered.count);
         let name_spot = name.spot().unwrap_or(at);
         let name = self.optional(name, default, |name, spot| match is_label(&name) {
             true => Some(name),
@@ -191,6 +194,10 @@ impl Resolver<'_> {
         known: &mut Known<'_>,
     ) -> Option<HostMatch> {
         let (end, wild) = text.strip_prefix("*.").map_or((text, false), |end| (end, true));
+        if end.contains('*') {
+            let right = "write a whole one, or `*.` and the end of one such as *.example";
+            return self.refuse(spot, format!("\"{}\" is not a host; {right}", clip(text)));
+        }
         let end = match host(end) {
             Ok(end) => end,
             Err(why) => return self.refuse(spot, format!("\"{}\" {why}", clip(text))),
@@ -280,7 +287,7 @@ impl Resolver<'_> {
     fn actions(&self, field: Field<Vec<Field<raw::RuleFilter>>>, known: &Known<'_>) -> Option<Actions> {
         let (mut actions, mut filters) = (Actions::default(), Vec::new());
         let mut kinds = HashSet::new();
-        self.list(field, |raw, at| {
+        let sound = self.list(field, |raw, at| {
             let raw::RuleFilter { request_headers, response_headers, redirect, rewrite, filter, mirror } = raw;
             let given = [
                 ("request_headers", !request_headers.is_absent()),
@@ -328,9 +335,9 @@ impl Resolver<'_> {
                     .refuse(at, "a redirect goes to no service, which could be asked for something else; keep one");
             }
             Some(())
-        })?;
+        });
         actions.filters = self.names(filters, known.filters)?;
-        Some(actions)
+        sound.map(|_| actions)
     }
 
     fn changes(&self, raw: raw::FieldChanges) -> Option<FieldChanges> {
