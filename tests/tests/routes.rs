@@ -459,6 +459,35 @@ on_links! {
     }
 }
 
+/// A filter of the listener waits for an answer, then one of the rule, then one of the service, before the request goes on.
+#[test]
+fn filters_of_every_place_may_wait() {
+    let app = App::start();
+    let config = json!({
+        "filters": {"one": guest("auth"), "two": guest("auth"), "three": guest("auth")},
+        "outbound": {"filters": ["one"]},
+        "services": {
+            "auth": {"endpoints": [app.address().to_string()], "link": "plaintext"},
+            "delta": {"filters": ["three"]},
+        },
+        "routes": [{"service": "delta", "rules": [{"filters": [{"filter": "two"}]}]}],
+    });
+    let pair = Pair::with(Link::H2, App::start(), |alpha| alpha.with(config), |delta| delta);
+    let mut client = pair.connect();
+    for (ask, status, calls) in [("/status/200", 200, 3), ("/status/403", 403, 4)] {
+        let answer = client.request("POST", "delta", "/mirror", &[("x-ask", ask)], Some(b"body"));
+        assert_eq!(answer.status(), status);
+        assert_eq!(app.requests(), calls, "calls pass no filters and no routes");
+    }
+    assert_eq!(pair.app.requests(), 1);
+    // What waits goes when the client does.
+    client.send("GET /echo HTTP/1.1\r\nhost: delta\r\nx-ask: /hold\r\n\r\n");
+    app.wait_held(1);
+    drop(client);
+    pair.alpha.metric_becomes("lacis_requests_active", &[], |active| active == 0.0);
+    assert_eq!(pair.get("/echo").status(), 200);
+}
+
 /// A change of a service's filters keeps its links.
 #[test]
 fn a_change_of_filters_keeps_the_links() {

@@ -390,6 +390,9 @@ fn odd_paths() {
         "- {matches: [{path: {prefix: /a/b}}], to: [{service: v1}]}",
         &[(&slashes, 0), ("//a/b", 0), ("/a//b", 0), ("/a/b//", 1)],
     );
+    let deep = "/a".repeat(500);
+    let rules = format!("- {{matches: [{{path: {{prefix: {deep}}}}}], to: [{{service: v1}}]}}");
+    check(&rules, &[(&deep, 1), (&"/a".repeat(8000), 1), (&"/a".repeat(499), 0)]);
     let mut star = request("OPTIONS /");
     star.path = PathAndQuery::from_static("*");
     assert_eq!(backend(&table("- {to: [{service: v1}]}"), &star), 1, "a rule for everything");

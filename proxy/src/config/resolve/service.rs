@@ -70,7 +70,10 @@ impl Resolver<'_> {
         let link = link.or(Word(LinkPolicy::Auto)).map(|Word(link)| link);
         let filters = match &filters {
             Field::Given(chain, spot) if protocol == Some(ServiceProtocol::Tcp) && !chain.is_empty() => {
-                self.report.wrong_key(*spot, "filters of opaque TCP are not supported yet; remove `filters`");
+                self.report.wrong_key(
+                    *spot,
+                    "filters see HTTP, and those of opaque TCP are not supported yet: remove `filters`",
+                );
                 None
             }
             _ => self.chain(filters, names),
