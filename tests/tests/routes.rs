@@ -292,6 +292,7 @@ fn rules_choose_the_service() {
         assert_eq!((answer.status(), answer.field("proxy-status")), (404, Some("alpha; error=destination_not_found")));
     }
     pair.alpha.counts(6.0, "lacis_requests_total", &[("destination", "v2"), ("status", "200")]);
+    pair.alpha.counts(1.0, "lacis_requests_total", &[("destination", "delta"), ("status", "404")]);
 }
 
 /// Shares as the weights say; nothing for a weight of 0, and nobody for none at all.
@@ -481,6 +482,7 @@ fn filters_of_every_place_may_wait() {
     }
     assert_eq!(pair.app.requests(), 1);
     // What waits goes when the client does.
+    let mut client = pair.connect();
     client.send("GET /echo HTTP/1.1\r\nhost: delta\r\nx-ask: /hold\r\n\r\n");
     app.wait_held(1);
     drop(client);

@@ -82,8 +82,10 @@ pub(super) fn route<'a>(
         protocol,
     };
     let Some(routes) = &service.routes else { return Ok(straight(service)) };
+    // Whatever comes of it, the account names the service that was called, unless there is a backend.
+    let (name, id) = (service.cluster.name(), service.cluster.id());
+    exchange.destined(name, id, protocol);
     let Some(Found { rule, number, prefix }) = routes.table.find(head) else {
-        let name = service.cluster.name();
         let detail = format!("no rule of {name}'s routes is for {} {}", head.method, head.path.path());
         return Err(Fault::new(Reason::DestinationNotFound).detail(detail).into());
     };

@@ -398,10 +398,13 @@ fn odd_paths() {
     assert_eq!(backend(&table("- {to: [{service: v1}]}"), &star), 1, "a rule for everything");
 }
 
+/// The rule with this number.
+type Rules<'a> = &'a dyn Fn(usize) -> String;
+
 /// What it costs to find a rule does not grow with their number. Read through, 10,000 would cost a thousand times as much.
 #[test]
 fn thousands_of_rules_cost_what_ten_do() {
-    let timed = |count: usize, rule: &dyn Fn(usize) -> String, head: &RequestHead| {
+    let timed = |count: usize, rule: Rules<'_>, head: &RequestHead| {
         let table = table(&(0..count).map(rule).collect::<Vec<_>>().join("\n"));
         let round = || {
             let start = Instant::now();
@@ -410,7 +413,7 @@ fn thousands_of_rules_cost_what_ten_do() {
         };
         (0..20).map(|_| round()).min().unwrap_or(Duration::ZERO)
     };
-    let kinds: [(&str, &dyn Fn(usize) -> String, &str); 4] = [
+    let kinds: [(&str, Rules<'_>, &str); 4] = [
         ("prefixes", &|n| format!("- {{matches: [{{path: {{prefix: /api/s{n}/v1}}}}]}}"), "/api/s9/v1/x"),
         ("exact paths", &|n| format!("- {{matches: [{{path: {{exact: /api/s{n}}}}}]}}"), "/api/s9"),
         ("headers", &|n| format!("- {{matches: [{{headers: [{{name: x-tenant, value: t{n}}}]}}]}}"), "/ x-tenant:t9"),

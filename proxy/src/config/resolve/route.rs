@@ -6,7 +6,7 @@ use http::Method;
 use http::header::{self, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
 
-use super::super::names::host;
+use super::super::names::{host, is_label};
 use super::super::raw::route as raw;
 use super::super::reader::{Field, Spot};
 use super::super::route::{
@@ -18,7 +18,6 @@ use super::super::yaml::clip;
 use super::super::{Service, ServiceProtocol};
 use super::service::Hosts;
 use super::{FilterNames, Resolver, not_label};
-use crate::config::names::is_label;
 
 /// Most headers or parameters of a match, changes of fields, or backends (Gateway API: 16 of each).
 const MAX_LIST: usize = 16;
