@@ -20,6 +20,7 @@ use super::{
 };
 use crate::identity::SpiffeId;
 use route::Known;
+use service::Beside;
 
 /// Until a connection to the own application is open (Envoy's default).
 const APPLICATION_CONNECT: Duration = Duration::from_secs(5);
@@ -136,8 +137,8 @@ impl Resolver<'_> {
             self.optional(inbound, None, |raw, spot| self.inbound(raw, spot, &names, &mut listeners).map(Some));
         let (service_spots, service_names) = (service_spots(&services), positions(&services));
         let mut hosts = HashMap::new();
-        let services =
-            self.services(services.or(Entries(Vec::new())), node.as_ref(), &names, &mut hosts, &mut listeners);
+        let beside = Beside { node: node.as_ref(), filters: &names };
+        let services = self.services(services.or(Entries(Vec::new())), &beside, &mut hosts, &mut listeners);
         let known = Known { services: &service_names, read: services.as_deref(), hosts, filters: &names };
         let routes = self.routes(routes, known);
         let chains = [

@@ -15,12 +15,19 @@ use crate::identity::SpiffeId;
 /// Which service has a host already, and at which line.
 pub(super) type Hosts = HashMap<String, (String, usize)>;
 
+/// What sections of services refer to.
+pub(super) struct Beside<'a> {
+    /// This sidecar, if it could be read.
+    pub(super) node: Option<&'a Node>,
+    /// Positions of filters by name.
+    pub(super) filters: &'a FilterNames,
+}
+
 impl Resolver<'_> {
     pub(super) fn services(
         &self,
         services: Option<Entries<raw::Service>>,
-        node: Option<&Node>,
-        names: &FilterNames,
+        beside: &Beside<'_>,
         taken: &mut Hosts,
         listeners: &mut Vec<Listener>,
     ) -> Option<Vec<Service>> {
@@ -29,7 +36,7 @@ impl Resolver<'_> {
             .into_iter()
             .map(|(name, field)| {
                 let (raw, spot) = field.given()?;
-                self.service(name, raw, spot, node, names, taken, listeners)
+                self.service(name, raw, spot, beside, taken, listeners)
             })
             .collect();
         services.into_iter().collect()
@@ -40,8 +47,7 @@ impl Resolver<'_> {
         name: String,
         raw: raw::Service,
         at: Spot,
-        node: Option<&Node>,
-        names: &FilterNames,
+        beside: &Beside<'_>,
         taken: &mut Hosts,
         listeners: &mut Vec<Listener>,
     ) -> Option<Service> {
@@ -76,7 +82,7 @@ impl Resolver<'_> {
                 );
                 None
             }
-            _ => self.chain(filters, names),
+            _ => self.chain(filters, beside.filters),
         };
         let sound = protocol != Some(ServiceProtocol::Tcp) || self.opaque(at, &hosts, &listen, link, link_spot);
         let hosts = self.hosts(&name, at, hosts, taken);
@@ -91,7 +97,7 @@ impl Resolver<'_> {
             Field::Absent if elsewhere => None,
             endpoints => self.endpoints(endpoints, at),
         };
-        let identity = self.peer_identity(identity, &name, link, node);
+        let identity = self.peer_identity(identity, &name, link, beside.node);
         let balance = balance.or(raw::Policy(Balance::LeastLoad));
         let timeouts = self.timeouts(timeouts);
         let (endpoints, link, protocol) = (endpoints?, link?, protocol?);
