@@ -40,6 +40,10 @@ const UDP_PATIENCE: Duration = Duration::from_millis(300);
 const UDP_RETRY: Duration = Duration::from_secs(30);
 const UDP_RETRY_MAX: Duration = Duration::from_secs(900);
 
+/// How long a peer that has nothing better than HTTP/1.1 is spoken to in it unasked. Then the next handshake offers
+/// HTTP/2 again: whatever is chosen, the request goes over the connection that it made.
+const HTTP1_MEMORY: Duration = Duration::from_secs(300);
+
 /// How a cluster's endpoints are spoken to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Transport {
@@ -100,8 +104,8 @@ struct Endpoint {
     h1: Rc<h1::Idle>,
     h2: Rc<Links<h2::Link>>,
     h3: Rc<Links<h3::Link>>,
-    /// The peer has nothing better than HTTP/1.1, as its ALPN said.
-    only_http1: Cell<bool>,
+    /// The peer had nothing better than HTTP/1.1, as its ALPN said; until when that is believed.
+    only_http1: Cell<Option<Instant>>,
     udp: Cell<Udp>,
     resting: Cell<Option<Instant>>,
 }
@@ -298,7 +302,7 @@ impl Cluster {
                 Err(fault) => endpoint.udp_failed(&fault, &self.name),
             }
         }
-        if !endpoint.only_http1.get() {
+        if !endpoint.only_http1(Instant::now()) {
             trail.over(labels::Link::H2);
             let wires = Rc::clone(&endpoint.h1);
             match endpoint
@@ -309,7 +313,7 @@ impl Cluster {
                 .await?
             {
                 Some(link) => return Ok(Link::H2(link)),
-                None => endpoint.only_http1.set(true),
+                None => endpoint.only_http1.set(Some(Instant::now() + HTTP1_MEMORY)),
             }
         }
         if carriage == Carriage::Multiplexed {
@@ -428,10 +432,18 @@ impl Endpoint {
             h1: Rc::default(),
             h2: Rc::default(),
             h3: Rc::default(),
-            only_http1: Cell::new(false),
+            only_http1: Cell::new(None),
             udp: Cell::new(Udp::Unknown),
             resting: Cell::new(None),
         }
+    }
+
+    /// Whether it is believed to have nothing better than HTTP/1.1.
+    fn only_http1(&self, now: Instant) -> bool {
+        if self.only_http1.get().is_some_and(|until| now >= until) {
+            self.only_http1.set(None);
+        }
+        self.only_http1.get().is_some()
     }
 
     fn udp_failed(&self, fault: &Fault, service: &str) {
@@ -515,5 +527,16 @@ mod tests {
 
         let other = make(&[endpoint(2, 5)], LinkPolicy::H3, slower, Some(&second));
         assert!(!Rc::ptr_eq(&second.endpoints[1], &other.endpoints[0]), "reached in another way");
+    }
+
+    #[test]
+    fn that_a_peer_has_only_http1_is_forgotten() {
+        let endpoint = Endpoint::new(config::Endpoint { address: ([127, 0, 0, 1], 1).into(), weight: 1 });
+        let now = Instant::now();
+        assert!(!endpoint.only_http1(now));
+        endpoint.only_http1.set(Some(now + HTTP1_MEMORY));
+        assert!(endpoint.only_http1(now + HTTP1_MEMORY - Duration::from_nanos(1)));
+        assert!(!endpoint.only_http1(now + HTTP1_MEMORY), "asked again");
+        assert!(!endpoint.only_http1(now), "until it says so again");
     }
 }
