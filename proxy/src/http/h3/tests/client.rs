@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::fault::{Reason, Retry};
+use crate::net::quic::{IDLE_TIMEOUT, KEEP_ALIVE};
 use h3::error::Code;
 
 /// The request's stream as the server sees it, its head read.
@@ -298,5 +299,29 @@ fn certificates_are_told_from_other_failures() {
         let (connected, _) = tokio::join!(net.try_connect(), server);
         let fault = connected.map(|_| ()).unwrap_err();
         assert_eq!((fault.reason, fault.retry), (Reason::TlsCertificateError, Retry::Safe), "{fault}");
+    });
+}
+
+/// By its pings alone an idle link stays open; and without their answers it is found dead. The clock is the test's:
+/// nobody waits.
+#[test]
+fn pings_keep_an_idle_link_open_and_find_a_dead_one() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    LocalSet::new().block_on(&runtime, async {
+        let net = Net::new();
+        net.serve(|_| async { response(200, text("fine")) });
+        let link = net.connect().await;
+        for _ in 0..2 {
+            let mut answer = link.send(get()).await.unwrap();
+            assert_eq!(read(&mut answer.body).await.unwrap().0, b"fine");
+            tokio::time::sleep(10 * IDLE_TIMEOUT).await;
+            assert!(!link.is_closed(), "idle, and alive");
+        }
+        // The server goes on at another port, where nobody looks for it.
+        net.server.rebind(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()).unwrap();
+        tokio::time::sleep(IDLE_TIMEOUT - KEEP_ALIVE).await;
+        assert!(!link.is_closed(), "packets may be lost");
+        tokio::time::sleep(2 * KEEP_ALIVE).await;
+        assert!(link.is_closed());
     });
 }
