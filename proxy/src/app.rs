@@ -13,9 +13,10 @@ use std::time::{Duration, SystemTime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use crate::admin::{self, Admin, Readiness};
+use crate::admin::{self, Admin, Readiness, Token};
 use crate::config::Config;
 use crate::control::certificates::Certificates;
+use crate::control::discovery::{Discovery, START_PATIENCE};
 use crate::control::generations::Generations;
 use crate::control::modules::{self, Workshop};
 use crate::control::ports::Ports;
@@ -68,7 +69,11 @@ pub fn run(source: Source, config: Config) -> Result<(), String> {
     let peers = Arc::new(Peers::new(mailboxes));
     let addresses = bound.addresses();
     let generations = Rc::new(Generations::new(Arc::clone(&config), source.files().to_vec(), SystemTime::now()));
-    let snapshot = Snapshot::new(generations.current(), config, filters);
+    let metrics = Rc::new(registry.metrics());
+    let discovery = Discovery::new(Arc::clone(&peers), Rc::clone(&metrics));
+    discovery.follow(&config);
+    let places = discovery.places(&config);
+    let snapshot = Snapshot::new(generations.current(), config, filters, places);
     let shared = Arc::default();
     let mut workers = Vec::new();
     for (number, (sockets, mailbox)) in bound.sockets.into_iter().zip(inboxes).enumerate() {
@@ -87,18 +92,18 @@ pub fn run(source: Source, config: Config) -> Result<(), String> {
         workers.push(spawn(&format!("worker-{number}"), move || worker::run(seed))?);
     }
     drop(snapshot);
-    let metrics = Rc::new(registry.metrics());
     metrics.config_generation(generations.current());
     let reload = Reload {
         source,
         workshop,
         ports: Rc::clone(&ports),
+        discovery: Rc::clone(&discovery),
         peers: Arc::clone(&peers),
         generations: Rc::clone(&generations),
         metrics: Rc::clone(&metrics),
         asked: Rc::default(),
     };
-    let control = Control { generations, ports, registry, metrics, peers, addresses, access: log_queue };
+    let control = Control { generations, ports, discovery, registry, metrics, peers, addresses, access: log_queue };
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| format!("cannot start: {e}"))?;
     tokio::task::LocalSet::new().block_on(&runtime, control.live(certificates, reload, bound.admin, workers))?;
@@ -170,6 +175,7 @@ impl Bound {
 struct Control {
     generations: Rc<Generations>,
     ports: Rc<Ports>,
+    discovery: Rc<Discovery>,
     registry: Registry,
     metrics: Rc<Metrics>,
     peers: Arc<Peers>,
@@ -189,6 +195,12 @@ impl Control {
         let draining = readiness.token("drain", "");
         draining.ready();
         let stop = Rc::new(Stop::default());
+        tokio::task::spawn_local(Rc::clone(&self.discovery).run());
+        tokio::task::spawn_local(first_answers(
+            Rc::clone(&self.discovery),
+            self.generations.config(),
+            readiness.token("services", "starting"),
+        ));
         if let Some(listener) = admin {
             let listener =
                 tokio::net::TcpListener::from_std(listener).map_err(|error| format!("cannot serve admin: {error}"))?;
@@ -265,6 +277,8 @@ impl Control {
             let all: Vec<_> = addresses.iter().cloned().chain(ports.addresses()).collect();
             pages::config(&generations.config(), generations.current(), &all)
         };
+        let (discovery, configs) = (Rc::clone(&self.discovery), Rc::clone(&self.generations));
+        let sources = move || pages::sources(&discovery, &configs.config());
         let (clusters, filters, history) =
             (Arc::clone(&self.peers), Arc::clone(&self.peers), (Arc::clone(&self.peers), Rc::clone(&self.generations)));
         let (drain, quit) = (Rc::clone(stop), Rc::clone(stop));
@@ -272,7 +286,7 @@ impl Control {
             readiness,
             metrics: self.registry.clone(),
             config: Box::new(config),
-            clusters: Box::new(move || Box::pin(pages::clusters(pages::ask(&clusters)))),
+            clusters: Box::new(move || Box::pin(pages::clusters(pages::ask(&clusters), sources()))),
             filters: Box::new(move || Box::pin(pages::filters(pages::ask(&filters)))),
             generations: Box::new(move || Box::pin(pages::generations(pages::ask(&history.0), Rc::clone(&history.1)))),
             logging: Box::new(|levels| {
@@ -286,6 +300,13 @@ impl Control {
             }),
         }
     }
+}
+
+/// Keeps the sidecar from being ready until it knows where its services are, but not for ever.
+async fn first_answers(discovery: Rc<Discovery>, config: Arc<Config>, token: Token) {
+    let wait = discovery.answers(&config, START_PATIENCE, |missing| token.waits_for(missing.join("; ")));
+    wait.await;
+    token.ready();
 }
 
 /// How badly the end is wanted: once drains, twice ends at once.

@@ -80,6 +80,8 @@ reasons! {
     DestinationNotFound = "destination_not_found", "destination_not_found", 404, 12, "NR", "route_not_found", Proxy, Unsafe;
     /// The service has no endpoint that could take the request.
     DestinationUnavailable = "destination_unavailable", "destination_unavailable", 503, 14, "UH", "no_healthy_upstream", Upstream, Safe;
+    /// Nobody could say where the service is: DNS did not answer, or knows no address (RFC 9209 section 2.3.2).
+    DnsError = "dns_error", "dns_error", 503, 14, "DF", "dns_resolution_failure", Upstream, Safe;
     /// The client went away before the response was complete. Nobody reads this answer.
     DownstreamAborted = "downstream_aborted", "http_request_error", 499, 1, "DC", "downstream_remote_disconnect", Downstream, Unsafe;
     /// This process ended before the response was complete: its deadline for draining passed, or it was told to end at

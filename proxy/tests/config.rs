@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use lacis::config::resolve::{Host, Outcome};
-use lacis::config::{self, Balance, Failure, LinkPolicy, Module};
+use lacis::config::{self, Balance, Endpoints, Failure, LinkPolicy, Module};
 use serde_json::Value;
 
 fn golden_dir() -> PathBuf {
@@ -168,6 +168,7 @@ fn mismatch(root: &Value, schema: &Value, value: &Value, at: &str) -> Option<Str
                 let target = root.pointer(rule.as_str()?.trim_start_matches('#')).expect("a target");
                 return mismatch(root, target, value, at);
             }
+            "oneOf" => list().filter(|option| mismatch(root, option, value, at).is_none()).count() != 1,
             "anyOf" => list().all(|option| mismatch(root, option, value, at).is_some()),
             "enum" => list().all(|option| option != value),
             "const" => rule != value,
@@ -249,7 +250,8 @@ filters: {auth: {module: 'builtin:auth'}, own: {module: f/own.wasm, config: {b: 
     assert_eq!(config.workers, 1);
     let delta = &config.services[0];
     assert_eq!((delta.hosts.as_slice(), delta.listen), (["delta".to_owned()].as_slice(), None));
-    assert_eq!((delta.link, delta.balance, delta.endpoints[0].weight), (LinkPolicy::Auto, Balance::LeastLoad, 1));
+    assert_eq!((delta.link, delta.balance), (LinkPolicy::Auto, Balance::LeastLoad));
+    assert!(matches!(&delta.endpoints, Endpoints::Listed(all) if all[0].weight == 1), "{:?}", delta.endpoints);
     assert_eq!(delta.identity[0].as_str(), "spiffe://cluster.local/ns/default/sa/delta");
     let timeouts = [delta.timeouts.connect, delta.timeouts.request, delta.timeouts.idle];
     assert_eq!(timeouts.map(|t| t.as_millis()), [1000, 15_000, 300_000]);
@@ -280,6 +282,56 @@ fn hostile_files_end_soon() {
     for text in ["[".repeat(1 << 20), "{a: ".repeat(1 << 20), "- ".repeat(1 << 20), "a".repeat(10 << 20)] {
         assert!(parse(&text).is_err());
     }
+}
+
+/// What is wrong with a file of endpoints is told like what is wrong with a config.
+#[test]
+fn files_of_endpoints() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("delta.yaml");
+    let read = |text: &str| {
+        fs::write(&path, text).expect("writable");
+        config::endpoints(&path).map_err(|problems| {
+            let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
+            lines.join("\n").replace(dir.path().to_str().expect("UTF-8"), "DIR")
+        })
+    };
+    let good = read("endpoints:\n  - 10.0.0.4:15006\n  - {address: '[::1]:7', weight: 2}\n").expect("valid");
+    let good: Vec<_> = good.iter().map(|endpoint| (endpoint.address.to_string(), endpoint.weight)).collect();
+    assert_eq!(good, [("10.0.0.4:15006".to_owned(), 1), ("[::1]:7".to_owned(), 2)]);
+    assert_eq!(read(r#"{"endpoints": []}"#), Ok(Vec::new()), "a service may have none now; JSON is YAML");
+    for (text, said) in [
+        ("", "DIR/delta.yaml:1:1: the file is empty; the smallest useful one has `endpoints: []`"),
+        ("[10.0.0.4:15006]", "DIR/delta.yaml:1:1: expected a map such as {endpoints: [10.0.0.4:15006]}, found a list"),
+        ("{}", "DIR/delta.yaml:1:1: `endpoints` is missing; write a list of addresses such as [10.0.0.4:15006]"),
+        ("endpoints:", "DIR/delta.yaml:1:10: endpoints: expected a list, found nothing"),
+        (
+            "endpoint: []\nendpoints:\n- 10.0.0.4\n- {address: 10.0.0.5:0}\n",
+            "DIR/delta.yaml:1:1: unknown key \"endpoint\"; did you mean \"endpoints\"?
+DIR/delta.yaml:3:3: endpoints[0]: \"10.0.0.4\" is not an IP address and a port such as 127.0.0.1:8080 or [::1]:8080
+DIR/delta.yaml:4:13: endpoints[1].address: nothing listens on port 0; write the port",
+        ),
+    ] {
+        assert_eq!(read(text), Err(said.to_owned()));
+    }
+}
+
+/// A config is not valid without the files of endpoints that it names.
+#[test]
+fn a_config_with_bad_files_of_endpoints() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("lacis.yaml");
+    let services = "services:\n  delta: {file: ends/delta.yaml}\n  other: {file: other.yaml}\n";
+    let files = "identity: {certificate: a, private_key: b, trust_bundle: c}\n";
+    fs::write(&path, format!("node: {{service: alpha}}\n{files}outbound: {{}}\n{services}")).expect("writable");
+    fs::write(dir.path().join("other.yaml"), "endpoints: [nowhere]\n").expect("writable");
+    let problems = config::load(&path).expect_err("two bad files");
+    let said: Vec<_> = problems.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        said.join("\n").replace(dir.path().to_str().expect("UTF-8"), "DIR"),
+        "DIR/lacis.yaml:5:17: services.delta.file: DIR/ends/delta.yaml: cannot be read: No such file or directory (os error 2)
+DIR/other.yaml:1:13: endpoints[0]: \"nowhere\" is not an IP address and a port such as 127.0.0.1:8080 or [::1]:8080"
+    );
 }
 
 #[test]

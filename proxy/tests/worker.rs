@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use lacis::cluster::Places;
 use lacis::config::{self, resolve::Host};
 use lacis::filter::chain::Plan;
 use lacis::mesh::generation::Snapshot;
@@ -50,7 +51,7 @@ fn no_more_connections_than_the_limit() {
     let (orders, mailbox) = mpsc::unbounded_channel();
     let seed = Seed {
         number: 0,
-        snapshot: Snapshot::new(1, Arc::new(config), Plan::default()),
+        snapshot: Snapshot::new(1, Arc::new(config), Plan::default(), Places::default()),
         sockets: Sockets { outbound: Some(listener), ..Sockets::default() },
         tls: None,
         registry: Registry::default(),

@@ -17,11 +17,13 @@
 //! - [`Sidecar`]: one running `lacis run`; its ports, logs, metrics, access records, memory.
 //! - [`App`]: the application behind an inbound listener, with routes that do what applications do, well and badly.
 //! - [`client`]: what an application or a stranger sends: HTTP/1.1 as bytes, h2c, load.
+//! - [`dns`]: a name server that says what a test wants.
 //! - [`Relay`]: a wire between two sidecars that records, mutes UDP, or is cut.
 //! - [`peer`]: programs that we did not write.
 
 pub mod app;
 pub mod client;
+pub mod dns;
 mod guest;
 mod h2c;
 mod mesh;

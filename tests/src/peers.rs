@@ -9,6 +9,7 @@ use crate::process::target;
 /// How to get each program that a test asks for. One place, read by people; `.ci/run` installs the same.
 const INSTALL: &[(&str, &str)] = &[
     ("curl", "apt-get install curl"),
+    ("dnsmasq", "apt-get install dnsmasq-base"),
     ("openssl", "apt-get install openssl"),
     ("nghttp", "apt-get install nghttp2-client"),
     ("h2load", "apt-get install nghttp2-client"),

@@ -29,6 +29,7 @@ const NAMES: &[(&str, &[&str])] = &[
     ("quinn", &["net/quic", "http/h3"]),
     ("h3", &["net/quic", "http/h3"]),
     ("rustls", &["tls", "net/quic"]),
+    ("hickory_resolver", &["control/discovery/dns"]),
     // `raw` is what a file may say; `reader` gives it a place in the file, `word` the types that stand for a word in it.
     ("serde", &["config/raw", "config/reader", "config/word", "admin"]),
     // The command line, and the log's words, which are options of it (`ValueEnum`).

@@ -11,7 +11,8 @@ use tokio::sync::oneshot;
 
 use crate::admin::{Heard, gather};
 use crate::cluster::EndpointReport;
-use crate::config::{Config, Failure, LinkPolicy, Module, Rule};
+use crate::config::{Config, Dns, Endpoints, Failure, LinkPolicy, Module, Rule, Source};
+use crate::control::discovery::{Discovery, Status};
 use crate::control::generations::{Entry, Generations, State};
 use crate::filter::wasm::FilterReport;
 use crate::telemetry::cell::Histogram;
@@ -40,7 +41,10 @@ pub(super) fn config(config: &Config, generation: u64, addresses: &[(String, Soc
         .services
         .iter()
         .map(|service| {
-            let endpoints: Vec<_> = service.endpoints.iter().map(|e| json!({"address": e.address.to_string(), "weight": e.weight})).collect();
+            let endpoints = match &service.endpoints {
+                Endpoints::Listed(all) => all.iter().map(|e| json!({"address": e.address.to_string(), "weight": e.weight})).collect(),
+                Endpoints::Found(from) => source(from),
+            };
             let identity: Vec<_> = service.identity.iter().map(ToString::to_string).collect();
             let timeouts = json!({
                 "connect": seconds(service.timeouts.connect), "request": seconds(service.timeouts.request), "idle": seconds(service.timeouts.idle),
@@ -93,8 +97,26 @@ fn link(policy: LinkPolicy) -> &'static str {
     }
 }
 
-/// `/clusters`: services, endpoints and links, as each worker sees them.
-pub(super) async fn clusters(asked: Vec<impl Future<Output = Option<Report>>>) -> Value {
+fn source(source: &Source) -> Value {
+    match source {
+        Source::Dns(Dns { name, port, server }) => {
+            json!({"dns": {"name": name, "port": port, "server": server.map(|server| server.to_string())}})
+        }
+        Source::File(path) => json!({ "file": path }),
+    }
+}
+
+/// What says where services are, how old its last good answer is, and why there is no newer one.
+pub(super) fn sources(discovery: &Discovery, config: &Config) -> Value {
+    let about = |(name, from, status): (&str, &Source, Status)| {
+        let age = status.answered.map(|answered| seconds(answered.elapsed()));
+        (name.to_owned(), json!({"source": source(from), "answer_age_seconds": age, "last_error": status.error}))
+    };
+    Value::Object(discovery.report(config).map(about).collect())
+}
+
+/// `/clusters`: services, endpoints and links, as each worker sees them, and what says where they are.
+pub(super) async fn clusters(asked: Vec<impl Future<Output = Option<Report>>>, sources: Value) -> Value {
     let endpoint = |e: &EndpointReport| {
         json!({
             "address": e.address.to_string(), "weight": e.weight, "requests": e.requests, "reachable": !e.resting, "udp": e.udp,
@@ -109,7 +131,7 @@ pub(super) async fn clusters(asked: Vec<impl Future<Output = Option<Report>>>) -
             .collect();
         Map::from_iter([("clusters".to_owned(), Value::Object(clusters))])
     };
-    json!({ "workers": workers(&gather(asked).await, of_worker) })
+    json!({ "workers": workers(&gather(asked).await, of_worker), "sources": sources })
 }
 
 fn workers(heard: &[Heard<Report>], fields: impl Fn(&Report) -> Map<String, Value>) -> Vec<Value> {

@@ -4,7 +4,8 @@ pub mod balance;
 mod dial;
 pub mod pool;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use balance::{Balancer, Candidate, Load};
 pub use dial::Dialer;
 use pool::Links;
 
-use crate::config::{self, Balance, LinkPolicy, ServiceProtocol, Timeouts};
+use crate::config::{self, Balance, Endpoints, LinkPolicy, ServiceProtocol, Source, Timeouts};
 use crate::fault::{Fault, Reason, Retry};
 use crate::http::client::Link;
 use crate::http::head::{RequestHead, Version};
@@ -87,13 +88,27 @@ pub struct Cluster {
     id: NameId,
     transport: Transport,
     timeouts: Timeouts,
-    settings: Vec<config::Endpoint>,
-    /// In the order of the settings; shared with the generation before where the address is the same.
-    endpoints: Vec<Rc<Endpoint>>,
+    /// What says where it is, if that can change without a change of the configuration.
+    source: Option<Source>,
+    place: RefCell<Place>,
+    /// In the order of the place's; shared with the generation before where the address is the same.
+    endpoints: RefCell<Vec<Rc<Endpoint>>>,
     balancer: Balancer,
     dialer: Rc<Dialer>,
     started: Instant,
 }
+
+/// Where a service is: what its source says, or the configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Its endpoints, which may be none.
+    pub endpoints: Vec<config::Endpoint>,
+    /// If there is none because nobody could say where it is: why.
+    pub unknown: Option<Arc<str>>,
+}
+
+/// What is known of services whose endpoints the configuration does not list.
+pub type Places = HashMap<Source, Arc<Place>>;
 
 /// One place where a service answers.
 #[derive(Debug)]
@@ -120,23 +135,34 @@ enum Udp {
 }
 
 impl Cluster {
-    /// A service of the configuration. See [`Cluster::new`].
-    pub fn service(service: &config::Service, before: Option<&Rc<Cluster>>, dialer: &Rc<Dialer>) -> Rc<Self> {
+    /// A service of the configuration, with what its source says. See [`Cluster::new`].
+    pub fn service(
+        service: &config::Service,
+        places: &Places,
+        before: Option<&Rc<Cluster>>,
+        dialer: &Rc<Dialer>,
+    ) -> Rc<Self> {
         let transport = match service.link {
             LinkPolicy::Plaintext if service.protocol == ServiceProtocol::Tcp => Transport::Tcp,
             LinkPolicy::Plaintext => Transport::AsItCame,
             policy => Transport::Mesh(policy, service.identity.clone(), service.protocol),
         };
         let config::Service { name, endpoints, balance, timeouts, .. } = service;
-        Cluster::new(name, transport, endpoints, *balance, *timeouts, before, dialer)
+        let (source, place) = match endpoints {
+            Endpoints::Listed(endpoints) => (None, Place { endpoints: endpoints.clone(), unknown: None }),
+            Endpoints::Found(source) => (Some(source), places.get(source).map(|p| (**p).clone()).unwrap_or_default()),
+        };
+        Cluster::new(name, transport, source, place, *balance, *timeouts, before, dialer)
     }
 
-    /// A destination with these endpoints. `before` is the one of this name in the configuration before: itself if
+    /// A destination at this place. `before` is the one of this name in the configuration before: itself if
     /// nothing has changed, else endpoints that are reached in the same way keep their links, and what is known of them.
+    #[allow(clippy::too_many_arguments, reason = "each is one thing that a destination is made of")]
     pub fn new(
         name: &str,
         transport: Transport,
-        endpoints: &[config::Endpoint],
+        source: Option<&Source>,
+        place: Place,
         balance: Balance,
         timeouts: Timeouts,
         before: Option<&Rc<Cluster>>,
@@ -146,19 +172,19 @@ impl Cluster {
         if let Some(same) = before
             && same.timeouts == timeouts
             && same.balancer.policy() == balance
-            && same.settings == endpoints
+            && same.source.as_ref() == source
+            && *same.place.borrow() == place
         {
             return Rc::clone(same);
         }
-        let endpoint = |settings: &config::Endpoint| {
-            let known = before.iter().flat_map(|before| &before.endpoints).find(|e| e.address == settings.address);
-            known.map_or_else(|| Rc::new(Endpoint::new(*settings)), Rc::clone)
-        };
+        let known = before.map(|before| before.endpoints.borrow());
+        let endpoints = at(&place, known.as_ref().map_or(&[], |known| known.as_slice()));
         Rc::new(Cluster {
             name: name.into(),
             id: dialer.metrics().name(name),
-            settings: endpoints.to_vec(),
-            endpoints: endpoints.iter().map(endpoint).collect(),
+            source: source.cloned(),
+            place: RefCell::new(place),
+            endpoints: RefCell::new(endpoints),
             transport,
             timeouts,
             balancer: Balancer::new(balance),
@@ -169,9 +195,23 @@ impl Cluster {
 
     /// The configuration that it belongs to comes into use. Requests of the one before see its weights, too.
     pub fn take_over(&self) {
-        for (endpoint, settings) in self.endpoints.iter().zip(&self.settings) {
+        for (endpoint, settings) in self.endpoints.borrow().iter().zip(&self.place.borrow().endpoints) {
             endpoint.weight.set(settings.weight);
         }
+    }
+
+    /// What says where it is, if that can change.
+    pub fn source(&self) -> Option<&Source> {
+        self.source.as_ref()
+    }
+
+    /// Its source says something else. Endpoints that are still there keep their links, load and weight, the latter until
+    /// [`Cluster::take_over`]; links of those that are not end when what they carry has ended.
+    pub fn move_to(&self, place: &Place) {
+        let endpoints = at(place, &self.endpoints.borrow());
+        let gone = self.endpoints.replace(endpoints);
+        *self.place.borrow_mut() = place.clone();
+        drop(gone);
     }
 
     /// The service's name.
@@ -216,7 +256,7 @@ impl Cluster {
                     endpoint.resting.set(Some(Instant::now() + REST));
                     // Nothing was sent: what bounds this is the number of endpoints, not that of attempts.
                     if fault.retry != Retry::Safe
-                        || tried.len() + 1 >= self.endpoints.len().min(usize::from(MAX_ATTEMPTS))
+                        || tried.len() + 1 >= self.endpoints.borrow().len().min(usize::from(MAX_ATTEMPTS))
                     {
                         return Err(fault);
                     }
@@ -248,11 +288,13 @@ impl Cluster {
     }
 
     fn pick(&self, tried: &[SocketAddr]) -> Result<Rc<Endpoint>, Fault> {
-        let passed = |i: usize| self.endpoints.get(i).is_none_or(|e| tried.contains(&e.address));
-        let picked = self.balancer.pick(&self.endpoints, passed, &mut self.dialer.chance());
-        picked
-            .and_then(|i| self.endpoints.get(i).map(Rc::clone))
-            .ok_or_else(|| Fault::new(Reason::DestinationUnavailable).detail(format!("{} has no endpoint", self.name)))
+        let endpoints = self.endpoints.borrow();
+        let passed = |i: usize| endpoints.get(i).is_none_or(|e| tried.contains(&e.address));
+        let picked = self.balancer.pick(&endpoints, passed, &mut self.dialer.chance());
+        picked.and_then(|i| endpoints.get(i).map(Rc::clone)).ok_or_else(|| match &self.place.borrow().unknown {
+            Some(why) => Fault::new(Reason::DnsError).detail(format!("{} has no endpoint: {why}", self.name)),
+            None => Fault::new(Reason::DestinationUnavailable).detail(format!("{} has no endpoint", self.name)),
+        })
     }
 
     async fn link(&self, endpoint: &Rc<Endpoint>, carriage: Carriage, trail: &Trail) -> Result<Link, Fault> {
@@ -366,7 +408,7 @@ impl Cluster {
     /// Closes links that are unused for too long. Called now and then.
     pub fn reap(&self) {
         let idle = if self.timeouts.idle.is_zero() { Duration::MAX } else { self.timeouts.idle };
-        for endpoint in &self.endpoints {
+        for endpoint in self.endpoints.borrow().iter() {
             endpoint.h1.reap(idle);
             endpoint.h2.reap(idle);
             endpoint.h3.reap(idle);
@@ -375,7 +417,7 @@ impl Cluster {
 
     /// Takes no more requests; links close when what they carry has ended.
     pub fn close(&self) {
-        for endpoint in &self.endpoints {
+        for endpoint in self.endpoints.borrow().iter() {
             endpoint.h1.close();
             endpoint.h2.close();
             endpoint.h3.close();
@@ -398,7 +440,7 @@ impl Cluster {
             },
             resting: !e.usable(),
         };
-        self.endpoints.iter().map(report).collect()
+        self.endpoints.borrow().iter().map(report).collect()
     }
 }
 
@@ -462,6 +504,16 @@ impl Endpoint {
     }
 }
 
+/// The endpoints of a place; those that are known already as they are.
+fn at(place: &Place, known: &[Rc<Endpoint>]) -> Vec<Rc<Endpoint>> {
+    let by_address: HashMap<_, _> = known.iter().map(|endpoint| (endpoint.address, endpoint)).collect();
+    let endpoint = |settings: &config::Endpoint| match by_address.get(&settings.address) {
+        Some(known) => Rc::clone(known),
+        None => Rc::new(Endpoint::new(*settings)),
+    };
+    place.endpoints.iter().map(endpoint).collect()
+}
+
 impl Busy for Endpoint {
     fn end(&self) {
         self.load.end();
@@ -490,48 +542,76 @@ impl Candidate for Rc<Endpoint> {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
-
     use super::*;
     use crate::drain::Drain;
     use crate::telemetry::metrics::Registry;
 
+    fn dialer() -> Rc<Dialer> {
+        let metrics = Rc::new(Registry::default().metrics());
+        Rc::new(Dialer::new(Rc::new(RefCell::new(None)), metrics, Drain::default()))
+    }
+
+    fn place(endpoints: &[(u16, u32)]) -> Place {
+        let endpoint =
+            |&(port, weight): &(u16, u32)| config::Endpoint { address: ([127, 0, 0, 1], port).into(), weight };
+        Place { endpoints: endpoints.iter().map(endpoint).collect(), unknown: None }
+    }
+
+    const TIMEOUTS: Timeouts = Timeouts { connect: REST, request: REST, idle: REST };
+
+    fn cluster(link: LinkPolicy, place: Place, timeouts: Timeouts, before: Option<&Rc<Cluster>>) -> Rc<Cluster> {
+        let source = Source::File("/delta.yaml".into());
+        let transport = Transport::Mesh(link, Vec::new(), ServiceProtocol::Http);
+        let dialer = before.map_or_else(dialer, |before| Rc::clone(&before.dialer));
+        Cluster::new("delta", transport, Some(&source), place, Balance::Random, timeouts, before, &dialer)
+    }
+
+    fn endpoint(cluster: &Cluster, index: usize) -> Rc<Endpoint> {
+        Rc::clone(&cluster.endpoints.borrow()[index])
+    }
+
     #[test]
     fn what_has_not_changed_goes_on() {
-        let metrics = Rc::new(Registry::default().metrics());
-        let dialer = Rc::new(Dialer::new(Rc::new(RefCell::new(None)), metrics, Drain::default()));
-        let timeouts = Timeouts { connect: REST, request: REST, idle: REST };
-        let endpoint = |port, weight| config::Endpoint { address: ([127, 0, 0, 1], port).into(), weight };
-        let make = |endpoints: &[config::Endpoint], link, timeouts, before: Option<&Rc<Cluster>>| {
-            Cluster::new(
-                "delta",
-                Transport::Mesh(link, Vec::new(), ServiceProtocol::Http),
-                endpoints,
-                Balance::Random,
-                timeouts,
-                before,
-                &dialer,
-            )
-        };
-        let first = make(&[endpoint(1, 1), endpoint(2, 1)], LinkPolicy::H2, timeouts, None);
-        let same = make(&[endpoint(1, 1), endpoint(2, 1)], LinkPolicy::H2, timeouts, Some(&first));
+        let first = cluster(LinkPolicy::H2, place(&[(1, 1), (2, 1)]), TIMEOUTS, None);
+        let same = cluster(LinkPolicy::H2, place(&[(1, 1), (2, 1)]), TIMEOUTS, Some(&first));
         assert!(Rc::ptr_eq(&first, &same));
 
-        let slower = Timeouts { request: 2 * REST, ..timeouts };
-        let second = make(&[endpoint(3, 1), endpoint(2, 5)], LinkPolicy::H2, slower, Some(&first));
+        let slower = Timeouts { request: 2 * REST, ..TIMEOUTS };
+        let second = cluster(LinkPolicy::H2, place(&[(3, 1), (2, 5)]), slower, Some(&first));
         assert_eq!(second.timeouts(), slower);
-        assert!(Rc::ptr_eq(&first.endpoints[1], &second.endpoints[1]), "its links");
-        assert_eq!(second.endpoints[1].weight.get(), 1, "not in use yet");
+        assert!(Rc::ptr_eq(&endpoint(&first, 1), &endpoint(&second, 1)), "its links");
+        assert_eq!(endpoint(&second, 1).weight.get(), 1, "not in use yet");
         second.take_over();
-        assert_eq!(second.endpoints[1].weight.get(), 5);
+        assert_eq!(endpoint(&second, 1).weight.get(), 5);
 
-        let other = make(&[endpoint(2, 5)], LinkPolicy::H3, slower, Some(&second));
-        assert!(!Rc::ptr_eq(&second.endpoints[1], &other.endpoints[0]), "reached in another way");
+        let other = cluster(LinkPolicy::H3, place(&[(2, 5)]), slower, Some(&second));
+        assert!(!Rc::ptr_eq(&endpoint(&second, 1), &endpoint(&other, 0)), "reached in another way");
+    }
+
+    #[test]
+    fn a_place_that_changes_keeps_what_stays() {
+        let cluster = cluster(LinkPolicy::H2, place(&[(1, 1), (2, 1)]), TIMEOUTS, None);
+        let (gone, stays) = (Rc::downgrade(&endpoint(&cluster, 0)), endpoint(&cluster, 1));
+        cluster.move_to(&place(&[(2, 3), (4, 1)]));
+        cluster.take_over();
+        assert!(gone.upgrade().is_none(), "nothing holds what carries nothing");
+        assert!(Rc::ptr_eq(&stays, &endpoint(&cluster, 0)));
+        assert_eq!(cluster.report().iter().map(|e| (e.address.port(), e.weight)).collect::<Vec<_>>(), [(2, 3), (4, 1)]);
+    }
+
+    #[test]
+    fn without_endpoints_the_fault_says_why() {
+        let cluster = cluster(LinkPolicy::H2, place(&[]), TIMEOUTS, None);
+        assert_eq!(cluster.pick(&[]).expect_err("nowhere").reason, Reason::DestinationUnavailable);
+        cluster.move_to(&Place { endpoints: Vec::new(), unknown: Some("no answer yet".into()) });
+        let fault = cluster.pick(&[]).expect_err("nowhere");
+        assert_eq!(fault.to_string(), "dns_error: delta has no endpoint: no answer yet");
+        assert_eq!(fault.retry, Retry::Safe);
     }
 
     #[test]
     fn that_a_peer_has_only_http1_is_forgotten() {
-        let endpoint = Endpoint::new(config::Endpoint { address: ([127, 0, 0, 1], 1).into(), weight: 1 });
+        let endpoint = Endpoint::new(place(&[(1, 1)]).endpoints[0]);
         let now = Instant::now();
         assert!(!endpoint.only_http1(now));
         endpoint.only_http1.set(Some(now + HTTP1_MEMORY));

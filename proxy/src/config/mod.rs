@@ -12,7 +12,7 @@ mod word;
 mod yaml;
 
 pub use problem::{Problem, Warning};
-pub use resolve::{load, locate, parse};
+pub use resolve::{endpoints, load, locate, parse};
 pub use route::{Route, Rule};
 pub use word::{MAX_DURATION, MAX_SIZE};
 pub use yaml::{MAX_DEPTH, MAX_FILE_BYTES, MAX_NODES};
@@ -152,7 +152,7 @@ pub struct Service {
     /// Indices into [`Config::filters`], in the order in which requests to it pass them, after those of the listener.
     pub filters: Vec<usize>,
     /// Where it is.
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Endpoints,
     /// Who may answer for it; never empty unless the link is plaintext.
     pub identity: Vec<SpiffeId>,
     /// How its peers are reached.
@@ -161,6 +161,35 @@ pub struct Service {
     pub balance: Balance,
     /// Its bounds.
     pub timeouts: Timeouts,
+}
+
+/// Where a service is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Endpoints {
+    /// Here, never empty.
+    Listed(Vec<Endpoint>),
+    /// Where this says, from time to time.
+    Found(Source),
+}
+
+/// What says where a service is while the sidecar runs. Services with equal ones share its answers.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// The addresses of a name.
+    Dns(Dns),
+    /// A list in a file, absolute path; see [`endpoints`].
+    File(PathBuf),
+}
+
+/// A name in the DNS and what to do with its addresses.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Dns {
+    /// The name, in lower case. The system's search list applies to it, unless it ends with a dot or `server` is set.
+    pub name: String,
+    /// The port at each address.
+    pub port: u16,
+    /// Who is asked; `None`: those whom the system asks.
+    pub server: Option<SocketAddr>,
 }
 
 /// One place where a service answers.

@@ -14,8 +14,9 @@ use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 
-use super::reader::{Entries, Field, Later};
-use super::word::{LogFormat, Notation, Size, Word};
+use super::reader::{Entries, Field, Later, Whole};
+use super::word::{LogFormat, Notation, Size, Word, host_and_port};
+use super::yaml::clip;
 use super::{AppProtocol, Balance, Failure, LinkPolicy, ServiceProtocol};
 use crate::identity::SpiffeId;
 
@@ -151,6 +152,7 @@ pub(super) struct Allow {
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, expecting = "a map")]
+#[schemars(extend("oneOf" = one_of(["endpoints", "dns", "file"])))]
 pub(super) struct Service {
     /// Host names that mean this service, besides its own name. Not for `protocol: tcp`, which knows no hosts.
     #[serde(default)]
@@ -158,14 +160,15 @@ pub(super) struct Service {
     /// A loopback port of its own, where no Host is needed; with `protocol: tcp` the only way to call it.
     #[serde(default)]
     pub(super) listen: Field<Word<SocketAddr>>,
-    /// Where the service's sidecars are.
+    /// Where the service's sidecars are; or `dns`, or `file`.
+    #[serde(default)]
     pub(super) endpoints: Field<Vec<Field<Endpoint>>>,
+    /// A name whose addresses are where the service's sidecars are; asked again when the answer is no longer valid.
     #[serde(default)]
-    #[schemars(skip)]
-    pub(super) dns: Field<Later>,
+    pub(super) dns: Field<Dns>,
+    /// A YAML file with a key `endpoints`, as it would stand here; read again when it changes.
     #[serde(default)]
-    #[schemars(skip)]
-    pub(super) file: Field<Later>,
+    pub(super) file: Field<String>,
     /// Who must answer; by default `spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/NAME`.
     #[serde(default)]
     pub(super) identity: Field<Vec<Field<Word<SpiffeId>>>>,
@@ -198,6 +201,39 @@ pub(super) struct Service {
     pub(super) outliers: Field<Later>,
 }
 
+/// Exactly one of these keys is there.
+fn one_of<const N: usize>(keys: [&str; N]) -> Vec<Schema> {
+    keys.map(|key| json_schema!({ "required": [key] })).into()
+}
+
+/// A name in the DNS.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a map such as {name: delta.internal, port: 15006}")]
+pub(super) struct Dns {
+    /// The name; its A and AAAA records are asked for.
+    pub(super) name: Field<String>,
+    /// The port of the peers' inbound listeners.
+    pub(super) port: Field<Port>,
+    /// Address and port of a DNS server, such as that of Consul; by default those of /etc/resolv.conf.
+    #[serde(default)]
+    pub(super) server: Field<Word<SocketAddr>>,
+}
+
+/// A file that says where a service is.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a map such as {endpoints: [10.0.0.4:15006]}")]
+pub(super) struct EndpointsFile {
+    pub(super) endpoints: Field<Vec<Field<Endpoint>>>,
+}
+
+impl Whole for File {
+    const SMALLEST: &'static str = "`node`, `outbound` and `services`";
+}
+
+impl Whole for EndpointsFile {
+    const SMALLEST: &'static str = "`endpoints: []`";
+}
+
 /// An endpoint: an address, or an address with a weight.
 #[derive(Debug)]
 pub(super) enum Endpoint {
@@ -219,6 +255,10 @@ pub(super) struct WeightedEndpoint {
 /// A share of requests, 1 to [`MAX_WEIGHT`].
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Weight(pub(super) u32);
+
+/// A port that can be called.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Port(pub(super) u16);
 
 /// A balancing policy: a word, or a map for those with settings.
 #[derive(Clone, Copy, Debug)]
@@ -375,26 +415,48 @@ impl<'de> Deserialize<'de> for Workers {
     }
 }
 
-impl<'de> Deserialize<'de> for Weight {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Read;
-        impl Visitor<'_> for Read {
-            type Value = Weight;
+/// A number from 1 to a maximum, as a type of its own.
+macro_rules! number {
+    ($name:ident, $what:literal, $most:expr) => {
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct Read;
+                impl Visitor<'_> for Read {
+                    type Value = $name;
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "a weight from 1 to {MAX_WEIGHT}")
-            }
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        write!(f, concat!($what, " from 1 to {}"), $most)
+                    }
 
-            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Weight, E> {
-                match u32::try_from(number) {
-                    Ok(weight) if (1..=MAX_WEIGHT).contains(&number) => Ok(Weight(weight)),
-                    _ => Err(E::invalid_type(de::Unexpected::Unsigned(number), &self)),
+                    fn visit_u64<E: de::Error>(self, number: u64) -> Result<$name, E> {
+                        match number.try_into() {
+                            Ok(small) if (1..=$most).contains(&number) => Ok($name(small)),
+                            _ => Err(E::invalid_type(de::Unexpected::Unsigned(number), &self)),
+                        }
+                    }
                 }
+                deserializer.deserialize_any(Read)
             }
         }
-        deserializer.deserialize_any(Read)
-    }
+
+        impl JsonSchema for $name {
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!({ "type": "integer", "minimum": 1, "maximum": $most })
+            }
+        }
+    };
 }
+
+number!(Weight, "a weight", MAX_WEIGHT);
+number!(Port, "a port", u64::from(u16::MAX));
 
 impl<'de> Deserialize<'de> for Payload {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -430,7 +492,14 @@ impl<'de> Deserialize<'de> for Endpoint {
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Endpoint, E> {
-                SocketAddr::read(text).map(Endpoint::Plain).map_err(E::custom)
+                let address = SocketAddr::read(text).map_err(|why| match host_and_port(text) {
+                    Some((name, port)) => {
+                        let (name, right) = (clip(name), "in the service, instead of `endpoints`");
+                        format!("\"{name}\" is a name; write `dns: {{name: {name}, port: {port}}}` {right}")
+                    }
+                    None => why,
+                });
+                address.map(Endpoint::Plain).map_err(E::custom)
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Endpoint, A::Error> {
@@ -476,20 +545,6 @@ impl JsonSchema for Workers {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "anyOf": [{ "type": "integer", "minimum": 1, "maximum": MAX_WORKERS }, { "const": "auto" }] })
-    }
-}
-
-impl JsonSchema for Weight {
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn schema_name() -> Cow<'static, str> {
-        "Weight".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "integer", "minimum": 1, "maximum": MAX_WEIGHT })
     }
 }
 

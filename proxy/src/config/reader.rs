@@ -62,6 +62,12 @@ pub(super) struct Spot {
 #[derive(Debug, Default)]
 pub(super) struct Entries<T>(pub(super) Vec<(String, Field<T>)>);
 
+/// What a whole file is read as.
+pub(super) trait Whole: de::DeserializeOwned {
+    /// What the smallest useful one has, in words.
+    const SMALLEST: &'static str;
+}
+
 /// A part of the config that is described but not built yet: refused wherever it appears.
 #[derive(Debug)]
 pub(super) struct Later;

@@ -12,11 +12,12 @@ use std::time::Duration;
 
 use super::names::{is_label, overlap};
 use super::raw::{self, Workers};
-use super::reader::{Entries, Field, Later, Report, Spot};
+use super::reader::{Entries, Field, Later, Report, Spot, Whole};
 use super::word::{LogFormat, Notation, Size, Word};
-use super::yaml::{Document, MAX_FILE_BYTES, Value, clip};
+use super::yaml::{Document, EMPTY, MAX_FILE_BYTES, Value, clip};
 use super::{
-    AccessLog, AppProtocol, Config, IdentityFiles, Inbound, LinkPolicy, Node, Outbound, Problem, Timeouts, Warning,
+    AccessLog, AppProtocol, Config, Endpoint, Endpoints, IdentityFiles, Inbound, LinkPolicy, Node, Outbound, Problem,
+    Source, Timeouts, Warning,
 };
 use crate::identity::SpiffeId;
 use route::Known;
@@ -44,16 +45,50 @@ pub struct Host<'a> {
 /// Every problem at once, in the order of the file (at most a thousand, then how many more).
 pub fn load(path: &Path) -> Outcome {
     let name = path.display().to_string();
-    let host = Host {
+    let text = read(path).map_err(|error| unreadable(&name, &error))?;
+    let absolute = std::path::absolute(path).map_err(|error| unreadable(&name, &error))?;
+    let (config, warnings) = parse(&text, &name, absolute.parent().unwrap_or(Path::new("/")), &here())?;
+    let mut problems = Vec::new();
+    for service in &config.services {
+        let Endpoints::Found(Source::File(file)) = &service.endpoints else { continue };
+        let Err(more) = endpoints(file) else { continue };
+        problems.extend(more.into_iter().map(|problem| match problem.line {
+            0 => {
+                let (line, column) = locate(path, &["services", &service.name, "file"]).unwrap_or_default();
+                let (path, message) = (format!("services.{}.file", service.name), problem.to_string());
+                Problem { file: name.clone(), line, column, path, message }
+            }
+            _ => problem,
+        }));
+    }
+    if problems.is_empty() { Ok((config, warnings)) } else { Err(problems) }
+}
+
+/// Reads a file of endpoints: a map with the one key `endpoints`, a list as that of a service, which may be empty.
+/// Blocks; reads at most [`MAX_FILE_BYTES`] and one byte.
+///
+/// # Errors
+/// As [`load`].
+pub fn endpoints(path: &Path) -> Result<Vec<Endpoint>, Vec<Problem>> {
+    let name = path.display().to_string();
+    let text = read(path).map_err(|error| unreadable(&name, &error))?;
+    let (base, host) = (Path::new("/"), here());
+    let resolve = |report: &Report<'_>, raw, at| Resolver { report, base, host: &host }.endpoints_file(raw, at);
+    Ok(document(&text, &name, resolve)?.0)
+}
+
+/// This machine.
+fn here() -> Host<'static> {
+    Host {
         variable: &|name| std::env::var(name).ok(),
         exists: &|path| path.exists(),
         cores: std::thread::available_parallelism().map_or(1, usize::from),
-    };
-    let refused =
-        |message: String| vec![Problem { file: name.clone(), line: 0, column: 0, path: String::new(), message }];
-    let absolute = std::path::absolute(path).map_err(|e| refused(e.to_string()))?;
-    let text = read(path).map_err(|e| refused(format!("cannot be read: {e}")))?;
-    parse(&text, &name, absolute.parent().unwrap_or(Path::new("/")), &host)
+    }
+}
+
+fn unreadable(name: &str, error: &std::io::Error) -> Vec<Problem> {
+    let (file, path, message) = (name.to_owned(), String::new(), format!("cannot be read: {error}"));
+    vec![Problem { file, line: 0, column: 0, path, message }]
 }
 
 fn read(path: &Path) -> std::io::Result<String> {
@@ -79,12 +114,25 @@ pub fn locate(path: &Path, keys: &[&str]) -> Option<(usize, usize)> {
 /// # Errors
 /// As [`load`].
 pub fn parse(text: &str, file: &str, base: &Path, host: &Host<'_>) -> Outcome {
+    document(text, file, |report, raw, root| Resolver { report, base, host }.file(raw, root))
+}
+
+/// Reads a document and makes it valid.
+fn document<R: Whole, T>(
+    text: &str,
+    file: &str,
+    resolve: impl FnOnce(&Report<'_>, R, Spot) -> Option<T>,
+) -> Result<(T, Vec<Warning>), Vec<Problem>> {
     let problem = |line, column, path, message| Problem { file: file.to_owned(), line, column, path, message };
-    let document = Document::parse(text)
-        .map_err(|(place, message)| vec![problem(place.line, place.column, String::new(), message)])?;
+    let document = Document::parse(text).map_err(|(place, mut message)| {
+        if message == EMPTY {
+            message = format!("{EMPTY}; the smallest useful one has {}", R::SMALLEST);
+        }
+        vec![problem(place.line, place.column, String::new(), message)]
+    })?;
     let report = Report::new(&document);
-    let config = match report.read::<raw::File>() {
-        Field::Given(raw, root) => Resolver { report: &report, base, host }.file(raw, root),
+    let value = match report.read::<R>() {
+        Field::Given(raw, root) => resolve(&report, raw, root),
         Field::Absent | Field::Bad => None,
     };
     let (mut problems, mut warnings) = (Vec::new(), Vec::new());
@@ -96,8 +144,8 @@ pub fn parse(text: &str, file: &str, base: &Path, host: &Host<'_>) -> Outcome {
     if unsaid > 0 {
         problems.push(problem(0, 0, String::new(), format!("{unsaid} more problems")));
     }
-    match config {
-        Some(config) if problems.is_empty() => Ok((config, warnings)),
+    match value {
+        Some(value) if problems.is_empty() => Ok((value, warnings)),
         None if problems.is_empty() => {
             Err(vec![problem(0, 0, String::new(), "refused without a reason: a defect of lacis".into())])
         }

@@ -217,12 +217,9 @@ impl Notation for SocketAddr {
     const EXPECTED: &'static str = "an IP address and a port such as 127.0.0.1:8080 or [::1]:8080";
 
     fn read(text: &str) -> Result<Self, String> {
-        let named = |host: &str| !host.is_empty() && host.contains(|c: char| c.is_ascii_alphabetic());
-        text.parse().map_err(|_| match text.rsplit_once(':') {
-            Some((host, port)) if named(host) && !host.contains([':', '[']) && port.parse::<u16>().is_ok() => {
-                format!("\"{}\" names a host, which is not supported yet; write {}", clip(text), Self::EXPECTED)
-            }
-            _ => not(text, Self::EXPECTED),
+        text.parse().map_err(|_| match host_and_port(text) {
+            Some(_) => format!("\"{}\" names a host, which is not supported yet; write {}", clip(text), Self::EXPECTED),
+            None => not(text, Self::EXPECTED),
         })
     }
 
@@ -249,6 +246,13 @@ impl Notation for SpiffeId {
             "maxLength": crate::identity::MAX_ID_BYTES,
         })
     }
+}
+
+/// The name and the port of what is no address because it names a host.
+pub(super) fn host_and_port(text: &str) -> Option<(&str, u16)> {
+    let (host, port) = text.rsplit_once(':')?;
+    let named = host.contains(|c: char| c.is_ascii_alphabetic()) && !host.contains([':', '[']);
+    Some((host, port.parse().ok()?)).filter(|_| named)
 }
 
 fn not(text: &str, expected: &str) -> String {

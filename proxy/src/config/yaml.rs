@@ -8,6 +8,9 @@ use std::collections::HashMap;
 
 use serde_saphyr::granit_parser::{Event, Marker, Parser, ScalarStyle, options};
 
+/// What is said of a file without content.
+pub(super) const EMPTY: &str = "the file is empty";
+
 /// Largest configuration file in bytes: some 20,000 services, and no memory worth naming.
 pub const MAX_FILE_BYTES: usize = 4 << 20;
 
@@ -85,10 +88,7 @@ impl Document {
             builder.event(event, at).map_err(|message| (at, message))?;
         }
         if builder.nodes.is_empty() {
-            return Err((
-                START,
-                "the file is empty; the smallest useful one has `node`, `outbound` and `services`".into(),
-            ));
+            return Err((START, EMPTY.into()));
         }
         Ok(Document { nodes: builder.nodes })
     }

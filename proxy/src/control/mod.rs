@@ -1,6 +1,7 @@
 //! Around the workers, on the main thread: what changes while they run.
 
 pub mod certificates;
+pub mod discovery;
 pub mod generations;
 pub mod modules;
 pub mod ports;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant as Moment, timeout_at};
 
+use super::discovery::{Discovery, FIRST_ANSWER};
 use super::generations::Generations;
 use super::modules::{self, Workshop};
 use super::ports::Ports;
@@ -78,6 +79,8 @@ pub struct Reload {
     pub workshop: Workshop,
     /// Services' own ports.
     pub ports: Rc<Ports>,
+    /// Where services are.
+    pub discovery: Rc<Discovery>,
     /// Who takes them over.
     pub peers: Arc<Peers>,
     /// What is shown of them.
@@ -122,6 +125,7 @@ impl Reload {
                 );
             }
         }
+        self.discovery.keep(&self.generations.config());
     }
 
     async fn attempt(&mut self, number: u64) -> Result<Arc<Config>, String> {
@@ -132,8 +136,11 @@ impl Reload {
             return Err(format!("{keys}: cannot change while the sidecar runs and {verb} a restart"));
         }
         let plan = self.prepare(&config).await?;
+        self.discovery.follow(&config);
+        self.discovery.answers(&config, FIRST_ANSWER, |_| {}).await;
         let mut ports = self.ports.change(&config)?;
-        let snapshot = Snapshot::new(number, Arc::clone(&config), plan.clone());
+        let places = self.discovery.places(&config);
+        let snapshot = Snapshot::new(number, Arc::clone(&config), plan.clone(), places);
         let mut answers = Vec::new();
         self.peers.tell(|| {
             let (answer, ready) = oneshot::channel();

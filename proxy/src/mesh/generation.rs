@@ -5,8 +5,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::callout::Services;
-use crate::cluster::{Cluster, Dialer, Transport};
-use crate::config::{self, AppProtocol, Balance, Config, Rule, Timeouts};
+use crate::cluster::{Cluster, Dialer, Place, Places, Transport};
+use crate::config::{self, AppProtocol, Balance, Config, Rule, Source, Timeouts};
 use crate::drain::Drain;
 use crate::filter::chain::{Chain, Filters, Plan};
 use crate::filter::machine::Machines;
@@ -22,6 +22,8 @@ pub struct Generation {
     hosts: HashMap<Box<str>, usize, foldhash::fast::RandomState>,
     /// By what their hosts end with: only those that routes name so.
     ends: HashMap<Box<str>, usize, foldhash::fast::RandomState>,
+    /// Services whose endpoints change without a change of the configuration.
+    found: HashMap<Source, Vec<Rc<Cluster>>>,
     application: Option<(Rc<Cluster>, Protocol)>,
     outbound: Chain,
     inbound: Chain,
@@ -56,15 +58,17 @@ pub struct Snapshot {
     pub config: Arc<Config>,
     /// Its filters, compiled.
     pub filters: Plan,
+    /// Where its services are, as far as it does not say so itself.
+    places: Places,
     /// Its routes, compiled, in the order of the configuration.
     routes: Vec<Arc<Table>>,
 }
 
 impl Snapshot {
     /// Compiles the routes: here, not in the workers, which have requests to serve.
-    pub fn new(number: u64, config: Arc<Config>, filters: Plan) -> Self {
+    pub fn new(number: u64, config: Arc<Config>, filters: Plan, places: Places) -> Self {
         let routes = config.routes.iter().map(|route| Arc::new(Table::new(&route.rules))).collect();
-        Snapshot { number, config, filters, routes }
+        Snapshot { number, config, filters, places, routes }
     }
 }
 
@@ -102,17 +106,23 @@ impl Generation {
         dialer: &Rc<Dialer>,
         machines: &Machines,
     ) -> (Self, Result<(), String>) {
-        let Snapshot { number, config, filters, routes } = snapshot;
+        let Snapshot { number, config, filters, places, routes } = snapshot;
         let (filters, ready) = Filters::new(filters, machines, *number);
         let destination = |service: &config::Service| {
             let known = before.and_then(|before| before.by_host(&service.name)).map(|known| &known.cluster);
-            let cluster = Cluster::service(service, known, dialer);
+            let cluster = Cluster::service(service, places, known, dialer);
             Destination { cluster, filters: filters.chain(&service.filters), routes: None }
         };
         let mut services: Vec<_> = config.services.iter().map(destination).collect();
         let (mut hosts, mut ends) = (HashMap::default(), HashMap::default());
         for (at, service) in config.services.iter().enumerate() {
             hosts.extend(service.hosts.iter().map(|host| (host.as_str().into(), at)));
+        }
+        let mut found = HashMap::<Source, Vec<Rc<Cluster>>>::new();
+        for Destination { cluster, .. } in &services {
+            if let Some(source) = cluster.source() {
+                found.entry(source.clone()).or_default().push(Rc::clone(cluster));
+            }
         }
         for (route, table) in config.routes.iter().zip(routes) {
             let Some(service) = services.get_mut(route.service) else { continue };
@@ -138,6 +148,7 @@ impl Generation {
             services,
             hosts,
             ends,
+            found,
             application,
             filters,
             exchanges: Drain::default(),
@@ -160,6 +171,16 @@ impl Generation {
         machines.reach(Rc::new(Services::new(self.services.iter().map(|service| &service.cluster))));
         self.clusters().for_each(|cluster| cluster.take_over());
         self.filters.used_by(self.number);
+    }
+
+    /// A source says where its services are from now on; `used` if this generation is in use.
+    pub fn moved(&self, source: &Source, place: &Place, used: bool) {
+        for cluster in self.found.get(source).into_iter().flatten() {
+            cluster.move_to(place);
+            if used {
+                cluster.take_over();
+            }
+        }
     }
 
     /// How many filters run for it.
@@ -230,8 +251,9 @@ fn application(
         AppProtocol::H2c => (Transport::H2c, Protocol::H2),
         AppProtocol::Tcp => (Transport::Tcp, Protocol::Tcp),
     };
-    let endpoint = [config::Endpoint { address: inbound.application, weight: 1 }];
+    let endpoints = vec![config::Endpoint { address: inbound.application, weight: 1 }];
+    let place = Place { endpoints, unknown: None };
     let name = &config.node.service;
-    let cluster = Cluster::new(name, transport, &endpoint, Balance::LeastLoad, inbound.timeouts, before, dialer);
+    let cluster = Cluster::new(name, transport, None, place, Balance::LeastLoad, inbound.timeouts, before, dialer);
     (cluster, protocol)
 }

@@ -145,6 +145,24 @@ words! {
         Rejected = "rejected",
     }
 
+    /// What says where services are.
+    pub enum Origin {
+        /// The DNS.
+        Dns = "dns",
+        /// A file of endpoints.
+        File = "file",
+    }
+
+    /// What came of asking where services are.
+    pub enum Discovered {
+        /// They are elsewhere.
+        Changed = "changed",
+        /// They are where they were.
+        Same = "same",
+        /// No answer, or a wrong one; what was known stays.
+        Failed = "failed",
+    }
+
     /// Which certificate.
     pub enum Certificate {
         /// The workload's own leaf.
@@ -396,6 +414,14 @@ keys! {
     pub struct ReloadKey {
         /// What became of it.
         result: Reload,
+    }
+
+    /// Labels of an answer to where services are.
+    pub struct DiscoveryKey {
+        /// Who was asked.
+        origin: Origin,
+        /// What came of it.
+        result: Discovered,
     }
 
     /// One label: which certificate.

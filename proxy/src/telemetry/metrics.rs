@@ -13,9 +13,9 @@ use super::cell::{Counter, FILTER_SECONDS, Gauge, Histogram, REQUEST_SECONDS};
 use super::family::{Family, Kind, Readable};
 use super::guest::{GuestMetrics, GuestShared, Guests};
 use super::labels::{
-    Cause, CauseKey, Certificate, CertificateKey, ConnectionKey, Direction, DirectionKey, EdgeKey, EdgeStatusKey,
-    FilterKey, FilterOutcomeKey, Handshake, HandshakeKey, Labels, Link, Method, NameId, Names, Outcome, Protocol,
-    Reload, ReloadKey, RequestKey, Status,
+    Cause, CauseKey, Certificate, CertificateKey, ConnectionKey, Direction, DirectionKey, Discovered, DiscoveryKey,
+    EdgeKey, EdgeStatusKey, FilterKey, FilterOutcomeKey, Handshake, HandshakeKey, Labels, Link, Method, NameId, Names,
+    Origin, Outcome, Protocol, Reload, ReloadKey, RequestKey, Status,
 };
 use crate::fault::Reason;
 
@@ -88,6 +88,8 @@ metrics! {
         "Number of the configuration in use.";
     config_reloads: "lacis_config_reloads_total", Counter(Counter::default) by ReloadKey,
         "Changed configurations that were read.";
+    discoveries: "lacis_discoveries_total", Counter(Counter::default) by DiscoveryKey,
+        "Answers to where services are, of the DNS and of files of endpoints.";
     certificate_expiry: "lacis_certificate_expiry_seconds", Gauge(Gauge::default) by CertificateKey,
         "When a certificate expires, in seconds since 1970-01-01 UTC.";
     access_log_dropped: "lacis_access_log_dropped_total", Counter(Counter::default) by (),
@@ -283,6 +285,11 @@ impl Metrics {
     /// Counts a changed configuration.
     pub fn config_reload(&self, result: Reload) {
         self.families.config_reloads.cell(ReloadKey { result }, &self.names.borrow()).add(1);
+    }
+
+    /// Counts an answer to where services are.
+    pub fn discovery(&self, origin: Origin, result: Discovered) {
+        self.families.discoveries.cell(DiscoveryKey { origin, result }, &self.names.borrow()).add(1);
     }
 
     /// Sets when a certificate expires, in seconds since the epoch. For control alone, as above.

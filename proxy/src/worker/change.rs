@@ -8,8 +8,8 @@ use std::sync::Arc;
 use super::order::{Next, Port, Report};
 use super::serve::{self, Entrance};
 use super::{Worker, quic_client};
-use crate::cluster::Dialer;
-use crate::config::{Config, LinkPolicy};
+use crate::cluster::{Dialer, Place};
+use crate::config::{Config, LinkPolicy, Source};
 use crate::drain::{Drain, Phase};
 use crate::filter::machine::Machines;
 use crate::mesh::generation::{Generation, Snapshot};
@@ -56,6 +56,14 @@ impl Generations {
         self.current().clusters().for_each(|cluster| cluster.reap());
         self.ending.borrow_mut().retain(|(_, exchanges)| exchanges.guards() > 0);
         self.machines.sweep();
+    }
+
+    /// Services have moved: for requests from now on, and for a generation that is ready.
+    pub(super) fn moved(&self, source: &Source, place: &Place) {
+        self.current().moved(source, place, true);
+        if let Some(next) = self.next.borrow().as_ref() {
+            next.generation.moved(source, place, false);
+        }
     }
 
     pub(super) fn report(&self) -> Report {

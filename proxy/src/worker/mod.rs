@@ -216,6 +216,7 @@ async fn work(seed: Seed) -> io::Result<()> {
                     let _ = answer.send(());
                 }
                 Some(Order::Discard(number)) => worker.discard(number),
+                Some(Order::Moved(source, place)) => worker.generations.moved(&source, &place),
                 Some(Order::Report(answer)) => drop(answer.send(worker.generations.report())),
                 Some(Order::Drain) if ending.is_none() => {
                     if let Some(endpoint) = &server {

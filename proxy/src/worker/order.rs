@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use crate::cluster::EndpointReport;
+use crate::cluster::{EndpointReport, Place};
+use crate::config::Source;
 use crate::filter::wasm::FilterReport;
 use crate::mesh::generation::Snapshot;
 use crate::tls::TlsSettings;
@@ -22,6 +23,8 @@ pub enum Order {
     Switch(u64, oneshot::Sender<()>),
     /// Forget the generation of this number, which was made ready: another worker, or control, could not.
     Discard(u64),
+    /// The services that this source speaks for are here from now on.
+    Moved(Source, Arc<Place>),
     /// Take nothing new, finish what runs, then end: inbound first, outbound when inbound is idle.
     Drain,
     /// End now.

@@ -1,16 +1,19 @@
 //! Services: who they are, where they are, how they are reached.
 
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::super::names::{host, is_label};
 use super::super::raw;
 use super::super::reader::{Entries, Field, Spot};
 use super::super::word::Word;
 use super::super::yaml::clip;
-use super::super::{Balance, Endpoint, LinkPolicy, Node, Service, ServiceProtocol};
+use super::super::{Balance, Dns, Endpoint, Endpoints, LinkPolicy, Node, Service, ServiceProtocol, Source};
 use super::{FilterNames, Listener, Resolver, not_label};
 use crate::identity::SpiffeId;
+
+/// What is right where a list of endpoints is not.
+const ADDRESSES: &str = "a list of addresses such as [10.0.0.4:15006]";
 
 /// Which service has a host already, and at which line.
 pub(super) type Hosts = HashMap<String, (String, usize)>;
@@ -90,21 +93,14 @@ impl Resolver<'_> {
             Field::Absent => Some(None),
             listen => self.listen(listen, "", at, &name, listeners).map(Some),
         };
-        let elsewhere = !dns.is_absent() || !file.is_absent();
-        self.later([dns, file, retries, limits, outliers]);
-        let endpoints = match endpoints {
-            // Said already: what stands there instead is not supported yet.
-            Field::Absent if elsewhere => None,
-            endpoints => self.endpoints(endpoints, at),
-        };
+        self.later([retries, limits, outliers]);
+        let endpoints = self.place(endpoints, dns, file, at);
         let identity = self.peer_identity(identity, &name, link, beside.node);
         let balance = balance.or(raw::Policy(Balance::LeastLoad));
         let timeouts = self.timeouts(timeouts);
         let (endpoints, link, protocol) = (endpoints?, link?, protocol?);
-        let outside = endpoints.iter().find(|endpoint| !endpoint.address.ip().is_loopback());
-        if let (LinkPolicy::Plaintext, Some(Endpoint { address, .. })) = (link, outside) {
-            let message =
-                format!("requests to {address} cross the network unencrypted, and nobody verifies who answers");
+        if let (LinkPolicy::Plaintext, Some(whom)) = (link, outside(&endpoints)) {
+            let message = format!("requests to {whom} cross the network unencrypted, and nobody verifies who answers");
             self.report.warn(at, message);
         }
         if !sound {
@@ -180,12 +176,77 @@ impl Resolver<'_> {
         Some(own)
     }
 
-    fn endpoints(&self, field: Field<Vec<Field<raw::Endpoint>>>, at: Spot) -> Option<Vec<Endpoint>> {
-        let right = "a list of addresses such as [10.0.0.4:15006]";
-        let (endpoints, spot) = self.required(field, at, "endpoints", right)?;
-        if endpoints.is_empty() {
-            return self.refuse(spot, format!("a service without endpoints cannot be called; write {right}"));
+    /// Where a service is: exactly one of three keys says so.
+    fn place(
+        &self,
+        endpoints: Field<Vec<Field<raw::Endpoint>>>,
+        dns: Field<raw::Dns>,
+        file: Field<String>,
+        at: Spot,
+    ) -> Option<Endpoints> {
+        let given = [
+            ("endpoints", !endpoints.is_absent(), endpoints.spot()),
+            ("dns", !dns.is_absent(), dns.spot()),
+            ("file", !file.is_absent(), file.spot()),
+        ];
+        let mut given = given.into_iter().filter(|(_, there, _)| *there);
+        let Some((first, ..)) = given.next() else {
+            let message = format!("`endpoints` is missing; write {ADDRESSES}, or `dns`, or `file`");
+            self.report.wrong_key(at, message);
+            return None;
+        };
+        let mut sound = true;
+        for (_, _, spot) in given {
+            let message = format!("`{first}` says already where the service is; keep one of them");
+            self.report.wrong_key(spot.unwrap_or(at), message);
+            sound = false;
         }
+        let place = match (endpoints, dns, file) {
+            (Field::Absent, Field::Absent, file) => {
+                let (path, spot) = file.given()?;
+                Endpoints::Found(Source::File(self.absolute(&path, spot)?))
+            }
+            (Field::Absent, dns, _) => {
+                let (dns, spot) = dns.given()?;
+                Endpoints::Found(Source::Dns(self.dns(dns, spot)?))
+            }
+            (endpoints, ..) => {
+                let (endpoints, spot) = endpoints.given()?;
+                if endpoints.is_empty() {
+                    return self
+                        .refuse(spot, format!("a service without endpoints cannot be called; write {ADDRESSES}"));
+                }
+                Endpoints::Listed(self.addresses(endpoints)?)
+            }
+        };
+        sound.then_some(place)
+    }
+
+    fn dns(&self, raw: raw::Dns, at: Spot) -> Option<Dns> {
+        let raw::Dns { name, port, server } = raw;
+        let name = self.required(name, at, "name", "a name such as delta.internal").and_then(|(text, spot)| {
+            // A dot at the end says that the name is whole.
+            match host(text.strip_suffix('.').unwrap_or(&text)) {
+                Ok(name) if name.parse::<IpAddr>().is_ok() || name.starts_with('[') => {
+                    self.refuse(spot, format!("\"{}\" is an address; write it under `endpoints`", clip(&text)))
+                }
+                Ok(name) => Some(if text.ends_with('.') { name + "." } else { name }),
+                Err(why) => self.refuse(spot, format!("\"{}\" {why}", clip(&text))),
+            }
+        });
+        let port = self.required(port, at, "port", "the port of its sidecars, such as 15006");
+        let server = self.optional(server, None, |Word(address), spot| self.target(address, spot).map(Some));
+        Some(Dns { name: name?, port: port?.0.0, server: server? })
+    }
+
+    /// What a file of endpoints says; an empty list is a service that has none now.
+    pub(super) fn endpoints_file(&self, raw: raw::EndpointsFile, at: Spot) -> Option<Vec<Endpoint>> {
+        let raw::EndpointsFile { endpoints } = raw;
+        self.addresses(self.required(endpoints, at, "endpoints", ADDRESSES)?.0)
+    }
+
+    /// Endpoints, each once.
+    fn addresses(&self, endpoints: Vec<Field<raw::Endpoint>>) -> Option<Vec<Endpoint>> {
         let mut seen = HashSet::new();
         self.each(endpoints, |endpoint, spot| {
             let (address, weight, spot) = match endpoint {
@@ -229,5 +290,17 @@ impl Resolver<'_> {
             }
             Field::Given(ids, _) => self.each(ids, |Word(id), _| Some(id)),
         }
+    }
+}
+
+/// Whom requests leave this machine for, if they may.
+fn outside(endpoints: &Endpoints) -> Option<String> {
+    match endpoints {
+        Endpoints::Listed(endpoints) => {
+            let outside = endpoints.iter().find(|endpoint| !endpoint.address.ip().is_loopback())?;
+            Some(outside.address.to_string())
+        }
+        Endpoints::Found(Source::Dns(Dns { name, port, .. })) => Some(format!("{name}:{port}")),
+        Endpoints::Found(Source::File(path)) => Some(format!("the endpoints in {}", path.display())),
     }
 }

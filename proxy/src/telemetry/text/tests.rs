@@ -2,7 +2,9 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use super::super::labels::{Cause, Certificate, Direction, Link, Method, NameId, Outcome, Protocol, Reload};
+use super::super::labels::{
+    Cause, Certificate, Direction, Discovered, Link, Method, NameId, Origin, Outcome, Protocol, Reload,
+};
 use super::super::metrics::RequestRecord;
 use super::*;
 use crate::fault::Reason;
@@ -165,6 +167,7 @@ fn busy() -> Registry {
     control.config_generation(4);
     control.config_reload(Reload::Accepted);
     control.config_reload(Reload::Rejected);
+    control.discovery(Origin::Dns, Discovered::Changed);
     control.certificate_expiry(Certificate::Leaf, 1_795_000_000);
     control.access_log_dropped().add(2);
     registry
