@@ -10,13 +10,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use lacis::cluster::Places;
-use lacis::config::{self, resolve::Host};
+use lacis::config::{self, IdentityFiles, resolve::Host};
 use lacis::filter::chain::Plan;
+use lacis::identity::SpiffeId;
 use lacis::mesh::generation::Snapshot;
-use lacis::net::listen;
+use lacis::net::{listen, quic};
 use lacis::telemetry::metrics::Registry;
+use lacis::tls::authority::{self, Issued};
+use lacis::tls::{Alpn, TlsSettings};
 use lacis::worker::{self, Order, Peers, Seed, Sockets};
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, UnboundedSender};
 
 /// Longer than anything takes that works.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -39,21 +42,18 @@ fn is_served(stream: &mut TcpStream) -> bool {
     true
 }
 
-#[test]
-fn no_more_connections_than_the_limit() {
-    const LIMIT: usize = 3;
+const LIMIT: usize = 3;
+
+/// A worker with this configuration that serves [`LIMIT`] connections on each way, until it is cut.
+fn start(text: &str, sockets: Sockets, tls: Option<Arc<TlsSettings>>) -> (UnboundedSender<Order>, Running) {
     let host = Host { variable: &|_| None, exists: &|_| true, cores: 1 };
-    let text = "node: {service: alpha}\noutbound: {listen: \"127.0.0.1:0\"}\n";
     let (config, _) = config::parse(text, "test", Path::new("/"), &host).expect("a config");
-    let address: SocketAddr = "127.0.0.1:0".parse().expect("an address");
-    let listener = listen::tcp(address, 1).expect("a port").remove(0);
-    let address = listener.local_addr().expect("its address");
     let (orders, mailbox) = mpsc::unbounded_channel();
     let seed = Seed {
         number: 0,
         snapshot: Snapshot::new(1, Arc::new(config), Plan::default(), Places::default()),
-        sockets: Sockets { outbound: Some(listener), ..Sockets::default() },
-        tls: None,
+        sockets,
+        tls,
         registry: Registry::default(),
         access: None,
         shared: Arc::default(),
@@ -61,7 +61,26 @@ fn no_more_connections_than_the_limit() {
         peers: Arc::new(Peers::new(vec![orders.clone()])),
         connections: LIMIT,
     };
-    let worker = thread::spawn(move || worker::run(seed));
+    (orders, thread::spawn(move || worker::run(seed)))
+}
+
+type Running = thread::JoinHandle<std::io::Result<()>>;
+
+fn cut(orders: &UnboundedSender<Order>, worker: Running) {
+    orders.send(Order::Cut).expect("a worker that listens");
+    worker.join().expect("no panic").expect("a good end");
+}
+
+fn any_port() -> SocketAddr {
+    "127.0.0.1:0".parse().expect("an address")
+}
+
+#[test]
+fn no_more_connections_than_the_limit() {
+    let listener = listen::tcp(any_port(), 1).expect("a port").remove(0);
+    let address = listener.local_addr().expect("its address");
+    let sockets = Sockets { outbound: Some(listener), ..Sockets::default() };
+    let (orders, worker) = start("node: {service: alpha}\noutbound: {listen: \"127.0.0.1:0\"}\n", sockets, None);
     let connect = || TcpStream::connect(address).expect("a connection");
 
     let mut open: Vec<TcpStream> = (0..LIMIT).map(|_| connect()).collect();
@@ -80,6 +99,63 @@ fn no_more_connections_than_the_limit() {
     });
     assert!(!is_served(&mut connect()), "and for no more than one");
 
-    orders.send(Order::Cut).expect("a worker that listens");
-    worker.join().expect("no panic").expect("a good end");
+    cut(&orders, worker);
+}
+
+/// The same over QUIC: an attempt beyond the limit is refused before it costs a handshake (RFC 9000 section 20.1).
+#[test]
+fn no_more_quic_connections_than_the_limit() {
+    let dir = tempfile::tempdir().expect("a directory");
+    authority::init(dir.path(), "mesh.local", 1, false).expect("an authority");
+    let tls = |service: &str| {
+        let issued = authority::issue(dir.path(), service, "default", None, 1).expect("a certificate");
+        let Issued { certificate, private_key, trust_bundle, .. } = issued;
+        let id = SpiffeId::service("mesh.local", "default", service).expect("an identity");
+        TlsSettings::load(&IdentityFiles { certificate, private_key, trust_bundle }, &id).expect("settings")
+    };
+    let pair = listen::tcp_and_udp(any_port(), 1).expect("a port").remove(0);
+    let address = pair.1.local_addr().expect("its address");
+    let sockets = Sockets { inbound: Some(pair), ..Sockets::default() };
+    let text = "node: {service: delta, trust_domain: mesh.local}
+identity: {certificate: a, private_key: b, trust_bundle: c}
+inbound: {listen: \"127.0.0.1:0\", application: \"127.0.0.1:9\"}
+";
+    let (orders, worker) = start(text, sockets, Some(tls("delta")));
+
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let socket = listen::udp(any_port(), false).expect("a port");
+        let client = quic::endpoint(socket, None).expect("an endpoint");
+        let delta = SpiffeId::service("mesh.local", "default", "delta").expect("an identity");
+        let settings = quic::client(tls("alpha").client(&[delta], Alpn::Http3)).expect("settings");
+        let connect = async || {
+            let connecting = client.connect_with(settings.clone(), address, "delta").expect("an attempt");
+            tokio::time::timeout(PATIENCE, connecting).await.expect("an end")
+        };
+        let refused = |end: Result<quic::Connection, quinn::ConnectionError>| match end {
+            Ok(_) => false,
+            Err(quinn::ConnectionError::ConnectionClosed(close)) => {
+                assert_eq!(close.error_code, quinn::TransportErrorCode::CONNECTION_REFUSED);
+                true
+            }
+            Err(error) => panic!("{error}"),
+        };
+        let mut open = Vec::new();
+        for _ in 0..LIMIT {
+            open.push(connect().await.expect("a connection up to the limit"));
+        }
+        assert!(refused(connect().await), "one more is refused");
+        assert!(open.iter().all(|connection| connection.close_reason().is_none()), "at nobody's cost");
+        drop(open.pop());
+        let end = Instant::now() + PATIENCE;
+        open.push(loop {
+            match connect().await {
+                Ok(connection) => break connection,
+                again => assert!(refused(again)),
+            }
+            assert!(Instant::now() < end, "the place of a closed connection stays taken");
+        });
+        assert!(refused(connect().await), "and for no more than one");
+    });
+    cut(&orders, worker);
 }
