@@ -19,11 +19,13 @@
 //! - [`client`]: what an application or a stranger sends: HTTP/1.1 as bytes, h2c, load.
 //! - [`dns`]: a name server that says what a test wants.
 //! - [`Relay`]: a wire between two sidecars that records, mutes UDP, or is cut.
+//! - [`Envoy`]: an Envoy with the filters of a test.
 //! - [`peer`]: programs that we did not write.
 
 pub mod app;
 pub mod client;
 pub mod dns;
+pub mod envoy;
 mod guest;
 mod h2c;
 mod mesh;
@@ -39,6 +41,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 pub use app::{App, Seen};
+pub use envoy::Envoy;
 pub use guest::guest;
 pub use mesh::{Link, Mesh, Pair, TRUST_DOMAIN};
 pub use metrics::Metrics;

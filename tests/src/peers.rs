@@ -14,6 +14,7 @@ const INSTALL: &[(&str, &str)] = &[
     ("nghttp", "apt-get install nghttp2-client"),
     ("h2load", "apt-get install nghttp2-client"),
     ("nginx", "apt-get install nginx-light"),
+    ("envoy", "tests/peers/install"),
     ("ip", "apt-get install iproute2"),
     ("unshare", "apt-get install util-linux"),
 ];
