@@ -15,6 +15,10 @@ const INSTALL: &[(&str, &str)] = &[
     ("h2load", "apt-get install nghttp2-client"),
     ("nginx", "apt-get install nginx-light"),
     ("envoy", "tests/peers/install"),
+    ("clang", "apt-get install clang lld wasi-libc libc++-dev-wasm32 libclang-rt-dev-wasm32"),
+    ("zig", "tests/peers/install"),
+    ("asc", "tests/peers/install"),
+    ("sdk-asc", "tests/peers/install"),
     ("ip", "apt-get install iproute2"),
     ("unshare", "apt-get install util-linux"),
 ];
