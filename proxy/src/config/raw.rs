@@ -131,11 +131,11 @@ pub(super) struct Inbound {
     pub(super) listen: Field<Word<SocketAddr>>,
     /// Where the application listens.
     pub(super) application: Field<Word<SocketAddr>>,
-    /// What the application speaks; `tcp` for opaque bytes, which no filter sees.
+    /// What the application speaks; `tcp` for opaque bytes.
     #[serde(default)]
     #[schemars(extend("default" = "http1"))]
     pub(super) protocol: Field<Word<AppProtocol>>,
-    /// Names of filters, in the order in which requests pass them.
+    /// Names of filters, in the order in which requests pass them; with `protocol: tcp` of filters of TCP connections.
     #[serde(default)]
     pub(super) filters: Field<Vec<Field<String>>>,
     /// Who may call; without it any identity of the trust domain.

@@ -298,14 +298,7 @@ impl Resolver<'_> {
             .required(application, at, "application", "where the application listens, such as 127.0.0.1:8080")
             .and_then(|(Word(address), spot)| self.target(address, spot));
         let protocol = protocol.or(Word(AppProtocol::Http1));
-        let filters = match (&filters, &protocol) {
-            (Field::Given(chain, spot), Some(Word(AppProtocol::Tcp))) if !chain.is_empty() => {
-                self.report
-                    .wrong_key(*spot, "filters see HTTP, and this application gets opaque bytes; remove `filters`");
-                None
-            }
-            _ => self.chain(filters, names),
-        };
+        let filters = self.chain(filters, names);
         let allow = self.optional(allow, None, |callers, spot| {
             if callers.is_empty() {
                 self.report.warn(spot, "nobody may call; remove `allow` to let every identity of the trust domain in");

@@ -22,7 +22,7 @@ use lacis_host::{Engine, LoadError, Options, Plugin};
 use self::cache::Cache;
 use self::compiler::Compiler;
 pub use self::compiler::TIME_MAX;
-use crate::config::{Config, Filter, Module, Node};
+use crate::config::{AppProtocol, Config, Filter, Module, Node, ServiceProtocol};
 use crate::filter::builtin;
 use crate::filter::chain::Plan;
 use crate::filter::wasm::Compiled;
@@ -110,14 +110,27 @@ fn prepare_with(config: &Config, ready: &[Arc<Compiled>], tools: &Tools) -> Resu
     let mut shop = Shop { tools, node: &config.node, ready, loaded };
     let mut filters = vec![None; config.filters.len()];
     let mut refusals = Vec::new();
+    let opaque = opaque(config);
     for index in used(config) {
         let (Some(place), Some(filter)) = (filters.get_mut(index), config.filters.get(index)) else { continue };
         match shop.filter(filter) {
+            Ok(compiled) if opaque.contains(&index) && !compiled.is_for_tcp() => {
+                let why = "its module has no callbacks for TCP connections, and what names it has `protocol: tcp`";
+                refusals.push(Refusal { filter: filter.name.clone(), why: why.into() });
+            }
             Ok(compiled) => *place = Some(compiled),
             Err(why) => refusals.push(Refusal { filter: filter.name.clone(), why }),
         }
     }
     if refusals.is_empty() { Ok(Plan::new(filters)) } else { Err(refusals) }
+}
+
+/// Positions of the filters that see opaque bytes.
+fn opaque(config: &Config) -> BTreeSet<usize> {
+    let inbound = config.inbound.iter().filter(|inbound| inbound.protocol == AppProtocol::Tcp);
+    let services = config.services.iter().filter(|service| service.protocol == ServiceProtocol::Tcp);
+    let chains = inbound.map(|inbound| &inbound.filters).chain(services.map(|service| &service.filters));
+    chains.flatten().copied().collect()
 }
 
 /// Positions of the filters that something names.

@@ -17,6 +17,7 @@ use super::guest::{self, GuestRequest, GuestResponse};
 use super::machine::Machines;
 use super::run::{Legs, Run};
 use super::seen::Seen;
+use super::tunnel;
 use super::wasm::{Compiled, Filter};
 use super::world::NodeFacts;
 use crate::fault::{Fault, Reason};
@@ -107,7 +108,7 @@ impl Filters {
 #[derive(Clone)]
 pub struct Chain {
     pub(super) filters: Rc<[Rc<Filter>]>,
-    node: Rc<NodeFacts>,
+    pub(super) node: Rc<NodeFacts>,
 }
 
 impl Chain {
@@ -125,7 +126,7 @@ impl Chain {
 /// One exchange on its way through the filters. Nothing where there are none.
 pub struct Passage<'c> {
     chain: &'c Chain,
-    run: Option<Rc<Run>>,
+    pub(super) run: Option<Rc<Run>>,
     /// The request's content, while its head is between the listener's filters and the next.
     flow: Option<Flow>,
     grpc: bool,
@@ -196,6 +197,7 @@ impl Passage<'_> {
             filters: Legs::new(&self.chain.filters),
             exchange: Rc::clone(exchange),
             seen: Rc::new(RefCell::new(seen)),
+            tcp: false,
             ours: Cell::new(false),
         });
         let mut flow = Flow::new(&run, Half::Request, body, bare);
@@ -223,6 +225,9 @@ impl Passage<'_> {
     /// As for the request.
     pub async fn response(&mut self, response: Response) -> Result<Response, Stop> {
         let Some(run) = self.run.clone().filter(|_| !self.answered) else { return Ok(response) };
+        if run.tcp {
+            return tunnel::response(&run, response).map_err(Stop::Fault);
+        }
         let Response { head, body } = response;
         let bare = body.is_end() || head.is_bodiless(&self.method) && body.length() != Length::Tunnel;
         run.seen.borrow_mut().response = Some(GuestResponse::new(head, !bare && run.filters.see(Half::Response)));

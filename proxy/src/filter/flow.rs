@@ -123,11 +123,12 @@ impl Flow {
         let run = Rc::clone(&self.run);
         let seen = run.seen.borrow();
         let way = &seen.ways[self.half as usize];
-        if way.bare || !run.filters.see(self.half) && way.out.is_empty() && !way.ended {
+        if way.bare || !run.see(self.half) && way.out.is_empty() && !way.ended {
             return Ok(self.below);
         }
         let length = match self.below.length() {
             Length::Tunnel => Length::Tunnel,
+            _ if run.tcp => Length::Tunnel,
             _ if way.ended => {
                 // All of it is here: what is said of its length can be set right.
                 let data = way.out.iter().map(|frame| if let Frame::Data(data) = frame { data.len() } else { 0 });
@@ -176,7 +177,7 @@ impl Flow {
                 self.run.trailers(self.half, first)?;
             }
             None => {
-                self.run.seen.borrow_mut().ways[self.half as usize].read = true;
+                self.run.seen.borrow_mut().read(self.half);
                 self.run.data(self.half, first, Bytes::new(), true)?;
             }
         }
@@ -216,6 +217,12 @@ impl Made for Flow {
             match frame {
                 Some(frame) => return Poll::Ready(Some(Ok(frame))),
                 None if ended => return Poll::Ready(None),
+                None if self.run.closed() => {
+                    self.below = Body::empty(body::Half::Request);
+                    let fault = Fault::new(Reason::FilterReset).detail("a filter closed the connection");
+                    self.run.exchange.failed(&fault);
+                    return Poll::Ready(None);
+                }
                 None => {}
             }
             match self.poll_pull(cx) {

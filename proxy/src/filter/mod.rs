@@ -11,5 +11,6 @@ mod guest;
 pub mod machine;
 mod run;
 mod seen;
+mod tunnel;
 pub mod wasm;
 pub mod world;

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::HeaderMap;
-use lacis_host::abi::{Action, BodyAnswer};
+use lacis_host::abi::{Action, BodyAnswer, Peer};
 use lacis_host::{Buffer, Half, HeadersAction};
 
 use super::exchange::Exchange;
@@ -24,6 +24,8 @@ pub(super) struct Run {
     pub(super) filters: Legs,
     pub(super) exchange: Rc<Exchange>,
     pub(super) seen: Rc<RefCell<Seen>>,
+    /// The exchange is a TCP connection: its heads are shown to nobody, its bodies are the bytes of its two directions.
+    pub(super) tcp: bool,
     /// The response is one of ours. A filter whose VM died has no part in it: mostly it is the very cause.
     pub(super) ours: Cell<bool>,
 }
@@ -117,11 +119,18 @@ impl Run {
     pub(super) fn noted(&self) -> Result<(), Fault> {
         let seen = self.seen.borrow();
         let what = match (seen.closed, &seen.reply) {
+            // What was let through before is still sent; then [`Flow`] ends it.
+            (true, _) if self.tcp && seen.ways[Half::Request as usize].released => return Ok(()),
             (true, _) => "a filter closed the stream",
             (false, Some(_)) => "a filter answered by itself",
             (false, None) => return Ok(()),
         };
         Err(Fault::new(Reason::FilterReset).detail(what))
+    }
+
+    /// Whether a guest has closed the connection: nothing more is read.
+    pub(super) fn closed(&self) -> bool {
+        self.seen.borrow().closed
     }
 
     /// As [`Run::noted`], for a task that waits for something else.
@@ -149,7 +158,14 @@ impl Run {
                 let seen = self.seen.borrow();
                 (seen.count(half), seen.ways[half as usize].bare)
             };
-            let head = match self.enter(at, |filter, place| filter.on_headers(place, half, count, end))? {
+            let head = self.enter(at, |filter, place| match self.tcp {
+                true => filter.on_new_connection(place).map(|action| match action {
+                    Action::Continue => HeadersAction::Continue,
+                    Action::Pause => HeadersAction::Pause,
+                }),
+                false => filter.on_headers(place, half, count, end),
+            })?;
+            let head = match head {
                 HeadersAction::Continue => {
                     self.head_goes(half, at)?;
                     continue;
@@ -179,7 +195,7 @@ impl Run {
             };
             let Some(filter) = self.filters.get(number) else { return Ok(None) };
             let since = Instant::now();
-            let Some(place) = filter.open(Rc::clone(&self.seen) as _)? else { continue };
+            let Some(place) = filter.open(Rc::clone(&self.seen) as _, self.tcp)? else { continue };
             let stages = &mut self.seen.borrow_mut().stages;
             stages.push(Stage {
                 number,
@@ -229,7 +245,11 @@ impl Run {
         if self.passes(half, at) {
             return self.forward(half, at);
         }
-        let answer = self.enter(at, |filter, place| filter.on_body(place, half, end))?;
+        let answer =
+            self.enter(
+                at,
+                |filter, place| if self.tcp { tap(filter, place, half, end) } else { filter.on_body(place, half, end) },
+            )?;
         let limit = self.filter(at).buffer_limit();
         let held = self.part(half, at, |part| {
             part.stopped = Some(answer);
@@ -245,7 +265,8 @@ impl Run {
         });
         match answer {
             BodyAnswer::Continue => self.forward(half, at),
-            BodyAnswer::Buffer if held > limit => Err(too_large(half, limit)),
+            // Of a connection no more is read meanwhile.
+            BodyAnswer::Buffer if held > limit && !self.tcp => Err(too_large(half, limit)),
             BodyAnswer::Buffer | BodyAnswer::Watermark | BodyAnswer::Discard => Ok(()),
         }
     }
@@ -372,6 +393,9 @@ impl Run {
                     let kept = part.kept.as_ref().map_or(0, |kept| kept.len());
                     return !seen.ways[half as usize].read && kept < self.filters[stage.number].buffer_limit();
                 }
+                (_, Some(_)) if self.tcp && part.content.len() >= self.filters[stage.number].buffer_limit() => {
+                    return false;
+                }
                 (_, Some(_)) => break,
                 (_, None) => next = after(&seen, half, at),
             }
@@ -401,7 +425,17 @@ impl Run {
 
     /// Whether a filter has no callback for what follows a head of this half.
     fn passes(&self, half: Half, at: usize) -> bool {
-        !self.filter(at).sees(half) || self.part(half, at, |part| part.absent)
+        !self.sees(self.filter(at), half) || self.part(half, at, |part| part.absent)
+    }
+
+    /// Whether there is a filter with callbacks for content of this half.
+    pub(super) fn see(&self, half: Half) -> bool {
+        self.filters.chains().flat_map(|chain| chain.iter()).any(|filter| self.sees(filter, half))
+    }
+
+    /// Whether a filter has callbacks for content of this half.
+    fn sees(&self, filter: &Filter, half: Half) -> bool {
+        if self.tcp { filter.taps(half) } else { filter.sees(half) }
     }
 
     /// Runs one callback of one filter, and looks for what the guest noted in it.
@@ -445,6 +479,19 @@ fn after(seen: &Seen, half: Half, at: usize) -> Option<usize> {
     }
 }
 
+/// Shows bytes of a connection. What the filter stops stays, to be shown again with what is added. With the end of what
+/// goes to the client it is told that the service's side is closed: all that Envoy knows of that, too.
+fn tap(filter: &Filter, place: Place, half: Half, end: bool) -> Result<BodyAnswer, Fault> {
+    let action = filter.on_data(place, half, end)?;
+    if end && half == Half::Response {
+        filter.on_connection_close(place, half, Peer::Unknown);
+    }
+    Ok(match action {
+        Action::Continue => BodyAnswer::Continue,
+        Action::Pause => BodyAnswer::Buffer,
+    })
+}
+
 fn too_large(half: Half, limit: usize) -> Fault {
     let reason = match half {
         Half::Request => Reason::ContentTooLarge,
@@ -476,12 +523,19 @@ impl Observer for Run {
 }
 
 impl Drop for Run {
-    /// The exchange is over: all log, then all go (Envoy's order).
+    /// The exchange is over: all log, then all go (Envoy's order). Of a connection all learn who has closed it; they log
+    /// when they go.
     fn drop(&mut self) {
-        let stages: Vec<(usize, Place)> =
-            self.seen.borrow().stages.iter().map(|stage| (stage.number, stage.place)).collect();
+        let (stages, by) = {
+            let seen = self.seen.borrow();
+            let stages: Vec<(usize, Place)> = seen.stages.iter().map(|stage| (stage.number, stage.place)).collect();
+            (stages, seen.closed_by())
+        };
         for (number, place) in &stages {
-            self.filters[*number].log(*place);
+            match self.tcp {
+                true => self.filters[*number].on_connection_close(*place, Half::Request, by),
+                false => self.filters[*number].log(*place),
+            }
         }
         for (number, place) in &stages {
             self.filters[*number].close(*place);

@@ -7,7 +7,7 @@ use std::task::{Context, Waker};
 use std::time::Instant;
 
 use http::header;
-use lacis_host::abi::{BodyAnswer, Encoder, Map, Path, Status};
+use lacis_host::abi::{BodyAnswer, Encoder, Map, Path, Peer, Status};
 use lacis_host::{Buffer, ContextId, Half, Headers, Reply, Stream};
 
 use super::content::Content;
@@ -16,6 +16,7 @@ use super::guest::{GuestRequest, GuestResponse, GuestTrailers};
 use super::machine::{self, MachineId};
 use super::wasm::Place;
 use super::world::NodeFacts;
+use crate::fault::Reason;
 use crate::http::body::{Frame, Half as Direction};
 use crate::http::head::RequestHead;
 use crate::telemetry::labels::{self, Protocol};
@@ -111,6 +112,8 @@ pub(super) struct Way {
     pub(super) bare: bool,
     /// The end of what is filtered has been read.
     pub(super) read: bool,
+    /// It was read after that of the other half.
+    pub(super) last: bool,
     /// What has passed the last one and is to be written.
     pub(super) out: VecDeque<Frame>,
     /// Nothing will be added to `out`.
@@ -119,10 +122,15 @@ pub(super) struct Way {
 
 impl Seen {
     pub(super) fn new(exchange: &Rc<Exchange>, node: &Rc<NodeFacts>, request: GuestRequest, filters: usize) -> Self {
+        Seen { request: Some(request), ..Seen::tcp(exchange, node, filters) }
+    }
+
+    /// Of a TCP connection, which has no head that anybody may see.
+    pub(super) fn tcp(exchange: &Rc<Exchange>, node: &Rc<NodeFacts>, filters: usize) -> Self {
         Seen {
             exchange: Rc::clone(exchange),
             node: Rc::clone(node),
-            request: Some(request),
+            request: None,
             response: None,
             trailers: [None, None],
             stages: Vec::with_capacity(filters),
@@ -232,9 +240,27 @@ impl Stream for Seen {
         self.closed = true;
         self.wake();
     }
+
+    /// Whichever side it names, Envoy closes the client's connection, and with it the service's.
+    fn close_side(&mut self, _: Half) {
+        self.close();
+    }
 }
 
 impl Seen {
+    /// Who has closed a connection: whoever was last to end what it sends, or broke it.
+    pub(super) fn closed_by(&self) -> Peer {
+        let client = self.exchange.reason() == Reason::DownstreamAborted || self.ways[Half::Request as usize].last;
+        if client && !self.closed { Peer::Remote } else { Peer::Local }
+    }
+
+    /// The end of a half has been read.
+    pub(super) fn read(&mut self, half: Half) {
+        let other = self.ways[1 - half as usize].read;
+        let way = &mut self.ways[half as usize];
+        (way.last, way.read) = (other, true);
+    }
+
     fn wake(&mut self) {
         if let Some(waker) = self.waker.take() {
             waker.wake();

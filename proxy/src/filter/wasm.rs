@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lacis_host::abi::{Action, BodyAnswer, Level};
+use lacis_host::abi::{Action, BodyAnswer, Level, Peer};
 use lacis_host::{
     Cause, ContextId, Half, HeadersAction, Limits, Plugin, PluginSettings, RootId, SharedData, Stream, Trap, Vm,
     VmSettings, limits,
@@ -104,6 +104,16 @@ impl Compiled {
         ]
         .map(|callbacks| callbacks.iter().any(|name| self.plugin.exports(name)))
     }
+
+    /// Whether it has callbacks for the bytes of a TCP connection: from the client, to it.
+    fn taps(&self) -> [bool; 2] {
+        ["proxy_on_downstream_data", "proxy_on_upstream_data"].map(|name| self.plugin.exports(name))
+    }
+
+    /// Whether it has callbacks for TCP connections.
+    pub fn is_for_tcp(&self) -> bool {
+        self.taps() != [false; 2] || self.plugin.exports("proxy_on_new_connection")
+    }
 }
 
 impl fmt::Debug for Compiled {
@@ -119,6 +129,7 @@ impl fmt::Debug for Compiled {
 pub struct Filter {
     compiled: Arc<Compiled>,
     sees: [bool; 2],
+    taps: [bool; 2],
     /// Its guest says that it sees nothing but heads.
     heads_only: Cell<bool>,
     machine: Rc<Machine>,
@@ -175,6 +186,7 @@ impl Filter {
         Filter {
             compiled: Arc::clone(compiled),
             sees: compiled.sees(),
+            taps: compiled.taps(),
             heads_only: Cell::new(false),
             machine,
             account: Rc::new(account),
@@ -217,22 +229,31 @@ impl Filter {
         self.sees[half as usize] && !self.heads_only.get()
     }
 
+    /// Whether it has a callback for this direction of a TCP connection.
+    pub(super) fn taps(&self, half: Half) -> bool {
+        self.taps[half as usize]
+    }
+
     /// Bytes of a body that it may hold back.
     pub(super) fn buffer_limit(&self) -> usize {
         self.compiled.buffer_limit()
     }
 
-    /// Begins an exchange. `None` if the filter cannot run and fails open.
+    /// Begins an exchange, or a TCP connection. `None` if the filter cannot run and fails open.
     ///
     /// # Errors
-    /// If it cannot run and fails closed.
-    pub(super) fn open(&self, stream: Rc<RefCell<dyn Stream>>) -> Result<Option<Place>, Fault> {
+    /// If it cannot run and fails closed; nor is one without callbacks for TCP let pass what it cannot see.
+    pub(super) fn open(&self, stream: Rc<RefCell<dyn Stream>>, tcp: bool) -> Result<Option<Place>, Fault> {
+        if tcp && !self.compiled.is_for_tcp() {
+            let text = format!("filter {}: its module has no callbacks for TCP connections", self.account.name);
+            return self.unavailable(Fault::new(Reason::FilterUnavailable).detail(text));
+        }
         if let Err(why) = self.revive() {
             return self.unavailable(
                 Fault::new(Reason::FilterUnavailable).detail(format!("filter {}: {why}", self.account.name)),
             );
         }
-        match self.call(|running| running.vm.open(running.root, stream)) {
+        match self.call(|Running { vm, root }| if tcp { vm.open_tcp(*root, stream) } else { vm.open(*root, stream) }) {
             Some(Ok(context)) => Ok(Some(Place { context, life: self.machine.life() })),
             Some(Err(trap)) => self.trapped(&trap).map(|()| None),
             None => self.unavailable(Fault::new(Reason::FilterUnavailable)),
@@ -258,6 +279,23 @@ impl Filter {
     pub(super) fn on_trailers(&self, place: Place, half: Half, count: u32) -> Result<Action, Fault> {
         let shown = self.show(place, |running| running.vm.on_trailers(place.context, half, count))?;
         Ok(shown.unwrap_or(Action::Continue))
+    }
+
+    /// Tells it that the connection is there; see [`Filter::on_headers`].
+    pub(super) fn on_new_connection(&self, place: Place) -> Result<Action, Fault> {
+        let shown = self.show(place, |running| running.vm.on_new_connection(place.context))?;
+        Ok(shown.unwrap_or(Action::Continue))
+    }
+
+    /// Shows what it sees of one direction of a TCP connection; see [`Filter::on_headers`].
+    pub(super) fn on_data(&self, place: Place, half: Half, end: bool) -> Result<Action, Fault> {
+        let shown = self.show(place, |running| running.vm.on_data(place.context, half, end))?;
+        Ok(shown.unwrap_or(Action::Continue))
+    }
+
+    /// Tells it that one side of the connection is closed, and by whom.
+    pub(super) fn on_connection_close(&self, place: Place, half: Half, by: Peer) {
+        self.quietly(place, |running| running.vm.on_connection_close(place.context, half, by));
     }
 
     /// Whether a context is still there: not when its VM died.

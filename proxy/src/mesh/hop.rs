@@ -47,7 +47,7 @@ async fn run(hop: &Hop, conn: &Rc<Conn>, pinned: Option<&Rc<str>>, mut request: 
             Direction::Inbound => inbound::admit(&generation, conn, &mut request.head)?,
         }
         let asked = request.head.authority.clone();
-        // Filters see HTTP; a tunnel is none.
+        // Those of a listener that has them beside HTTP see HTTP only.
         if method != Method::CONNECT {
             passage.request(&exchange, &mut request).await?;
         }
@@ -59,8 +59,15 @@ async fn run(hop: &Hop, conn: &Rc<Conn>, pinned: Option<&Rc<str>>, mut request: 
             Direction::Inbound => inbound::target(&generation)?,
         };
         exchange.destined(target.cluster.name(), target.cluster.id(), target.protocol);
-        if method != Method::CONNECT {
-            passage.onward(&exchange, &mut request, target.filters, target.rule.is_some()).await?;
+        match method {
+            Method::CONNECT => {
+                let chain = match hop.direction {
+                    Direction::Outbound => target.filters[1],
+                    Direction::Inbound => generation.chain(hop.direction),
+                };
+                passage.connect(&exchange, &mut request, chain).await?;
+            }
+            _ => passage.onward(&exchange, &mut request, target.filters, target.rule.is_some()).await?,
         }
         exchange.bounded(target.timeouts());
         if method == Method::CONNECT {

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use proxy_wasm::hostcalls;
-use proxy_wasm::traits::{Context, HttpContext, RootContext};
-use proxy_wasm::types::{Action, Bytes, ContextType, LogLevel};
+use proxy_wasm::traits::{Context, HttpContext, RootContext, StreamContext};
+use proxy_wasm::types::{Action, Bytes, ContextType, LogLevel, PeerType};
 
 proxy_wasm::main! {{
     proxy_wasm::set_log_level(LogLevel::Info);
@@ -40,7 +40,11 @@ impl RootContext for Root {
     }
 
     fn get_type(&self) -> Option<ContextType> {
-        Some(ContextType::HttpContext)
+        Some(if self.kind == "tcp" { ContextType::StreamContext } else { ContextType::HttpContext })
+    }
+
+    fn create_stream_context(&self, _: u32) -> Option<Box<dyn StreamContext>> {
+        Some(Box::new(Tap { waits: false }))
     }
 
     fn create_http_context(&self, _: u32) -> Option<Box<dyn HttpContext>> {
@@ -61,6 +65,80 @@ impl RootContext for Root {
 
 fn text(bytes: Option<Bytes>) -> String {
     String::from_utf8(bytes.unwrap_or_default()).expect("UTF-8")
+}
+
+/// A filter of TCP connections that speaks of everything it sees. It lets whole lines through only; some are orders.
+struct Tap {
+    waits: bool,
+}
+
+impl Tap {
+    fn say(&self, text: &str) {
+        hostcalls::log(LogLevel::Info, text).expect("a line");
+    }
+}
+
+impl Context for Tap {
+    fn on_http_call_response(&mut self, _: u32, _: usize, size: usize, _: usize) {
+        self.say(&format!("called {size}"));
+        self.waits = false;
+        self.resume_downstream();
+    }
+
+    fn on_done(&mut self) -> bool {
+        self.say("done");
+        true
+    }
+}
+
+impl StreamContext for Tap {
+    fn on_new_connection(&mut self) -> Action {
+        let port = |path: &str| self.get_property(vec![path, "port"]).map_or(0, |port| port.len());
+        let tls = self.get_property(vec!["connection", "mtls"]).is_some();
+        let path = self.get_property(vec!["request", "path"]).is_some();
+        self.say(&format!("new {} {} {tls} {path}", port("source"), port("destination")));
+        Action::Continue
+    }
+
+    fn on_downstream_data(&mut self, size: usize, end: bool) -> Action {
+        let line = text(self.get_downstream_data(0, size));
+        self.say(&format!("down {size} {end} {}", line.trim_end().get(..20).unwrap_or(line.trim_end())));
+        match line.trim_end() {
+            "upper" => self.set_downstream_data(0, size, b"UPPER!\n"),
+            "nothing" => self.set_downstream_data(0, size, b""),
+            "more" => self.set_downstream_data(size, 0, b"and more\n"),
+            "close" => self.close_downstream(),
+            "trap" => panic!("as told"),
+            "call" if !self.waits => {
+                let head = vec![(":method", "GET"), (":path", "/bytes/5"), (":authority", "helper")];
+                self.dispatch_http_call("helper", head, None, vec![], Duration::from_secs(5)).expect("a call");
+                self.waits = true;
+            }
+            _ => {}
+        }
+        if self.waits || !line.is_empty() && !line.ends_with('\n') { Action::Pause } else { Action::Continue }
+    }
+
+    fn on_upstream_data(&mut self, size: usize, end: bool) -> Action {
+        let line = text(self.get_upstream_data(0, size));
+        self.say(&format!("up {size} {end} {}", line.trim_end().get(..20).unwrap_or(line.trim_end())));
+        if line.contains("secret") {
+            self.set_upstream_data(0, size, line.replace("secret", "******").as_bytes());
+        }
+        Action::Continue
+    }
+
+    fn on_downstream_close(&mut self, by: PeerType) {
+        self.say(&format!("downstream closed {}", by as u32));
+    }
+
+    fn on_upstream_close(&mut self, by: PeerType) {
+        self.say(&format!("upstream closed {}", by as u32));
+    }
+
+    fn on_log(&mut self) {
+        self.say("log");
+    }
 }
 
 /// Filters of content.

@@ -1,0 +1,61 @@
+//! The passage of a TCP connection: an exchange of which filters see the bytes of both directions, and no head.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use http::HeaderMap;
+use lacis_host::Half;
+
+use super::chain::{Chain, Passage, Stop};
+use super::exchange::Exchange;
+use super::flow::Flow;
+use super::run::{Legs, Run};
+use super::seen::{Head, Seen};
+use crate::fault::Fault;
+use crate::http::body;
+use crate::http::{Body, Request, Response};
+
+impl Passage<'_> {
+    /// These filters learn of a connection, in order; it waits for those that stop it. What comes from the client passes
+    /// them while it is read.
+    ///
+    /// # Errors
+    /// If one of them closes it now, or fails closed.
+    pub async fn connect(
+        &mut self,
+        exchange: &Rc<Exchange>,
+        request: &mut Request,
+        chain: &Chain,
+    ) -> Result<(), Stop> {
+        if chain.is_empty() {
+            return Ok(());
+        }
+        let body = std::mem::replace(&mut request.body, Body::empty(body::Half::Request));
+        let run = Rc::new(Run {
+            filters: Legs::new(&chain.filters),
+            exchange: Rc::clone(exchange),
+            seen: Rc::new(RefCell::new(Seen::tcp(exchange, &chain.node, chain.filters.len()))),
+            tcp: true,
+            ours: Cell::new(false),
+        });
+        self.run = Some(Rc::clone(&run));
+        let mut flow = Flow::new(&run, Half::Request, body, false);
+        flow.head().await.map_err(|fault| self.stop(fault))?;
+        request.body = flow.body(&mut request.head.headers)?;
+        Ok(())
+    }
+}
+
+/// The connection is open: what comes from the service passes the filters in reverse. A refusal passes none.
+pub(super) fn response(run: &Rc<Run>, response: Response) -> Result<Response, Fault> {
+    let Response { head, body } = response;
+    if !head.status.is_success() {
+        return Ok(Response { head, body });
+    }
+    let flow = Flow::new(run, Half::Response, body, false);
+    for stage in &mut run.seen.borrow_mut().stages {
+        stage.parts[Half::Response as usize].head = Head::Gone;
+    }
+    let body = flow.body(&mut HeaderMap::new())?;
+    Ok(Response { head, body })
+}

@@ -1,0 +1,213 @@
+//! Filters of TCP connections: the same module on Envoy's `envoy.filters.network.wasm` and on opaque TCP here.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::thread;
+
+use lacis_tests::{App, Envoy, Link, Mesh, PATIENCE, Sidecar, TRUST_DOMAIN, guest, on_links};
+use serde_json::{Value, json};
+
+/// A TCP server that sends back what comes; `bye` is its last word.
+fn echo() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound");
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            thread::spawn(move || {
+                let mut piece = vec![0; 64 * 1024];
+                while let Ok(n @ 1..) = stream.read(&mut piece) {
+                    if stream.write_all(&piece[..n]).is_err() || piece[..n] == *b"bye\n" {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+/// A proxy before that server, with the filter.
+enum Proxy {
+    Envoy(Envoy, App),
+    Lacis { alpha: Sidecar, delta: Sidecar, _helper: App, _mesh: Mesh },
+}
+
+impl Proxy {
+    fn envoy() -> Option<Proxy> {
+        let helper = App::named("helper");
+        let mut filter = guest("tcp");
+        filter["name"] = json!("tap");
+        let envoy = Envoy::builder()?.tcp("main", echo(), &[filter]).cluster("helper", helper.address());
+        Some(Proxy::Envoy(envoy.start(), helper))
+    }
+
+    fn lacis(link: Link, more: Value) -> Proxy {
+        let (mesh, helper) = (Mesh::new(), App::named("helper"));
+        let delta = mesh.sidecar("delta").application_at(echo()).calls("helper", helper.address(), Link::Plaintext);
+        let tcp = json!({"inbound": {"protocol": "tcp", "filters": ["tap"]}, "filters": {"tap": guest("tcp")}});
+        let delta = delta.with(tcp).with(more).start();
+        let own_port = json!({"services": {"delta": {"listen": "127.0.0.1:0", "protocol": "tcp"}}});
+        let alpha = mesh.sidecar("alpha").calls("delta", delta.inbound(), link).with(own_port).start();
+        Proxy::Lacis { alpha, delta, _helper: helper, _mesh: mesh }
+    }
+
+    fn connect(&self) -> TcpStream {
+        let address = match self {
+            Proxy::Envoy(envoy, _) => envoy.listener("main"),
+            Proxy::Lacis { alpha, .. } => alpha.service("delta"),
+        };
+        let stream = TcpStream::connect(address).expect("a connection");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+        stream
+    }
+
+    /// What the filter says until a connection is over for it.
+    fn lines(&self, connections: usize) -> Vec<String> {
+        let over =
+            |lines: Vec<String>| (lines.iter().filter(|line| *line == "log").count() >= connections).then_some(lines);
+        match self {
+            Proxy::Envoy(envoy, _) => envoy.wait_for_wasm_log("the end of a connection", |lines| {
+                let lines = lines.iter().filter(|line| line.level == "info");
+                over(lines.map(|line| line.message.clone()).collect())
+            }),
+            Proxy::Lacis { delta, .. } => delta.err.wait_for("the end of a connection", |lines| {
+                let lines = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+                let lines = lines.filter(|line| line["filter"] == "tap" && line["level"] == "info");
+                over(lines.filter_map(|line| Some(line["message"].as_str()?.to_owned())).collect())
+            }),
+        }
+    }
+}
+
+fn say(stream: &mut TcpStream, words: &str) {
+    stream.write_all(words.as_bytes()).expect("taken");
+}
+
+fn hear(stream: &mut TcpStream, wanted: &str) {
+    let mut read = vec![0; wanted.len()];
+    stream.read_exact(&mut read).expect("bytes");
+    assert_eq!(String::from_utf8_lossy(&read), wanted);
+}
+
+/// Everything until the end; `None` if that is a reset.
+fn rest(stream: &mut TcpStream) -> Option<String> {
+    let mut all = Vec::new();
+    stream.read_to_end(&mut all).ok().map(|_| String::from_utf8_lossy(&all).into_owned())
+}
+
+/// Three connections, one after the other: the caller ends one, the server another, the filter the third.
+fn converse(proxy: &Proxy) -> Vec<String> {
+    let mut first = proxy.connect();
+    for (said, heard) in [("hello\n", "hello\n"), ("upper\n", "UPPER!\n"), ("a secret\n", "a ******\n")] {
+        say(&mut first, said);
+        hear(&mut first, heard);
+    }
+    say(&mut first, "more\n");
+    hear(&mut first, "more\nand more\n");
+    say(&mut first, "call\n");
+    hear(&mut first, "call\n");
+    first.shutdown(Shutdown::Write).expect("a half-close");
+    assert_eq!(rest(&mut first).as_deref(), Some(""));
+    proxy.lines(1);
+
+    let mut second = proxy.connect();
+    say(&mut second, "bye\n");
+    assert_eq!(rest(&mut second).as_deref(), Some("bye\n"));
+    drop(second);
+    proxy.lines(2);
+
+    let mut third = proxy.connect();
+    say(&mut third, "first\n");
+    hear(&mut third, "first\n");
+    say(&mut third, "close\n");
+    let heard = rest(&mut third);
+    assert!(heard.as_deref().is_none_or(|heard| ["", "close\n"].contains(&heard)), "{heard:?}");
+    proxy.lines(3)
+}
+
+on_links! {
+    /// The same callbacks in the same order with the same bytes.
+    [H2, H3] fn a_filter_does_what_it_does_in_envoy(link) {
+        let lacis = Proxy::lacis(link, json!({}));
+        let here = converse(&lacis);
+        let Some(envoy) = Proxy::envoy() else { return };
+        let there = converse(&envoy);
+        assert_eq!(there, here, "Envoy, then Lacis");
+        assert!(here.iter().any(|line| line == "called 5"), "{here:?}");
+    }
+}
+
+/// What a filter stops is kept and shown again; beyond its limit the sender waits.
+#[test]
+fn what_is_stopped_is_bounded() {
+    const LIMIT: usize = 64 * 1024;
+    let proxy = Proxy::lacis(Link::H2, json!({"filters": {"tap": {"limits": {"buffer": "64KiB"}}}}));
+    let mut stream = proxy.connect();
+    say(&mut stream, "half");
+    say(&mut stream, " and half\n");
+    hear(&mut stream, "half and half\n");
+    // No end of a line: nothing may pass, and not all of it can be held.
+    let line = "x".repeat(64 << 20);
+    let mut sender = stream.try_clone().expect("a socket");
+    let sending = thread::spawn(move || sender.write_all(line.as_bytes()).is_ok());
+    let Proxy::Lacis { delta, .. } = &proxy else { unreachable!() };
+    let held = delta.err.wait_for("all that is held", |lines| {
+        let sizes = lines.iter().filter_map(|line| {
+            let line: Value = serde_json::from_str(line).ok()?;
+            line["message"].as_str()?.strip_prefix("down ")?.split(' ').next()?.parse::<usize>().ok()
+        });
+        sizes.max().filter(|size| *size >= LIMIT)
+    });
+    assert!(held < 4 * LIMIT, "{held}");
+    assert!(!sending.is_finished(), "64 MiB went somewhere");
+    drop(stream.shutdown(Shutdown::Both));
+    assert!(!sending.join().expect("a sender"));
+}
+
+/// A filter that traps takes its connection along and no other; one that may fail lets the bytes pass.
+#[test]
+fn a_trap_follows_the_failure_policy() {
+    for (failure, heard) in [("closed", None), ("open", Some("trap\nhello\n"))] {
+        let proxy = Proxy::lacis(Link::H2, json!({"filters": {"tap": {"failure": failure}}}));
+        let mut stream = proxy.connect();
+        say(&mut stream, "one\n");
+        hear(&mut stream, "one\n");
+        say(&mut stream, "trap\n");
+        if heard.is_some() {
+            hear(&mut stream, "trap\n");
+            say(&mut stream, "hello\n");
+            hear(&mut stream, "hello\n");
+        } else {
+            assert_eq!(rest(&mut stream), None, "a reset");
+        }
+        let Proxy::Lacis { delta, .. } = &proxy else { unreachable!() };
+        if failure == "closed" {
+            let record = delta.access("of the connection", |record| record["method"] == "CONNECT");
+            assert_eq!(record["reason"], "filter_trap", "{record}");
+        }
+        // The VM comes back for the next one.
+        lacis_tests::until("another connection passes", || {
+            let mut next = proxy.connect();
+            next.write_all(b"upper\n").ok()?;
+            next.shutdown(Shutdown::Write).ok()?;
+            (rest(&mut next)? == "UPPER!\n").then_some(())
+        });
+    }
+}
+
+/// A module that has nothing to say about connections is no filter of them.
+#[test]
+fn a_filter_of_http_is_refused() {
+    let mesh = Mesh::new();
+    mesh.issue("delta");
+    let config = json!({
+        "node": {"service": "delta", "trust_domain": TRUST_DOMAIN},
+        "identity": {"certificate": mesh.certificate("delta"), "private_key": mesh.key("delta"), "trust_bundle": mesh.ca()},
+        "inbound": {"listen": "127.0.0.1:0", "application": "127.0.0.1:9", "protocol": "tcp", "filters": ["auth"]},
+        "filters": {"auth": {"module": "builtin:auth", "config": {"keys": [{"name": "a", "sha256": "0".repeat(64)}]}}},
+    });
+    let path = mesh.file("http.yaml", config.to_string());
+    let output = lacis_tests::command(&["check", "-c"]).arg(path).output().expect("lacis runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("no callbacks for TCP connections"), "{said}");
+}
