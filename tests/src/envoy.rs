@@ -218,7 +218,7 @@ impl EnvoyBuilder {
         let mut listeners = self.listeners.clone();
         for manager in listeners.iter_mut().map(|l| &mut l["filter_chains"][0]["filters"][0]["typed_config"]) {
             // Whatever was added later is to be found by every listener.
-            if let Some(hosts) = manager["route_config"]["virtual_hosts"].as_array_mut() {
+            if let Some(hosts) = manager.pointer_mut("/route_config/virtual_hosts").and_then(Value::as_array_mut) {
                 for name in
                     self.clusters.iter().map(|c| text(&c["name"])).filter(|name| !name.ends_with("-application"))
                 {

@@ -7,7 +7,7 @@ use std::thread;
 use lacis_tests::{App, Envoy, Link, Mesh, PATIENCE, Sidecar, TRUST_DOMAIN, guest, on_links};
 use serde_json::{Value, json};
 
-/// A TCP server that sends back what comes; `bye` is its last word.
+/// A TCP server that sends back what comes, but for `end`, which it obeys.
 fn echo() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("bound");
@@ -16,7 +16,7 @@ fn echo() -> SocketAddr {
             thread::spawn(move || {
                 let mut piece = vec![0; 64 * 1024];
                 while let Ok(n @ 1..) = stream.read(&mut piece) {
-                    if stream.write_all(&piece[..n]).is_err() || piece[..n] == *b"bye\n" {
+                    if piece[..n] == *b"end\n" || stream.write_all(&piece[..n]).is_err() {
                         break;
                     }
                 }
@@ -68,12 +68,12 @@ impl Proxy {
         match self {
             Proxy::Envoy(envoy, _) => envoy.wait_for_wasm_log("the end of a connection", |lines| {
                 let lines = lines.iter().filter(|line| line.level == "info");
-                over(lines.map(|line| line.message.clone()).collect())
+                over(lines.map(|line| line.message.trim_end().to_owned()).collect())
             }),
             Proxy::Lacis { delta, .. } => delta.err.wait_for("the end of a connection", |lines| {
                 let lines = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
                 let lines = lines.filter(|line| line["filter"] == "tap" && line["level"] == "info");
-                over(lines.filter_map(|line| Some(line["message"].as_str()?.to_owned())).collect())
+                over(lines.filter_map(|line| Some(line["message"].as_str()?.trim_end().to_owned())).collect())
             }),
         }
     }
@@ -111,8 +111,8 @@ fn converse(proxy: &Proxy) -> Vec<String> {
     proxy.lines(1);
 
     let mut second = proxy.connect();
-    say(&mut second, "bye\n");
-    assert_eq!(rest(&mut second).as_deref(), Some("bye\n"));
+    say(&mut second, "end\n");
+    assert_eq!(rest(&mut second).as_deref(), Some(""));
     drop(second);
     proxy.lines(2);
 
@@ -208,6 +208,6 @@ fn a_filter_of_http_is_refused() {
     });
     let path = mesh.file("http.yaml", config.to_string());
     let output = lacis_tests::command(&["check", "-c"]).arg(path).output().expect("lacis runs");
-    let said = String::from_utf8_lossy(&output.stderr);
+    let said = String::from_utf8_lossy(&output.stdout);
     assert!(!output.status.success() && said.contains("no callbacks for TCP connections"), "{said}");
 }

@@ -164,8 +164,8 @@ impl Shop<'_> {
         let plugin = self.plugin(&code, &digest).map_err(|problem| format!("{name}: {problem}"))?;
         // Before a guest runs: a large module need not be held meanwhile.
         drop(code);
-        let compiled = Compiled { settings: filter.clone(), digest, plugin };
-        canary::run(&compiled, self.node)?;
+        let mut compiled = Compiled { settings: filter.clone(), digest, plugin, heads_only: false };
+        compiled.heads_only = canary::run(&compiled, self.node)?;
         Ok(Arc::new(compiled))
     }
 

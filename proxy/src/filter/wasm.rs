@@ -28,6 +28,8 @@ pub struct Compiled {
     pub digest: String,
     /// Its module.
     pub plugin: Plugin,
+    /// It has no use for anything but heads of HTTP, as it said when it was tried.
+    pub heads_only: bool,
 }
 
 /// What VMs are equal by: filters that agree on all of it share one in each worker, and keep it when the configuration
@@ -112,7 +114,8 @@ impl Compiled {
 
     /// Whether it has callbacks for TCP connections.
     pub fn is_for_tcp(&self) -> bool {
-        self.taps() != [false; 2] || self.plugin.exports("proxy_on_new_connection")
+        let has = self.taps() != [false; 2] || self.plugin.exports("proxy_on_new_connection");
+        has && !self.heads_only
     }
 }
 

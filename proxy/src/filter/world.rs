@@ -14,6 +14,10 @@ use crate::telemetry::family::Kind;
 use crate::telemetry::guest::GuestMetrics;
 use crate::telemetry::metrics::Metrics;
 
+/// The foreign function by which a filter says that it has no use for content and trailers, whatever its module exports.
+/// The SDK of filters that see heads of HTTP only calls it: its modules have all callbacks.
+pub const HEADS_ONLY: &[u8] = b"lacis_heads_only";
+
 /// What filters learn of the sidecar (`node.*`).
 #[derive(Debug)]
 pub struct NodeFacts {
@@ -174,11 +178,10 @@ impl World for FilterWorld {
         self.ticks.wish(root, period);
     }
 
-    /// `lacis_heads_only`: the filter has no use for content and trailers, whatever its module exports. So says the SDK
-    /// of filters that see heads only: its module has all callbacks.
+    /// See [`HEADS_ONLY`].
     fn foreign(&mut self, plugin: &str, name: &[u8], _: &[u8], _: &mut Vec<u8>) -> Result<(), Status> {
         match name {
-            b"lacis_heads_only" => {
+            HEADS_ONLY => {
                 if !self.is_heads_only(plugin) {
                     self.heads_only.push(plugin.into());
                 }
