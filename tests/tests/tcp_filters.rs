@@ -30,6 +30,7 @@ fn echo() -> SocketAddr {
 enum Proxy {
     Envoy(Envoy, App),
     Lacis { alpha: Sidecar, delta: Sidecar, _helper: App, _mesh: Mesh },
+    Outbound { alpha: Sidecar, _delta: Sidecar, _helper: App, _mesh: Mesh },
 }
 
 impl Proxy {
@@ -54,11 +55,24 @@ impl Proxy {
     fn connect(&self) -> TcpStream {
         let address = match self {
             Proxy::Envoy(envoy, _) => envoy.listener("main"),
-            Proxy::Lacis { alpha, .. } => alpha.service("delta"),
+            Proxy::Lacis { alpha, .. } | Proxy::Outbound { alpha, .. } => alpha.service("delta"),
         };
         let stream = TcpStream::connect(address).expect("a connection");
         stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
         stream
+    }
+
+    /// The filter at the caller's side, as one of the service's.
+    fn outbound(more: Value) -> Proxy {
+        let (mesh, helper) = (Mesh::new(), App::named("helper"));
+        let delta = mesh.sidecar("delta").application_at(echo());
+        let delta = delta.with(json!({"inbound": {"protocol": "tcp"}})).start();
+        let service = json!({"listen": "127.0.0.1:0", "protocol": "tcp", "filters": ["tap"]});
+        let alpha = mesh.sidecar("alpha").calls("delta", delta.inbound(), Link::H2);
+        let alpha = alpha.calls("helper", helper.address(), Link::Plaintext);
+        let config = json!({"services": {"delta": service}, "filters": {"tap": guest("tcp")}});
+        let alpha = alpha.with(config).with(more).start();
+        Proxy::Outbound { alpha, _delta: delta, _helper: helper, _mesh: mesh }
     }
 
     /// What the filter says until a connection is over for it.
@@ -70,11 +84,13 @@ impl Proxy {
                 let lines = lines.iter().filter(|line| line.level == "info");
                 over(lines.map(|line| line.message.trim_end().to_owned()).collect())
             }),
-            Proxy::Lacis { delta, .. } => delta.err.wait_for("the end of a connection", |lines| {
-                let lines = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-                let lines = lines.filter(|line| line["filter"] == "tap" && line["level"] == "info");
-                over(lines.filter_map(|line| Some(line["message"].as_str()?.trim_end().to_owned())).collect())
-            }),
+            Proxy::Lacis { delta: sidecar, .. } | Proxy::Outbound { alpha: sidecar, .. } => {
+                sidecar.err.wait_for("the end of a connection", |lines| {
+                    let lines = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+                    let lines = lines.filter(|line| line["filter"] == "tap" && line["level"] == "info");
+                    over(lines.filter_map(|line| Some(line["message"].as_str()?.trim_end().to_owned())).collect())
+                })
+            }
         }
     }
 }
@@ -135,6 +151,66 @@ on_links! {
         assert_eq!(there, here, "Envoy, then Lacis");
         assert!(here.iter().any(|line| line == "called 5"), "{here:?}");
     }
+}
+
+/// At the caller's side, the filters of the service do the same; those of the listener, which see HTTP, are not asked.
+#[test]
+fn a_service_has_filters_of_its_own() {
+    let outbound = json!({"outbound": {"filters": ["http"]}, "filters": {"http": guest("upper")}});
+    let said = converse(&Proxy::outbound(outbound));
+    let inbound = converse(&Proxy::lacis(Link::H2, json!({})));
+    assert_eq!(said, inbound);
+}
+
+/// Several filters: bytes from the client pass them in order, those to it in reverse.
+#[test]
+fn filters_stand_in_order() {
+    let second = json!({"filters": {"other": guest("tcp")}, "inbound": {"filters": ["tap", "other"]}});
+    let proxy = Proxy::lacis(Link::H2, second);
+    let mut stream = proxy.connect();
+    say(&mut stream, "more\n");
+    // The first has made two lines of it, which is no order to the second.
+    hear(&mut stream, "more\nand more\n");
+    drop(stream);
+    let Proxy::Lacis { delta, .. } = &proxy else { unreachable!() };
+    let lines = delta.err.wait_for("the end of the connection", |lines| {
+        let lines = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let lines = lines.filter(|line| line["target"] == "filter" && line["level"] == "info");
+        let lines: Vec<String> =
+            lines.map(|line| format!("{}: {}", line["filter"], line["message"]).replace('"', "")).collect();
+        (lines.iter().filter(|line| line.ends_with(": log")).count() == 2).then_some(lines)
+    });
+    let places: Vec<&str> =
+        lines.iter().filter(|line| line.contains("more")).filter_map(|line| line.split(' ').next()).collect();
+    assert_eq!(places, ["tap:", "other:", "other:", "tap:"], "{lines:?}");
+}
+
+/// Much, both ways at once, all of it through the filter's hands.
+#[test]
+fn much_passes() {
+    const LINES: usize = 300_000;
+    let proxy = Proxy::lacis(Link::H2, json!({"filters": {"tap": guest("tcp-parts")}}));
+    let mut stream = proxy.connect();
+    let all: String = (0..LINES).map(|number| format!("line {number:>10}\n")).collect();
+    let (mut sender, sent) = (stream.try_clone().expect("a socket"), all.clone());
+    let sending = thread::spawn(move || {
+        sender.write_all(sent.as_bytes()).expect("taken");
+        sender.shutdown(Shutdown::Write).expect("a half-close");
+    });
+    let heard = rest(&mut stream).expect("an end");
+    sending.join().expect("all is sent");
+    assert!(heard == all, "{} of {} bytes", heard.len(), all.len());
+}
+
+/// A filter closes a connection before it has reached anybody.
+#[test]
+fn a_new_connection_can_be_closed() {
+    let proxy = Proxy::lacis(Link::H2, json!({"filters": {"tap": guest("tcp-closed")}}));
+    let mut stream = proxy.connect();
+    assert_eq!(rest(&mut stream), None, "a reset");
+    let Proxy::Lacis { delta, .. } = &proxy else { unreachable!() };
+    let record = delta.access("of the connection", |record| record["method"] == "CONNECT");
+    assert_eq!((&record["reason"], &record["upstream_host"]), (&json!("filter_reset"), &Value::Null), "{record}");
 }
 
 /// What a filter stops is kept and shown again; beyond its limit the sender waits.

@@ -172,11 +172,12 @@ pub(super) struct Service {
     /// Who must answer; by default `spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/NAME`.
     #[serde(default)]
     pub(super) identity: Field<Vec<Field<Word<SpiffeId>>>>,
-    /// What the application sends: HTTP, or opaque bytes, which no filter sees.
+    /// What the application sends: HTTP, or opaque bytes.
     #[serde(default)]
     #[schemars(extend("default" = "http"))]
     pub(super) protocol: Field<Word<ServiceProtocol>>,
-    /// Names of filters, in the order in which requests to the service pass them, after those of `outbound`.
+    /// Names of filters, in the order in which requests to the service pass them, after those of `outbound`; with
+    /// `protocol: tcp` of filters of TCP connections, which `outbound` has none of.
     #[serde(default)]
     pub(super) filters: Field<Vec<Field<String>>>,
     /// How the sidecars are reached.

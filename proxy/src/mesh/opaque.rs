@@ -1,5 +1,5 @@
 //! Opaque TCP: a connection of the application to a service's own port is one CONNECT exchange (RFC 9113 section 8.5,
-//! RFC 9114 section 4.4), which passes the same way as every other but for the filters, which see HTTP.
+//! RFC 9114 section 4.4), which passes the same way as every other. Its filters see no head.
 
 use std::future::poll_fn;
 use std::pin::pin;

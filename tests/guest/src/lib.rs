@@ -40,11 +40,12 @@ impl RootContext for Root {
     }
 
     fn get_type(&self) -> Option<ContextType> {
-        Some(if self.kind == "tcp" { ContextType::StreamContext } else { ContextType::HttpContext })
+        Some(if self.kind.starts_with("tcp") { ContextType::StreamContext } else { ContextType::HttpContext })
     }
 
     fn create_stream_context(&self, _: u32) -> Option<Box<dyn StreamContext>> {
-        Some(Box::new(Tap { waits: false }))
+        let (closed, parts) = (self.kind == "tcp-closed", self.kind == "tcp-parts");
+        Some(Box::new(Tap { closed, parts, waits: false }))
     }
 
     fn create_http_context(&self, _: u32) -> Option<Box<dyn HttpContext>> {
@@ -69,6 +70,10 @@ fn text(bytes: Option<Bytes>) -> String {
 
 /// A filter of TCP connections that speaks of everything it sees. It lets whole lines through only; some are orders.
 struct Tap {
+    /// To everybody.
+    closed: bool,
+    /// Parts of lines may pass.
+    parts: bool,
     waits: bool,
 }
 
@@ -97,6 +102,9 @@ impl StreamContext for Tap {
         let tls = self.get_property(vec!["connection", "mtls"]).is_some();
         let path = self.get_property(vec!["request", "path"]).is_some();
         self.say(&format!("new {} {} {tls} {path}", port("source"), port("destination")));
+        if self.closed {
+            self.close_downstream();
+        }
         Action::Continue
     }
 
@@ -116,7 +124,11 @@ impl StreamContext for Tap {
             }
             _ => {}
         }
-        if self.waits || !line.is_empty() && !line.ends_with('\n') { Action::Pause } else { Action::Continue }
+        if self.waits || !self.parts && !line.is_empty() && !line.ends_with('\n') {
+            Action::Pause
+        } else {
+            Action::Continue
+        }
     }
 
     fn on_upstream_data(&mut self, size: usize, end: bool) -> Action {

@@ -77,16 +77,7 @@ impl Resolver<'_> {
         let protocol = protocol.or(Word(ServiceProtocol::Http)).map(|Word(protocol)| protocol);
         let link_spot = link.spot();
         let link = link.or(Word(LinkPolicy::Auto)).map(|Word(link)| link);
-        let filters = match &filters {
-            Field::Given(chain, spot) if protocol == Some(ServiceProtocol::Tcp) && !chain.is_empty() => {
-                self.report.wrong_key(
-                    *spot,
-                    "filters see HTTP, and those of opaque TCP are not supported yet: remove `filters`",
-                );
-                None
-            }
-            _ => self.chain(filters, beside.filters),
-        };
+        let filters = self.chain(filters, beside.filters);
         let sound = protocol != Some(ServiceProtocol::Tcp) || self.opaque(at, &hosts, &listen, link, link_spot);
         let hosts = self.hosts(&name, at, hosts, taken);
         let listen = match listen {
