@@ -35,7 +35,7 @@ struct Outcome {
 impl Side {
     fn envoy(filter: &Value) -> Option<Side> {
         let (app, helper, mesh) = (App::start(), App::named("helper"), Mesh::new());
-        let envoy = Envoy::builder()?.http("main", app.address(), &[filter.clone()]);
+        let envoy = Envoy::builder()?.http("main", app.address(), std::slice::from_ref(filter));
         let proxy = Proxy::Envoy(envoy.cluster("helper", helper.address()).start());
         Some(Side { app, helper, proxy, _mesh: mesh })
     }
@@ -64,7 +64,7 @@ impl Side {
         Outcome {
             status: answer.status(),
             fields: ["x-filter", "x-why", "content-type", "content-length"].map(field).to_vec(),
-            body: answer.body.clone().into(),
+            body: answer.body.clone(),
             seen: seen
                 .drain(before..)
                 .map(|seen| {
