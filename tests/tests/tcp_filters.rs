@@ -28,7 +28,7 @@ fn echo() -> SocketAddr {
 
 /// A proxy before that server, with the filter.
 enum Proxy {
-    Envoy(Envoy, App),
+    Envoy { envoy: Envoy, _helper: App },
     Lacis { alpha: Sidecar, delta: Sidecar, _helper: App, _mesh: Mesh },
     Outbound { alpha: Sidecar, _delta: Sidecar, _helper: App, _mesh: Mesh },
 }
@@ -39,7 +39,7 @@ impl Proxy {
         let mut filter = guest("tcp");
         filter["name"] = json!("tap");
         let envoy = Envoy::builder()?.tcp("main", echo(), &[filter]).cluster("helper", helper.address());
-        Some(Proxy::Envoy(envoy.start(), helper))
+        Some(Proxy::Envoy { envoy: envoy.start(), _helper: helper })
     }
 
     fn lacis(link: Link, more: Value) -> Proxy {
@@ -54,7 +54,7 @@ impl Proxy {
 
     fn connect(&self) -> TcpStream {
         let address = match self {
-            Proxy::Envoy(envoy, _) => envoy.listener("main"),
+            Proxy::Envoy { envoy, .. } => envoy.listener("main"),
             Proxy::Lacis { alpha, .. } | Proxy::Outbound { alpha, .. } => alpha.service("delta"),
         };
         let stream = TcpStream::connect(address).expect("a connection");
@@ -80,7 +80,7 @@ impl Proxy {
         let over =
             |lines: Vec<String>| (lines.iter().filter(|line| *line == "log").count() >= connections).then_some(lines);
         match self {
-            Proxy::Envoy(envoy, _) => envoy.wait_for_wasm_log("the end of a connection", |lines| {
+            Proxy::Envoy { envoy, .. } => envoy.wait_for_wasm_log("the end of a connection", |lines| {
                 let lines = lines.iter().filter(|line| line.level == "info");
                 over(lines.map(|line| line.message.trim_end().to_owned()).collect())
             }),
