@@ -27,6 +27,8 @@ pub(crate) struct State {
     pub(crate) phase: Phase,
     /// The effective context of the callback that runs; none while the VM starts.
     pub(crate) context: Option<Rc<Context>>,
+    /// The context that the callback which runs is for.
+    pub(crate) called: Option<Rc<Context>>,
     pub(crate) contexts: HashMap<u32, Rc<Context>>,
     /// Root contexts for which `proxy_done` came and `proxy_on_delete` is due.
     pub(crate) done: Vec<u32>,

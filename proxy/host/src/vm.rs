@@ -172,6 +172,7 @@ impl Vm {
             abi: plugin.abi,
             phase: Phase::Starting,
             context: None,
+            called: None,
             contexts: Default::default(),
             done: Vec::new(),
             world,
@@ -457,7 +458,8 @@ impl Runner {
     ) -> Result<R, Trap> {
         match self.call(function, parameters, Some(context.clone()), phase) {
             Ok(result) => {
-                self.store.data_mut().context = None;
+                let state = self.store.data_mut();
+                (state.context, state.called) = (None, None);
                 Ok(result)
             }
             Err(error) => Err(self.die(callback, &error)),
@@ -484,6 +486,7 @@ impl Runner {
             Phase::Running | Phase::Allocating => self.call,
         };
         let state = self.store.data_mut();
+        state.called = context.clone();
         state.context = context;
         state.phase = phase;
         state.limiter.refused = false;
@@ -501,7 +504,7 @@ impl Runner {
             // A world that is borrowed now has been reported by the trap itself.
             _ = state.flush(output);
         }
-        state.context = None;
+        (state.context, state.called) = (None, None);
         state.contexts.clear();
         state.done.clear();
         state.calls.answer = None;

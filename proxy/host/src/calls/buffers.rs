@@ -1,5 +1,5 @@
-//! Buffers. A body that cannot be reached now is an empty one that cannot be changed, as in Envoy; anything else that
-//! cannot be reached is not found.
+//! Buffers. A body or message that cannot be reached now is an empty one that cannot be changed, as in Envoy; a
+//! configuration, or the body of an answer, is not found.
 
 use lacis_abi::{Buffer, Status};
 
@@ -81,7 +81,9 @@ fn read<R>(state: &State, buffer: Buffer, f: impl FnOnce(&dyn stream::Buffer) ->
         (Buffer::CallResponseBody, Some(CallAnswer::Http(answer))) => &answer.body,
         (Buffer::GrpcMessage, Some(CallAnswer::Message(message))) => message,
         (Buffer::CallData, Some(CallAnswer::Foreign(arguments))) => arguments,
-        (Buffer::CallResponseBody | Buffer::GrpcMessage | Buffer::CallData, _) => return Err(Status::NotFound.into()),
+        (Buffer::CallResponseBody, _) => return Err(Status::NotFound.into()),
+        // As in Envoy, which keeps these two for ever.
+        (Buffer::GrpcMessage | Buffer::CallData, _) => &nothing,
         (Buffer::RequestBody | Buffer::ResponseBody | Buffer::DownstreamData | Buffer::UpstreamData, _) => {
             let Some((exchange, half)) = body(state, buffer) else { return Ok(f(&nothing)) };
             return Ok(match exchange.stream()?.body(half) {

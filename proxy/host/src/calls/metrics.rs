@@ -36,7 +36,7 @@ pub(crate) fn define(call: &mut Call<'_>, kind: u32, name: u32, name_size: u32, 
 /// Adds. A counter takes only what is more than 0; a histogram takes nothing.
 pub(crate) fn increment(call: &mut Call<'_>, id: u32, delta: u64) -> Answer {
     let state = call.data();
-    let (kind, metric) = state.metric(id).ok_or(Status::BadArgument)?;
+    let (kind, metric) = state.metric(id).ok_or(unknown(id))?;
     match kind {
         MetricKind::Counter if (delta as i64) <= 0 => return Err(Status::BadArgument.into()),
         MetricKind::Histogram => return Err(Status::BadArgument.into()),
@@ -62,10 +62,19 @@ pub(crate) fn record(call: &mut Call<'_>, id: u32, value: u64) -> Answer {
 /// Value of a counter or gauge.
 pub(crate) fn read(call: &mut Call<'_>, id: u32, value: u32) -> Answer {
     let (mut guest, state) = split(call)?;
-    let (kind, metric) = state.metric(id).ok_or(Status::BadArgument)?;
+    let (kind, metric) = state.metric(id).ok_or(unknown(id))?;
     if kind == MetricKind::Histogram {
         return Err(Status::BadArgument.into());
     }
     let now = state.world_mut()?.metric(metric, Change::Read);
     Ok(guest.write_u64(value, now)?)
+}
+
+/// What an id answers that no metric has, where it is not recorded: not found, if it could be one of a kind that this can
+/// be done to.
+fn unknown(id: u32) -> Status {
+    match MetricKind::from_u32(id & 3) {
+        Some(MetricKind::Counter | MetricKind::Gauge) => Status::NotFound,
+        Some(MetricKind::Histogram) | None => Status::BadArgument,
+    }
 }

@@ -80,11 +80,13 @@ pub(crate) fn close(call: &mut Call<'_>, stream: u32) -> Answer {
     Ok(())
 }
 
-/// Has the host calls of this callback act on another context.
+/// Has the host calls of this callback act on another context; 0 is the one that it was called for.
 pub(crate) fn set_effective_context(call: &mut Call<'_>, id: u32) -> Answer {
     let state = call.data_mut();
-    let context = state.contexts.get(&id).ok_or(Status::BadArgument)?;
-    state.context = Some(context.clone());
+    state.context = match id {
+        0 => state.called.clone(),
+        id => Some(state.contexts.get(&id).ok_or(Status::BadArgument)?.clone()),
+    };
     Ok(())
 }
 

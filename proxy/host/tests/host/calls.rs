@@ -203,7 +203,7 @@ fn a_grpc_call_is_for_one_message() {
     run.vm.on_grpc(calls[0], GrpcEvent::Close { status: 0, message: String::new() }).unwrap();
     assert!(run.lines().is_empty());
     run.vm.on_grpc(calls[1], GrpcEvent::Close { status: 14, message: "gone".into() }).unwrap();
-    assert_eq!(run.lines().join(" "), "1 9 14 0 14 gone 1");
+    assert_eq!(run.lines().join(" "), "1 9 14 0 14 gone 0");
     assert_eq!(run.vm.calls(), 0);
 }
 

@@ -164,6 +164,18 @@ fn a_held_head_can_be_changed_from_a_tick() {
 }
 
 #[test]
+fn context_0_is_the_one_that_was_called() {
+    let code = format!("num(proxy_set_effective_context(1)); {READ} num(proxy_set_effective_context(0)); {READ}");
+    let mut run = Guest::request(&code).start();
+    run.on_request().unwrap();
+    let lines = run.lines();
+    let (root, own) = lines.split_at(lines.len() / 2);
+    assert_eq!((root[0].as_str(), own[0].as_str()), ("0", "0"));
+    assert_ne!(root[1..], own[1..], "{lines:?}");
+    assert_eq!(own[1], "0", "the request can be read again");
+}
+
+#[test]
 fn what_a_filter_may_write_is_bounded() {
     // 1 MiB of zeros is below the limit four times, less what each line costs.
     let add = "num(proxy_add_header_map_value(0, \"x\", 65536, 1048000));";

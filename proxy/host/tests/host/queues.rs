@@ -120,5 +120,5 @@ fn a_foreign_event_has_arguments() {
         .start();
     run.vm.on_foreign_function(run.root, 7, b"abc".to_vec()).unwrap();
     run.vm.tick(run.root).unwrap();
-    assert_eq!(run.lines(), ["1", "7", "3", "0", "abc", "2", "1"]);
+    assert_eq!(run.lines(), ["1", "7", "3", "0", "abc", "2", "0"]);
 }

@@ -129,8 +129,8 @@ fn buffers_that_are_not_there_say_so_and_none_can_be_changed() {
         .concat()
     };
     assert_eq!([0, 1, 2, 3].map(answers), ["002"; 4]);
-    assert_eq!([4, 5, 7, 8].map(answers), ["111"; 4]);
-    assert_eq!(answers(6), "002");
+    assert_eq!([4, 7].map(answers), ["111"; 2]);
+    assert_eq!([5, 6, 8].map(answers), ["002"; 3]);
     assert_eq!([9, -1].map(answers), ["222"; 2]);
 }
 
@@ -220,7 +220,7 @@ fn metrics_count_as_in_envoy() {
     assert_eq!(
         run.lines().concat(),
         // counter, gauge, histogram, unknown ids, ids that no metric can have
-        ["0", "0", "0", "5", "2", "2", "0", "0", "0", "5", "0", "2", "2", "2", "1", "2", "2", "1"].concat()
+        ["0", "0", "0", "5", "2", "2", "0", "0", "0", "5", "0", "2", "2", "2", "1", "2", "1", "1"].concat()
     );
     assert_eq!(
         run.world.borrow().metrics,
@@ -325,11 +325,11 @@ fn the_effective_context_lasts_for_one_callback() {
     run.stream.borrow_mut().properties.insert(b"a".to_vec(), b"v".to_vec());
     for _ in 0..2 {
         run.vm.tick(run.root).unwrap();
-        assert_eq!(run.lines(), ["1", "2", "2", "0", "0", "0", "1", "0"]);
+        assert_eq!(run.lines(), ["1", "2", "0", "0", "0", "0", "1", "0"]);
     }
     run.vm.close(run.id).unwrap();
     run.vm.tick(run.root).unwrap();
-    assert_eq!(run.lines(), ["1", "2", "2", "2", "1", "0", "1", "2"]);
+    assert_eq!(run.lines(), ["1", "2", "0", "2", "1", "0", "1", "2"]);
 }
 
 #[test]
