@@ -87,6 +87,8 @@ pub struct Cluster {
     name: Arc<str>,
     id: NameId,
     transport: Transport,
+    /// The only identity that is taken at the other end, if there is just one.
+    identity: Option<Rc<str>>,
     timeouts: Timeouts,
     /// What says where it is, if that can change without a change of the configuration.
     source: Option<Source>,
@@ -185,6 +187,13 @@ impl Cluster {
             source: source.cloned(),
             place: RefCell::new(place),
             endpoints: RefCell::new(endpoints),
+            identity: match &transport {
+                Transport::Mesh(_, identity, _) => match identity.as_slice() {
+                    [one] => Some(one.as_str().into()),
+                    _ => None,
+                },
+                _ => None,
+            },
             transport,
             timeouts,
             balancer: Balancer::new(balance),
@@ -299,7 +308,10 @@ impl Cluster {
 
     async fn link(&self, endpoint: &Rc<Endpoint>, carriage: Carriage, trail: &Trail) -> Result<Link, Fault> {
         let (policy, identity) = match &self.transport {
-            Transport::Mesh(policy, identity, _) => (*policy, identity),
+            Transport::Mesh(policy, identity, _) => {
+                trail.to(self.identity.as_ref());
+                (*policy, identity)
+            }
             plain => {
                 trail.over(labels::Link::Plaintext);
                 return match (plain, carriage) {

@@ -228,6 +228,10 @@ impl Passage<'_> {
         if run.tcp {
             return tunnel::response(&run, response).map_err(Stop::Fault);
         }
+        if run.seen.borrow().closed {
+            // What a filter closed has no response (Envoy); what ends it for whoever waits passes no filter.
+            return Ok(response);
+        }
         let Response { head, body } = response;
         let bare = body.is_end() || head.is_bodiless(&self.method) && body.length() != Length::Tunnel;
         run.seen.borrow_mut().response = Some(GuestResponse::new(head, !bare && run.filters.see(Half::Response)));
@@ -263,6 +267,7 @@ impl Passage<'_> {
         let (reply, last) = {
             let mut seen = run.seen.borrow_mut();
             let reply = if seen.closed { None } else { seen.reply.take() };
+            seen.details = reply.as_ref().map(|reply| reply.details.clone());
             (reply, seen.stages.len().checked_sub(1))
         };
         match (reply, last) {

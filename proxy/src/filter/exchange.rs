@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -25,6 +26,8 @@ use crate::tls::Peer;
 /// What is known of a connection.
 #[derive(Debug)]
 pub struct Conn {
+    /// Tells the connections of this process apart (`connection.id`); see [`Conn::next_id`].
+    pub id: u64,
     /// Which way its requests go.
     pub direction: Direction,
     /// What it speaks.
@@ -43,6 +46,14 @@ pub struct Conn {
     pub source: NameId,
     /// The end of its way through the sidecar.
     pub drain: Drain,
+}
+
+impl Conn {
+    /// A number that no other connection of this process has.
+    pub fn next_id() -> u64 {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    }
 }
 
 /// Where accounts of exchanges go; one per worker.

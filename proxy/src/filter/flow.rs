@@ -88,7 +88,9 @@ impl Flow {
             }
             // A response may wait here while the rest of its request moves on.
             self.below.poll_upload(cx)?;
+            // Not while a filter may still refuse the request.
             if self.run.takes(self.half)
+                && !self.run.is_closed(self.half)
                 && let Some(interim) = self.expects.take()
             {
                 interim.push(ResponseHead::new(StatusCode::CONTINUE));

@@ -19,7 +19,7 @@ const HTTPS: &[u8] = b"https";
 pub(super) struct GuestRequest {
     pub(super) head: RequestHead,
     length: Length,
-    /// Pseudo-headers that the guest removed and did not set again, as bits: authority, path, method.
+    /// Pseudo-headers that the guest removed and did not set again, as bits: authority, path, method, scheme.
     missing: u8,
     broken: Option<String>,
 }
@@ -53,6 +53,8 @@ enum Length {
 const AUTHORITY: u8 = 1;
 const PATH: u8 = 2;
 const METHOD: u8 = 4;
+/// HTTP/1.1 does without, and so does whoever reads it.
+const SCHEME: u8 = 8;
 
 impl GuestRequest {
     /// `open` where filters will see content, and may say how long it becomes.
@@ -68,7 +70,7 @@ impl GuestRequest {
 
     /// Header lines, pseudo-headers counted.
     pub(super) fn count(&self) -> u32 {
-        (self.head.headers.len() + 4) as u32
+        (self.head.headers.len() + 4 - self.missing.count_ones() as usize) as u32
     }
 
     /// What is wrong with it now, if anything; framing that the guest touched is mended, for the body is what it was.
@@ -99,7 +101,7 @@ impl GuestRequest {
                 .filter(|v| v != Method::CONNECT)
                 .map(|v| self.head.method = v)
                 .map(|()| METHOD),
-            b":scheme" => scheme(value).map(|v| self.head.https = v).map(|()| 0),
+            b":scheme" => scheme(value).map(|v| self.head.https = v).map(|()| SCHEME),
             // Envoy keeps unknown ones in the map and sends none.
             _ => Some(0),
         };
@@ -136,7 +138,7 @@ impl Headers for GuestRequest {
             }
             b":path" if self.missing & PATH == 0 => Some(self.head.path.as_str().as_bytes()),
             b":method" if self.missing & METHOD == 0 => Some(self.head.method.as_str().as_bytes()),
-            b":scheme" => Some(if self.head.https { HTTPS } else { HTTP }),
+            b":scheme" if self.missing & SCHEME == 0 => Some(if self.head.https { HTTPS } else { HTTP }),
             _ => field(&self.head.headers, name),
         }
     }
@@ -174,13 +176,14 @@ impl Headers for GuestRequest {
             b":authority" | b"host" => self.missing |= AUTHORITY,
             b":path" => self.missing |= PATH,
             b":method" => self.missing |= METHOD,
+            b":scheme" => self.missing |= SCHEME,
             _ => remove(&mut self.head.headers, name),
         }
     }
 
     fn clear(&mut self) {
         self.head.headers.clear();
-        self.missing = AUTHORITY | PATH | METHOD;
+        self.missing = AUTHORITY | PATH | METHOD | SCHEME;
     }
 }
 
@@ -216,7 +219,10 @@ impl GuestResponse {
                 self.status = status.as_str().to_owned();
                 self.missing = false;
             }
-            None => self.broken = Some("invalid header value for: :status".into()),
+            None => {
+                self.status = String::from_utf8_lossy(value).into_owned();
+                self.broken = Some("invalid header value for: :status".into());
+            }
         }
     }
 }
@@ -237,10 +243,12 @@ impl Headers for GuestResponse {
     }
 
     fn add(&mut self, name: &[u8], value: &[u8]) {
-        if pseudo(name) {
-            return self.set(name, value);
+        match self.get(name) {
+            // Envoy joins where there can be only one: no status is two.
+            Some(there) if pseudo(name) => self.set(name, &[there, b",", value].concat()),
+            _ if pseudo(name) => self.set(name, value),
+            _ => append(&mut self.head.headers, &mut self.broken, name, value),
         }
-        append(&mut self.head.headers, &mut self.broken, name, value);
     }
 
     fn replace(&mut self, name: &[u8], value: &[u8]) {
@@ -424,6 +432,12 @@ mod tests {
             map.replace(name.as_bytes(), value.as_bytes());
             assert_eq!(map.check(), Err(why.into()), "{name}: {value}");
         }
+        let mut map = request();
+        map.remove(b":scheme");
+        assert_eq!((map.get(b":scheme"), map.count()), (None, 5));
+        assert_eq!(map.check(), Ok(()), "nobody needs it");
+        map.replace(b":scheme", b"https");
+        assert_eq!((map.get(b":scheme"), map.count()), (Some(&b"https"[..]), 6));
         for name in [":path", ":method", ":authority"] {
             let mut map = request();
             map.remove(name.as_bytes());
@@ -434,6 +448,10 @@ mod tests {
             response.replace(b":status", bad.as_bytes());
             assert!(response.check().is_err(), "{bad}");
         }
+        response.replace(b":status", b"404");
+        response.add(b":status", b"200");
+        assert_eq!(response.get(b":status"), Some(&b"404,200"[..]));
+        assert!(response.check().is_err(), "two are none");
         response.replace(b":status", b"404");
         assert_eq!((response.check(), response.head.status), (Ok(()), StatusCode::NOT_FOUND));
     }

@@ -388,7 +388,11 @@ impl Run {
             let stage = &seen.stages[at];
             let part = &stage.parts[half as usize];
             match (part.head, part.stopped) {
-                (Head::Stopped, _) => return false,
+                // What arrives meanwhile is kept for it, as in Envoy: one piece, when the head has gone.
+                (Head::Stopped, _) => {
+                    let held = part.content.len();
+                    return !seen.ways[half as usize].read && held < self.filters[stage.number].buffer_limit();
+                }
                 (_, Some(BodyAnswer::Watermark)) => {
                     let kept = part.kept.as_ref().map_or(0, |kept| kept.len());
                     return !seen.ways[half as usize].read && kept < self.filters[stage.number].buffer_limit();
@@ -401,6 +405,11 @@ impl Run {
             }
         }
         !seen.ways[half as usize].read
+    }
+
+    /// Whether a filter has stopped the head, and sees nothing of what follows.
+    pub(super) fn is_closed(&self, half: Half) -> bool {
+        self.seen.borrow().stages.iter().any(|stage| stage.parts[half as usize].head == Head::Stopped)
     }
 
     /// Whether a filter has stopped something.

@@ -1,33 +1,31 @@
 //! One exchange as guests see it: its heads, its properties, and the notes of what they want to happen.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::{Context, Waker};
 use std::time::Instant;
 
-use http::header;
-use lacis_host::abi::{BodyAnswer, Encoder, Map, Path, Peer, Status};
+use lacis_host::abi::{BodyAnswer, Map, Path, Peer, Status};
 use lacis_host::{Buffer, ContextId, Half, Headers, Reply, Stream};
 
 use super::content::Content;
 use super::exchange::Exchange;
 use super::guest::{GuestRequest, GuestResponse, GuestTrailers};
 use super::machine::{self, MachineId};
+use super::property;
 use super::wasm::Place;
 use super::world::NodeFacts;
 use crate::fault::Reason;
-use crate::http::body::{Frame, Half as Direction};
+use crate::http::body::Frame;
 use crate::http::head::RequestHead;
-use crate::telemetry::labels::{self, Protocol};
 
 /// Bytes that the filters of one exchange may keep as properties, names and values.
 const MAX_PROPERTY_BYTES: usize = 64 * 1024;
 
 /// The state that the filters of one exchange share.
 pub(super) struct Seen {
-    exchange: Rc<Exchange>,
-    node: Rc<NodeFacts>,
+    pub(super) exchange: Rc<Exchange>,
+    pub(super) node: Rc<NodeFacts>,
     pub(super) request: Option<GuestRequest>,
     pub(super) response: Option<GuestResponse>,
     /// Of each half, while they are with a filter.
@@ -39,6 +37,8 @@ pub(super) struct Seen {
     /// For which context the guest that runs asks.
     asked_by: Option<ContextId>,
     pub(super) reply: Option<Reply>,
+    /// Why a filter answered by itself, once it has: its own words.
+    pub(super) details: Option<Vec<u8>>,
     pub(super) closed: bool,
     waker: Option<Waker>,
     properties: Vec<(Vec<u8>, Vec<u8>)>,
@@ -137,6 +137,7 @@ impl Seen {
             ways: Default::default(),
             asked_by: None,
             reply: None,
+            details: None,
             closed: false,
             waker: None,
             properties: Vec::new(),
@@ -201,12 +202,12 @@ impl Stream for Seen {
     }
 
     fn property(&self, path: Path<'_>, out: &mut Vec<u8>) -> Result<(), Status> {
-        let segments: Vec<&[u8]> = path.segments().take(4).collect();
-        if self.known(&segments, out)? {
+        let segments: Vec<&[u8]> = path.segments().take(5).collect();
+        if property::read(self, &segments, out)? {
             return Ok(());
         }
-        match self.properties.iter().find(|(name, _)| name == path.bytes()) {
-            Some((_, value)) => out.extend_from_slice(value),
+        match self.kept(path.bytes()) {
+            Some(value) => out.extend_from_slice(value),
             None => return self.node.property(&segments, out),
         }
         Ok(())
@@ -261,123 +262,14 @@ impl Seen {
         (way.last, way.read) = (other, true);
     }
 
+    /// What a filter has stored under this path.
+    pub(super) fn kept(&self, path: &[u8]) -> Option<&[u8]> {
+        self.properties.iter().find(|(name, _)| name == path).map(|(_, value)| value.as_slice())
+    }
+
     fn wake(&mut self) {
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
     }
-
-    /// Writes the value of a property that this exchange has by itself. False if there is no such property.
-    fn known(&self, path: &[&[u8]], out: &mut Vec<u8>) -> Result<bool, Status> {
-        let (exchange, conn) = (&self.exchange, &self.exchange.conn);
-        let bytes = match path {
-            [b"request" | b"response" | b"connection" | b"source" | b"destination" | b"upstream"] => {
-                return Err(Status::SerializationFailure);
-            }
-            [b"request", rest @ ..] => return self.request_property(rest, out),
-            [b"response", b"code"] => {
-                number(self.response.as_ref().ok_or(Status::NotFound)?.head.status.as_u16().into())
-            }
-            [b"response", b"size"] => number(exchange.bytes(Direction::Response)),
-            [b"response", b"headers"] => map(self.response.as_ref().ok_or(Status::NotFound)?),
-            [b"response", b"code_details"] => exchange.reason().row().details.as_bytes().to_vec(),
-            [b"response", b"flags"] => number(0),
-            [b"source", end @ ..] => return address(conn.remote, end, out),
-            [b"destination", end @ ..] => return address(conn.local, end, out),
-            [b"upstream", end @ ..] => return address(exchange.trail.address().ok_or(Status::NotFound)?, end, out),
-            [b"connection", b"mtls"] => vec![u8::from(conn.peer.is_some())],
-            [b"connection", b"requested_server_name"] => Vec::new(),
-            [b"connection", b"tls_version"] if conn.peer.is_some() => b"TLSv1.3".to_vec(),
-            [b"connection", b"uri_san_peer_certificate"] => {
-                conn.peer.as_ref().ok_or(Status::NotFound)?.spiffe.as_str().into()
-            }
-            [b"connection", b"subject_peer_certificate"] => {
-                conn.peer.as_ref().ok_or(Status::NotFound)?.subject.as_bytes().into()
-            }
-            [b"connection", b"sha256_peer_certificate_digest"] => {
-                conn.peer.as_ref().ok_or(Status::NotFound)?.hash.as_bytes().into()
-            }
-            [b"connection", b"uri_san_local_certificate"] if conn.peer.is_some() => self.node.spiffe.as_bytes().into(),
-            [b"xds", b"listener_direction"] | [b"listener_direction"] => number(match conn.direction {
-                labels::Direction::Inbound => 1,
-                labels::Direction::Outbound => 2,
-            }),
-            [b"xds", b"cluster_name"] | [b"cluster_name"] => {
-                exchange.service().ok_or(Status::NotFound)?.as_bytes().into()
-            }
-            _ => return Ok(false),
-        };
-        out.extend_from_slice(&bytes);
-        Ok(true)
-    }
-
-    fn request_property(&self, path: &[&[u8]], out: &mut Vec<u8>) -> Result<bool, Status> {
-        let exchange = &self.exchange;
-        let request = self.request.as_ref();
-        let head = || request.map(|request| &request.head).ok_or(Status::NotFound);
-        let field =
-            |name: header::HeaderName| head()?.headers.get(name).map(|v| v.as_bytes().to_vec()).ok_or(Status::NotFound);
-        let bytes = match path {
-            [b"path"] => head()?.path.as_str().into(),
-            [b"url_path"] => head()?.path.path().into(),
-            [b"query"] => head()?.path.query().unwrap_or("").into(),
-            [b"host"] => head()?.authority.as_ref().map_or("", |a| a.as_str()).into(),
-            [b"scheme"] => {
-                if head()?.https {
-                    b"https".to_vec()
-                } else {
-                    b"http".to_vec()
-                }
-            }
-            [b"method"] => head()?.method.as_str().into(),
-            [b"headers"] => map(request.ok_or(Status::NotFound)?),
-            [b"headers", name] => {
-                request.and_then(|r| r.get(&name.to_ascii_lowercase())).ok_or(Status::NotFound)?.to_vec()
-            }
-            [b"referer"] => field(header::REFERER)?,
-            [b"useragent"] => field(header::USER_AGENT)?,
-            [b"id"] => field(header::HeaderName::from_static("x-request-id"))?,
-            [b"protocol"] => match exchange.conn.protocol {
-                Protocol::H2 => b"HTTP/2".to_vec(),
-                Protocol::H3 => b"HTTP/3".to_vec(),
-                _ => b"HTTP/1.1".to_vec(),
-            },
-            [b"time"] => number(exchange.since_epoch().as_nanos() as u64),
-            [b"duration"] => number(exchange.over().ok_or(Status::NotFound)?.as_nanos() as u64),
-            [b"size"] => match field(header::CONTENT_LENGTH).ok().and_then(|v| String::from_utf8(v).ok()?.parse().ok())
-            {
-                Some(announced) if exchange.over().is_none() => number(announced),
-                _ => number(exchange.bytes(Direction::Request)),
-            },
-            _ => return Ok(false),
-        };
-        out.extend_from_slice(&bytes);
-        Ok(true)
-    }
-}
-
-fn number(n: u64) -> Vec<u8> {
-    n.to_le_bytes().to_vec()
-}
-
-fn address(address: SocketAddr, end: &[&[u8]], out: &mut Vec<u8>) -> Result<bool, Status> {
-    match end {
-        [b"address"] => out.extend_from_slice(address.to_string().as_bytes()),
-        [b"port"] => out.extend_from_slice(&u64::from(address.port()).to_le_bytes()),
-        _ => return Ok(false),
-    }
-    Ok(true)
-}
-
-/// A header map in the serial form of the ABI.
-fn map(headers: &dyn Headers) -> Vec<u8> {
-    let mut pairs = Vec::new();
-    headers.visit(&mut |name, value| pairs.push((name.to_vec(), value.to_vec())));
-    let mut block = vec![0; lacis_host::abi::encoded_len(pairs.iter().map(|(n, v)| (n.as_slice(), v.as_slice())))];
-    if let Some(mut encoder) = Encoder::new(&mut block, pairs.len()) {
-        for (name, value) in &pairs {
-            encoder.push(name, value);
-        }
-    }
-    block
 }

@@ -9,6 +9,7 @@ use lacis_host::{CallId, CallOut, Change, Now, RootId, World};
 use tokio::sync::Notify;
 
 use super::callout::Calls;
+use super::foreign::Foreign;
 use crate::config;
 use crate::telemetry::family::Kind;
 use crate::telemetry::guest::GuestMetrics;
@@ -75,6 +76,7 @@ pub(super) struct FilterWorld {
     pub(super) calls: Calls,
     /// Names of the plugins that say that they see nothing but heads.
     heads_only: Vec<Box<str>>,
+    foreign: Foreign,
     began: Instant,
 }
 
@@ -137,6 +139,7 @@ impl FilterWorld {
             ticks: Rc::clone(ticks),
             calls,
             heads_only: Vec::new(),
+            foreign: Foreign::default(),
             began: Instant::now(),
         }
     }
@@ -178,8 +181,8 @@ impl World for FilterWorld {
         self.ticks.wish(root, period);
     }
 
-    /// See [`HEADS_ONLY`].
-    fn foreign(&mut self, plugin: &str, name: &[u8], _: &[u8], _: &mut Vec<u8>) -> Result<(), Status> {
+    /// [`HEADS_ONLY`], or one of [`foreign`](super::foreign).
+    fn foreign(&mut self, plugin: &str, name: &[u8], arguments: &[u8], out: &mut Vec<u8>) -> Result<(), Status> {
         match name {
             HEADS_ONLY => {
                 if !self.is_heads_only(plugin) {
@@ -187,7 +190,7 @@ impl World for FilterWorld {
                 }
                 Ok(())
             }
-            _ => Err(Status::NotFound),
+            _ => self.foreign.call(plugin, name, arguments, out),
         }
     }
 

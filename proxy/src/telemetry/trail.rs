@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use super::labels::Link;
 
@@ -11,6 +12,11 @@ pub struct Trail {
     link: Cell<Link>,
     address: Cell<Option<SocketAddr>>,
     attempts: Cell<u16>,
+    /// When it was last about to be sent, and how long it has carried since.
+    since: Cell<Option<Instant>>,
+    took: Cell<Option<Duration>>,
+    /// Who has to be at the other end.
+    identity: RefCell<Option<Rc<str>>>,
     busy: RefCell<Option<Rc<dyn Busy>>>,
 }
 
@@ -26,6 +32,9 @@ impl Default for Trail {
             link: Cell::new(Link::None),
             address: Cell::new(None),
             attempts: Cell::new(0),
+            since: Cell::new(None),
+            took: Cell::new(None),
+            identity: RefCell::new(None),
             busy: RefCell::new(None),
         }
     }
@@ -36,6 +45,12 @@ impl Trail {
     pub fn attempt(&self, address: SocketAddr) {
         self.address.set(Some(address));
         self.attempts.set(self.attempts.get() + 1);
+        self.since.set(Some(Instant::now()));
+    }
+
+    /// Only this identity (SPIFFE) is taken at the other end; none if there are several.
+    pub fn to(&self, identity: Option<&Rc<str>>) {
+        self.identity.replace(identity.map(Rc::clone));
     }
 
     /// This kind of link is to carry it.
@@ -52,6 +67,9 @@ impl Trail {
 
     /// The exchange is over.
     pub fn end(&self) {
+        if self.took.get().is_none() {
+            self.took.set(self.since.get().map(|since| since.elapsed()));
+        }
         if let Some(busy) = self.busy.take() {
             busy.end();
         }
@@ -65,6 +83,16 @@ impl Trail {
     /// Where it went last.
     pub fn address(&self) -> Option<SocketAddr> {
         self.address.get()
+    }
+
+    /// The only identity that is taken at the other end, if there is just one.
+    pub fn identity(&self) -> Option<Rc<str>> {
+        self.identity.borrow().clone()
+    }
+
+    /// From when it was last sent to the end of the exchange; none before that.
+    pub fn took(&self) -> Option<Duration> {
+        self.took.get()
     }
 
     /// How often it was sent.

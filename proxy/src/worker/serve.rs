@@ -225,6 +225,7 @@ impl Worker {
         };
         let Ok(local) = stream.local_addr() else { return };
         let conn = Conn {
+            id: Conn::next_id(),
             direction: Direction::Outbound,
             protocol,
             link: Link::None,
@@ -299,7 +300,7 @@ impl Worker {
         let own = self.tls.borrow().as_ref().map(|tls| peer.forwarded(tls.identity()));
         let forwarded = own.and_then(|text| HeaderValue::from_maybe_shared(Bytes::from(text)).ok());
         let (direction, peer, drain) = (Direction::Inbound, Some(peer), self.inbound.drain.clone());
-        Conn { direction, protocol, link, local, remote, peer, forwarded, source, drain }
+        Conn { id: Conn::next_id(), direction, protocol, link, local, remote, peer, forwarded, source, drain }
     }
 
     fn served(&self, way: &Way, conn: Conn, pinned: Option<Rc<str>>) -> Rc<Served> {

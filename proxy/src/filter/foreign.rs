@@ -1,0 +1,141 @@
+//! The foreign functions of Envoy (`source/extensions/common/wasm/foreign.cc`) that mean something in a sidecar. Not here:
+//! `expr_*` (CEL), `verify_signature`, `sign`; `clear_route_cache` is the host's.
+
+use lacis_host::abi::Status;
+use miniz_oxide::deflate::compress_to_vec_zlib;
+use miniz_oxide::inflate::decompress_to_vec_zlib_with_limit;
+
+/// zlib's default.
+const LEVEL: u8 = 6;
+
+/// Most bytes that `uncompress` may make of its argument: a few bytes can claim to be gigabytes.
+const MAX_UNCOMPRESSED: usize = 16 << 20;
+
+/// Most properties that one VM may declare. Names live as long as the VM.
+const MAX_DECLARED: usize = 1000;
+
+/// What the foreign functions of one VM remember.
+#[derive(Debug, Default)]
+pub(super) struct Foreign {
+    /// Plugin and name of the properties that were declared.
+    declared: Vec<(Box<str>, Box<[u8]>)>,
+}
+
+impl Foreign {
+    /// See [`lacis_host::World::foreign`].
+    pub(super) fn call(
+        &mut self,
+        plugin: &str,
+        name: &[u8],
+        arguments: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<(), Status> {
+        match name {
+            b"compress" => {
+                out.extend(compress_to_vec_zlib(arguments, LEVEL));
+                Ok(())
+            }
+            b"uncompress" => {
+                let plain = decompress_to_vec_zlib_with_limit(arguments, MAX_UNCOMPRESSED);
+                out.extend(plain.map_err(|_| Status::SerializationFailure)?);
+                Ok(())
+            }
+            // Types, schemas and life spans change nothing that can be seen here: a property lives as long as its exchange.
+            b"declare_property" => {
+                let property = first(arguments).ok_or(Status::BadArgument)?;
+                if self.declared.iter().any(|(own, name)| **own == *plugin && **name == *property) {
+                    return Err(Status::BadArgument);
+                }
+                if self.declared.len() >= MAX_DECLARED {
+                    return Err(Status::InternalFailure);
+                }
+                self.declared.push((plugin.into(), property.into()));
+                Ok(())
+            }
+            // No key means anything here.
+            b"set_envoy_filter_state" => first(arguments).map_or(Err(Status::BadArgument), |_| Err(Status::NotFound)),
+            _ => Err(Status::NotFound),
+        }
+    }
+}
+
+/// Field 1 of a protobuf message, where it is a string; empty if it is left out, none if this is no message.
+fn first(mut message: &[u8]) -> Option<&[u8]> {
+    let mut found = &[][..];
+    while !message.is_empty() {
+        let key = varint(&mut message)?;
+        let length = match key & 7 {
+            0 => varint(&mut message).map(|_| 0)?,
+            1 => 8,
+            2 => usize::try_from(varint(&mut message)?).ok()?,
+            5 => 4,
+            _ => return None,
+        };
+        let (value, rest) = message.split_at_checked(length)?;
+        if key == 1 << 3 | 2 {
+            found = value;
+        }
+        message = rest;
+    }
+    Some(found)
+}
+
+fn varint(bytes: &mut &[u8]) -> Option<u64> {
+    let mut number = 0;
+    for place in 0..10 {
+        let (first, rest) = bytes.split_first()?;
+        *bytes = rest;
+        number |= u64::from(first & 0x7f) << (7 * place);
+        if first & 0x80 == 0 {
+            return Some(number);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(foreign: &mut Foreign, name: &str, arguments: &[u8]) -> Result<Vec<u8>, Status> {
+        let mut out = Vec::new();
+        foreign.call("plugin", name.as_bytes(), arguments, &mut out).map(|()| out)
+    }
+
+    #[test]
+    fn what_is_compressed_comes_back() {
+        let foreign = &mut Foreign::default();
+        for text in [&b""[..], b"hello", &[7; 100_000]] {
+            let small = call(foreign, "compress", text).unwrap();
+            assert_eq!(call(foreign, "uncompress", &small).unwrap(), text);
+        }
+        let bomb = call(foreign, "compress", &vec![0; MAX_UNCOMPRESSED + 1]).unwrap();
+        for garbage in [&b""[..], b"garbage", &bomb] {
+            assert_eq!(call(foreign, "uncompress", garbage), Err(Status::SerializationFailure));
+        }
+        let most = call(foreign, "compress", &vec![0; MAX_UNCOMPRESSED]).unwrap();
+        assert!(call(foreign, "uncompress", &most).is_ok());
+    }
+
+    #[test]
+    fn a_property_is_declared_once() {
+        let foreign = &mut Foreign::default();
+        assert_eq!(call(foreign, "declare_property", b"\x0a\x04mine\x10\x01"), Ok(Vec::new()));
+        assert_eq!(call(foreign, "declare_property", b"\x0a\x04mine"), Err(Status::BadArgument));
+        assert_eq!(call(foreign, "declare_property", b"\xff"), Err(Status::BadArgument));
+        assert_eq!(call(foreign, "declare_property", b"\x0a\x7fshort"), Err(Status::BadArgument));
+        for n in 1..MAX_DECLARED {
+            let name = format!("{n:04}");
+            assert_eq!(call(foreign, "declare_property", &[b"\x0a\x04", name.as_bytes()].concat()), Ok(Vec::new()));
+        }
+        assert_eq!(call(foreign, "declare_property", b"\x0a\x04more"), Err(Status::InternalFailure));
+    }
+
+    #[test]
+    fn other_functions_are_unknown() {
+        let foreign = &mut Foreign::default();
+        assert_eq!(call(foreign, "set_envoy_filter_state", b"\x0a\x03key"), Err(Status::NotFound));
+        assert_eq!(call(foreign, "set_envoy_filter_state", b"\xff"), Err(Status::BadArgument));
+        assert_eq!(call(foreign, "expr_create", b"1"), Err(Status::NotFound));
+    }
+}
