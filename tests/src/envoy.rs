@@ -128,6 +128,7 @@ impl EnvoyBuilder {
         let mut manager = json!({
             "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
             "stat_prefix": name,
+            "http_protocol_options": {"enable_trailers": true},
             "http_filters": filters.chain([router]).collect::<Vec<_>>(),
             "route_config": {"name": "routes", "virtual_hosts": [
                 {"name": "application", "domains": ["*"], "routes": [route(&cluster)]},
@@ -169,11 +170,7 @@ impl EnvoyBuilder {
     /// Adds a service that speaks HTTP/2 with prior knowledge, as gRPC calls need.
     #[must_use]
     pub fn cluster_h2c(mut self, name: &str, address: SocketAddr) -> Self {
-        let mut cluster = cluster_at(name, address);
-        cluster["typed_extension_protocol_options"] = json!({"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-            "explicit_http_config": {"http2_protocol_options": {}}}});
-        self.clusters.push(cluster);
+        self.clusters.push(cluster_of(name, address, "http2_protocol_options"));
         self
     }
 
@@ -279,8 +276,17 @@ fn listener(name: &str, filters: impl IntoIterator<Item = Value>) -> Value {
 }
 
 fn cluster_at(name: &str, at: SocketAddr) -> Value {
-    json!({"name": name, "type": "STATIC", "connect_timeout": "10s", "load_assignment": {
-        "cluster_name": name, "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(at)}}]}]}})
+    cluster_of(name, at, "http_protocol_options")
+}
+
+fn cluster_of(name: &str, at: SocketAddr, protocol: &str) -> Value {
+    let options = if protocol == "http_protocol_options" { json!({"enable_trailers": true}) } else { json!({}) };
+    let http = json!({"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+        "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+        "explicit_http_config": {protocol: options}}});
+    json!({"name": name, "type": "STATIC", "connect_timeout": "10s", "typed_extension_protocol_options": http,
+        "load_assignment": {"cluster_name": name, "endpoints": [
+            {"lb_endpoints": [{"endpoint": {"address": address(at)}}]}]}})
 }
 
 fn route(cluster: &str) -> Value {
@@ -303,7 +309,7 @@ fn text(value: &Value) -> String {
 }
 
 /// The lines that guests wrote among those of Envoy, whose format is `LEVEL|LOGGER|MESSAGE`.
-fn wasm_lines(lines: &[String]) -> Vec<WasmLine> {
+pub fn wasm_lines(lines: &[String]) -> Vec<WasmLine> {
     let mut found: Vec<WasmLine> = Vec::new();
     let mut ours = false;
     for line in lines {

@@ -43,7 +43,7 @@ use std::time::{Duration, Instant};
 
 pub use app::{App, Seen};
 pub use envoy::Envoy;
-pub use guest::guest;
+pub use guest::{guest, script};
 pub use guests::foreign_guest;
 pub use mesh::{Link, Mesh, Pair, TRUST_DOMAIN};
 pub use metrics::Metrics;

@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::{PATIENCE, until};
 
@@ -170,18 +170,38 @@ impl Lines {
         lock(&self.shared.0).lines.clone()
     }
 
+    /// How many lines there are so far.
+    pub fn count(&self) -> usize {
+        lock(&self.shared.0).lines.len()
+    }
+
+    /// Whether the stream has ended: nothing more will come.
+    pub fn is_ended(&self) -> bool {
+        lock(&self.shared.0).ended
+    }
+
     /// Waits until `pick` finds something in the lines so far; panics with `what` if the stream ends or
     /// [`PATIENCE`] does.
-    pub fn wait_for<T>(&self, what: &str, mut pick: impl FnMut(&[String]) -> Option<T>) -> T {
-        let end = Instant::now() + PATIENCE;
+    pub fn wait_for<T>(&self, what: &str, pick: impl FnMut(&[String]) -> Option<T>) -> T {
+        self.wait_within(PATIENCE, pick).unwrap_or_else(|| {
+            let state = lock(&self.shared.0);
+            assert!(!state.ended, "the process ended before {what}: {}", state.lines.join("\n"));
+            panic!("waited in vain for {what}")
+        })
+    }
+
+    /// Like [`Lines::wait_for`], but `None` if the stream ends or this time is over.
+    pub fn wait_within<T>(&self, time: Duration, mut pick: impl FnMut(&[String]) -> Option<T>) -> Option<T> {
+        let end = Instant::now() + time;
         let mut state = lock(&self.shared.0);
         loop {
             if let Some(value) = pick(&state.lines) {
-                return value;
+                return Some(value);
             }
-            assert!(!state.ended, "the process ended before {what}: {}", state.lines.join("\n"));
             let left = end.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "waited in vain for {what}");
+            if state.ended || left.is_zero() {
+                return None;
+            }
             state = self.shared.1.wait_timeout(state, left).unwrap_or_else(|e| e.into_inner()).0;
         }
     }
