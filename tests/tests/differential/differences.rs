@@ -292,7 +292,7 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
     },
     Difference {
         cases: &["held/released-by-a-piece"],
-        envoy: "rqb 0 1 | get 0 '/mirror'",
+        envoy: "rqb 0 1 | get 0 '/echo'",
         lacis: "rqb 0 1 | get 2 ''",
         why: "headers that have gone on cannot be reached, however they went; Envoy forgets to take them away here",
     },

@@ -123,7 +123,7 @@ pub(crate) const HTTP: &[Row] = &[
     ),
     Row(
         "from-request-body",
-        "POST /mirror <hello",
+        "POST /echo <hello",
         concat!(
             "rqb1 ret 1 ; rqbe call other ",
             to!("/bytes/1"),

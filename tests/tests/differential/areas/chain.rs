@@ -3,10 +3,10 @@
 use super::Row;
 
 pub(crate) const CHAIN: &[Row] = &[
-    Row("order", "POST /mirror <abc", "rq log 2 {case}%20a [b] rq log 2 {case}%20b"),
+    Row("order", "POST /echo <abc", "rq log 2 {case}%20a [b] rq log 2 {case}%20b"),
     Row("headers-go-on", "GET /echo", "rq add 0 x-a 1, rep 0 :path /echo?a [b] rq get 0 x-a, get 0 :path, add 0 x-b 2"),
     Row("responses-come-back", "GET /bytes/3", "rs get 2 x-b, add 2 x-a 1 [b] rs add 2 x-b 2, get 2 x-a"),
-    Row("bodies-go-on", "POST /mirror <hello", "rqb ret 1 ; rqbe setbuf 0 0 5 HELLO [b] rqb ret 1 ; rqbe buf 0 0 9"),
+    Row("bodies-go-on", "POST /echo <hello", "rqb ret 1 ; rqbe setbuf 0 0 5 HELLO [b] rqb ret 1 ; rqbe buf 0 0 9"),
     Row(
         "bodies-come-back",
         "GET /bytes/3",
@@ -30,7 +30,7 @@ pub(crate) const CHAIN: &[Row] = &[
     ),
     Row("data-is-shared", "GET /bytes/3", "rq sset chain a 0 [b] rq sget chain, sset chain b c ; lg sget chain"),
     Row("names", "GET /bytes/3", "rq prop plugin_name, prop plugin_root_id, prop plugin_vm_id [b] rq prop plugin_name"),
-    Row("trailers-go-on", "POST /mirror <<abc >>x-t:1", "rqt add 1 x-a 1 [b] rqt get 1 x-a, pairs 1"),
+    Row("trailers-go-on", "POST /echo <<abc >>x-t:1", "rqt add 1 x-a 1 [b] rqt get 1 x-a, pairs 1"),
     Row("both-pause", "GET /echo", "rq later go, ret 1 ; go eff, cont 0 [b] rq later go, ret 1 ; go eff, cont 0"),
     Row(
         "both-pause-the-response",
@@ -43,12 +43,12 @@ pub(crate) const CHAIN: &[Row] = &[
 pub(crate) const HELD: &[Row] = &[
     Row(
         "body-before-headers",
-        "POST /mirror <hello",
+        "POST /echo <hello",
         "rq ret 1 ; rqb ret 1 ; rqbe rem 0 content-length, add 0 x-late 1, get 0 :path, setbuf 0 0 5 goodbye",
     ),
-    Row("released-by-a-piece", "POST /mirror <hello", "rq ret 1 ; rqb1 get 0 :path ; rqbe get 0 :path"),
+    Row("released-by-a-piece", "POST /echo <hello", "rq ret 1 ; rqb1 get 0 :path ; rqbe get 0 :path"),
     Row("no-body", "GET /echo", "rq later go, ret 1 ; go eff, add 0 x-late 1, cont 0"),
-    Row("stop-all", "POST /mirror <hello", "rq later go, ret 4 ; rqb buf 0 0 9 ; go eff, cont 0"),
+    Row("stop-all", "POST /echo <hello", "rq later go, ret 4 ; rqb buf 0 0 9 ; go eff, cont 0"),
     Row("response", "GET /bytes/3", "rs ret 1 ; rsb ret 1 ; rsbe rep 2 :status 418, get 2 :status, ret 0"),
     Row("response-by-a-tick", "HEAD /bytes/3", "rs later go, ret 1 ; go eff, add 2 x-late 1, cont 1"),
     Row("trailers", "POST /echo <<abc >>x-t:1", "rq ret 1 ; rqb ret 1 ; rqt add 0 x-late 1, get 1 x-t"),

@@ -6,18 +6,18 @@ pub(crate) const PAUSES: &[Row] = &[
     Row("tick-resumes-request", "GET /echo", "rq later go, ret 1 ; go eff, add 0 x-late 1, get 0 :path, cont 0"),
     Row(
         "tick-resumes-post",
-        "POST /mirror <hello",
+        "POST /echo <hello",
         "rq later go, ret 1 ; go eff, add 0 x-late 1, cont 0 ; rqb buf 0 0 9",
     ),
-    Row("tick-resumes-chunked", "POST /mirror <<hel|lo", "rq later go, ret 1 ; go eff, cont 0 ; rqb buf 0 0 9"),
+    Row("tick-resumes-chunked", "POST /echo <<hel|lo", "rq later go, ret 1 ; go eff, cont 0 ; rqb buf 0 0 9"),
     Row(
         "tick-resumes-trailers",
-        "POST /mirror <<hel|lo >>x-t:1",
+        "POST /echo <<hel|lo >>x-t:1",
         "rq later go, ret 1 ; go eff, cont 0 ; rqb buf 0 0 9 ; rqt get 1 x-t",
     ),
     Row(
         "tick-resumes-body",
-        "POST /mirror <hello",
+        "POST /echo <hello",
         "rqb1 ret 1 ; rqbe later go, ret 1 ; go eff, buf 0 0 9, setbuf 0 0 5 HELLO, cont 0",
     ),
     Row("tick-resumes-response", "GET /bytes/3", "rs later go, ret 1 ; go eff, add 2 x-late 1, get 2 :status, cont 1"),
@@ -38,10 +38,10 @@ pub(crate) const PAUSES: &[Row] = &[
     Row("header-answer-9", "GET /echo", "rq later go, ret 9 ; go eff, cont 0"),
     Row("response-answer-2", "GET /bytes/3", "rs ret 2"),
     Row("response-answer-4", "GET /bytes/3", "rs later go, ret 4 ; go eff, cont 1"),
-    Row("both-halves", "POST /mirror <abc", "rq later a, ret 1 ; a eff, cont 0 ; rs later b, ret 1 ; b eff, cont 1"),
+    Row("both-halves", "POST /echo <abc", "rq later a, ret 1 ; a eff, cont 0 ; rs later b, ret 1 ; b eff, cont 1"),
     Row(
         "all-phases",
-        "POST /mirror <<abc >>x-t:1",
+        "POST /echo <<abc >>x-t:1",
         "rq later a, ret 1 ; a eff, cont 0 ; rqb ret 1 ; rqt later b, ret 1 ; b eff, cont 0 ; rs later c, ret 1 ; c eff, cont 1",
     ),
     Row(
@@ -58,7 +58,7 @@ pub(crate) const PAUSES: &[Row] = &[
 pub(crate) const LIFE: &[Row] = &[
     Row(
         "order",
-        "POST /mirror <abc",
+        "POST /echo <abc",
         "rq log 2 {case}%20a ; rs log 2 {case}%20b ; lg log 2 {case}%20c ; dn log 2 {case}%20d ; dl log 2 {case}%20e",
     ),
     Row("done-answers-false", "GET /echo", "dn ret 0, done ; dl done"),

@@ -106,7 +106,7 @@ pub(crate) const REQUEST: &[Row] = &[
     Row("other-removes", "GET /echo", "rq rem 1 x, rem 2 x, rem 3 x, rem 6 x, rep 2 x 1, set 2 x=1, set 6 x=1"),
     Row(
         "in-later-phases",
-        "POST /mirror <abc",
+        "POST /drain <abc",
         "rqb1 get 0 :path, pairs 0, add 0 x 1, size 0 ; rs get 0 :path, pairs 0, rem 0 x ; rsb1 get 0 :path",
     ),
     Row(

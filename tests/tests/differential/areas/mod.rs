@@ -1,4 +1,5 @@
-//! The cases, by area.
+//! The cases, by area. Nothing in them depends on which of two things is quicker: a request whose body is looked at goes to
+//! `/echo` or `/drain`, which answer when they have read all of it.
 
 mod bodies;
 mod calls;

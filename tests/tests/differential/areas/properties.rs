@@ -32,7 +32,7 @@ pub(crate) const READ: &[Row] = &[
     Row("request-size-chunked", "POST /drain <<hello", "rq prop request.size ; lg prop request.size"),
     Row(
         "request-in-later-phases",
-        "POST /mirror <abc",
+        "POST /echo <abc",
         "rqb1 prop request.path, prop request.method, props request.headers, prop request.protocol ; rs prop request.path, prop request.host, prop request.headers.host, prop request.scheme",
     ),
     Row(
