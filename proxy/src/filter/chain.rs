@@ -1,6 +1,7 @@
 //! The filters of one listener, in order, and the passage of one exchange through them.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -44,12 +45,20 @@ pub struct Plan {
     filters: Vec<Option<Arc<Compiled>>>,
     outbound: Vec<usize>,
     inbound: Vec<usize>,
+    /// Filters without a module that fail closed, and what is said of them.
+    missing: BTreeMap<usize, Arc<str>>,
 }
 
 impl Plan {
     /// `filters` by their place in the configuration, none where no listener uses it; then the order on each side.
     pub fn new(filters: Vec<Option<Arc<Compiled>>>, outbound: Vec<usize>, inbound: Vec<usize>) -> Self {
-        Plan { filters, outbound, inbound }
+        Plan { filters, outbound, inbound, missing: BTreeMap::new() }
+    }
+
+    /// The filter at this place of the configuration cannot be had yet, and must not be passed by without it: what has to
+    /// pass it is refused. One that fails open needs no word: it is none of `filters`.
+    pub fn miss(&mut self, filter: usize, why: &str) {
+        self.missing.insert(filter, why.into());
     }
 
     /// The filters that are used.
@@ -62,6 +71,8 @@ impl Plan {
 pub struct Chain {
     filters: Rc<[Rc<Filter>]>,
     node: Rc<NodeFacts>,
+    /// One of its filters is missing, and nothing passes without it.
+    missing: Option<Arc<str>>,
 }
 
 impl Chain {
@@ -76,6 +87,7 @@ impl Chain {
         let chain = |order: &[usize]| Chain {
             filters: order.iter().filter_map(|i| filters.get(*i)?.clone()).collect(),
             node: Rc::clone(machines.node()),
+            missing: order.iter().find_map(|i| plan.missing.get(i).cloned()),
         };
         let ready = if failures.is_empty() { Ok(()) } else { Err(failures.join("\n")) };
         (chain(&plan.outbound), chain(&plan.inbound), ready)
@@ -93,7 +105,7 @@ impl Chain {
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.filters.is_empty()
+        self.filters.is_empty() && self.missing.is_none()
     }
 
     /// Begins the passage of an exchange.
@@ -124,6 +136,9 @@ impl Passage<'_> {
     /// # Errors
     /// If one of them answers by itself, or fails closed, or leaves a message that cannot be sent.
     pub async fn request(&mut self, exchange: &Rc<Exchange>, request: Request) -> Result<Request, Stop> {
+        if let Some(why) = &self.chain.missing {
+            return Err(Fault::new(Reason::FilterUnavailable).detail(why.to_string()).into());
+        }
         if self.chain.filters.is_empty() {
             return Ok(request);
         }

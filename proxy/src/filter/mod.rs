@@ -9,6 +9,7 @@ mod flow;
 mod grpc;
 mod guest;
 pub mod machine;
+mod meter;
 mod run;
 mod seen;
 pub mod wasm;

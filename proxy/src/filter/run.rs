@@ -164,7 +164,10 @@ impl Run {
         });
         match answer {
             BodyAnswer::Continue => self.forward(half, at),
-            BodyAnswer::Buffer if held > limit => Err(too_large(half, limit)),
+            BodyAnswer::Buffer if held > limit => {
+                self.filter(at).held_too_much();
+                Err(too_large(half, limit))
+            }
             BodyAnswer::Buffer | BodyAnswer::Watermark | BodyAnswer::Discard => Ok(()),
         }
     }
