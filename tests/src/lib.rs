@@ -18,6 +18,7 @@
 //! - [`App`]: the application behind an inbound listener, with routes that do what applications do, well and badly.
 //! - [`client`]: what an application or a stranger sends: HTTP/1.1 as bytes, h2c, load.
 //! - [`Relay`]: a wire between two sidecars that records, mutes UDP, or is cut.
+//! - [`Web`]: a server with TLS from which sidecars fetch modules.
 //! - [`peer`]: programs that we did not write.
 
 pub mod app;
@@ -30,6 +31,7 @@ mod peers;
 mod process;
 mod relay;
 mod sidecar;
+mod web;
 pub mod wire;
 
 use std::future::Future;
@@ -44,6 +46,7 @@ pub use peers::{Peer, peer, peer_or};
 pub use process::{Lines, Process, command, lacis};
 pub use relay::Relay;
 pub use sidecar::{Sidecar, SidecarBuilder};
+pub use web::{Asked, Page, Web};
 
 /// How long anything may take before a test gives up. Generous: eight engineers share two cores, and a debug build is
 /// slow. Nothing waits this long unless it is broken.

@@ -56,7 +56,7 @@ fn web(url: &str, scheme: &str) -> Result<Place, String> {
     let uri: http::Uri = url.parse().map_err(|error| wrong(&format!("{error}")))?;
     let authority = uri.authority().ok_or_else(|| wrong("it has no host"))?;
     if authority.as_str().contains('@') {
-        return Err(wrong("it has a user in it, which would be shown; such a place is not supported"));
+        return Err("the URL of a module cannot have a user in it, who would be shown; remove that, up to @".into());
     }
     if url.contains('#') {
         return Err(wrong("it has a fragment; remove that from #"));

@@ -103,7 +103,7 @@ mod tests {
         for (bytes, why) in [
             (b"<html>".to_vec(), "neither a WebAssembly module nor"),
             (vec![], "neither a WebAssembly module nor"),
-            (gzip(b"no tar"), "no plugin.wasm"),
+            (gzip(b"no tar"), "cannot be read"),
             (gzip(b""), "no plugin.wasm"),
             (GZIP.to_vec(), "cannot be read"),
             (gzip(&tar(&[("other/plugin.wasm", file, b"x")])), "no plugin.wasm"),

@@ -192,7 +192,7 @@ fn location(from: &Uri, location: Option<&HeaderValue>) -> Result<Uri, String> {
     let uri: Uri = text.parse().map_err(|_| wrong())?;
     let mut parts = uri.into_parts();
     if parts.scheme.is_none() {
-        if parts.authority.is_some() || !text.starts_with('/') {
+        if parts.authority.is_some() || !text.starts_with('/') || text.starts_with("//") {
             return Err(wrong());
         }
         (parts.scheme, parts.authority) = (from.scheme().cloned(), from.authority().cloned());
