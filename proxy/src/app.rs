@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
@@ -299,26 +299,29 @@ fn pursue(missing: Vec<Missing>, reload: &Reload, readiness: &Readiness) -> Resu
         let part = format!("filters.{}", missing.filter());
         (missing.filter().to_owned(), readiness.token(&part, missing.told()))
     };
-    let tokens: Arc<Vec<_>> = Arc::new(missing.iter().map(token).collect());
+    // Emptied when nothing is missing any more: what the thread hears after that is of no interest.
+    let tokens: Arc<Mutex<Vec<_>>> = Arc::new(Mutex::new(missing.iter().map(token).collect()));
     let (waiting, asked) = (Arc::clone(&tokens), Arc::clone(&reload.asked));
-    let heard = move |missing: Option<&Missing>| match missing {
-        Some(missing) => {
-            let of = |(filter, _): &&(String, _)| filter == missing.filter();
-            if let Some((filter, token)) = waiting.iter().find(of) {
-                tracing::warn!(filter, "a module is still missing: {}", missing.told());
-                token.waits_for(missing.told());
+    let heard = move |missing: Option<&Missing>| {
+        let waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        for (filter, token) in waiting.iter() {
+            match missing {
+                None => token.waits_for("its module has come, and is in use soon; /generations says if that fails"),
+                Some(missing) if missing.filter() == filter => {
+                    tracing::warn!(filter, "a module is still missing: {}", missing.told());
+                    token.waits_for(missing.told());
+                }
+                Some(_) => {}
             }
         }
-        None => {
-            for (_, token) in waiting.iter() {
-                token.waits_for(
-                    "its module has come, and a generation is made with it; /generations says if that fails",
-                );
-            }
+        if missing.is_none() && !waiting.is_empty() {
             asked.notify_one();
         }
     };
-    reload.workshop.pursue(missing, heard, move || tokens.iter().for_each(|(_, token)| token.ready()))
+    reload.workshop.pursue(missing, heard, move || {
+        let all = std::mem::take(&mut *tokens.lock().unwrap_or_else(PoisonError::into_inner));
+        all.iter().for_each(|(_, token)| token.ready());
+    })
 }
 
 /// How badly the end is wanted: once drains, twice ends at once.

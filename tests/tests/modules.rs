@@ -177,13 +177,14 @@ fn a_missing_module_is_waited_for() {
     assert!(text.contains("filters.far: cannot fetch https://") && text.contains("503"), "{text}");
     let refused = get(&alpha);
     assert_eq!(refused.status(), 503);
-    let status = refused.field("proxy-status").expect("a reason").to_owned();
-    assert!(status.contains("far") && status.contains("missing"), "{status}");
+    assert_eq!((refused.text().trim(), refused.field("x-mark")), ("filter_unavailable", None));
+    alpha.counts(1.0, "lacis_requests_total", &[("reason", "filter_unavailable"), ("status", "503")]);
+    let expected = format!("filter far: its module {} is missing", web.url("/m"));
+    alpha.log("why it failed", |line| line["message"] == "request failed" && line.to_string().contains(&expected));
     assert_eq!(place.app.requests(), 0);
-    // A change of the file that needs the module is refused; one that does not is taken.
+    // A changed file needs the module as well: it is refused, and taken when the module has come.
     let why = alpha.refused(json!({"filters": {"far": {"config": "x"}}}));
     assert!(why.contains("filters.far: cannot fetch"), "{why}");
-    alpha.reconfigure(json!({"filters": {"far": {"config": null}}}));
     up.store(true, Ordering::SeqCst);
     until("the module is in use", || (get(&alpha).field("x-mark") == Some("here")).then_some(()));
     until("alpha is ready", || (alpha.admin_get("/ready").status() == 200).then_some(()));

@@ -143,7 +143,7 @@ fn filter(of_workers: &[(usize, &FilterReport)]) -> Value {
         "module": settings.module.to_string(),
         "sha256": first.compiled.digest,
         "abi": first.compiled.plugin.abi().name(),
-        "language": first.compiled.plugin.language().map(|language| language.name()),
+        "language": first.compiled.language,
         "failure": match settings.failure { Failure::Closed => "closed", Failure::Open => "open" },
         "vms": vms.len(),
         "contexts": all().filter_map(|f| f.contexts).sum::<usize>(),

@@ -4,6 +4,7 @@
 mod cache;
 mod canary;
 mod compiler;
+mod producers;
 mod remote;
 #[cfg(test)]
 mod tests;
@@ -226,13 +227,14 @@ impl Shop<'_> {
             return Ok(Arc::clone(same));
         }
         let plugin = self.plugin(&code, &digest).map_err(|problem| format!("{name}: {problem}"))?;
+        let language = producers::language(&code).or_else(|| plugin.language().map(|known| known.name().to_owned()));
         // Before a guest runs: a large module need not be held meanwhile.
         drop(code);
         let plugin = match &filter.allow.functions {
             None => plugin,
             Some(allow) => plugin.restricted(allow, Restricted::Refuse).map_err(|error| restricted(&name, &error))?,
         };
-        let compiled = Compiled { settings: filter.clone(), digest, plugin };
+        let compiled = Compiled { settings: filter.clone(), digest, language, plugin };
         canary::run(&compiled, self.node)?;
         Ok(Arc::new(compiled))
     }

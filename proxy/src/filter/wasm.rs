@@ -28,6 +28,8 @@ pub struct Compiled {
     pub settings: config::Filter,
     /// SHA-256 of its module, lower-case hex.
     pub digest: String,
+    /// What its module says it was written in, or looks like.
+    pub language: Option<String>,
     /// Its module.
     pub plugin: Plugin,
 }

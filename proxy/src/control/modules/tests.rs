@@ -160,6 +160,23 @@ fn what_has_not_changed_is_not_made_again() {
 }
 
 #[test]
+fn what_is_allowed_belongs_to_the_filter_and_not_to_the_module() {
+    let place = Place::new();
+    let path = place.module("one.wasm", filter("(i32.const 1)")).display().to_string();
+    let some = ("some", format!("module: {path}, allow: {{functions: [log, properties]}}"));
+    let all = ("all", format!("module: {path}"));
+    let first: Vec<_> = place.plan(std::slice::from_ref(&some), &[]).unwrap().filters().cloned().collect();
+    let both: Vec<_> = place.plan(&[some, all], &first).unwrap().filters().cloned().collect();
+    assert!(Arc::ptr_eq(&first[0], &both[0]));
+    assert_ne!(both[0].vm_key(), both[1].vm_key());
+    let problem = place.prepare(&[("less", format!("module: {path}, allow: {{functions: [log]}}"))]).unwrap_err();
+    let expected =
+        "one.wasm imports env.proxy_get_property, which it is not allowed; add to allow.functions: properties";
+    assert!(problem.starts_with("filters.less: ") && problem.ends_with(expected), "{problem}");
+    assert_eq!(place.compilations(), 1, "the code is one");
+}
+
+#[test]
 fn a_bad_artifact_is_compiled_again() {
     let place = Place::new();
     let path = place.module("one.wasm", filter("(i32.const 1)")).display().to_string();
