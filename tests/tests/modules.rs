@@ -108,15 +108,16 @@ fn modules_come_over_https_and_stay() {
     let filters = json!({
         "a": {"module": web.url("/moved?x=1"), "sha256": digests.0},
         "b": {"module": web.url("/packed.tar.gz"), "sha256": digests.1},
+        "c": {"module": web.url("/packed.tar.gz"), "sha256": digests.1, "config": "of its own"},
     });
     let marks = |alpha: &Sidecar| get(alpha).head.all("x-mark").join(" ");
     let alpha = place.alpha(&web, filters.clone()).start();
-    assert_eq!(marks(&alpha), "packed bare", "the response passes the filters in reverse");
-    assert_eq!(web.asked().len(), 3);
+    assert_eq!(marks(&alpha), "packed packed bare", "the response passes the filters in reverse");
+    assert_eq!(web.asked().len(), 3, "a redirect, and each file once: {:?}", web.asked());
     drop(alpha);
     let again = place.alpha(&web, filters.clone());
     drop(web);
-    assert_eq!(marks(&again.start()), "packed bare");
+    assert_eq!(marks(&again.start()), "packed packed bare");
 }
 
 /// What is not the module that was meant is told by `lacis check`, and each has a reason of its own.

@@ -69,6 +69,11 @@ impl Wanted {
         let here = ready.iter().any(|ready| ready.settings == *filter) || cache.find(sha256, Form::Module).is_some();
         (!here).then(|| Wanted { filter: filter.name.clone(), remote: remote.clone(), sha256: sha256.clone() })
     }
+
+    /// Whether it is the same module, whoever wants it.
+    fn is(&self, other: &Wanted) -> bool {
+        self.sha256 == other.sha256 && self.remote == other.remote
+    }
 }
 
 impl Missing {
@@ -103,27 +108,38 @@ pub(super) fn fetch(wanted: Vec<Wanted>, cache: &Arc<Cache>, patience: Patience)
         Ok(runtime) => runtime,
         Err(error) => return nothing(format!("cannot start: {error}")),
     };
-    let mut queue = VecDeque::from(wanted);
+    let mut queue: VecDeque<&Wanted> = VecDeque::new();
+    for one in &wanted {
+        if !queue.iter().any(|other| other.is(one)) {
+            queue.push_back(one);
+        }
+    }
     let (mut tasks, mut missing) = (JoinSet::new(), Vec::new());
     runtime.block_on(async {
         loop {
             while tasks.len() < PARALLEL
                 && let Some(wanted) = queue.pop_front()
             {
-                let (client, cache) = (Arc::clone(&client), Arc::clone(cache));
+                let (client, cache, wanted) = (Arc::clone(&client), Arc::clone(cache), wanted.clone());
                 tasks.spawn(async move {
                     let fetched = patiently(&client, &wanted, &cache, patience).await;
                     fetched.err().map(|why| Missing { wanted, why })
                 });
             }
             match tasks.join_next().await {
-                Some(Ok(outcome)) => missing.extend(outcome),
+                Some(Ok(None)) => {}
+                Some(Ok(Some(Missing { wanted: lost, why }))) => {
+                    let losers = wanted.iter().filter(|one| one.is(&lost));
+                    missing.extend(losers.map(|one| Missing { wanted: one.clone(), why: why.clone() }));
+                }
                 // It has panicked, which the log says, and then its file is not found.
                 Some(Err(_)) => {}
                 None => return,
             }
         }
     });
+    // Not by dropping it, which waits for a name server that does not answer.
+    runtime.shutdown_background();
     missing
 }
 
