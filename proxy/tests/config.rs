@@ -260,6 +260,22 @@ filters: {auth: {module: 'builtin:auth'}, own: {module: f/own.wasm, config: {b: 
     assert_eq!((limits.table, limits.log_lines, limits.metrics, limits.shared_data), (65_536, 1000, 1000, 16 << 20));
 }
 
+/// The names of an image, at their bounds.
+#[test]
+fn names_of_images_are_bounded() {
+    let fine = |image: String| {
+        let digest = "0".repeat(64);
+        let filter = format!("{{own: {{module: 'oci://{image}', sha256: '{digest}'}}}}");
+        parse(&format!("node: {{service: alpha}}\noutbound: {{}}\nfilters: {filter}\n")).is_ok()
+    };
+    for (length, is) in [(1, true), (255, true), (256, false)] {
+        assert_eq!(fine(format!("a.example/{}:1", "r".repeat(length))), is, "a repository of {length}");
+    }
+    for (length, is) in [(0, false), (1, true), (128, true), (129, false)] {
+        assert_eq!(fine(format!("a.example/r:{}", "t".repeat(length))), is, "a tag of {length}");
+    }
+}
+
 /// What a filter may use is what its lists say, and what those bring along.
 #[test]
 fn what_is_allowed() {

@@ -132,7 +132,11 @@ fn what_cannot_be_fetched_is_told() {
         "/good.wasm" => Page::ok(good.clone()),
         "/text" => Page::ok("this is no module"),
         "/large" => Page::ok("x").claims((256 << 20) + 1),
-        "/for-ever" => Page::status(301).field("location", "/for-ever"),
+        "/hop/0" => Page::ok(good.clone()),
+        hop if hop.starts_with("/hop/") => {
+            let hops: u32 = hop["/hop/".len()..].parse().expect("a number");
+            Page::status(301).field("location", &format!("/hop/{}", hops - 1))
+        }
         "/down" => Page::status(302).field("location", &down),
         _ => Page::status(404),
     });
@@ -142,7 +146,7 @@ fn what_cannot_be_fetched_is_told() {
         ("/absent", digest.clone(), "answers 404 Not Found".into()),
         ("/text", text, "it is neither a WebAssembly module nor a tar.gz with one".into()),
         ("/large", digest.clone(), "is larger than 268435456 bytes".into()),
-        ("/for-ever", digest.clone(), "more than 5 redirects".into()),
+        ("/hop/6", digest.clone(), "more than 5 redirects".into()),
         ("/down", digest.clone(), "only https:// is followed".into()),
     ] {
         let said = place.check(&web, json!({"module": web.url(path), "sha256": digest}));
@@ -151,6 +155,8 @@ fn what_cannot_be_fetched_is_told() {
         assert!(said.contains("check.yaml:1:"), "{path}: {said}");
     }
     assert!(elsewhere.asked().is_empty());
+    let said = place.check(&web, json!({"module": web.url("/hop/5"), "sha256": digest}));
+    assert!(said.contains(": fine: "), "{said}");
     // A server whose authority nobody trusts.
     let stranger = Web::start(|_| Page::ok("x"));
     let alpha = place.alpha(&web, json!({"a": {"module": stranger.url("/"), "sha256": digest}})).start_unready();

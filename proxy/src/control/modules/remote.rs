@@ -100,10 +100,7 @@ pub(super) fn fetch(wanted: Vec<Wanted>, cache: &Arc<Cache>, patience: Patience)
         return Vec::new();
     }
     let nothing = |why: String| wanted.iter().map(|one| Missing { wanted: one.clone(), why: why.clone() }).collect();
-    let client = match Client::new() {
-        Ok(client) => Arc::new(client),
-        Err(why) => return nothing(why),
-    };
+    let client = Arc::new(Client::new());
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return nothing(format!("cannot start: {error}")),
@@ -240,6 +237,28 @@ fn pursue(mut wanted: Vec<Wanted>, cache: &Arc<Cache>, stopped: &mpsc::Receiver<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_says_nothing_is_given_up() {
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/m", silent.local_addr().unwrap());
+        let remote = Remote { place: Place::Url(url.parse().unwrap()), url, credentials: None };
+        let wanted = Wanted { filter: "a".into(), remote, sha256: sha256(b"") };
+        let home = tempfile::tempdir().unwrap();
+        let cache = Cache::at(home.path().join("cache")).unwrap();
+        for (patience, told, attempts) in [
+            (Patience::Once, "it takes longer than 15s", 1),
+            (Patience::Retries, "it takes longer than 15s (tried 6 times)", 6),
+        ] {
+            let began = tokio::time::Instant::now();
+            assert_eq!(patiently(&Client::new(), &wanted, &cache, patience).await, Err(told.into()));
+            let waits: Duration = (1..attempts).map(|failures| backoff(failures, 1.0)).sum();
+            let least = ATTEMPT_TIME * attempts + waits / 2;
+            // Timers are a millisecond coarse.
+            let most = ATTEMPT_TIME * attempts + waits + Duration::from_millis(50);
+            assert!((least..most).contains(&began.elapsed()), "{:?}", began.elapsed());
+        }
+    }
 
     #[test]
     fn waits_grow_to_a_bound_and_are_spread() {

@@ -29,7 +29,8 @@ pub(super) fn find(file: Option<&Path>, registry: &str) -> Result<Option<HeaderV
     let Some(path) = file.map(Path::to_owned).or_else(usual) else { return Ok(None) };
     let cannot = |why: String| format!("credentials in {}: {why}", path.display());
     let mut text = String::new();
-    match File::open(&path).and_then(|file| file.take(FILE_MAX).read_to_string(&mut text)) {
+    match File::open(&path).and_then(|file| file.take(FILE_MAX + 1).read_to_string(&mut text)) {
+        Ok(length) if length as u64 > FILE_MAX => Err(cannot(format!("larger than {FILE_MAX} bytes"))),
         Ok(_) => of(&text, registry).map_err(cannot),
         Err(error) if error.kind() == ErrorKind::NotFound && file.is_none() => Ok(None),
         Err(error) => Err(cannot(error.to_string())),
@@ -81,5 +82,16 @@ mod tests {
     fn a_file_that_is_named_must_be_there() {
         let error = find(Some(Path::new("/nonexistent/config.json")), "a").unwrap_err();
         assert!(error.starts_with("credentials in /nonexistent/config.json: No such file"), "{error}");
+    }
+
+    #[test]
+    fn a_file_is_read_up_to_its_limit() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let with = |length: u64| {
+            std::fs::write(file.path(), format!("{{}}{}", " ".repeat(length as usize - 2))).unwrap();
+            find(Some(file.path()), "a")
+        };
+        assert_eq!(with(FILE_MAX), Ok(None));
+        assert!(with(FILE_MAX + 1).unwrap_err().ends_with("larger than 1048576 bytes"));
     }
 }

@@ -28,7 +28,8 @@ const CONNECT_TIME: Duration = Duration::from_secs(5);
 
 /// Gets files over HTTPS.
 pub(super) struct Client {
-    web: Web,
+    /// Or why there is no HTTPS here.
+    web: Result<Web, String>,
 }
 
 /// Why something could not be fetched.
@@ -79,8 +80,8 @@ pub(super) struct Ask<'a> {
 }
 
 impl Client {
-    pub(super) fn new() -> Result<Client, String> {
-        Ok(Client { web: Web::open()? })
+    pub(super) fn new() -> Client {
+        Client { web: Web::open() }
     }
 
     /// A module, or an archive with one.
@@ -137,7 +138,8 @@ impl Client {
         if !tls {
             return send(authority, stream, request).await;
         }
-        let stream = timeout(CONNECT_TIME, self.web.connect(host, stream)).await.map_err(late)?;
+        let web = self.web.as_ref().map_err(|why| Trouble::lasting(why.clone()))?;
+        let stream = timeout(CONNECT_TIME, web.connect(host, stream)).await.map_err(late)?;
         let stream = stream.map_err(|error| Trouble { no_tls: is_no_tls(&error), ..cannot(error) })?;
         send(authority, stream, request).await
     }
