@@ -68,7 +68,7 @@ pub fn run(source: Source, config: Config) -> Result<(), String> {
     let peers = Arc::new(Peers::new(mailboxes));
     let addresses = bound.addresses();
     let generations = Rc::new(Generations::new(Arc::clone(&config), source.files().to_vec(), SystemTime::now()));
-    let snapshot = Snapshot { number: generations.current(), config, filters };
+    let snapshot = Snapshot::new(generations.current(), config, filters);
     let shared = Arc::default();
     let mut workers = Vec::new();
     for (number, (sockets, mailbox)) in bound.sockets.into_iter().zip(inboxes).enumerate() {

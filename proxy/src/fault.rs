@@ -76,7 +76,7 @@ reasons! {
     ConnectionTimeout = "connection_timeout", "connection_timeout", 504, 14, "UF", "upstream_reset_before_response_started{connection_timeout}", Upstream, Safe;
     /// A filter held back more of a request than it may (RFC 9110 section 15.5.14).
     ContentTooLarge = "content_too_large", "http_request_error", 413, 8, "", "request_payload_too_large", Proxy, Unsafe;
-    /// No service has this host name.
+    /// No service has this host name, or none of the rules of its routes is for this request.
     DestinationNotFound = "destination_not_found", "destination_not_found", 404, 12, "NR", "route_not_found", Proxy, Unsafe;
     /// The service has no endpoint that could take the request.
     DestinationUnavailable = "destination_unavailable", "destination_unavailable", 503, 14, "UH", "no_healthy_upstream", Upstream, Safe;
@@ -111,6 +111,8 @@ reasons! {
     HttpResponseTimeout = "http_response_timeout", "http_response_timeout", 504, 4, "UT", "response_timeout", Upstream, Unsafe;
     /// No failure.
     None = "none", "", 200, 0, "", "via_upstream", Proxy, Unsafe;
+    /// The route that a request follows leads nowhere: none of its backends has a weight.
+    ProxyConfigurationError = "proxy_configuration_error", "proxy_configuration_error", 500, 13, "NC", "route_without_backend", Proxy, Unsafe;
     /// A defect or an exhausted resource of this process.
     ProxyInternalError = "proxy_internal_error", "proxy_internal_error", 500, 13, "", "internal_error", Proxy, Unsafe;
     /// The server refused the stream before it processed anything of it.

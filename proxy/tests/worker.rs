@@ -50,7 +50,7 @@ fn no_more_connections_than_the_limit() {
     let (orders, mailbox) = mpsc::unbounded_channel();
     let seed = Seed {
         number: 0,
-        snapshot: Snapshot { number: 1, config: Arc::new(config), filters: Plan::default() },
+        snapshot: Snapshot::new(1, Arc::new(config), Plan::default()),
         sockets: Sockets { outbound: Some(listener), ..Sockets::default() },
         tls: None,
         registry: Registry::default(),

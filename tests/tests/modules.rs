@@ -199,6 +199,19 @@ fn a_missing_module_is_waited_for() {
     until("alpha is ready", || (alpha.admin_get("/ready").status() == 200).then_some(()));
 }
 
+/// The same for a filter of one service: what goes elsewhere goes on.
+#[test]
+fn a_service_waits_for_the_module_of_its_filter() {
+    let place = Place::new();
+    let web = Web::start(|_| Page::status(404));
+    let filter = json!({"module": web.url("/m"), "sha256": "0".repeat(64)});
+    let alpha = place.alpha(&web, json!({"far": filter})).calls("other", place.app.address(), Link::Plaintext);
+    let own = json!({"outbound": {"filters": []}, "services": {"delta": {"filters": ["far"]}}});
+    let alpha = alpha.with(own).start_unready();
+    assert_eq!((get(&alpha).status(), place.app.requests()), (503, 0));
+    assert_eq!(client::get(alpha.outbound(), "other", "/echo").status(), 200);
+}
+
 /// With `failure: open` requests pass without the filter while its module is missing.
 #[test]
 fn a_missing_module_that_fails_open_is_skipped() {

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use crate::admin::{Heard, gather};
 use crate::cluster::EndpointReport;
-use crate::config::{Config, Failure, LinkPolicy};
+use crate::config::{Config, Failure, LinkPolicy, Rule};
 use crate::control::generations::{Entry, Generations, State};
 use crate::filter::wasm::FilterReport;
 use crate::telemetry::cell::Histogram;
@@ -49,10 +49,20 @@ pub(super) fn config(config: &Config, generation: u64, addresses: &[(String, Soc
             });
             let about = json!({
                 "hosts": service.hosts, "endpoints": endpoints, "identity": identity, "link": link(service.link),
-                "balance": format!("{:?}", service.balance), "timeouts": timeouts,
+                "balance": format!("{:?}", service.balance), "timeouts": timeouts, "filters": filters(&service.filters),
             });
             (service.name.clone(), about)
         })
+        .collect();
+    let name = |service: usize| config.services.get(service).map(|service| service.name.as_str());
+    let rule = |rule: &Rule| {
+        let to: Vec<_> = rule.to.iter().map(|to| json!({"service": name(to.service), "weight": to.weight})).collect();
+        json!({"name": &*rule.name, "filters": filters(&rule.filters), "to": to})
+    };
+    let routes: Vec<_> = config
+        .routes
+        .iter()
+        .map(|route| json!({"service": name(route.service), "rules": route.rules.iter().map(rule).collect::<Vec<_>>()}))
         .collect();
     json!({
         "generation": generation,
@@ -66,6 +76,7 @@ pub(super) fn config(config: &Config, generation: u64, addresses: &[(String, Soc
             "allow": inbound.allow.as_ref().map(|allow| allow.iter().map(ToString::to_string).collect::<Vec<_>>()),
         })),
         "services": services,
+        "routes": routes,
         "workers": config.workers,
     })
 }

@@ -64,7 +64,8 @@ impl Check {
 
 /// One line about what a config has.
 fn summary(config: &Config) -> String {
-    let Config { node, identity: _, outbound, inbound, services, filters, admin, access_log: _, workers } = config;
+    let Config { node, identity: _, outbound, inbound, services, filters, admin, access_log: _, workers, routes } =
+        config;
     let mut text = node.spiffe.to_string();
     let mut add = |item: String| {
         let written = write!(text, ", {item}");
@@ -79,7 +80,12 @@ fn summary(config: &Config) -> String {
     if let Some(admin) = admin {
         add(format!("admin {admin}"));
     }
-    for (count, word) in [(services.len(), "service"), (filters.len(), "filter"), (*workers, "worker")] {
+    let rules: usize = routes.iter().map(|route| route.rules.len()).sum();
+    for (count, word) in [(services.len(), "service"), (rules, "rule"), (filters.len(), "filter"), (*workers, "worker")]
+    {
+        if (count, word) == (0, "rule") {
+            continue;
+        }
         add(format!("{count} {word}{}", if count == 1 { "" } else { "s" }));
     }
     text

@@ -6,6 +6,7 @@ mod problem;
 mod raw;
 mod reader;
 pub mod resolve;
+pub mod route;
 pub mod schema;
 mod word;
 mod yaml;
@@ -13,6 +14,7 @@ mod yaml;
 pub use names::is_loopback;
 pub use problem::{Problem, Warning};
 pub use resolve::{load, locate, parse};
+pub use route::{Route, Rule};
 pub use word::{MAX_DURATION, MAX_SIZE};
 pub use yaml::{MAX_DEPTH, MAX_FILE_BYTES, MAX_NODES};
 
@@ -36,7 +38,9 @@ pub struct Config {
     pub inbound: Option<Inbound>,
     /// Services that the application can call, in the order of the file.
     pub services: Vec<Service>,
-    /// Filters that a listener can name, in the order of the file.
+    /// Rules for the requests to services, at most one for each, in the order in which the file first names them.
+    pub routes: Vec<Route>,
+    /// Filters that listeners, services and routes can name, in the order of the file.
     pub filters: Vec<Filter>,
     /// Where the admin endpoints listen; absent: nowhere.
     pub admin: Option<SocketAddr>,
@@ -44,6 +48,19 @@ pub struct Config {
     pub access_log: Option<AccessLog>,
     /// Number of worker threads, at least one.
     pub workers: usize,
+}
+
+impl Config {
+    /// Every list of filters that requests may pass, as indices into [`Config::filters`].
+    pub fn chains(&self) -> impl Iterator<Item = &[usize]> {
+        let listeners = self.outbound.iter().map(|outbound| &outbound.filters);
+        let listeners = listeners.chain(self.inbound.iter().map(|inbound| &inbound.filters));
+        let rules = self.routes.iter().flat_map(|route| route.rules.iter());
+        listeners
+            .chain(self.services.iter().map(|service| &service.filters))
+            .chain(rules.map(|rule| &rule.filters))
+            .map(Vec::as_slice)
+    }
 }
 
 /// Who this sidecar is.
@@ -134,6 +151,8 @@ pub struct Service {
     pub listen: Option<SocketAddr>,
     /// How its bytes are understood.
     pub protocol: ServiceProtocol,
+    /// Indices into [`Config::filters`], in the order in which requests to it pass them, after those of the listener.
+    pub filters: Vec<usize>,
     /// Where it is.
     pub endpoints: Vec<Endpoint>,
     /// Who may answer for it; never empty unless the link is plaintext.
@@ -192,7 +211,7 @@ pub struct Timeouts {
     pub idle: Duration,
 }
 
-/// A filter that listeners can name.
+/// A filter that listeners, services and routes can name.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Filter {
     /// Its name, unique in the file.

@@ -2,6 +2,8 @@
 //!
 //! A key without `#[serde(default)]` is required; what `lacis schema` prints is derived from the same types.
 
+pub(super) mod route;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::net::SocketAddr;
@@ -55,10 +57,10 @@ pub(super) struct File {
     /// Services that the application can call, by name.
     #[serde(default)]
     pub(super) services: Field<Entries<Service>>,
+    /// What is done with some requests to services, and where they go instead.
     #[serde(default)]
-    #[schemars(skip)]
-    pub(super) routes: Field<Later>,
-    /// Filters that `outbound` and `inbound` can name.
+    pub(super) routes: Field<Vec<Field<route::Route>>>,
+    /// Filters that `outbound`, `inbound`, services and routes can name.
     #[serde(default)]
     pub(super) filters: Field<Entries<Filter>>,
     /// Readiness, metrics and the like; without it there is no such listener.
@@ -173,6 +175,9 @@ pub(super) struct Service {
     #[serde(default)]
     #[schemars(extend("default" = "http"))]
     pub(super) protocol: Field<Word<ServiceProtocol>>,
+    /// Names of filters, in the order in which requests to the service pass them, after those of `outbound`.
+    #[serde(default)]
+    pub(super) filters: Field<Vec<Field<String>>>,
     /// How the sidecars are reached.
     #[serde(default)]
     #[schemars(extend("default" = "auto"))]

@@ -1,6 +1,7 @@
 //! From the file to valid values. Reports everything that is wrong with it at once, each with its place.
 
 mod filter;
+mod route;
 mod service;
 
 use std::collections::{HashMap, HashSet};
@@ -18,6 +19,8 @@ use super::{
     AccessLog, AppProtocol, Config, IdentityFiles, Inbound, LinkPolicy, Node, Outbound, Problem, Timeouts, Warning,
 };
 use crate::identity::SpiffeId;
+use route::Known;
+use service::Beside;
 
 /// Until a connection to the own application is open (Envoy's default).
 const APPLICATION_CONNECT: Duration = Duration::from_secs(5);
@@ -122,22 +125,27 @@ struct Listener {
 impl Resolver<'_> {
     fn file(&self, raw: raw::File, root: Spot) -> Option<Config> {
         let raw::File { node, identity, outbound, inbound, services, routes, filters, admin, telemetry, workers } = raw;
-        self.later([routes]);
         let mut listeners = Vec::new();
         let (no_identity, inbound_spot) = (identity.is_absent(), inbound.spot());
         let node = self.node(node, root);
         let identity = self.optional(identity, None, |raw, spot| self.identity(raw, spot).map(Some));
-        let names = filter_names(&filters);
+        let names = positions(&filters);
         let outbound =
             self.optional(outbound, None, |raw, spot| self.outbound(raw, spot, &names, &mut listeners).map(Some));
         let application = inbound_application(&inbound);
         let inbound =
             self.optional(inbound, None, |raw, spot| self.inbound(raw, spot, &names, &mut listeners).map(Some));
-        let service_spots = service_spots(&services);
-        let services = self.services(services.or(Entries(Vec::new())), node.as_ref(), &mut listeners);
+        let (service_spots, service_names) = (service_spots(&services), positions(&services));
+        let mut hosts = HashMap::new();
+        let beside = Beside { node: node.as_ref(), filters: &names };
+        let services = self.services(services.or(Entries(Vec::new())), &beside, &mut hosts, &mut listeners);
+        let known = Known { services: &service_names, read: services.as_deref(), hosts, filters: &names };
+        let routes = self.routes(routes, known);
         let chains = [
             outbound.iter().flatten().flat_map(|outbound| &outbound.filters).collect::<Vec<_>>(),
             inbound.iter().flatten().flat_map(|inbound| &inbound.filters).collect(),
+            services.iter().flatten().flat_map(|service| &service.filters).collect(),
+            routes.iter().flatten().flat_map(|route| route.rules.iter().flat_map(|rule| &rule.filters)).collect(),
         ];
         let used: HashSet<usize> = chains.into_iter().flatten().copied().collect();
         let names: Option<Vec<&str>> = services.as_ref().map(|all| all.iter().map(|one| one.name.as_str()).collect());
@@ -164,6 +172,7 @@ impl Resolver<'_> {
             outbound: outbound?,
             inbound: inbound?,
             services: services?,
+            routes: routes?,
             filters: filters?,
             admin: admin?,
             access_log: access_log?,
@@ -302,8 +311,11 @@ impl Resolver<'_> {
 
     /// Filters by name, in the order of the list.
     fn chain(&self, field: Field<Vec<Field<String>>>, names: &FilterNames) -> Option<Vec<usize>> {
+        self.names(field.or(Vec::new())?, names)
+    }
+
+    fn names(&self, chain: Vec<Field<String>>, names: &FilterNames) -> Option<Vec<usize>> {
         let mut seen = HashSet::new();
-        let chain = field.or(Vec::new())?;
         self.each(chain, |name, spot| match names.get(&name) {
             Some(&position) if seen.insert(position) => Some(position),
             Some(_) => self.refuse(spot, format!("\"{}\" is in this list already; name it once", clip(&name))),
@@ -459,8 +471,8 @@ fn not_label(name: &str, what: &str) -> String {
     format!("\"{}\" is not {what}; write 1 to 63 of a-z, 0-9 and '-', not beginning or ending with '-'", clip(name))
 }
 
-fn filter_names(filters: &Field<Entries<raw::Filter>>) -> FilterNames {
-    match filters {
+fn positions<T>(entries: &Field<Entries<T>>) -> HashMap<String, usize> {
+    match entries {
         Field::Given(Entries(entries), _) => entries.iter().map(|(name, _)| name.clone()).zip(0..).collect(),
         Field::Absent | Field::Bad => HashMap::new(),
     }

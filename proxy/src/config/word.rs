@@ -10,6 +10,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 
 use super::reader::nearest;
+use super::route::Scheme;
 use super::yaml::clip;
 use super::{AppProtocol, Balance, Failure, LinkPolicy, ServiceProtocol};
 use crate::identity::{InvalidId, SpiffeId};
@@ -60,6 +61,11 @@ pub(super) enum LogFormat {
 impl Choice for ServiceProtocol {
     const EXPECTED: &'static str = "a protocol";
     const WORDS: &'static [(&'static str, Option<Self>)] = &[("http", Some(Self::Http)), ("tcp", Some(Self::Tcp))];
+}
+
+impl Choice for Scheme {
+    const EXPECTED: &'static str = "a scheme";
+    const WORDS: &'static [(&'static str, Option<Self>)] = &[("http", Some(Self::Http)), ("https", Some(Self::Https))];
 }
 
 impl Choice for LogFormat {

@@ -124,7 +124,7 @@ impl Workshop {
 
     fn make(&mut self, config: &Config, patience: Patience) -> Result<(Plan, Vec<Missing>), Vec<Refusal>> {
         if used(config).is_empty() {
-            return Ok((plan(config, vec![None; config.filters.len()]), Vec::new()));
+            return Ok((Plan::new(vec![None; config.filters.len()]), Vec::new()));
         }
         let tools = match self.tools.take().map_or_else(Tools::new, Ok) {
             Ok(tools) => self.tools.insert(tools),
@@ -170,7 +170,7 @@ fn prepare_with(
         refusals.extend(missing.into_iter().map(Refusal::from));
         return Err(refusals);
     }
-    let mut plan = plan(config, filters);
+    let mut plan = Plan::new(filters);
     for (index, filter) in config.filters.iter().enumerate().filter(|(_, filter)| filter.failure == Failure::Closed) {
         if let Some(missing) = missing.iter().find(|missing| missing.wanted.filter == filter.name) {
             plan.miss(index, &format!("filter {}: its module {} is missing", filter.name, missing.wanted.remote.url));
@@ -179,16 +179,9 @@ fn prepare_with(
     Ok((plan, missing))
 }
 
-/// Positions of the filters that a listener uses.
+/// Positions of the filters that something names.
 fn used(config: &Config) -> BTreeSet<usize> {
-    let outbound = config.outbound.iter().flat_map(|listener| &listener.filters);
-    outbound.chain(config.inbound.iter().flat_map(|listener| &listener.filters)).copied().collect()
-}
-
-fn plan(config: &Config, filters: Vec<Option<Arc<Compiled>>>) -> Plan {
-    let outbound = config.outbound.as_ref().map_or_else(Vec::new, |listener| listener.filters.clone());
-    let inbound = config.inbound.as_ref().map_or_else(Vec::new, |listener| listener.filters.clone());
-    Plan::new(filters, outbound, inbound)
+    config.chains().flatten().copied().collect()
 }
 
 /// Where plugins are made.

@@ -139,7 +139,7 @@ impl Reload {
         }
         let plan = self.prepare(&config).await?;
         let mut ports = self.ports.change(&config)?;
-        let snapshot = Snapshot { number, config: Arc::clone(&config), filters: plan.clone() };
+        let snapshot = Snapshot::new(number, Arc::clone(&config), plan.clone());
         let mut answers = Vec::new();
         self.peers.tell(|| {
             let (answer, ready) = oneshot::channel();

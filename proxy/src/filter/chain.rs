@@ -1,4 +1,4 @@
-//! The filters of one listener, in order, and the passage of one exchange through them.
+//! Filters in order, and the passage of one exchange through them: those of the listener, then those of where it goes.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -16,13 +16,13 @@ use super::flow::Flow;
 use super::grpc;
 use super::guest::{self, GuestRequest, GuestResponse};
 use super::machine::Machines;
-use super::run::Run;
+use super::run::{Legs, Run};
 use super::seen::Seen;
 use super::wasm::{Compiled, Filter};
 use super::world::NodeFacts;
 use crate::fault::{Fault, Reason};
 use crate::http::body::{self, Length, Observer};
-use crate::http::{Body, Request, Response, ResponseHead};
+use crate::http::{Body, Request, RequestHead, Response, ResponseHead};
 use crate::telemetry::labels::Outcome;
 
 /// Why an exchange ends before it has gone all the way; either way the answer is a response.
@@ -39,20 +39,18 @@ impl From<Fault> for Stop {
     }
 }
 
-/// The filters of both sides, compiled: what workers make their chains of.
+/// The filters of a configuration, compiled: what workers make their chains of.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
     filters: Vec<Option<Arc<Compiled>>>,
-    outbound: Vec<usize>,
-    inbound: Vec<usize>,
     /// Filters without a module that fail closed, and what is said of them.
     missing: BTreeMap<usize, Arc<str>>,
 }
 
 impl Plan {
-    /// `filters` by their place in the configuration, none where no listener uses it; then the order on each side.
-    pub fn new(filters: Vec<Option<Arc<Compiled>>>, outbound: Vec<usize>, inbound: Vec<usize>) -> Self {
-        Plan { filters, outbound, inbound, missing: BTreeMap::new() }
+    /// `filters` by their place in the configuration, none where nothing names it.
+    pub fn new(filters: Vec<Option<Arc<Compiled>>>) -> Self {
+        Plan { filters, missing: BTreeMap::new() }
     }
 
     /// The filter at this place of the configuration cannot be had yet, and must not be passed by without it: what has to
@@ -67,55 +65,81 @@ impl Plan {
     }
 }
 
-/// The filters of one listener in one worker.
+/// The filters of a configuration in one worker. One that stands in several chains is one plugin.
+pub struct Filters {
+    filters: Vec<Option<Rc<Filter>>>,
+    missing: BTreeMap<usize, Arc<str>>,
+    /// The chain of those who name no filter: one for all of them.
+    none: Chain,
+}
+
+impl Filters {
+    /// Starts the plugins of a plan.
+    ///
+    /// # Errors
+    /// Beside it, why a plugin that is new does not run, one to a line. It can be used all the same: requests follow the
+    /// failure policy.
+    pub fn new(plan: &Plan, machines: &Machines, generation: u64) -> (Self, Result<(), String>) {
+        let make = |compiled| machines.filter(compiled, generation);
+        let filters: Vec<_> = plan.filters.iter().map(|filter| filter.as_ref().map(make)).collect();
+        let failures: Vec<_> = filters.iter().flatten().filter_map(|filter| filter.ready(generation).err()).collect();
+        let ready = if failures.is_empty() { Ok(()) } else { Err(failures.join("\n")) };
+        let none = Chain { filters: Rc::default(), node: Rc::clone(machines.node()), missing: None };
+        (Filters { filters, missing: plan.missing.clone(), none }, ready)
+    }
+
+    /// Some of them in order, by their place in the configuration.
+    pub fn chain(&self, order: &[usize]) -> Chain {
+        if order.is_empty() {
+            return self.none.clone();
+        }
+        let filters = order.iter().filter_map(|i| self.filters.get(*i)?.clone()).collect();
+        let missing = order.iter().find_map(|i| self.missing.get(i).cloned());
+        Chain { filters, node: Rc::clone(&self.none.node), missing }
+    }
+
+    /// The chain without a filter.
+    pub fn none(&self) -> &Chain {
+        &self.none
+    }
+
+    /// Takes them into use by a generation.
+    pub fn used_by(&self, generation: u64) {
+        self.filters.iter().flatten().for_each(|filter| filter.used_by(generation));
+    }
+
+    /// How many are used.
+    pub fn count(&self) -> usize {
+        self.filters.iter().flatten().count()
+    }
+}
+
+/// Filters in the order in which requests pass them, of a listener, a route's rule or a service, in one worker.
+#[derive(Clone)]
 pub struct Chain {
-    filters: Rc<[Rc<Filter>]>,
+    pub(super) filters: Rc<[Rc<Filter>]>,
     node: Rc<NodeFacts>,
     /// One of its filters is missing, and nothing passes without it.
     missing: Option<Arc<str>>,
 }
 
 impl Chain {
-    /// The chains of the outbound and the inbound side, their plugins started. A filter that is on both is one filter.
-    ///
-    /// # Errors
-    /// Why a plugin that is new does not run, one to a line. The chains can be used all the same: requests follow the failure policy.
-    pub fn both(plan: &Plan, machines: &Machines, generation: u64) -> (Chain, Chain, Result<(), String>) {
-        let make = |compiled| machines.filter(compiled, generation);
-        let filters: Vec<_> = plan.filters.iter().map(|filter| filter.as_ref().map(make)).collect();
-        let failures: Vec<_> = filters.iter().flatten().filter_map(|filter| filter.ready(generation).err()).collect();
-        let chain = |order: &[usize]| Chain {
-            filters: order.iter().filter_map(|i| filters.get(*i)?.clone()).collect(),
-            node: Rc::clone(machines.node()),
-            missing: order.iter().find_map(|i| plan.missing.get(i).cloned()),
-        };
-        let ready = if failures.is_empty() { Ok(()) } else { Err(failures.join("\n")) };
-        (chain(&plan.outbound), chain(&plan.inbound), ready)
-    }
-
-    /// Takes the filters into use by a generation.
-    pub fn used_by(&self, generation: u64) {
-        self.filters.iter().for_each(|filter| filter.used_by(generation));
-    }
-
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.filters.len()
+    /// Refuses what would have to pass a filter that is missing.
+    fn complete(&self) -> Result<(), Fault> {
+        match &self.missing {
+            Some(why) => Err(Fault::new(Reason::FilterUnavailable).detail(why.to_string())),
+            None => Ok(()),
+        }
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.filters.is_empty() && self.missing.is_none()
+        self.filters.is_empty()
     }
 
-    /// Begins the passage of an exchange.
+    /// Begins the passage of an exchange, with these as the filters of its listener.
     pub fn open(&self) -> Passage<'_> {
-        Passage { chain: self, run: None, grpc: false, method: Method::GET, answered: false }
-    }
-
-    /// Whether a filter has callbacks for more than the heads of a half.
-    fn sees(&self, half: Half) -> bool {
-        self.filters.iter().any(|filter| filter.sees(half))
+        Passage { chain: self, run: None, flow: None, grpc: false, method: Method::GET, answered: false }
     }
 }
 
@@ -123,6 +147,8 @@ impl Chain {
 pub struct Passage<'c> {
     chain: &'c Chain,
     run: Option<Rc<Run>>,
+    /// The request's content, while its head is between the listener's filters and the next.
+    flow: Option<Flow>,
     grpc: bool,
     method: Method,
     /// A response that must not pass the filters any more.
@@ -130,44 +156,90 @@ pub struct Passage<'c> {
 }
 
 impl Passage<'_> {
-    /// The request goes through the filters in order. What comes back is its head as they left it, and a body that
-    /// passes them while it is read.
+    /// The head of the request goes through the filters of its listener, in order. Its body is not there until it has
+    /// gone on ([`Passage::onward`]).
     ///
     /// # Errors
     /// If one of them answers by itself, or fails closed, or leaves a message that cannot be sent.
-    pub async fn request(&mut self, exchange: &Rc<Exchange>, request: Request) -> Result<Request, Stop> {
-        if let Some(why) = &self.chain.missing {
-            return Err(Fault::new(Reason::FilterUnavailable).detail(why.to_string()).into());
+    pub async fn request(&mut self, exchange: &Rc<Exchange>, request: &mut Request) -> Result<(), Stop> {
+        self.chain.complete()?;
+        if self.chain.is_empty() {
+            return Ok(());
         }
-        if self.chain.filters.is_empty() {
-            return Ok(request);
+        self.begin(exchange, request);
+        self.leg(request).await
+    }
+
+    /// Now that it is known where it goes, the request goes through the filters of there, chain by chain. Then its head
+    /// is as all filters left it, and its body passes them while it is read. `changed` if somebody else has changed the
+    /// head since the last filter.
+    ///
+    /// # Errors
+    /// As [`Passage::request`].
+    pub async fn onward(
+        &mut self,
+        exchange: &Rc<Exchange>,
+        request: &mut Request,
+        chains: [&Chain; 2],
+        changed: bool,
+    ) -> Result<(), Stop> {
+        for chain in chains {
+            chain.complete().map_err(|fault| self.stop(fault))?;
         }
-        let Request { head, body, interim } = request;
+        if chains.iter().any(|chain| !chain.is_empty()) {
+            match &self.run {
+                None => self.begin(exchange, request),
+                Some(run) if changed => run.seen.borrow_mut().replace_request(&mut request.head),
+                Some(_) => {}
+            }
+            if let Some(run) = &self.run {
+                run.extend(chains.map(|chain| Rc::clone(&chain.filters)));
+            }
+            self.leg(request).await?;
+        } else if let Some(run) = self.run.as_ref().filter(|_| changed) {
+            // The log callbacks may read it.
+            run.seen.borrow_mut().replace_request(&mut request.head.clone());
+        }
+        if let Some(flow) = self.flow.take() {
+            if flow.has_asked() {
+                request.head.headers.remove(header::EXPECT);
+            }
+            request.body = flow.body(&mut request.head.headers)?;
+        }
+        Ok(())
+    }
+
+    /// Puts a request into the hands of filters.
+    fn begin(&mut self, exchange: &Rc<Exchange>, request: &mut Request) {
+        let head = std::mem::replace(&mut request.head, RequestHead::unread());
+        let body = std::mem::replace(&mut request.body, Body::empty(body::Half::Request));
         (self.grpc, self.method) = (head.is_grpc(), head.method.clone());
         let bare = body.is_end();
         let expects = !bare && head.headers.contains_key(header::EXPECT);
-        let head = GuestRequest::new(head, !bare && self.chain.sees(Half::Request));
-        let seen = Seen::new(exchange, &self.chain.node, head, self.chain.filters.len());
+        let seen = Seen::new(exchange, &self.chain.node, GuestRequest::new(head, false), self.chain.filters.len());
         let run = Rc::new(Run {
-            filters: Rc::clone(&self.chain.filters),
+            filters: Legs::new(&self.chain.filters),
             exchange: Rc::clone(exchange),
             seen: Rc::new(RefCell::new(seen)),
             ours: Cell::new(false),
         });
-        self.run = Some(Rc::clone(&run));
         let mut flow = Flow::new(&run, Half::Request, body, bare);
         if expects {
-            flow.expects(&interim);
+            flow.expects(&request.interim);
         }
-        flow.head().await.map_err(|fault| self.stop(fault))?;
+        (self.run, self.flow) = (Some(run), Some(flow));
+    }
+
+    /// The head passes the filters that it has not passed.
+    async fn leg(&mut self, request: &mut Request) -> Result<(), Stop> {
+        let Some(flow) = &mut self.flow else { return Err(lost("request").into()) };
+        if let Err(fault) = flow.head().await {
+            return Err(self.stop(fault));
+        }
         // The log callback may still read the request; upstream gets it now.
-        let head = run.seen.borrow().request.as_ref().map(|request| request.head.clone());
-        let mut head = head.ok_or_else(|| lost("request"))?;
-        if expects && flow.has_asked() {
-            head.headers.remove(header::EXPECT);
-        }
-        let body = flow.body(&mut head.headers)?;
-        Ok(Request { head, body, interim })
+        let head = self.run.as_ref().and_then(|run| Some(run.seen.borrow().request.as_ref()?.head.clone()));
+        request.head = head.ok_or_else(|| lost("request"))?;
+        Ok(())
     }
 
     /// The response goes back through those filters that have seen the request, last first.
@@ -178,7 +250,7 @@ impl Passage<'_> {
         let Some(run) = self.run.clone().filter(|_| !self.answered) else { return Ok(response) };
         let Response { head, body } = response;
         let bare = body.is_end() || head.is_bodiless(&self.method) && body.length() != Length::Tunnel;
-        run.seen.borrow_mut().response = Some(GuestResponse::new(head, !bare && self.chain.sees(Half::Response)));
+        run.seen.borrow_mut().response = Some(GuestResponse::new(head, !bare && run.filters.see(Half::Response)));
         let mut flow = Flow::new(&run, Half::Response, body, bare);
         let passed = match flow.head().await {
             Ok(()) => {

@@ -71,6 +71,7 @@ pub struct Exchange {
     protocol: Cell<Protocol>,
     destination: Cell<NameId>,
     service: RefCell<Option<Arc<str>>>,
+    route: RefCell<Option<Arc<str>>>,
     timeouts: Cell<Timeouts>,
     idle: Deadline,
     request_ended: Cell<bool>,
@@ -144,6 +145,7 @@ impl Exchange {
             protocol: Cell::new(protocol),
             destination: Cell::new(nowhere),
             service: RefCell::new(None),
+            route: RefCell::new(None),
             timeouts: Cell::new(Timeouts { connect: Duration::ZERO, request: Duration::ZERO, idle: Duration::ZERO }),
             idle: Deadline::new(),
             request_ended: Cell::new(false),
@@ -154,16 +156,25 @@ impl Exchange {
         })
     }
 
-    /// The destination is chosen: its name, its bounds, and what the application on this hop speaks.
-    pub fn destined(&self, service: &Arc<str>, id: NameId, timeouts: Timeouts, protocol: Protocol) {
+    /// The destination is chosen: its name, and what the application on this hop speaks.
+    pub fn destined(&self, service: &Arc<str>, id: NameId, protocol: Protocol) {
         self.destination.set(id);
         self.protocol.set(protocol);
+        *self.service.borrow_mut() = Some(Arc::clone(service));
+    }
+
+    /// It follows this rule.
+    pub fn routed(&self, rule: &Arc<str>) {
+        *self.route.borrow_mut() = Some(Arc::clone(rule));
+    }
+
+    /// The request leaves for its destination: from now on these are its bounds.
+    pub fn bounded(&self, timeouts: Timeouts) {
         self.timeouts.set(timeouts);
         self.idle.set(timeouts.idle);
         if self.request_ended.get() {
             self.deadline.set(timeouts.request);
         }
-        *self.service.borrow_mut() = Some(Arc::clone(service));
     }
 
     /// The final response begins.
@@ -219,6 +230,11 @@ impl Exchange {
     /// The service that it goes to, once that is chosen.
     pub fn service(&self) -> Option<Arc<str>> {
         self.service.borrow().clone()
+    }
+
+    /// The rule that it follows, `SERVICE/NAME`; none where the service has no routes.
+    pub fn route(&self) -> Option<Arc<str>> {
+        self.route.borrow().clone()
     }
 
     /// The status of the final response; 0 before it.
@@ -332,7 +348,7 @@ impl Drop for Exchange {
                 downstream_local_address: Some(self.conn.local),
                 downstream_remote_address: Some(self.conn.remote),
                 requested_server_name: Text::None,
-                route_name: Text::None,
+                route_name: self.route.take().into(),
                 link: record.link,
                 peer: self.conn.peer.as_ref().map(|peer| Arc::new(peer.spiffe.clone())),
                 attempts: self.trail.attempts(),

@@ -33,6 +33,7 @@ pub(super) struct Flow {
     below: Body,
     /// Where a client is told that its content is wanted, if it waits for that.
     expects: Option<Rc<Interim>>,
+    asked: bool,
     /// How much is announced, once the head has gone, and how much has passed.
     announced: Option<u64>,
     passed: u64,
@@ -50,6 +51,7 @@ impl Flow {
             half,
             below,
             expects: None,
+            asked: false,
             announced: None,
             passed: 0,
             patience: None,
@@ -65,15 +67,15 @@ impl Flow {
 
     /// Whether it was told so here.
     pub(super) fn has_asked(&self) -> bool {
-        self.expects.is_none()
+        self.asked
     }
 
-    /// Has the head pass all filters, and as much of what follows as it takes for that.
+    /// Has the head pass all filters that are there now, and as much of what follows as it takes for that.
     ///
     /// # Errors
     /// If a filter answers, closes, or fails; see [`Run::noted`].
     pub(super) async fn head(&mut self) -> Result<(), Fault> {
-        self.run.heads(self.half)?;
+        self.run.onward(self.half)?;
         poll_fn(|cx| self.poll_head(cx)).await
     }
 
@@ -90,6 +92,7 @@ impl Flow {
                 && let Some(interim) = self.expects.take()
             {
                 interim.push(ResponseHead::new(StatusCode::CONTINUE));
+                self.asked = true;
             }
             if self.poll_pull(cx)?.is_ready() {
                 continue;
@@ -120,7 +123,7 @@ impl Flow {
         let run = Rc::clone(&self.run);
         let seen = run.seen.borrow();
         let way = &seen.ways[self.half as usize];
-        if way.bare || !run.filters.iter().any(|filter| filter.sees(self.half)) && way.out.is_empty() && !way.ended {
+        if way.bare || !run.filters.see(self.half) && way.out.is_empty() && !way.ended {
             return Ok(self.below);
         }
         let length = match self.below.length() {

@@ -61,6 +61,11 @@ impl GuestRequest {
         GuestRequest { head, length, missing: 0, broken: None }
     }
 
+    /// Filters will see the content.
+    pub(super) fn open(&mut self) {
+        self.length = Length::Theirs;
+    }
+
     /// Header lines, pseudo-headers counted.
     pub(super) fn count(&self) -> u32 {
         (self.head.headers.len() + 4) as u32

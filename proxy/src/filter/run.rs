@@ -1,6 +1,7 @@
 //! One exchange in the hands of its filters: what each is shown, what it holds back, and what goes on to the next.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
+use std::ops::Index;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -20,14 +21,94 @@ use crate::telemetry::labels::Outcome;
 
 /// One exchange in the hands of its filters.
 pub(super) struct Run {
-    pub(super) filters: Rc<[Rc<Filter>]>,
+    pub(super) filters: Legs,
     pub(super) exchange: Rc<Exchange>,
     pub(super) seen: Rc<RefCell<Seen>>,
     /// The response is one of ours. A filter whose VM died has no part in it: mostly it is the very cause.
     pub(super) ours: Cell<bool>,
 }
 
+/// The filters of an exchange, numbered in the order in which its request passes them.
+pub(super) struct Legs {
+    listener: Rc<[Rc<Filter>]>,
+    /// Those of where it goes, once that is known.
+    onward: OnceCell<[Rc<[Rc<Filter>]>; 2]>,
+}
+
+impl Legs {
+    pub(super) fn new(listener: &Rc<[Rc<Filter>]>) -> Self {
+        Legs { listener: Rc::clone(listener), onward: OnceCell::new() }
+    }
+
+    fn chains(&self) -> impl Iterator<Item = &Rc<[Rc<Filter>]>> {
+        std::iter::once(&self.listener).chain(self.onward.get().into_iter().flatten())
+    }
+
+    fn get(&self, number: usize) -> Option<&Rc<Filter>> {
+        let mut left = number;
+        for chain in self.chains() {
+            match chain.get(left) {
+                Some(filter) => return Some(filter),
+                None => left -= chain.len(),
+            }
+        }
+        None
+    }
+
+    /// Whether a filter has callbacks for more than the heads of a half.
+    pub(super) fn see(&self, half: Half) -> bool {
+        self.chains().flat_map(|chain| chain.iter()).any(|filter| filter.sees(half))
+    }
+}
+
+impl Index<usize> for Legs {
+    type Output = Filter;
+
+    fn index(&self, number: usize) -> &Filter {
+        match (number.checked_sub(self.listener.len()), self.onward.get()) {
+            (Some(number), Some([first, second])) => {
+                number.checked_sub(first.len()).map_or_else(|| &first[number], |number| &second[number])
+            }
+            _ => &self.listener[number],
+        }
+    }
+}
+
 impl Run {
+    /// It is known where the exchange goes: these filters are next.
+    pub(super) fn extend(&self, chains: [Rc<[Rc<Filter>]>; 2]) {
+        let _ = self.filters.onward.set(chains);
+    }
+
+    /// Shows the head, and what has come after it, to the filters that were added since. The first ones see the head here,
+    /// too.
+    pub(super) fn onward(&self, half: Half) -> Result<(), Fault> {
+        let (first, out, ended) = {
+            let mut seen = self.seen.borrow_mut();
+            let Seen { request, stages, ways, .. } = &mut *seen;
+            let way = &mut ways[half as usize];
+            if half == Half::Request {
+                way.heads = if self.filters.onward.get().is_some() { self.filters.listener.len() } else { 0 };
+                way.released = false;
+                if let Some(request) = request.as_mut().filter(|_| !way.bare && self.filters.see(half)) {
+                    request.open();
+                }
+            }
+            (stages.len(), std::mem::take(&mut way.out), std::mem::take(&mut way.ended))
+        };
+        self.heads(half)?;
+        let next = Some(first).filter(|first| *first < self.seen.borrow().stages.len());
+        let (mut left, nothing) = (out.len(), out.is_empty());
+        for frame in out {
+            left -= 1;
+            match frame {
+                Frame::Data(data) => self.data(half, next, data, ended && left == 0)?,
+                Frame::Trailers(_) => self.trailers(half, next)?,
+            }
+        }
+        if ended && nothing { self.data(half, next, Bytes::new(), true) } else { Ok(()) }
+    }
+
     /// Whether a guest has answered or closed the exchange, as a fault: whoever can still answer finds the answer in
     /// [`Seen`]; for whoever cannot, the fault ends the exchange.
     ///

@@ -17,6 +17,7 @@ use super::machine::{self, MachineId};
 use super::wasm::Place;
 use super::world::NodeFacts;
 use crate::http::body::{Frame, Half as Direction};
+use crate::http::head::RequestHead;
 use crate::telemetry::labels::{self, Protocol};
 
 /// Bytes that the filters of one exchange may keep as properties, names and values.
@@ -138,6 +139,13 @@ impl Seen {
     pub(super) fn wait(&mut self, cx: &Context<'_>) {
         if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             self.waker = Some(cx.waker().clone());
+        }
+    }
+
+    /// Somebody else has changed the head of the request, which is taken.
+    pub(super) fn replace_request(&mut self, head: &mut RequestHead) {
+        if let Some(request) = &mut self.request {
+            request.head = std::mem::replace(head, RequestHead::unread());
         }
     }
 

@@ -50,6 +50,19 @@ pub struct ResponseHead {
 }
 
 impl RequestHead {
+    /// The head of a request of which nothing is known.
+    pub fn unread() -> Self {
+        RequestHead {
+            method: Method::GET,
+            authority: None,
+            path: PathAndQuery::from_static("/"),
+            https: false,
+            headers: HeaderMap::new(),
+            version: Version::Http11,
+            upgrade: None,
+        }
+    }
+
     /// Whether this is a gRPC request (its answers must be gRPC's, also for faults).
     pub fn is_grpc(&self) -> bool {
         let subtype =

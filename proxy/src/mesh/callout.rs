@@ -18,8 +18,8 @@ pub(super) struct Services(HashMap<Box<str>, Rc<Cluster>, foldhash::fast::Random
 
 impl Services {
     /// By their names. Calls are HTTP, so without those that take opaque bytes.
-    pub(super) fn new(clusters: &[Rc<Cluster>]) -> Self {
-        let clusters = clusters.iter().filter(|cluster| !cluster.is_opaque());
+    pub(super) fn new<'c>(clusters: impl Iterator<Item = &'c Rc<Cluster>>) -> Self {
+        let clusters = clusters.filter(|cluster| !cluster.is_opaque());
         Services(clusters.map(|cluster| (cluster.name().as_ref().into(), Rc::clone(cluster))).collect())
     }
 }

@@ -1,4 +1,4 @@
-//! One worker's working form of a configuration: clusters, and the filters of each side. What a change replaces.
+//! One worker's working form of a configuration: services, and filters. What a change replaces.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -6,22 +6,45 @@ use std::sync::Arc;
 
 use super::callout::Services;
 use crate::cluster::{Cluster, Dialer, Transport};
-use crate::config::{self, AppProtocol, Balance, Config};
+use crate::config::{self, AppProtocol, Balance, Config, Rule, Timeouts};
 use crate::drain::Drain;
-use crate::filter::chain::{Chain, Plan};
+use crate::filter::chain::{Chain, Filters, Plan};
 use crate::filter::machine::Machines;
+use crate::route::Table;
 use crate::telemetry::labels::{Direction, Protocol};
 
 /// What a worker serves with. Exchanges hold the generation that they began with.
 pub struct Generation {
     number: u64,
     config: Arc<Config>,
-    clusters: Vec<Rc<Cluster>>,
-    hosts: HashMap<Box<str>, Rc<Cluster>, foldhash::fast::RandomState>,
+    services: Vec<Destination>,
+    /// Their places by host.
+    hosts: HashMap<Box<str>, usize, foldhash::fast::RandomState>,
+    /// By what their hosts end with: only those that routes name so.
+    ends: HashMap<Box<str>, usize, foldhash::fast::RandomState>,
     application: Option<(Rc<Cluster>, Protocol)>,
     outbound: Chain,
     inbound: Chain,
+    filters: Filters,
     exchanges: Drain,
+}
+
+/// A service as requests find it.
+pub struct Destination {
+    /// Its endpoints.
+    pub cluster: Rc<Cluster>,
+    /// The filters of requests to it, after those of the listener and of the rule.
+    pub filters: Chain,
+    /// Its routes, if it has some.
+    pub routes: Option<Routes>,
+}
+
+/// The routes of a service.
+pub struct Routes {
+    /// Its rules.
+    pub table: Arc<Table>,
+    /// The filters of each.
+    pub filters: Vec<Chain>,
 }
 
 /// A configuration on its way to the workers, with everything in it ready.
@@ -31,16 +54,41 @@ pub struct Snapshot {
     pub number: u64,
     /// The configuration.
     pub config: Arc<Config>,
-    /// The filters of both sides, compiled.
+    /// Its filters, compiled.
     pub filters: Plan,
+    /// Its routes, compiled, in the order of the configuration.
+    routes: Vec<Arc<Table>>,
+}
+
+impl Snapshot {
+    /// Compiles the routes: here, not in the workers, which have requests to serve.
+    pub fn new(number: u64, config: Arc<Config>, filters: Plan) -> Self {
+        let routes = config.routes.iter().map(|route| Arc::new(Table::new(&route.rules))).collect();
+        Snapshot { number, config, filters, routes }
+    }
 }
 
 /// Where a request goes.
 pub struct Target<'a> {
     /// The service, or the application.
     pub cluster: &'a Rc<Cluster>,
+    /// The filters that are left to pass: those of the rule, those of the service.
+    pub filters: [&'a Chain; 2],
+    /// The rule that led there.
+    pub rule: Option<&'a Rule>,
     /// What the application on this hop speaks.
     pub protocol: Protocol,
+}
+
+impl Target<'_> {
+    /// The bounds of requests that go there.
+    pub fn timeouts(&self) -> Timeouts {
+        let timeouts = self.cluster.timeouts();
+        match self.rule.and_then(|rule| rule.timeout) {
+            Some(request) => Timeouts { request, ..timeouts },
+            None => timeouts,
+        }
+    }
 }
 
 impl Generation {
@@ -54,25 +102,47 @@ impl Generation {
         dialer: &Rc<Dialer>,
         machines: &Machines,
     ) -> (Self, Result<(), String>) {
-        let Snapshot { number, config, filters } = snapshot;
-        let cluster = |service: &config::Service| {
-            let known = before.and_then(|before| before.hosts.get(service.name.as_str()));
-            Cluster::service(service, known, dialer)
+        let Snapshot { number, config, filters, routes } = snapshot;
+        let (filters, ready) = Filters::new(filters, machines, *number);
+        let destination = |service: &config::Service| {
+            let known = before.and_then(|before| before.by_host(&service.name)).map(|known| &known.cluster);
+            let cluster = Cluster::service(service, known, dialer);
+            Destination { cluster, filters: filters.chain(&service.filters), routes: None }
         };
-        let clusters: Vec<_> = config.services.iter().map(cluster).collect();
-        let hosts = config.services.iter().zip(&clusters);
-        let hosts = hosts
-            .flat_map(|(service, cluster)| service.hosts.iter().map(|host| (host.as_str().into(), Rc::clone(cluster))))
-            .collect();
+        let mut services: Vec<_> = config.services.iter().map(destination).collect();
+        let (mut hosts, mut ends) = (HashMap::default(), HashMap::default());
+        for (at, service) in config.services.iter().enumerate() {
+            hosts.extend(service.hosts.iter().map(|host| (host.as_str().into(), at)));
+        }
+        for (route, table) in config.routes.iter().zip(routes) {
+            let Some(service) = services.get_mut(route.service) else { continue };
+            let filters = route.rules.iter().map(|rule| filters.chain(&rule.filters)).collect();
+            service.routes = Some(Routes { table: Arc::clone(table), filters });
+            for host in &route.hosts {
+                match host.strip_prefix('*') {
+                    Some(end) => ends.insert(end.into(), route.service),
+                    None => hosts.insert(host.as_str().into(), route.service),
+                };
+            }
+        }
         let known = before.and_then(Generation::application).map(|(cluster, _)| cluster);
         let application = config.inbound.as_ref().map(|inbound| application(config, inbound, known, dialer));
         if before.is_none() {
-            machines.reach(Rc::new(Services::new(&clusters)));
+            machines.reach(Rc::new(Services::new(services.iter().map(|service| &service.cluster))));
         }
-        let (outbound, inbound, ready) = Chain::both(filters, machines, *number);
-        let exchanges = Drain::default();
-        let config = Arc::clone(config);
-        (Generation { number: *number, config, clusters, hosts, application, outbound, inbound, exchanges }, ready)
+        let generation = Generation {
+            number: *number,
+            outbound: filters.chain(config.outbound.as_ref().map_or(&[], |outbound| &outbound.filters)),
+            inbound: filters.chain(config.inbound.as_ref().map_or(&[], |inbound| &inbound.filters)),
+            config: Arc::clone(config),
+            services,
+            hosts,
+            ends,
+            application,
+            filters,
+            exchanges: Drain::default(),
+        };
+        (generation, ready)
     }
 
     /// Its number.
@@ -87,18 +157,17 @@ impl Generation {
 
     /// It comes into use.
     pub fn take_over(&self, machines: &Machines) {
-        machines.reach(Rc::new(Services::new(&self.clusters)));
+        machines.reach(Rc::new(Services::new(self.services.iter().map(|service| &service.cluster))));
         self.clusters().for_each(|cluster| cluster.take_over());
-        self.outbound.used_by(self.number);
-        self.inbound.used_by(self.number);
+        self.filters.used_by(self.number);
     }
 
-    /// How many places in its chains have a filter: at most so many filters run for it.
+    /// How many filters run for it.
     pub fn filters(&self) -> usize {
-        self.outbound.len() + self.inbound.len()
+        self.filters.count()
     }
 
-    /// The filters of one side.
+    /// The filters of one side's listener.
     pub fn chain(&self, direction: Direction) -> &Chain {
         match direction {
             Direction::Outbound => &self.outbound,
@@ -107,13 +176,36 @@ impl Generation {
     }
 
     /// The service with this host name, in any case.
-    pub fn by_host(&self, host: &str) -> Option<&Rc<Cluster>> {
-        self.hosts.get(host).or_else(|| self.hosts.get(host.to_ascii_lowercase().as_str()))
+    pub fn by_host(&self, host: &str) -> Option<&Destination> {
+        let exact = |host: &str| self.hosts.get(host).copied();
+        let at = exact(host).or_else(|| {
+            let host = host.to_ascii_lowercase();
+            exact(&host).or_else(|| self.by_end(&host))
+        });
+        self.services.get(at?)
+    }
+
+    /// By the longest end of a host, which leaves at least a label before it.
+    fn by_end(&self, host: &str) -> Option<usize> {
+        if self.ends.is_empty() {
+            return None;
+        }
+        host.match_indices('.').filter(|(dot, _)| *dot > 0).find_map(|(dot, _)| self.ends.get(&host[dot..]).copied())
+    }
+
+    /// The service at this place in the configuration.
+    pub fn service(&self, place: usize) -> Option<&Destination> {
+        self.services.get(place)
     }
 
     /// The application, and what it speaks.
     pub fn application(&self) -> Option<(&Rc<Cluster>, Protocol)> {
         self.application.as_ref().map(|(cluster, protocol)| (cluster, *protocol))
+    }
+
+    /// The chain without a filter.
+    pub fn no_filters(&self) -> &Chain {
+        self.filters.none()
     }
 
     /// The settings of the mesh's side.
@@ -123,7 +215,7 @@ impl Generation {
 
     /// All clusters: the services, then the application.
     pub fn clusters(&self) -> impl Iterator<Item = &Rc<Cluster>> {
-        self.clusters.iter().chain(self.application.iter().map(|(cluster, _)| cluster))
+        self.services.iter().map(|service| &service.cluster).chain(self.application.iter().map(|(cluster, _)| cluster))
     }
 }
 

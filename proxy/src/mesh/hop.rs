@@ -15,6 +15,7 @@ use crate::filter::exchange::{Conn, Exchange, Ledger};
 use crate::http::body::{Half, Length};
 use crate::http::head::RequestHead;
 use crate::http::{Body, Request, Response, Service};
+use crate::route;
 use crate::telemetry::labels::{Direction, NameId};
 
 /// One of the two ways through a sidecar, in one worker.
@@ -48,16 +49,23 @@ async fn run(hop: &Hop, conn: &Rc<Conn>, pinned: Option<&Rc<str>>, mut request: 
         let asked = request.head.authority.clone();
         // Filters see HTTP; a tunnel is none.
         if method != Method::CONNECT {
-            request = passage.request(&exchange, request).await?;
+            passage.request(&exchange, &mut request).await?;
         }
         let target = match hop.direction {
-            Direction::Outbound => outbound::target(&generation, pinned, asked.as_ref(), &request.head, conn.protocol)?,
+            Direction::Outbound => {
+                let target = outbound::target(&generation, pinned, asked.as_ref(), &request.head, conn.protocol)?;
+                outbound::route(hop, &generation, target, &exchange, &mut request.head)?
+            }
             Direction::Inbound => inbound::target(&generation)?,
         };
-        exchange.destined(target.cluster.name(), target.cluster.id(), target.cluster.timeouts(), target.protocol);
+        exchange.destined(target.cluster.name(), target.cluster.id(), target.protocol);
+        if method != Method::CONNECT {
+            passage.onward(&exchange, &mut request, target.filters, target.rule.is_some()).await?;
+        }
+        exchange.bounded(target.timeouts());
         if method == Method::CONNECT {
             // Its answer waits for no end of it.
-            exchange.deadline.set(target.cluster.timeouts().request);
+            exchange.deadline.set(target.timeouts().request);
         }
         // Bounded by `timeouts.request`, which counts from the end of the request, and by a filter that answers meanwhile.
         // Pinned here, not handed to a function: that would hold room for it twice.
@@ -69,7 +77,11 @@ async fn run(hop: &Hop, conn: &Rc<Conn>, pinned: Option<&Rc<str>>, mut request: 
             },
             answered => answered,
         });
-        answered.await.map_err(|fault| passage.stop(fault))
+        let mut response = answered.await.map_err(|fault| passage.stop(fault))?;
+        if let Some(rule) = target.rule {
+            route::fields(&mut response.head.headers, &rule.response);
+        }
+        Ok(response)
     }
     .await;
     let response = reply::settle(&hop.node, &exchange, grpc, outcome);

@@ -30,6 +30,11 @@ pub(super) fn admit(generation: &Generation, conn: &Conn, head: &mut RequestHead
 
 /// The application.
 pub(super) fn target(generation: &Generation) -> Result<Target<'_>, Fault> {
-    let application = generation.application().map(|(cluster, protocol)| Target { cluster, protocol });
+    let application = generation.application().map(|(cluster, protocol)| Target {
+        cluster,
+        filters: [generation.no_filters(); 2],
+        rule: None,
+        protocol,
+    });
     application.ok_or_else(|| Fault::new(Reason::DestinationNotFound).detail("no inbound section"))
 }

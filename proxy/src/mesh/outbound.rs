@@ -5,12 +5,16 @@ use std::rc::Rc;
 use http::HeaderName;
 use http::uri::Authority;
 
-use super::generation::{Generation, Target};
+use super::generation::{Destination, Generation, Target};
 use super::hop::Hop;
 use super::opaque;
 use crate::fault::{Fault, Reason};
-use crate::filter::exchange::Conn;
+use crate::filter::chain::Stop;
+use crate::filter::exchange::{Conn, Exchange};
+use crate::http::body::Half;
 use crate::http::head::RequestHead;
+use crate::http::{Body, Response};
+use crate::route::{self, Found};
 use crate::telemetry::labels::Protocol;
 use crate::telemetry::trace::{self, TraceContext};
 
@@ -40,16 +44,16 @@ pub(super) fn target<'a>(
     asked: Option<&Authority>,
     head: &RequestHead,
     protocol: Protocol,
-) -> Result<Target<'a>, Fault> {
+) -> Result<&'a Destination, Fault> {
     let moved = head.authority.as_ref() != asked;
-    let cluster = match pinned {
+    let service = match pinned {
         // The name of a service is one of its hosts.
         Some(service) if !moved => generation.by_host(service),
         _ => generation.by_host(head.host()),
     };
     // Bytes and HTTP do not meet, whatever a reload has made of the service meanwhile.
-    match cluster.filter(|cluster| cluster.is_opaque() == (protocol == Protocol::Tcp)) {
-        Some(cluster) => Ok(Target { cluster, protocol }),
+    match service.filter(|service| service.cluster.is_opaque() == (protocol == Protocol::Tcp)) {
+        Some(service) => Ok(service),
         None if pinned.is_some() && !moved => {
             Err(Fault::new(Reason::DestinationNotFound).detail("the service of this port is no longer configured"))
         }
@@ -60,4 +64,50 @@ pub(super) fn target<'a>(
             Err(Fault::new(Reason::DestinationNotFound).detail(format!("no service has the host {:?}", head.host())))
         }
     }
+}
+
+/// Where a request to a service goes: to it, or where its routes say, which may change the head, or answer.
+pub(super) fn route<'a>(
+    hop: &Hop,
+    generation: &'a Generation,
+    service: &'a Destination,
+    exchange: &Exchange,
+    head: &mut RequestHead,
+) -> Result<Target<'a>, Stop> {
+    let protocol = exchange.conn.protocol;
+    let straight = |service: &'a Destination| Target {
+        cluster: &service.cluster,
+        filters: [generation.no_filters(), &service.filters],
+        rule: None,
+        protocol,
+    };
+    let Some(routes) = &service.routes else { return Ok(straight(service)) };
+    // Whatever comes of it, the account names the service that was called, unless there is a backend.
+    let (name, id) = (service.cluster.name(), service.cluster.id());
+    exchange.destined(name, id, protocol);
+    let Some(Found { rule, number, prefix }) = routes.table.find(head) else {
+        let detail = format!("no rule of {name}'s routes is for {} {}", head.method, head.path.path());
+        return Err(Fault::new(Reason::DestinationNotFound).detail(detail).into());
+    };
+    exchange.routed(&rule.name);
+    route::fields(&mut head.headers, &rule.request);
+    if let Some(redirect) = &rule.redirect {
+        let mut head = route::redirect(head, redirect, prefix)?;
+        route::fields(&mut head.headers, &rule.response);
+        return Err(Stop::Reply(Box::new(Response { head, body: Body::empty(Half::Response) })));
+    }
+    if let Some(rewrite) = &rule.rewrite {
+        route::rewrite(head, rewrite, prefix)?;
+    }
+    let backend = match &rule.to[..] {
+        [] => service,
+        backends => route::pick(backends, |total| hop.chance.borrow_mut().u64(..total))
+            .and_then(|backend| generation.service(backend.service))
+            .ok_or_else(|| {
+                let detail = format!("no backend of the rule {} has a weight", rule.name);
+                Fault::new(Reason::ProxyConfigurationError).detail(detail)
+            })?,
+    };
+    let filters = [routes.filters.get(number).unwrap_or(generation.no_filters()), &backend.filters];
+    Ok(Target { filters, rule: Some(rule), ..straight(backend) })
 }

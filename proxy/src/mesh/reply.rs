@@ -3,15 +3,15 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, StatusCode};
+use http::StatusCode;
+use http::header::{self, HeaderName, HeaderValue};
 
 use super::hop::Hop;
 use crate::fault::{Fault, Reason, Side};
 use crate::filter::chain::Stop;
 use crate::filter::exchange::{Conn, Exchange};
 use crate::http::body::Half;
-use crate::http::head::{RequestHead, Version};
+use crate::http::head::RequestHead;
 use crate::http::{Body, Response, ResponseHead};
 
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
@@ -37,16 +37,7 @@ pub(super) fn settle(node: &str, exchange: &Exchange, grpc: bool, outcome: Resul
 
 /// The answer to a request that could not be read; counted like any other.
 pub(super) fn refuse(hop: &Hop, conn: &Rc<Conn>, fault: Fault) -> Response {
-    let unread = RequestHead {
-        method: Method::GET,
-        authority: None,
-        path: http::uri::PathAndQuery::from_static("/"),
-        https: false,
-        headers: HeaderMap::new(),
-        version: Version::Http11,
-        upgrade: None,
-    };
-    let exchange = hop.open(&hop.generation.borrow(), conn, &unread);
+    let exchange = hop.open(&hop.generation.borrow(), conn, &RequestHead::unread());
     let mut response = settle(&hop.node, &exchange, false, Err(Stop::Fault(fault)));
     exchange.answered(response.head.status);
     response.body.observe(exchange);

@@ -201,7 +201,7 @@ impl Worker {
     async fn application(self: &Rc<Self>, mut stream: TcpStream, from: SocketAddr, pinned: Option<Rc<str>>) {
         let way = &self.outbound;
         let opaque = pinned.as_ref().is_some_and(|service| {
-            way.hop.generation.borrow().by_host(service).is_some_and(|cluster| cluster.is_opaque())
+            way.hop.generation.borrow().by_host(service).is_some_and(|service| service.cluster.is_opaque())
         });
         let (protocol, read) = if opaque {
             (Protocol::Tcp, Bytes::new())

@@ -34,7 +34,7 @@ const MAX_SHARED_DATA: u64 = 256 << 20;
 const MAX_TIME: Duration = Duration::from_secs(10);
 
 impl Resolver<'_> {
-    /// `used` are the positions of filters that a listener names, `services` the names that filters can call, nothing
+    /// `used` are the positions of filters that something names, `services` the names that filters can call, nothing
     /// where these are wrong.
     pub(super) fn filters(
         &self,
@@ -49,7 +49,7 @@ impl Resolver<'_> {
             .map(|(position, (name, field))| {
                 let (raw, spot) = field.given()?;
                 if !used.contains(&position) {
-                    self.report.warn(spot, "no listener names this filter, so it never runs");
+                    self.report.warn(spot, "nothing names this filter, so it never runs");
                 }
                 self.filter(name, raw, spot, services)
             })

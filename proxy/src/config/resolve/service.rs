@@ -9,26 +9,34 @@ use super::super::reader::{Entries, Field, Spot};
 use super::super::word::Word;
 use super::super::yaml::clip;
 use super::super::{Balance, Endpoint, LinkPolicy, Node, Service, ServiceProtocol};
-use super::{Listener, Resolver, not_label};
+use super::{FilterNames, Listener, Resolver, not_label};
 use crate::identity::SpiffeId;
 
 /// Which service has a host already, and at which line.
-type Hosts = HashMap<String, (String, usize)>;
+pub(super) type Hosts = HashMap<String, (String, usize)>;
+
+/// What sections of services refer to.
+pub(super) struct Beside<'a> {
+    /// This sidecar, if it could be read.
+    pub(super) node: Option<&'a Node>,
+    /// Positions of filters by name.
+    pub(super) filters: &'a FilterNames,
+}
 
 impl Resolver<'_> {
     pub(super) fn services(
         &self,
         services: Option<Entries<raw::Service>>,
-        node: Option<&Node>,
+        beside: &Beside<'_>,
+        taken: &mut Hosts,
         listeners: &mut Vec<Listener>,
     ) -> Option<Vec<Service>> {
-        let mut taken = Hosts::new();
         let Entries(entries) = services?;
         let services: Vec<Option<Service>> = entries
             .into_iter()
             .map(|(name, field)| {
                 let (raw, spot) = field.given()?;
-                self.service(name, raw, spot, node, &mut taken, listeners)
+                self.service(name, raw, spot, beside, taken, listeners)
             })
             .collect();
         services.into_iter().collect()
@@ -39,7 +47,7 @@ impl Resolver<'_> {
         name: String,
         raw: raw::Service,
         at: Spot,
-        node: Option<&Node>,
+        beside: &Beside<'_>,
         taken: &mut Hosts,
         listeners: &mut Vec<Listener>,
     ) -> Option<Service> {
@@ -51,6 +59,7 @@ impl Resolver<'_> {
             file,
             identity,
             protocol,
+            filters,
             link,
             balance,
             timeouts,
@@ -65,6 +74,16 @@ impl Resolver<'_> {
         let protocol = protocol.or(Word(ServiceProtocol::Http)).map(|Word(protocol)| protocol);
         let link_spot = link.spot();
         let link = link.or(Word(LinkPolicy::Auto)).map(|Word(link)| link);
+        let filters = match &filters {
+            Field::Given(chain, spot) if protocol == Some(ServiceProtocol::Tcp) && !chain.is_empty() => {
+                self.report.wrong_key(
+                    *spot,
+                    "filters see HTTP, and those of opaque TCP are not supported yet: remove `filters`",
+                );
+                None
+            }
+            _ => self.chain(filters, beside.filters),
+        };
         let sound = protocol != Some(ServiceProtocol::Tcp) || self.opaque(at, &hosts, &listen, link, link_spot);
         let hosts = self.hosts(&name, at, hosts, taken);
         let listen = match listen {
@@ -78,7 +97,7 @@ impl Resolver<'_> {
             Field::Absent if elsewhere => None,
             endpoints => self.endpoints(endpoints, at),
         };
-        let identity = self.peer_identity(identity, &name, link, node);
+        let identity = self.peer_identity(identity, &name, link, beside.node);
         let balance = balance.or(raw::Policy(Balance::LeastLoad));
         let timeouts = self.timeouts(timeouts);
         let (endpoints, link, protocol) = (endpoints?, link?, protocol?);
@@ -95,6 +114,7 @@ impl Resolver<'_> {
             hosts: hosts?,
             listen: listen?,
             protocol,
+            filters: filters?,
             endpoints,
             identity: identity?,
             link,

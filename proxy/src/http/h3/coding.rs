@@ -52,8 +52,8 @@ impl Wire {
     /// The type and length of a frame, encoded.
     pub(super) fn frame_header(&self, kind: u64, length: u64) -> Bytes {
         let mut out = self.out.borrow_mut();
-        write_varint(&mut *out, kind);
-        write_varint(&mut *out, length);
+        write_varint(&mut out, kind);
+        write_varint(&mut out, length);
         out.split().freeze()
     }
 
@@ -80,8 +80,8 @@ impl Wire {
         if section.size() as u64 > self.wanted.get() {
             return Err(Broken::Unwanted);
         }
-        write_varint(&mut *out, kind::HEADERS);
-        write_varint(&mut *out, section.bytes().len() as u64);
+        write_varint(&mut out, kind::HEADERS);
+        write_varint(&mut out, section.bytes().len() as u64);
         out.extend_from_slice(section.bytes());
         Ok(out.split().freeze())
     }

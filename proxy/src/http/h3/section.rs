@@ -229,8 +229,7 @@ mod tests {
         let head = asked(&[GET, HTTPS, AUTHORITY, (":path", "/b?c"), FIELD, ("host", "a"), FIELD]).unwrap();
         assert_eq!((head.host(), head.path.as_str(), head.https), ("a", "/b?c", true));
         assert_eq!((head.method, head.headers.len()), (Method::GET, 2));
-        let head = asked(&[GET, ("x-field", ""), ("host", "a:8")].map(|line| line)).map(|_| ());
-        assert!(head.is_err(), "neither scheme nor path");
+        assert!(asked(&[GET, ("host", "a:8")]).is_err(), "neither scheme nor path");
         let head = asked(&[GET, (":scheme", "HTTP"), ROOT, ("host", "a:8")]).unwrap();
         assert_eq!((head.authority.unwrap().as_str(), head.https, head.headers.len()), ("a:8", false, 0));
         assert!(asked(&[(":method", "OPTIONS"), HTTPS, AUTHORITY, (":path", "*")]).is_ok());
@@ -243,7 +242,8 @@ mod tests {
 
     #[test]
     fn what_is_malformed() {
-        let ways: [(&dyn Fn(Bytes) -> bool, &[&[(&str, &str)]]); 3] = [
+        type Cases<'a> = &'a [&'a [(&'a str, &'a str)]];
+        let ways: [(&dyn Fn(Bytes) -> bool, Cases<'_>); 3] = [
             (
                 &|section| matches!(request(section), Err(Broken::Malformed(_))),
                 &[
