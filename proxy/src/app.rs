@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::control::certificates::Certificates;
 use crate::control::discovery::{Discovery, START_PATIENCE};
 use crate::control::generations::Generations;
-use crate::control::modules::{self, Workshop};
+use crate::control::modules::{self, Absence, Missing, Workshop};
 use crate::control::ports::Ports;
 use crate::control::reload::{Reload, Source};
 use crate::mesh::generation::Snapshot;
@@ -52,7 +52,7 @@ pub fn run(source: Source, config: Config) -> Result<(), String> {
         None => None,
     };
     let mut workshop = Workshop::default();
-    let filters = workshop.prepare(&config).map_err(|refusals| modules::told(&refusals))?;
+    let (filters, missing) = workshop.start(&config).map_err(|refusals| modules::told(&refusals))?;
     workshop.keep(&filters);
     let (log_queue, log_writer) = match &config.access_log {
         Some(log) => access::open(&log.path).map(|(queue, writer)| (Some(queue), Some(writer))),
@@ -101,9 +101,11 @@ pub fn run(source: Source, config: Config) -> Result<(), String> {
         peers: Arc::clone(&peers),
         generations: Rc::clone(&generations),
         metrics: Rc::clone(&metrics),
-        asked: Rc::default(),
+        asked: Arc::default(),
+        missing: None,
     };
-    let control = Control { generations, ports, discovery, registry, metrics, peers, addresses, access: log_queue };
+    let control =
+        Control { generations, ports, discovery, registry, metrics, peers, addresses, access: log_queue, missing };
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| format!("cannot start: {e}"))?;
     tokio::task::LocalSet::new().block_on(&runtime, control.live(certificates, reload, bound.admin, workers))?;
@@ -181,19 +183,22 @@ struct Control {
     peers: Arc<Peers>,
     addresses: Vec<(String, SocketAddr)>,
     access: Option<access::Queue>,
+    /// Modules that the workers began without.
+    missing: Vec<Missing>,
 }
 
 impl Control {
     async fn live(
-        self,
+        mut self,
         certificates: Option<Certificates>,
-        reload: Reload,
+        mut reload: Reload,
         admin: Option<TcpListener>,
         workers: Vec<thread::JoinHandle<io::Result<()>>>,
     ) -> Result<(), String> {
         let readiness = Readiness::default();
         let draining = readiness.token("drain", "");
         draining.ready();
+        reload.missing = pursue(std::mem::take(&mut self.missing), &reload, &readiness)?;
         let stop = Rc::new(Stop::default());
         tokio::task::spawn_local(Rc::clone(&self.discovery).run());
         tokio::task::spawn_local(first_answers(
@@ -211,7 +216,7 @@ impl Control {
         }
         let config = self.generations.config();
         tracing::info!(service = %config.node.service, workers = config.workers, "ready");
-        let asked = Rc::clone(&reload.asked);
+        let asked = Arc::clone(&reload.asked);
         let reload = tokio::task::spawn_local(reload.run());
         let mut terminate = signal(SignalKind::terminate()).map_err(|e| format!("cannot wait for signals: {e}"))?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| format!("cannot wait for signals: {e}"))?;
@@ -307,6 +312,38 @@ async fn first_answers(discovery: Rc<Discovery>, config: Arc<Config>, token: Tok
     let wait = discovery.answers(&config, START_PATIENCE, |missing| token.waits_for(missing.join("; ")));
     wait.await;
     token.ready();
+}
+
+/// Has modules fetched that were missing at the start. `/ready` says so until a generation has them.
+fn pursue(missing: Vec<Missing>, reload: &Reload, readiness: &Readiness) -> Result<Option<Absence>, String> {
+    let token = |missing: &Missing| {
+        tracing::error!(filter = missing.filter(), "the sidecar starts without a module: {}", missing.told());
+        let part = format!("filters.{}", missing.filter());
+        (missing.filter().to_owned(), readiness.token(&part, missing.told()))
+    };
+    // Emptied when nothing is missing any more: what the thread hears after that is of no interest.
+    let tokens: Arc<Mutex<Vec<_>>> = Arc::new(Mutex::new(missing.iter().map(token).collect()));
+    let (waiting, asked) = (Arc::clone(&tokens), Arc::clone(&reload.asked));
+    let heard = move |missing: Option<&Missing>| {
+        let waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        for (filter, token) in waiting.iter() {
+            match missing {
+                None => token.waits_for("its module has come, and is in use soon; /generations says if that fails"),
+                Some(missing) if missing.filter() == filter => {
+                    tracing::warn!(filter, "a module is still missing: {}", missing.told());
+                    token.waits_for(missing.told());
+                }
+                Some(_) => {}
+            }
+        }
+        if missing.is_none() && !waiting.is_empty() {
+            asked.notify_one();
+        }
+    };
+    reload.workshop.pursue(missing, heard, move || {
+        let all = std::mem::take(&mut *tokens.lock().unwrap_or_else(PoisonError::into_inner));
+        all.iter().for_each(|(_, token)| token.ready());
+    })
 }
 
 /// How badly the end is wanted: once drains, twice ends at once.

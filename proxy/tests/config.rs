@@ -75,10 +75,7 @@ fn the_example_of_the_documentation() {
     let problems = parse(&text).expect_err("parts are not supported yet");
     let (later, rest): (Vec<_>, Vec<_>) = problems.iter().partition(|p| p.message.contains("not supported yet"));
     let paths = |problems: &[&config::Problem]| problems.iter().map(|p| p.path.clone()).collect::<Vec<_>>();
-    assert_eq!(
-        paths(&later),
-        ["services.delta.retries", "services.delta.limits", "services.delta.outliers", "filters.auth.allow",]
-    );
+    assert_eq!(paths(&later), ["services.delta.retries", "services.delta.limits", "services.delta.outliers"]);
     let to = "routes[0].rules[0].to[0].service";
     assert_eq!(paths(&rest), ["outbound.filters[0]", "outbound.filters[1]", to, "filters.auth.sha256"]);
     for problem in later {
@@ -261,6 +258,47 @@ filters: {auth: {module: 'builtin:auth'}, own: {module: f/own.wasm, config: {b: 
     assert_eq!((auth.config.as_slice(), auth.env.as_slice()), (b"".as_slice(), [].as_slice()));
     assert_eq!(own.module, Module::Path("/etc/lacis/f/own.wasm".into()));
     assert_eq!(own.config, br#"{"a":"y","b":[1,"x",1.5,null,true]}"#);
+    assert_eq!(own.allow, config::Allow::default());
+    let limits = &own.limits;
+    assert_eq!((limits.table, limits.log_lines, limits.metrics, limits.shared_data), (65_536, 1000, 1000, 16 << 20));
+}
+
+/// The names of an image, at their bounds.
+#[test]
+fn names_of_images_are_bounded() {
+    let fine = |image: String| {
+        let digest = "0".repeat(64);
+        let filter = format!("{{own: {{module: 'oci://{image}', sha256: '{digest}'}}}}");
+        parse(&format!("node: {{service: alpha}}\noutbound: {{}}\nfilters: {filter}\n")).is_ok()
+    };
+    for (length, is) in [(1, true), (255, true), (256, false)] {
+        assert_eq!(fine(format!("a.example/{}:1", "r".repeat(length))), is, "a repository of {length}");
+    }
+    for (length, is) in [(0, false), (1, true), (128, true), (129, false)] {
+        assert_eq!(fine(format!("a.example/r:{}", "t".repeat(length))), is, "a tag of {length}");
+    }
+}
+
+/// What a filter may use is what its lists say, and what those bring along.
+#[test]
+fn what_is_allowed() {
+    let allow = |allow: &str| {
+        let text = format!(
+            "node: {{service: alpha}}\noutbound: {{}}\nservices: {{delta: {{endpoints: ['10.0.0.4:1'], link: plaintext}}}}\n\
+             filters: {{own: {{module: own.wasm, allow: {allow}}}}}"
+        );
+        parse(&text).expect("valid").0.filters.remove(0).allow
+    };
+    let has = |allow: &config::Allow, name| allow.functions.as_ref().is_none_or(|functions| functions.has(name));
+    let none = allow("{calls: [], functions: []}");
+    assert!(!has(&none, "proxy_log") && !has(&none, "proxy_http_call") && none.calls == Some(vec![]));
+    let log = allow("{functions: [log]}");
+    assert!(has(&log, "proxy_log") && !has(&log, "proxy_http_call") && log.calls.is_none());
+    let delta = allow("{calls: [delta], functions: [log]}");
+    assert!(has(&delta, "proxy_http_call") && has(&delta, "proxy_grpc_call") && !has(&delta, "proxy_get_property"));
+    assert_eq!(delta.calls, Some(vec!["delta".to_owned()]));
+    let calls = allow("{calls: [delta]}");
+    assert!(calls.functions.is_none());
 }
 
 #[test]

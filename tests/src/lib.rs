@@ -20,6 +20,7 @@
 //! - [`dns`]: a name server that says what a test wants.
 //! - [`Relay`]: a wire between two sidecars that records, mutes UDP, or is cut.
 //! - [`Envoy`]: an Envoy with the filters of a test.
+//! - [`Web`]: a server with TLS from which sidecars fetch modules.
 //! - [`peer`]: programs that we did not write.
 
 pub mod app;
@@ -35,6 +36,7 @@ mod peers;
 mod process;
 mod relay;
 mod sidecar;
+mod web;
 pub mod wire;
 
 use std::future::Future;
@@ -51,6 +53,7 @@ pub use peers::{Peer, peer, peer_or};
 pub use process::{Lines, Process, command, lacis};
 pub use relay::Relay;
 pub use sidecar::{Sidecar, SidecarBuilder};
+pub use web::{Asked, Page, Web};
 
 /// How long anything may take before a test gives up. Generous: eight engineers share two cores, and a debug build is
 /// slow. Nothing waits this long unless it is broken.

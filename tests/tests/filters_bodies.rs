@@ -199,6 +199,7 @@ fn what_is_held_back_is_bounded() {
     assert_eq!(send(10 << 10).body, "10240");
     let answer = send((10 << 10) + 1);
     assert_eq!((answer.status(), answer.text().as_str()), (413, "CONTENT_TOO_LARGE\n"));
+    pair.delta().counts(1.0, "lacis_filter_refusals_total", &[("filter", "mine"), ("limit", "buffer")]);
     let pair = with(Link::H2, &[("mine", changed("hold", limits))]);
     assert_eq!(pair.get("/bytes/10240").body.len(), 10240);
     let answer = try_get(&pair, "/bytes/10241");

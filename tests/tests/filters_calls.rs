@@ -85,6 +85,10 @@ fn failures_are_answers() {
         assert!(early || said == (Some("none"), Some("0")), "{path}: {said:?}");
     }
     assert_eq!(calls.get(&[("x-ask", "/bytes/10240")]).status(), 200);
+    for result in ["timeout", "failed", "too_large", "answered"] {
+        let labels = [("filter", "mine"), ("destination", "auth"), ("result", result)];
+        calls.alpha.counts(1.0, "lacis_filter_calls_total", &labels);
+    }
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("a bound socket");
     let gone = json!({"services": {"auth": {"endpoints": [nobody.to_string()]}}});
     let refused = Calls::with(Link::Plaintext, guest("auth"), gone).get(&[]);
@@ -97,6 +101,13 @@ fn failures_are_answers() {
 fn what_may_not_be_called_is_refused_at_once() {
     let calls = Calls::with(Link::Plaintext, guest("auth"), json!({"services": {"auth": null}}));
     assert_eq!(calls.get(&[]).head.field("x-status"), Some("BadArgument"));
+    let mut filter = guest("auth");
+    filter["allow"] = json!({"calls": ["delta"]});
+    let calls = Calls::new(Link::Plaintext, filter);
+    assert_eq!(calls.get(&[]).head.field("x-status"), Some("BadArgument"));
+    assert_eq!(calls.auth.requests(), 0);
+    calls.alpha.counts(1.0, "lacis_filter_refusals_total", &[("filter", "mine"), ("limit", "service")]);
+    calls.alpha.log("who was called", |line| line.to_string().contains("a call to \\\"auth\\\", which"));
     let mut filter = guest("auth");
     filter["limits"]["calls"] = json!(0);
     let calls = Calls::new(Link::Plaintext, filter);

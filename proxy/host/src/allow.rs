@@ -52,9 +52,14 @@ impl Allow {
         FAMILIES.iter().map(|(family, _)| *family)
     }
 
+    /// The family of a host function; none if it is always allowed.
+    pub fn family(function: &str) -> Option<&'static str> {
+        FAMILIES.iter().find(|(_, functions)| functions.contains(&function)).map(|(family, _)| *family)
+    }
+
     /// Whether a host function may be imported.
     pub fn has(&self, function: &str) -> bool {
-        self.0.contains(function) || !FAMILIES.iter().any(|(_, functions)| functions.contains(&function))
+        self.0.contains(function) || Allow::family(function).is_none()
     }
 
     /// Whether bodies may be seen. The functions that read them read the configuration, too, so they can be imported by

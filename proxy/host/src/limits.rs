@@ -24,7 +24,8 @@ pub const MEMORY: usize = 64 << 20;
 /// Largest linear memory whatever the settings say: the bound of proxy-wasm-cpp-host.
 pub const MEMORY_MAX: usize = 1 << 30;
 
-/// Largest function table. Debug builds of C# and Go modules have somewhat over 10,000 functions in it.
+/// Largest function table, and the default bound. Debug builds of C# and Go modules have somewhat over 10,000 functions
+/// in it; the pool sets aside room for it in each instance, which is why no setting goes beyond.
 pub const TABLE_ELEMENTS: usize = 65_536;
 
 /// Default number of VMs alive at once in one engine: 8 filters on 8 workers in 4 generations of a configuration, twice.
@@ -102,6 +103,8 @@ pub const QUEUES: usize = 64;
 /// The limits of one VM that a user may set, beside its memory and its time.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Limits {
+    /// Elements of a table, at most [`TABLE_ELEMENTS`].
+    pub table: usize,
     /// Call-outs in flight.
     pub calls: usize,
     /// Bytes that they send.
@@ -137,12 +140,18 @@ pub enum Limit {
     Headers,
     /// A log line, see [`Limits::log_lines`].
     LogLines,
+    /// Linear memory, see [`VmSettings::memory`](crate::VmSettings::memory).
+    Memory,
     /// A metric, see [`Limits::metrics`].
     Metrics,
     /// An item or a queue, see [`Limits::queues`], [`Limits::queue_items`] and [`Limits::queue_bytes`].
     Queues,
     /// An entry, see [`Limits::shared_bytes`] and [`Limits::shared_entry`].
     SharedData,
+    /// A larger table, see [`Limits::table`].
+    Table,
+    /// More time for a call, see [`VmSettings::time`](crate::VmSettings::time): the VM is dead.
+    Time,
     /// A call-out to an upstream that its capabilities do not have.
     Upstream,
 }
@@ -150,6 +159,7 @@ pub enum Limit {
 impl Default for Limits {
     fn default() -> Limits {
         Limits {
+            table: TABLE_ELEMENTS,
             calls: CALLS,
             call_bytes: CALL_BYTES,
             log_lines: LOG_LINES,
@@ -166,15 +176,18 @@ impl Default for Limits {
 
 impl Limit {
     /// All of them, in the order of their names.
-    pub const ALL: [Limit; 9] = [
+    pub const ALL: [Limit; 12] = [
         Limit::Body,
         Limit::Calls,
         Limit::Function,
         Limit::Headers,
         Limit::LogLines,
+        Limit::Memory,
         Limit::Metrics,
         Limit::Queues,
         Limit::SharedData,
+        Limit::Table,
+        Limit::Time,
         Limit::Upstream,
     ];
 
@@ -186,9 +199,12 @@ impl Limit {
             Limit::Function => "function",
             Limit::Headers => "headers",
             Limit::LogLines => "log_lines",
+            Limit::Memory => "memory",
             Limit::Metrics => "metrics",
             Limit::Queues => "queues",
             Limit::SharedData => "shared_data",
+            Limit::Table => "table",
+            Limit::Time => "time",
             Limit::Upstream => "upstream",
         }
     }

@@ -106,6 +106,14 @@ impl Plugin {
         Ok(Plugin { instance, hides_bodies: !allow.has_bodies(), ..self.clone() })
     }
 
+    /// The same module, with all of the host's functions.
+    ///
+    /// # Errors
+    /// None that [`Plugin::load`] has not had.
+    pub fn unrestricted(&self) -> Result<Plugin, LoadError> {
+        Plugin::of(&self.engine, self.instance.module())
+    }
+
     /// Version of the ABI that the module declares.
     pub fn abi(&self) -> AbiVersion {
         self.abi

@@ -410,20 +410,25 @@ impl Progress {
 #[derive(Debug)]
 pub(crate) struct Limiter {
     pub(crate) memory: usize,
-    /// Whether something was refused since this was last cleared.
-    pub(crate) refused: bool,
+    pub(crate) table: usize,
+    /// What was refused last since this was cleared: memory or a table.
+    pub(crate) refused: Option<Limit>,
 }
 
 impl ResourceLimiter for Limiter {
     fn memory_growing(&mut self, _: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
         let allowed = desired <= self.memory && maximum.is_none_or(|maximum| desired <= maximum);
-        self.refused |= !allowed;
+        if !allowed {
+            self.refused = Some(Limit::Memory);
+        }
         Ok(allowed)
     }
 
     fn table_growing(&mut self, _: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
-        let allowed = desired <= limits::TABLE_ELEMENTS && maximum.is_none_or(|maximum| desired <= maximum);
-        self.refused |= !allowed;
+        let allowed = desired <= self.table && maximum.is_none_or(|maximum| desired <= maximum);
+        if !allowed {
+            self.refused = Some(Limit::Table);
+        }
         Ok(allowed)
     }
 }

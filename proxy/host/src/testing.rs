@@ -223,7 +223,7 @@ impl World for TestWorld {
         *value
     }
 
-    fn call_out(&mut self, id: CallId, root: RootId, call: CallOut) -> Result<(), Status> {
+    fn call_out(&mut self, _plugin: &str, id: CallId, root: RootId, call: CallOut) -> Result<(), Status> {
         let upstream = match &call {
             CallOut::Http(call) => &call.upstream,
             CallOut::Grpc(call) | CallOut::GrpcStream(call) => &call.upstream,

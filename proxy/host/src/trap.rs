@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use wasmtime::WasmBacktrace;
 
+use crate::limits::Limit;
+
 /// A guest call that did not return. The VM is dead from then on.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{callback}: {cause}")]
@@ -25,6 +27,9 @@ pub enum Cause {
     /// It asked for more memory than it may have, and gave up.
     #[error("needs more memory than its limit of {0} bytes")]
     Memory(usize),
+    /// It asked for a larger table than it may have, and gave up.
+    #[error("needs a larger table than its limit of {0} elements")]
+    Table(usize),
     /// It recursed too deeply.
     #[error("call stack exhausted")]
     Stack,
@@ -52,8 +57,9 @@ pub(crate) struct Exit(pub(crate) i32);
 pub(crate) struct Bounds {
     pub(crate) time: Duration,
     pub(crate) memory: usize,
-    /// Whether growth of memory or table was refused during the call.
-    pub(crate) refused: bool,
+    pub(crate) table: usize,
+    /// Of memory and tables, what was last refused to grow during the call.
+    pub(crate) refused: Option<Limit>,
 }
 
 impl Trap {
@@ -73,7 +79,8 @@ fn cause(error: &wasmtime::Error, bounds: Bounds) -> Cause {
     match error.downcast_ref::<wasmtime::Trap>() {
         Some(wasmtime::Trap::Interrupt) => Cause::Timeout(bounds.time),
         // Guests answer a refused allocation with a panic or an abort, so the trap itself says nothing of memory.
-        Some(_) if bounds.refused => Cause::Memory(bounds.memory),
+        Some(_) if bounds.refused == Some(Limit::Table) => Cause::Table(bounds.table),
+        Some(_) if bounds.refused.is_some() => Cause::Memory(bounds.memory),
         Some(wasmtime::Trap::StackOverflow) => Cause::Stack,
         Some(trap) => Cause::Guest(trap.to_string()),
         None => Cause::Host(error.root_cause().to_string()),

@@ -15,7 +15,7 @@ use wasmtime::{ExternType, Store, TypedFunc, WasmParams, WasmResults};
 
 use crate::callout::CallOuts;
 use crate::exports::{Exports, find};
-use crate::limits::{self, Limits};
+use crate::limits::{self, Limit, Limits};
 use crate::overtime::{Budget, Overtime};
 use crate::plugin::Plugin;
 use crate::queue::Mailbox;
@@ -166,6 +166,7 @@ impl Vm {
             Budget { time, half: clock.ticks(time / 2) }
         };
         let (call, start) = (budget(time), budget(start_time));
+        let table = limits.table.min(limits::TABLE_ELEMENTS);
         let state = State {
             memory: None,
             allocator: None,
@@ -188,7 +189,7 @@ impl Vm {
             limits,
             calls: CallOuts::default(),
             metrics: Default::default(),
-            limiter: Limiter { memory, refused: false },
+            limiter: Limiter { memory, table, refused: None },
             clock,
             budget: start,
             overtime: Overtime::None,
@@ -476,7 +477,17 @@ impl Runner {
         phase: Phase,
     ) -> wasmtime::Result<R> {
         self.begin(context, phase);
-        function.call(&mut self.store, parameters)
+        let called = function.call(&mut self.store, parameters);
+        if let Some(limit) = self.store.data().limiter.refused {
+            self.refused(limit);
+        }
+        called
+    }
+
+    /// Has the embedder count what the guest was refused. A world that is borrowed now has been reported by a trap.
+    #[cold]
+    fn refused(&self, limit: Limit) {
+        _ = self.store.data().refused(limit);
     }
 
     /// Sets the scene for a call, and starts its time.
@@ -489,7 +500,7 @@ impl Runner {
         state.called = context.clone();
         state.context = context;
         state.phase = phase;
-        state.limiter.refused = false;
+        state.limiter.refused = None;
         state.budget = budget;
         state.overtime = Overtime::None;
         state.clock.wind();
@@ -500,6 +511,11 @@ impl Runner {
     fn die(&mut self, callback: &'static str, error: &wasmtime::Error) -> Trap {
         self.dead = true;
         let state = self.store.data_mut();
+        let Limiter { memory, table, refused } = state.limiter;
+        let trap = Trap::of(callback, error, Bounds { time: state.budget.time, memory, table, refused });
+        if matches!(trap.cause, Cause::Timeout(_)) {
+            _ = state.refused(Limit::Time);
+        }
         for output in 0..state.output.len() {
             // A world that is borrowed now has been reported by the trap itself.
             _ = state.flush(output);
@@ -509,9 +525,7 @@ impl Runner {
         state.done.clear();
         state.calls.answer = None;
         self.cancel(None);
-        let state = self.store.data_mut();
-        let Limiter { memory, refused } = state.limiter;
-        Trap::of(callback, error, Bounds { time: state.budget.time, memory, refused })
+        trap
     }
 
     /// Ends the call-outs of a root context, or all. A world that is borrowed now has been reported by a trap.

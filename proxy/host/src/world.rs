@@ -45,8 +45,8 @@ pub trait World {
     /// # Errors
     /// `NotFound` when there is no such upstream; anything else when it cannot be begun, of which the guest is told as
     /// `InternalFailure`.
-    fn call_out(&mut self, id: CallId, root: RootId, call: CallOut) -> Result<(), Status> {
-        _ = (id, root, call);
+    fn call_out(&mut self, plugin: &str, id: CallId, root: RootId, call: CallOut) -> Result<(), Status> {
+        _ = (plugin, id, root, call);
         Err(Status::NotFound)
     }
 

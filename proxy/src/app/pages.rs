@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
@@ -11,11 +12,12 @@ use tokio::sync::oneshot;
 
 use crate::admin::{Heard, gather};
 use crate::cluster::EndpointReport;
-use crate::config::{Config, Dns, Endpoints, Failure, LinkPolicy, Module, Rule, Source};
+use crate::config::{Config, Dns, Endpoints, Failure, LinkPolicy, Rule, Source};
 use crate::control::discovery::{Discovery, Status};
 use crate::control::generations::{Entry, Generations, State};
 use crate::filter::wasm::FilterReport;
 use crate::telemetry::cell::Histogram;
+use crate::telemetry::labels::Callback;
 use crate::tls::settings::date;
 use crate::worker::{Order, Peers, Report};
 
@@ -157,10 +159,6 @@ fn filter(of_workers: &[(usize, &FilterReport)]) -> Value {
     let Some((_, first)) = of_workers.first() else { return Value::Null };
     let all = || of_workers.iter().map(|(_, report)| *report);
     let settings = &first.compiled.settings;
-    let module = match &settings.module {
-        Module::Builtin(name) => format!("builtin:{name}"),
-        Module::Path(path) => path.display().to_string(),
-    };
     // Filters that share a VM each show it, with its memory.
     let vms: BTreeSet<_> =
         of_workers.iter().filter(|(_, f)| f.contexts.is_some()).map(|(w, f)| (*w, f.machine)).collect();
@@ -175,19 +173,30 @@ fn filter(of_workers: &[(usize, &FilterReport)]) -> Value {
         "name": *first.name,
         "generation": first.generation,
         "since": first.since,
-        "module": module,
+        "module": settings.module.to_string(),
         "sha256": first.compiled.digest,
         "abi": first.compiled.plugin.abi().name(),
-        "language": first.compiled.plugin.language().map(|language| language.name()),
+        "language": first.compiled.language,
         "failure": match settings.failure { Failure::Closed => "closed", Failure::Open => "open" },
         "vms": vms.len(),
         "contexts": all().filter_map(|f| f.contexts).sum::<usize>(),
         "memory_bytes": all().map(|f| f.memory).sum::<usize>(),
         "calls": outcomes.iter().map(|(token, count)| ((*token).to_owned(), json!(count))).collect::<Map<_, _>>(),
         "duration_seconds": histogram(&all().map(|f| f.metrics.duration()).collect::<Vec<_>>()),
+        "callback_seconds": callbacks(all().map(|f| &f.callbacks)),
         "traps": traps,
         "last_error": all().find_map(|f| f.last_error.as_deref()),
     })
+}
+
+/// The times of each callback of which one was measured.
+fn callbacks<'a>(all: impl Iterator<Item = &'a Vec<(Callback, Arc<Histogram>)>> + Clone) -> Map<String, Value> {
+    let of = |callback: Callback| {
+        let times: Vec<&Histogram> =
+            all.clone().flatten().filter(|(own, _)| *own == callback).map(|(_, times)| &**times).collect();
+        (!times.is_empty()).then(|| (callback.token().to_owned(), histogram(&times)))
+    };
+    Callback::ALL.iter().filter_map(|callback| of(*callback)).collect()
 }
 
 /// The sum of histograms with equal bounds, its buckets cumulative as on `/metrics`.

@@ -11,7 +11,7 @@ use crate::control::modules::{Refusal, Workshop};
 
 /// Tell every problem of a config file, as file:line:column: what is wrong, and what would be right.
 ///
-/// Filters that a listener names are compiled, started and configured once, as `run` does it. Exit code 1 if there is a
+/// Filters that a listener names are fetched, compiled, started and configured once, as `run` does it. Exit code 1 if there is a
 /// problem. Warnings are told too, and are no problems.
 #[derive(Debug, clap::Args)]
 pub struct Check {

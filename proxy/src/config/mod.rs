@@ -11,12 +11,14 @@ pub mod schema;
 mod word;
 mod yaml;
 
+pub use names::is_loopback;
 pub use problem::{Problem, Warning};
 pub use resolve::{endpoints, load, locate, parse};
 pub use route::{Route, Rule};
 pub use word::{MAX_DURATION, MAX_SIZE};
 pub use yaml::{MAX_DEPTH, MAX_FILE_BYTES, MAX_NODES};
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -245,7 +247,8 @@ pub struct Filter {
     pub name: String,
     /// Its code.
     pub module: Module,
-    /// Expected SHA-256 of the module's bytes, lower-case hex.
+    /// Expected SHA-256 of the module's bytes, of the file at a URL, or of an image's manifest; lower-case hex. Always
+    /// there for [`Module::Remote`].
     pub sha256: Option<String>,
     /// What the plugin reads as its configuration: a map as JSON, a string as it is.
     pub config: Vec<u8>,
@@ -253,6 +256,8 @@ pub struct Filter {
     pub failure: Failure,
     /// Its bounds.
     pub limits: FilterLimits,
+    /// What it may use.
+    pub allow: Allow,
     /// `plugin_root_id`.
     pub root_id: String,
     /// Plugins with equal `vm_id`, `vm_config`, environment and code share one VM.
@@ -272,6 +277,52 @@ pub enum Module {
     Builtin(String),
     /// A file, absolute path.
     Path(PathBuf),
+    /// Another machine.
+    Remote(Remote),
+}
+
+/// Where a module is fetched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remote {
+    /// As the file says it.
+    pub url: String,
+    /// What is asked there.
+    pub place: Place,
+    /// A `config.json` as Docker writes it, absolute path; `None`: Docker's own place for it.
+    pub credentials: Option<PathBuf>,
+}
+
+/// A place on another machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A file: `https:`, or `http:` on loopback.
+    Url(http::Uri),
+    /// An image in a registry. Its tag says something to people only: what is asked for is the digest.
+    Image {
+        /// Host, and port if it is not the usual one.
+        registry: String,
+        /// Name there.
+        repository: String,
+    },
+}
+
+impl fmt::Display for Module {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Module::Builtin(name) => write!(f, "builtin:{name}"),
+            Module::Path(path) => write!(f, "{}", path.display()),
+            Module::Remote(remote) => f.write_str(&remote.url),
+        }
+    }
+}
+
+/// What a filter may use.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Allow {
+    /// Host functions; `None`: all.
+    pub functions: Option<lacis_host::Allow>,
+    /// Services, by name; `None`: all.
+    pub calls: Option<Vec<String>>,
 }
 
 /// What happens to requests when a filter cannot run.
@@ -284,7 +335,7 @@ pub enum Failure {
 }
 
 /// Bounds of one filter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FilterLimits {
     /// Linear memory, bytes.
     pub memory: u64,
@@ -294,6 +345,14 @@ pub struct FilterLimits {
     pub buffer: u64,
     /// Calls of its own under way at once, in each worker.
     pub calls: u32,
+    /// Elements of a table.
+    pub table: u32,
+    /// Log lines in a second, in each worker.
+    pub log_lines: u32,
+    /// Metrics that it defines, in each worker.
+    pub metrics: u32,
+    /// Bytes of the shared data of its `vm_id`.
+    pub shared_data: u64,
 }
 
 /// Where access records go.

@@ -43,6 +43,12 @@ pub(super) fn host(text: &str) -> Result<String, &'static str> {
     Ok(host)
 }
 
+/// Whether a host is this machine, by its name alone.
+pub fn is_loopback(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+}
+
 /// Whether two listeners cannot both have their address, or a listener would answer at the other address.
 pub(super) fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
     // An unspecified IPv6 address takes the IPv4 connections too, unless the system says otherwise.

@@ -9,6 +9,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use lacis_host::limits;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
@@ -32,6 +33,7 @@ pub(super) const FILTER_MEMORY: &str = "64MiB";
 pub(super) const FILTER_TIME: &str = "20ms";
 pub(super) const FILTER_BUFFER: &str = "1MiB";
 pub(super) const FILTER_CALLS: u32 = 100;
+pub(super) const FILTER_SHARED_DATA: &str = "16MiB";
 pub(super) const ACCESS_LOG: &str = "/dev/stdout";
 /// Most worker threads that a file may ask for: more than any machine that this runs on has cores for a sidecar.
 pub(super) const MAX_WORKERS: u64 = 256;
@@ -285,9 +287,11 @@ pub(super) struct Timeouts {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, expecting = "a map")]
 pub(super) struct Filter {
-    /// A path of a WebAssembly module, or `builtin:NAME`.
+    /// A path of a WebAssembly module, `builtin:NAME`, or where it is fetched: `https://…` (a module, or a tar.gz with
+    /// `plugin.wasm`), `oci://REGISTRY/REPOSITORY:TAG` or `oci://REGISTRY/REPOSITORY@sha256:…`.
     pub(super) module: Field<String>,
-    /// SHA-256 of the module in hexadecimal digits; a module that differs is refused.
+    /// SHA-256 in hexadecimal digits, of the module, of the file at `https://`, or of the image's manifest; what differs
+    /// is refused. Needed for modules that are fetched.
     #[serde(default)]
     #[schemars(extend("pattern" = "^[0-9a-fA-F]{64}$"))]
     pub(super) sha256: Field<String>,
@@ -301,9 +305,13 @@ pub(super) struct Filter {
     /// Its bounds.
     #[serde(default)]
     pub(super) limits: Field<FilterLimits>,
+    /// What it may use; without it everything.
     #[serde(default)]
-    #[schemars(skip)]
-    pub(super) allow: Field<Later>,
+    pub(super) allow: Field<Allowed>,
+    /// A `config.json` of Docker with what a registry wants to know; by default `$DOCKER_CONFIG/config.json`, else
+    /// `~/.docker/config.json`.
+    #[serde(default)]
+    pub(super) credentials: Field<String>,
     /// `plugin_root_id`, as in Envoy.
     #[serde(default)]
     pub(super) root_id: Field<String>,
@@ -323,6 +331,19 @@ pub(super) struct Filter {
     #[serde(default)]
     #[schemars(extend("default" = false))]
     pub(super) allow_on_headers_stop_iteration: Field<bool>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a map such as {calls: [delta], functions: [log, headers]}")]
+pub(super) struct Allowed {
+    /// Services that it may call; without it all of them.
+    #[serde(default)]
+    pub(super) calls: Field<Vec<Field<String>>>,
+    /// Families of host functions that it may use (body, foreign, grpc, headers, http, log, metrics, properties, queues,
+    /// reply, route, shared_data, stream, timer), or single ones by name; without it all of them. A service under
+    /// `calls` brings `grpc` and `http` along.
+    #[serde(default)]
+    pub(super) functions: Field<Vec<Field<String>>>,
 }
 
 /// Bytes for a filter.
@@ -348,6 +369,22 @@ pub(super) struct FilterLimits {
     #[serde(default)]
     #[schemars(extend("default" = FILTER_CALLS, "minimum" = 0, "maximum" = 10000))]
     pub(super) calls: Field<u32>,
+    /// Elements of a table of functions.
+    #[serde(default)]
+    #[schemars(extend("default" = limits::TABLE_ELEMENTS, "minimum" = 0, "maximum" = limits::TABLE_ELEMENTS))]
+    pub(super) table: Field<u32>,
+    /// Lines that it may log in a second, in each worker.
+    #[serde(default)]
+    #[schemars(extend("default" = limits::LOG_LINES, "minimum" = 0, "maximum" = 1_000_000))]
+    pub(super) log_lines: Field<u32>,
+    /// Metrics that it may define.
+    #[serde(default)]
+    #[schemars(extend("default" = limits::METRICS, "minimum" = 0, "maximum" = limits::METRICS))]
+    pub(super) metrics: Field<u32>,
+    /// Shared data of its `vm_id`, keys and values.
+    #[serde(default)]
+    #[schemars(extend("default" = FILTER_SHARED_DATA))]
+    pub(super) shared_data: Field<Word<Size>>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]

@@ -196,7 +196,8 @@ impl Resolver<'_> {
             routes.iter().flatten().flat_map(|route| route.rules.iter().flat_map(|rule| &rule.filters)).collect(),
         ];
         let used: HashSet<usize> = chains.into_iter().flatten().copied().collect();
-        let filters = self.filters(filters.or(Entries(Vec::new())), &used);
+        let names: Option<Vec<&str>> = services.as_ref().map(|all| all.iter().map(|one| one.name.as_str()).collect());
+        let filters = self.filters(filters.or(Entries(Vec::new())), &used, names.as_deref());
         let admin = self.optional(admin, None, |raw, spot| {
             let raw::Admin { listen } = raw;
             self.listen(listen, raw::ADMIN_LISTEN, spot, "admin", &mut listeners).map(Some)

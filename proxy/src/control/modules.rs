@@ -4,6 +4,8 @@
 mod cache;
 mod canary;
 mod compiler;
+mod producers;
+mod remote;
 #[cfg(test)]
 mod tests;
 
@@ -17,19 +19,21 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use aws_lc_rs::digest;
-use lacis_host::{Engine, LoadError, Options, Plugin};
+use lacis_host::{Allow, Engine, LoadError, Options, Plugin, Restricted};
 
-use self::cache::Cache;
+use self::cache::{Cache, Form};
 use self::compiler::Compiler;
 pub use self::compiler::TIME_MAX;
-use crate::config::{AppProtocol, Config, Filter, Module, Node, ServiceProtocol};
+pub use self::remote::{Absence, Missing};
+use self::remote::{Patience, Wanted};
+use crate::config::{AppProtocol, Config, Failure, Filter, Module, Node, ServiceProtocol};
 use crate::filter::builtin;
 use crate::filter::chain::Plan;
 use crate::filter::wasm::Compiled;
 
-/// Largest module in bytes. Modules of Go and C#, which bring their runtime along, have up to 30 MB; the module and what
-/// the compiler makes of it are held in memory while it compiles.
-pub const MODULE_MAX: u64 = 64 << 20;
+/// Largest module in bytes, as in Istio. Modules of Go and C#, which bring their runtime along, have up to 30 MB; the
+/// module and what the compiler makes of it are held in memory while it compiles.
+pub const MODULE_MAX: u64 = 256 << 20;
 
 /// Begin of a core module, WebAssembly specification 5.5.16: magic and version 1.
 const MODULE: &[u8] = b"\0asm\x01\0\0\0";
@@ -49,13 +53,13 @@ pub struct Workshop {
 struct Tools {
     engine: Engine,
     compiler: Compiler,
-    cache: Cache,
+    cache: Arc<Cache>,
 }
 
 impl Tools {
     fn new() -> Result<Tools, String> {
         let engine = Engine::new(&Options::default()).map_err(|error| error.to_string())?;
-        Ok(Tools { engine, compiler: Compiler::own()?, cache: Cache::open(|name| std::env::var_os(name))? })
+        Ok(Tools { engine, compiler: Compiler::own()?, cache: Arc::new(Cache::open(|name| std::env::var_os(name))?) })
     }
 }
 
@@ -83,20 +87,50 @@ pub fn told(refusals: &[Refusal]) -> String {
 }
 
 impl Workshop {
-    /// Makes the filters ready that a listener uses. Blocks: milliseconds where the modules were compiled before, else
-    /// as long as compiling takes.
+    /// Makes the filters ready that a listener uses. Blocks: milliseconds where the modules were fetched and compiled
+    /// before, else as long as that takes.
     ///
     /// # Errors
-    /// Everything that is wrong with the filters.
+    /// Everything that is wrong with the filters; a module that cannot be fetched is.
     pub fn prepare(&mut self, config: &Config) -> Result<Plan, Vec<Refusal>> {
+        let (plan, missing) = self.make(config, Patience::Retries)?;
+        if missing.is_empty() { Ok(plan) } else { Err(missing.into_iter().map(Refusal::from).collect()) }
+    }
+
+    /// The same for a process that starts: it goes without what cannot be fetched at once, and filters without a module
+    /// follow their failure policy. [`Workshop::pursue`] gets them later.
+    ///
+    /// # Errors
+    /// Everything else that is wrong with the filters.
+    pub fn start(&mut self, config: &Config) -> Result<(Plan, Vec<Missing>), Vec<Refusal>> {
+        self.make(config, Patience::Once)
+    }
+
+    /// Goes on fetching what was missing at the start, on a thread of its own, until it is in the cache, where the next
+    /// generation finds it, or until nobody needs it any more. `heard` is told, on that thread, of each failure, and with
+    /// nothing when all have come. `over` is called when a generation does without any of them missing.
+    ///
+    /// # Errors
+    /// If there can be no such thread.
+    pub fn pursue(
+        &self,
+        missing: Vec<Missing>,
+        heard: impl Fn(Option<&Missing>) + Send + 'static,
+        over: impl FnOnce() + 'static,
+    ) -> Result<Option<Absence>, String> {
+        let Some(tools) = self.tools.as_ref().filter(|_| !missing.is_empty()) else { return Ok(None) };
+        Absence::begin(missing, Arc::clone(&tools.cache), heard, over).map(Some)
+    }
+
+    fn make(&mut self, config: &Config, patience: Patience) -> Result<(Plan, Vec<Missing>), Vec<Refusal>> {
         if used(config).is_empty() {
-            return Ok(Plan::new(vec![None; config.filters.len()]));
+            return Ok((Plan::new(vec![None; config.filters.len()]), Vec::new()));
         }
         let tools = match self.tools.take().map_or_else(Tools::new, Ok) {
             Ok(tools) => self.tools.insert(tools),
             Err(why) => return Err(vec![Refusal { filter: String::new(), why }]),
         };
-        prepare_with(config, &self.ready, tools)
+        prepare_with(config, &self.ready, tools, patience)
     }
 
     /// Remembers what has come into use.
@@ -105,14 +139,29 @@ impl Workshop {
     }
 }
 
-fn prepare_with(config: &Config, ready: &[Arc<Compiled>], tools: &Tools) -> Result<Plan, Vec<Refusal>> {
-    let loaded = ready.iter().map(|filter| (filter.digest.clone(), filter.plugin.clone())).collect();
+fn prepare_with(
+    config: &Config,
+    ready: &[Arc<Compiled>],
+    tools: &Tools,
+    patience: Patience,
+) -> Result<(Plan, Vec<Missing>), Vec<Refusal>> {
+    let used = used(config);
+    let wanted = used.iter().filter_map(|index| Wanted::of(config.filters.get(*index)?, ready, &tools.cache)).collect();
+    let missing = remote::fetch(wanted, &tools.cache, patience);
+    let whole = |filter: &Compiled| match &filter.settings.allow.functions {
+        None => Some(filter.plugin.clone()),
+        Some(_) => filter.plugin.unrestricted().ok(),
+    };
+    let loaded = ready.iter().filter_map(|filter| Some((filter.digest.clone(), whole(filter)?))).collect();
     let mut shop = Shop { tools, node: &config.node, ready, loaded };
     let mut filters = vec![None; config.filters.len()];
     let mut refusals = Vec::new();
     let opaque = opaque(config);
-    for index in used(config) {
+    for index in used {
         let (Some(place), Some(filter)) = (filters.get_mut(index), config.filters.get(index)) else { continue };
+        if missing.iter().any(|missing| missing.wanted.filter == filter.name) {
+            continue;
+        }
         match shop.filter(filter) {
             Ok(compiled) if opaque.contains(&index) && !compiled.is_for_tcp() => {
                 let why = "its module has no callbacks for TCP connections, and what names it has `protocol: tcp`";
@@ -122,7 +171,17 @@ fn prepare_with(config: &Config, ready: &[Arc<Compiled>], tools: &Tools) -> Resu
             Err(why) => refusals.push(Refusal { filter: filter.name.clone(), why }),
         }
     }
-    if refusals.is_empty() { Ok(Plan::new(filters)) } else { Err(refusals) }
+    if !refusals.is_empty() {
+        refusals.extend(missing.into_iter().map(Refusal::from));
+        return Err(refusals);
+    }
+    let mut plan = Plan::new(filters);
+    for (index, filter) in config.filters.iter().enumerate().filter(|(_, filter)| filter.failure == Failure::Closed) {
+        if let Some(missing) = missing.iter().find(|missing| missing.wanted.filter == filter.name) {
+            plan.miss(index, &format!("filter {}: its module {} is missing", filter.name, missing.wanted.remote.url));
+        }
+    }
+    Ok((plan, missing))
 }
 
 /// Positions of the filters that see opaque bytes.
@@ -150,21 +209,38 @@ struct Shop<'a> {
 
 impl Shop<'_> {
     fn filter(&mut self, filter: &Filter) -> Result<Arc<Compiled>, String> {
-        let (name, code) = match &filter.module {
-            Module::Builtin(name) => (format!("builtin:{name}"), Cow::Borrowed(embedded(name)?)),
-            Module::Path(path) => (path.display().to_string(), Cow::Owned(file(path)?)),
+        let name = filter.module.to_string();
+        let mut expected = filter.sha256.as_ref();
+        let code = match &filter.module {
+            Module::Builtin(name) => Cow::Borrowed(embedded(name)?),
+            Module::Path(path) => Cow::Owned(file(path)?),
+            Module::Remote(_) => {
+                // What is in use is what that digest stands for, wherever the cache has gone.
+                if let Some(same) = self.ready.iter().find(|ready| ready.settings == *filter) {
+                    return Ok(Arc::clone(same));
+                }
+                // It was compared when this was fetched.
+                let key = expected.take().map_or("", String::as_str);
+                let cached = self.tools.cache.find(key, Form::Module);
+                Cow::Owned(file(&cached.ok_or_else(|| format!("{name} has gone from the cache; try again"))?)?)
+            }
         };
-        let digest = hex(digest::digest(&digest::SHA256, &code).as_ref());
-        if let Some(expected) = filter.sha256.as_ref().filter(|expected| **expected != digest) {
+        let digest = sha256(&code);
+        if let Some(expected) = expected.filter(|expected| **expected != digest) {
             return Err(format!("{name} has the SHA-256 {digest}, and sha256 expects {expected}"));
         }
         if let Some(same) = self.ready.iter().find(|ready| ready.settings == *filter && ready.digest == digest) {
             return Ok(Arc::clone(same));
         }
         let plugin = self.plugin(&code, &digest).map_err(|problem| format!("{name}: {problem}"))?;
+        let language = producers::language(&code).or_else(|| plugin.language().map(|known| known.name().to_owned()));
         // Before a guest runs: a large module need not be held meanwhile.
         drop(code);
-        let mut compiled = Compiled { settings: filter.clone(), digest, plugin, heads_only: false };
+        let plugin = match &filter.allow.functions {
+            None => plugin,
+            Some(allow) => plugin.restricted(allow, Restricted::Refuse).map_err(|error| restricted(&name, &error))?,
+        };
+        let mut compiled = Compiled { settings: filter.clone(), digest, language, plugin, heads_only: false };
         compiled.heads_only = canary::run(&compiled, self.node)?;
         Ok(Arc::new(compiled))
     }
@@ -175,7 +251,7 @@ impl Shop<'_> {
         }
         let Tools { engine, cache, .. } = self.tools;
         let key = format!("{digest}-{:016x}", engine.compatibility());
-        let cached = cache.find(&key).map(|artifact| Plugin::load(engine, &artifact));
+        let cached = cache.find(&key, Form::Artifact).map(|artifact| Plugin::load(engine, &artifact));
         let plugin = match cached {
             // Whole, and still not for this engine or from this user.
             Some(Err(LoadError::Artifact { path, why })) => {
@@ -193,10 +269,19 @@ impl Shop<'_> {
     fn compile(&self, key: &str, code: &[u8]) -> Result<Plugin, String> {
         let started = Instant::now();
         let Tools { engine, compiler, cache } = self.tools;
-        let artifact = cache.add(key, |output| compiler.compile(code, output))?;
+        let artifact = cache.add(key, Form::Artifact, |output| compiler.compile(code, output))?;
         tracing::info!(artifact = %artifact.display(), duration = ?started.elapsed(), "compiled a module");
         Plugin::load(engine, &artifact).map_err(|error| error.to_string())
     }
+}
+
+/// What a filter may not import, and what to write if it should.
+fn restricted(module: &str, error: &LoadError) -> String {
+    let LoadError::Restricted(imports) = error else { return format!("{module}: {error}") };
+    let functions = imports.iter().map(|import| import.rsplit('.').next().unwrap_or(import));
+    let families: BTreeSet<&str> = functions.filter_map(Allow::family).collect();
+    let families = families.into_iter().collect::<Vec<_>>().join(", ");
+    format!("{module} imports {}, which it is not allowed; add to allow.functions: {families}", imports.join(", "))
 }
 
 fn embedded(name: &str) -> Result<&'static [u8], String> {
@@ -241,6 +326,11 @@ pub fn module(from: impl Read) -> std::io::Result<Vec<u8>> {
     let mut code = Vec::new();
     from.take(MODULE_MAX + 1).read_to_end(&mut code)?;
     Ok(code)
+}
+
+/// SHA-256, in lower-case hexadecimal digits.
+fn sha256(bytes: &[u8]) -> String {
+    hex(digest::digest(&digest::SHA256, bytes).as_ref())
 }
 
 /// Lower-case hexadecimal digits.

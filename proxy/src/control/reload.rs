@@ -12,7 +12,7 @@ use tokio::time::{Instant as Moment, timeout_at};
 
 use super::discovery::{Discovery, FIRST_ANSWER};
 use super::generations::Generations;
-use super::modules::{self, Workshop};
+use super::modules::{self, Absence, Workshop};
 use super::ports::Ports;
 use super::watch::Watcher;
 use crate::config::{self, Config, Module, Problem, Warning};
@@ -53,7 +53,8 @@ impl Source {
         }
         let modules = config.filters.iter().filter_map(|filter| match &filter.module {
             Module::Path(path) => Some(path.clone()),
-            Module::Builtin(_) => None,
+            // What these are is known by a digest in the file.
+            Module::Builtin(_) | Module::Remote(_) => None,
         });
         self.files = vec![self.path.clone()];
         for module in modules {
@@ -88,7 +89,9 @@ pub struct Reload {
     /// Where they are counted.
     pub metrics: Rc<Metrics>,
     /// Somebody wants one though no file has changed.
-    pub asked: Rc<Notify>,
+    pub asked: Arc<Notify>,
+    /// The modules that were missing at the start, until a generation has them or needs them no more.
+    pub missing: Option<Absence>,
 }
 
 impl Reload {
@@ -109,6 +112,9 @@ impl Reload {
         let (files, now) = (self.source.files().to_vec(), SystemTime::now());
         match outcome {
             Ok(config) => {
+                if let Some(absence) = self.missing.take() {
+                    absence.end();
+                }
                 self.generations.accepted(number, config, files, now);
                 self.metrics.config_generation(number);
                 self.metrics.config_reload(labels::Reload::Accepted);

@@ -24,6 +24,8 @@ use crate::fault::{Fault, Reason};
 use crate::http::body::{Frame, Half, Length, Source};
 use crate::http::head::{RequestHead, ResponseHead, Version};
 use crate::http::{Body, Interim, Request, Response, rules};
+use crate::telemetry::labels::{CallResult, NameId};
+use crate::telemetry::metrics::Metrics;
 
 /// Sends requests that no application asked for. What the mesh is, filters do not know.
 pub trait Upstreams {
@@ -47,22 +49,26 @@ pub(super) struct Calls {
     owner: Weak<Machine>,
     /// Most bytes of an answer, or of one message of it.
     limit: usize,
+    metrics: Rc<Metrics>,
     flying: HashMap<CallId, Flying, foldhash::fast::RandomState>,
 }
 
-struct Flying {
+pub(super) struct Flying {
+    filter: NameId,
+    destination: NameId,
     task: AbortHandle,
     outbox: Option<Outbox>,
 }
 
 impl Calls {
     /// None yet.
-    pub(super) fn new(reach: &Reach, owner: &Weak<Machine>, limit: usize) -> Self {
-        Calls { reach: Rc::clone(reach), owner: owner.clone(), limit, flying: HashMap::default() }
+    pub(super) fn new(reach: &Reach, owner: &Weak<Machine>, limit: usize, metrics: &Rc<Metrics>) -> Self {
+        let (reach, owner, metrics) = (Rc::clone(reach), owner.clone(), Rc::clone(metrics));
+        Calls { reach, owner, limit, metrics, flying: HashMap::default() }
     }
 
     /// See [`lacis_host::World::call_out`].
-    pub(super) fn begin(&mut self, id: CallId, root: RootId, call: CallOut) -> Result<(), Status> {
+    pub(super) fn begin(&mut self, plugin: &str, id: CallId, root: RootId, call: CallOut) -> Result<(), Status> {
         let (CallOut::Http(HttpCall { upstream, .. })
         | CallOut::Grpc(GrpcCall { upstream, .. })
         | CallOut::GrpcStream(GrpcCall { upstream, .. })) = &call;
@@ -70,6 +76,7 @@ impl Calls {
         if !upstreams.has(upstream) {
             return Err(Status::NotFound);
         }
+        let (filter, destination) = (self.metrics.name(plugin), self.metrics.name(upstream));
         let invalid = |why: String| {
             tracing::warn!(target: "filter", why, "a call that cannot be made");
             Status::InternalFailure
@@ -81,9 +88,9 @@ impl Calls {
                 let (service, timeout) = (call.upstream.clone(), call.timeout);
                 let request = http_request(call).map_err(invalid)?;
                 tokio::task::spawn_local(async move {
-                    let answer = http(upstreams.send(&service, request), timeout, limit).await;
+                    let (answer, result) = http(upstreams.send(&service, request), timeout, limit).await;
                     if let Some(machine) = owner.upgrade() {
-                        machine.http_called(root, id, answer);
+                        machine.http_called(root, id, answer, result);
                     }
                 })
             }
@@ -98,14 +105,15 @@ impl Calls {
                             message = Some(one);
                         }
                     });
-                    let event = match (close.await, message) {
+                    let (verdict, result) = close.await;
+                    let event = match (verdict, message) {
                         (Verdict { status: 0, .. }, Some(message)) => GrpcEvent::Message(message),
                         // Envoy: success without a message is none.
                         (Verdict { status: 0, .. }, None) => Verdict::new(grpc::INTERNAL, "").into(),
                         (verdict, _) => verdict.into(),
                     };
                     if let Some(machine) = owner.upgrade() {
-                        machine.grpc_event(root, id, event, true);
+                        machine.grpc_event(root, id, event, Some(result));
                     }
                 })
             }
@@ -122,12 +130,12 @@ impl Calls {
                         }
                     };
                     let sent = upstreams.send(&service, request);
-                    let close = grpc(sent, timeout, limit, |event| tell(event, false)).await;
-                    tell(close.into(), true);
+                    let (verdict, result) = grpc(sent, timeout, limit, |event| tell(event, None)).await;
+                    tell(verdict.into(), Some(result));
                 })
             }
         };
-        self.flying.insert(id, Flying { task: task.abort_handle(), outbox });
+        self.flying.insert(id, Flying { filter, destination, task: task.abort_handle(), outbox });
         Ok(())
     }
 
@@ -139,19 +147,22 @@ impl Calls {
 
     /// See [`lacis_host::World::call_cancel`].
     pub(super) fn cancel(&mut self, id: CallId) {
-        if let Some(flying) = self.flying.remove(&id) {
+        if let Some(flying) = self.over(id, CallResult::Cancelled) {
             flying.task.abort();
         }
     }
 
     /// Ends all of them: their VM is dead, and the next one counts anew.
     pub(super) fn clear(&mut self) {
-        self.flying.drain().for_each(|(_, flying)| flying.task.abort());
+        let ids: Vec<_> = self.flying.keys().copied().collect();
+        ids.into_iter().for_each(|id| self.cancel(id));
     }
 
-    /// A call has ended by itself.
-    pub(super) fn over(&mut self, id: CallId) {
-        self.flying.remove(&id);
+    /// A call has ended, and how is counted.
+    pub(super) fn over(&mut self, id: CallId, result: CallResult) -> Option<Flying> {
+        let flying = self.flying.remove(&id)?;
+        self.metrics.filter_call(flying.filter, flying.destination, result);
+        Some(flying)
     }
 }
 
@@ -162,26 +173,33 @@ impl Drop for Calls {
 }
 
 /// Sends, and collects the whole response. `None` where Envoy tells of a reset: the response began and did not end.
-async fn http(sent: Sent, timeout: Option<Duration>, limit: usize) -> Option<HttpAnswer> {
+async fn http(sent: Sent, timeout: Option<Duration>, limit: usize) -> (Option<HttpAnswer>, CallResult) {
     let deadline = timeout.map(|timeout| Instant::now() + timeout);
-    let Response { head, mut body } = match within(deadline, sent).await {
-        Some(Ok(response)) => response,
-        Some(Err(fault)) => return Some(made(StatusCode::SERVICE_UNAVAILABLE, &reset_text(&fault))),
-        None => return Some(made(StatusCode::GATEWAY_TIMEOUT, "upstream request timeout")),
-    };
+    match within(deadline, sent).await {
+        Some(Ok(response)) => match whole(response, deadline, limit).await {
+            Ok(answer) => (Some(answer), CallResult::Answered),
+            Err(result) => (None, result),
+        },
+        Some(Err(fault)) => (Some(made(StatusCode::SERVICE_UNAVAILABLE, &reset_text(&fault))), CallResult::Failed),
+        None => (Some(made(StatusCode::GATEWAY_TIMEOUT, "upstream request timeout")), CallResult::Timeout),
+    }
+}
+
+async fn whole(response: Response, deadline: Option<Instant>, limit: usize) -> Result<HttpAnswer, CallResult> {
+    let Response { head, mut body } = response;
     let mut content = Vec::new();
     let mut trailers = None;
-    while let Some(frame) = within(deadline, body.frame()).await? {
-        match frame.ok()? {
+    while let Some(frame) = within(deadline, body.frame()).await.ok_or(CallResult::Timeout)? {
+        match frame.map_err(|_| CallResult::Failed)? {
             Frame::Data(data) if content.len() + data.len() > limit => {
                 tracing::warn!(target: "filter", limit, "the answer to a filter's call is larger than limits.buffer");
-                return None;
+                return Err(CallResult::TooLarge);
             }
             Frame::Data(data) => content.extend_from_slice(&data),
             Frame::Trailers(fields) => trailers = Some(fields),
         }
     }
-    Some(HttpAnswer {
+    Ok(HttpAnswer {
         headers: Box::new(GuestResponse::new(head, false)),
         body: content,
         trailers: trailers.map(|fields| Box::new(GuestTrailers::new(fields)) as _),
@@ -189,21 +207,27 @@ async fn http(sent: Sent, timeout: Option<Duration>, limit: usize) -> Option<Htt
 }
 
 /// Sends, tells what comes, and how it ended.
-async fn grpc(sent: Sent, timeout: Option<Duration>, limit: usize, mut tell: impl FnMut(GrpcEvent)) -> Verdict {
+async fn grpc(
+    sent: Sent,
+    timeout: Option<Duration>,
+    limit: usize,
+    mut tell: impl FnMut(GrpcEvent),
+) -> (Verdict, CallResult) {
     let deadline = timeout.map(|timeout| Instant::now() + timeout);
-    let late = || Verdict::new(grpc::UNAVAILABLE, "upstream request timeout");
+    let late = || (Verdict::new(grpc::UNAVAILABLE, "upstream request timeout"), CallResult::Timeout);
+    let failed = |code, text: &str| (Verdict::new(code, text), CallResult::Failed);
     let Response { head, mut body } = match within(deadline, sent).await {
         Some(Ok(response)) => response,
-        Some(Err(fault)) => return Verdict::new(grpc::UNAVAILABLE, &reset_text(&fault)),
+        Some(Err(fault)) => return failed(grpc::UNAVAILABLE, &reset_text(&fault)),
         None => return late(),
     };
     let trailing = |fields: HeaderMap, tell: &mut dyn FnMut(GrpcEvent)| {
         let verdict = Verdict::read(&fields);
         tell(GrpcEvent::TrailingMetadata(Box::new(GuestTrailers::new(fields))));
-        verdict.unwrap_or_else(|| Verdict::new(grpc::UNKNOWN, ""))
+        (verdict.unwrap_or_else(|| Verdict::new(grpc::UNKNOWN, "")), CallResult::Answered)
     };
     if head.status != StatusCode::OK {
-        return Verdict::new(grpc::of_http(head.status), "");
+        return (Verdict::new(grpc::of_http(head.status), ""), CallResult::Answered);
     }
     if head.headers.contains_key(grpc::STATUS) {
         // "Trailers-Only": as Envoy, after initial metadata of nothing.
@@ -220,12 +244,15 @@ async fn grpc(sent: Sent, timeout: Option<Duration>, limit: usize, mut tell: imp
                     match messages.next() {
                         Ok(Some(message)) => tell(GrpcEvent::Message(message)),
                         Ok(None) => break,
-                        Err(verdict) => return verdict,
+                        Err(verdict) if verdict.status == grpc::RESOURCE_EXHAUSTED => {
+                            return (verdict, CallResult::TooLarge);
+                        }
+                        Err(verdict) => return (verdict, CallResult::Failed),
                     }
                 }
             }
             Some(Some(Ok(Frame::Trailers(fields)))) => return trailing(fields, &mut tell),
-            Some(Some(Err(fault))) => return Verdict::new(grpc::UNAVAILABLE, fault.reason.token()),
+            Some(Some(Err(fault))) => return failed(grpc::UNAVAILABLE, fault.reason.token()),
             // No trailers are told as empty ones.
             Some(None) => return trailing(HeaderMap::new(), &mut tell),
             None => return late(),

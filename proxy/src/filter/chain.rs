@@ -1,6 +1,7 @@
 //! Filters in order, and the passage of one exchange through them: those of the listener, then those of where it goes.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -43,12 +44,20 @@ impl From<Fault> for Stop {
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
     filters: Vec<Option<Arc<Compiled>>>,
+    /// Filters without a module that fail closed, and what is said of them.
+    missing: BTreeMap<usize, Arc<str>>,
 }
 
 impl Plan {
     /// `filters` by their place in the configuration, none where nothing names it.
     pub fn new(filters: Vec<Option<Arc<Compiled>>>) -> Self {
-        Plan { filters }
+        Plan { filters, missing: BTreeMap::new() }
+    }
+
+    /// The filter at this place of the configuration cannot be had yet, and must not be passed by without it: what has to
+    /// pass it is refused. One that fails open needs no word: it is none of `filters`.
+    pub fn miss(&mut self, filter: usize, why: &str) {
+        self.missing.insert(filter, why.into());
     }
 
     /// The filters that are used.
@@ -60,6 +69,7 @@ impl Plan {
 /// The filters of a configuration in one worker. One that stands in several chains is one plugin.
 pub struct Filters {
     filters: Vec<Option<Rc<Filter>>>,
+    missing: BTreeMap<usize, Arc<str>>,
     /// The chain of those who name no filter: one for all of them.
     none: Chain,
 }
@@ -75,8 +85,8 @@ impl Filters {
         let filters: Vec<_> = plan.filters.iter().map(|filter| filter.as_ref().map(make)).collect();
         let failures: Vec<_> = filters.iter().flatten().filter_map(|filter| filter.ready(generation).err()).collect();
         let ready = if failures.is_empty() { Ok(()) } else { Err(failures.join("\n")) };
-        let none = Chain { filters: Rc::default(), node: Rc::clone(machines.node()) };
-        (Filters { filters, none }, ready)
+        let none = Chain { filters: Rc::default(), node: Rc::clone(machines.node()), missing: None };
+        (Filters { filters, missing: plan.missing.clone(), none }, ready)
     }
 
     /// Some of them in order, by their place in the configuration.
@@ -85,7 +95,8 @@ impl Filters {
             return self.none.clone();
         }
         let filters = order.iter().filter_map(|i| self.filters.get(*i)?.clone()).collect();
-        Chain { filters, node: Rc::clone(&self.none.node) }
+        let missing = order.iter().find_map(|i| self.missing.get(i).cloned());
+        Chain { filters, node: Rc::clone(&self.none.node), missing }
     }
 
     /// The chain without a filter.
@@ -109,9 +120,19 @@ impl Filters {
 pub struct Chain {
     pub(super) filters: Rc<[Rc<Filter>]>,
     pub(super) node: Rc<NodeFacts>,
+    /// One of its filters is missing, and nothing passes without it.
+    missing: Option<Arc<str>>,
 }
 
 impl Chain {
+    /// Refuses what would have to pass a filter that is missing.
+    pub(super) fn complete(&self) -> Result<(), Fault> {
+        match &self.missing {
+            Some(why) => Err(Fault::new(Reason::FilterUnavailable).detail(why.to_string())),
+            None => Ok(()),
+        }
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.filters.is_empty()
@@ -142,6 +163,7 @@ impl Passage<'_> {
     /// # Errors
     /// If one of them answers by itself, or fails closed, or leaves a message that cannot be sent.
     pub async fn request(&mut self, exchange: &Rc<Exchange>, request: &mut Request) -> Result<(), Stop> {
+        self.chain.complete()?;
         if self.chain.is_empty() {
             return Ok(());
         }
@@ -162,6 +184,9 @@ impl Passage<'_> {
         chains: [&Chain; 2],
         changed: bool,
     ) -> Result<(), Stop> {
+        for chain in chains {
+            chain.complete().map_err(|fault| self.stop(fault))?;
+        }
         if chains.iter().any(|chain| !chain.is_empty()) {
             match &self.run {
                 None => self.begin(exchange, request),

@@ -18,7 +18,7 @@ use super::wasm::{Account, Compiled, Filter, VmKey};
 use super::world::{FilterWorld, NodeFacts, Ticks};
 use crate::fault::{Fault, Reason};
 use crate::http::Request;
-use crate::telemetry::labels::Outcome;
+use crate::telemetry::labels::{CallResult, Callback, Limit, Outcome};
 use crate::telemetry::metrics::FilterMetrics;
 
 /// How long a dead VM stays away before another is made, and the most that this doubles to: a filter that traps on
@@ -151,7 +151,7 @@ impl Machines {
         let mut running = self.running.borrow_mut();
         let (machine, _) = running.entry(compiled.vm_key()).or_insert_with(|| {
             let machine = Rc::new_cyclic(|own| {
-                let calls = Calls::new(&self.reach, own, compiled.buffer_limit());
+                let calls = Calls::new(&self.reach, own, compiled.buffer_limit(), &self.ledger.metrics);
                 Machine::new(compiled, &self.shared, &self.node, &self.ledger, calls)
             });
             let (ticks, queues) = (Rc::clone(&machine.ticks), Arc::clone(&machine.queues));
@@ -230,6 +230,11 @@ impl Machine {
     /// Waits no longer until a dead VM is replaced.
     pub(super) fn hurry(&self) {
         self.revival.set((Instant::now(), REVIVAL));
+    }
+
+    /// Counts what a plugin was refused.
+    pub(super) fn refused(&self, plugin: &str, limit: Limit) {
+        self.world.borrow_mut().count(plugin, limit);
     }
 
     /// Calls the VM; nothing if there is none.
@@ -353,15 +358,15 @@ impl Machine {
     }
 
     /// An HTTP call of a plugin's is over.
-    pub(super) fn http_called(&self, root: RootId, id: CallId, answer: Option<HttpAnswer>) {
-        self.world.borrow_mut().calls.over(id);
+    pub(super) fn http_called(&self, root: RootId, id: CallId, answer: Option<HttpAnswer>, result: CallResult) {
+        self.world.borrow_mut().calls.over(id, result);
         self.aside(Some(root), |vm| vm.on_http_call(id, answer));
     }
 
-    /// Something came of a gRPC call of a plugin's; nothing more will if it is the last.
-    pub(super) fn grpc_event(&self, root: RootId, id: CallId, event: GrpcEvent, last: bool) {
-        if last {
-            self.world.borrow_mut().calls.over(id);
+    /// Something came of a gRPC call of a plugin's; `last` is how it has ended, if it has.
+    pub(super) fn grpc_event(&self, root: RootId, id: CallId, event: GrpcEvent, last: Option<CallResult>) {
+        if let Some(result) = last {
+            self.world.borrow_mut().calls.over(id, result);
         }
         self.aside(Some(root), |vm| vm.on_grpc(id, event));
     }
@@ -369,14 +374,18 @@ impl Machine {
     /// A callback that belongs to no exchange. `None` if there is no VM, or it died of it: at the cost of the plugin with
     /// this root context, or of the first where that is not known.
     fn aside<T>(&self, root: Option<RootId>, f: impl FnOnce(&mut Vm) -> Result<T, Trap>) -> Option<T> {
-        match self.call(f)? {
+        let account = {
+            let plugins = self.plugins.borrow();
+            let own = plugins.iter().find(|(own, _)| root.is_none_or(|root| *own == root));
+            own.map(|(_, account)| Rc::clone(account))
+        };
+        let called = match &account {
+            Some(account) => account.meter.measure(Callback::Aside, || self.call(f)),
+            None => self.call(f),
+        };
+        match called? {
             Ok(answer) => Some(answer),
             Err(trap) => {
-                let account = {
-                    let plugins = self.plugins.borrow();
-                    let guilty = plugins.iter().find(|(own, _)| root.is_none_or(|root| *own == root));
-                    guilty.map(|(_, account)| Rc::clone(account))
-                };
                 if let Some(account) = account {
                     self.trapped(&trap, &account);
                 }

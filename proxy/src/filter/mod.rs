@@ -10,6 +10,7 @@ mod foreign;
 mod grpc;
 mod guest;
 pub mod machine;
+mod meter;
 mod property;
 mod run;
 mod seen;

@@ -52,8 +52,12 @@ pub(super) fn read(seen: &Seen, path: &[&[u8]], out: &mut Vec<u8>) -> Result<boo
             labels::Direction::Outbound => 2,
         }),
         [b"xds", b"cluster_name"] | [b"cluster_name"] => exchange.service().map(|name| name.as_bytes().into()),
+        // `SERVICE/RULE`; empty where no rule has chosen.
+        [b"xds", b"route_name"] | [b"route_name"] => {
+            Some(exchange.route().map_or_else(Vec::new, |rule| rule.as_bytes().into()))
+        }
         // Nothing here has a name of that kind.
-        [b"xds", b"route_name" | b"virtual_host_name" | b"filter_chain_name"] | [b"route_name"] => Some(Vec::new()),
+        [b"xds", b"virtual_host_name" | b"filter_chain_name"] => Some(Vec::new()),
         _ => return Ok(false),
     };
     out.extend_from_slice(&value.ok_or(Status::NotFound)?);

@@ -266,7 +266,10 @@ impl Run {
         match answer {
             BodyAnswer::Continue => self.forward(half, at),
             // Of a connection no more is read meanwhile.
-            BodyAnswer::Buffer if held > limit && !self.tcp => Err(too_large(half, limit)),
+            BodyAnswer::Buffer if held > limit && !self.tcp => {
+                self.filter(at).held_too_much();
+                Err(too_large(half, limit))
+            }
             BodyAnswer::Buffer | BodyAnswer::Watermark | BodyAnswer::Discard => Ok(()),
         }
     }

@@ -22,6 +22,7 @@ impl Passage<'_> {
     /// # Errors
     /// If one of them closes it now, or fails closed.
     pub async fn connect(&mut self, exchange: &Rc<Exchange>, request: &mut Request, chain: &Chain) -> Result<(), Stop> {
+        chain.complete()?;
         if chain.is_empty() {
             return Ok(());
         }

@@ -8,16 +8,18 @@ use std::time::Duration;
 
 use lacis_host::abi::{Action, BodyAnswer, Level, Peer};
 use lacis_host::{
-    Cause, ContextId, Half, HeadersAction, Limits, Plugin, PluginSettings, RootId, SharedData, Stream, Trap, Vm,
+    Allow, Cause, ContextId, Half, HeadersAction, Limits, Plugin, PluginSettings, RootId, SharedData, Stream, Trap, Vm,
     VmSettings, limits,
 };
 
 use super::exchange::Ledger;
 use super::machine::{Machine, MachineId};
+use super::meter::Meter;
 use crate::config::{self, Failure};
 use crate::fault::{Fault, Reason};
 use crate::telemetry::access::Verdict;
-use crate::telemetry::labels::Outcome;
+use crate::telemetry::cell::Histogram;
+use crate::telemetry::labels::{Callback, Limit, Outcome};
 use crate::telemetry::metrics::FilterMetrics;
 
 /// A filter of the configuration with its code, ready for every worker.
@@ -26,6 +28,8 @@ pub struct Compiled {
     pub settings: config::Filter,
     /// SHA-256 of its module, lower-case hex.
     pub digest: String,
+    /// What its module says it was written in, or looks like.
+    pub language: Option<String>,
     /// Its module.
     pub plugin: Plugin,
     /// It has no use for anything but heads of HTTP, as it said when it was tried.
@@ -33,48 +37,51 @@ pub struct Compiled {
 }
 
 /// What VMs are equal by: filters that agree on all of it share one in each worker, and keep it when the configuration
-/// changes (Envoy's key, and what Envoy leaves out of it: environment and limits).
+/// changes (Envoy's key, and what Envoy leaves out of it: environment, limits and allowed functions).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct VmKey {
     digest: String,
     vm_id: String,
     configuration: Vec<u8>,
     env: Vec<(String, String)>,
-    memory: u64,
-    time: Duration,
-    buffer: u64,
-    calls: u32,
+    limits: config::FilterLimits,
+    functions: Option<Allow>,
 }
 
 impl Compiled {
     /// What its VM is found by.
     pub fn vm_key(&self) -> VmKey {
-        let config::Filter { vm_id, vm_config, env, limits, .. } = &self.settings;
+        let config::Filter { vm_id, vm_config, env, limits, allow, .. } = &self.settings;
         VmKey {
             digest: self.digest.clone(),
             vm_id: vm_id.clone(),
             configuration: vm_config.clone(),
             env: env.clone(),
-            memory: limits.memory,
-            time: limits.time,
-            buffer: limits.buffer,
-            calls: limits.calls,
+            limits: *limits,
+            functions: allow.functions.clone(),
         }
     }
 
     /// How its VMs are made.
     pub fn vm_settings(&self, shared: &Arc<SharedData>) -> VmSettings {
+        let config::FilterLimits { memory, time, calls, table, log_lines, metrics, shared_data, buffer: _ } =
+            self.settings.limits;
+        let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
         VmSettings {
             vm_id: self.settings.vm_id.clone(),
             configuration: self.settings.vm_config.clone(),
             env: self.settings.env.clone(),
-            memory: usize::try_from(self.settings.limits.memory).unwrap_or(usize::MAX),
-            time: self.settings.limits.time,
+            memory: size(memory),
+            time,
             // What the log drops, the guest need not make; the log's own levels decide beyond that.
             level: Level::Trace,
             shared: Arc::clone(shared),
             limits: Limits {
-                calls: self.settings.limits.calls as usize,
+                calls: calls as usize,
+                table: table as usize,
+                log_lines,
+                metrics: metrics as usize,
+                shared_bytes: size(shared_data),
                 body: limits::BODY.max(self.buffer_limit()),
                 ..Limits::default()
             },
@@ -89,7 +96,7 @@ impl Compiled {
             root_id: self.settings.root_id.clone(),
             configuration: self.settings.config.clone(),
             allow_on_headers_stop_iteration: self.settings.head_waits_alone,
-            ..PluginSettings::default()
+            upstreams: self.settings.allow.calls.clone(),
         }
     }
 
@@ -148,6 +155,7 @@ pub struct Filter {
 pub(super) struct Account {
     pub(super) name: Arc<str>,
     pub(super) metrics: FilterMetrics,
+    pub(super) meter: Meter,
     last_error: RefCell<Option<String>>,
 }
 
@@ -184,6 +192,7 @@ impl Filter {
         let account = Account {
             name: name.as_str().into(),
             metrics: ledger.metrics.filter(name),
+            meter: Meter::new(&ledger.metrics, name),
             last_error: RefCell::default(),
         };
         Filter {
@@ -256,7 +265,11 @@ impl Filter {
                 Fault::new(Reason::FilterUnavailable).detail(format!("filter {}: {why}", self.account.name)),
             );
         }
-        match self.call(|Running { vm, root }| if tcp { vm.open_tcp(*root, stream) } else { vm.open(*root, stream) }) {
+        let open = |Running { vm, root }: &mut Running<'_>| match tcp {
+            true => vm.open_tcp(*root, stream),
+            false => vm.open(*root, stream),
+        };
+        match self.call(Callback::Context, open) {
             Some(Ok(context)) => Ok(Some(Place { context, life: self.machine.life() })),
             Some(Err(trap)) => self.trapped(&trap).map(|()| None),
             None => self.unavailable(Fault::new(Reason::FilterUnavailable)),
@@ -268,37 +281,44 @@ impl Filter {
     /// # Errors
     /// If its VM died and it fails closed.
     pub(super) fn on_headers(&self, place: Place, half: Half, count: u32, end: bool) -> Result<HeadersAction, Fault> {
-        let shown = self.show(place, |running| running.vm.on_headers(place.context, half, count, end))?;
+        let callback = [Callback::RequestHeaders, Callback::ResponseHeaders][half as usize];
+        let shown = self.show(place, callback, |running| running.vm.on_headers(place.context, half, count, end))?;
         Ok(shown.unwrap_or(HeadersAction::Continue))
     }
 
     /// Shows what it sees of a body; see [`Filter::on_headers`].
     pub(super) fn on_body(&self, place: Place, half: Half, end: bool) -> Result<BodyAnswer, Fault> {
-        let shown = self.show(place, |running| running.vm.on_body(place.context, half, end))?;
+        let callback = [Callback::RequestBody, Callback::ResponseBody][half as usize];
+        let shown = self.show(place, callback, |running| running.vm.on_body(place.context, half, end))?;
         Ok(shown.unwrap_or(BodyAnswer::Continue))
     }
 
     /// Shows trailers; see [`Filter::on_headers`].
     pub(super) fn on_trailers(&self, place: Place, half: Half, count: u32) -> Result<Action, Fault> {
-        let shown = self.show(place, |running| running.vm.on_trailers(place.context, half, count))?;
+        let callback = [Callback::RequestTrailers, Callback::ResponseTrailers][half as usize];
+        let shown = self.show(place, callback, |running| running.vm.on_trailers(place.context, half, count))?;
         Ok(shown.unwrap_or(Action::Continue))
     }
 
     /// Tells it that the connection is there; see [`Filter::on_headers`].
     pub(super) fn on_new_connection(&self, place: Place) -> Result<Action, Fault> {
-        let shown = self.show(place, |running| running.vm.on_new_connection(place.context))?;
+        let shown = self.show(place, Callback::Connection, |running| running.vm.on_new_connection(place.context))?;
         Ok(shown.unwrap_or(Action::Continue))
     }
 
     /// Shows what it sees of one direction of a TCP connection; see [`Filter::on_headers`].
     pub(super) fn on_data(&self, place: Place, half: Half, end: bool) -> Result<Action, Fault> {
-        let shown = self.show(place, |running| running.vm.on_data(place.context, half, end))?;
+        let callback = match half {
+            Half::Request => Callback::DownstreamData,
+            Half::Response => Callback::UpstreamData,
+        };
+        let shown = self.show(place, callback, |running| running.vm.on_data(place.context, half, end))?;
         Ok(shown.unwrap_or(Action::Continue))
     }
 
     /// Tells it that one side of the connection is closed, and by whom.
     pub(super) fn on_connection_close(&self, place: Place, half: Half, by: Peer) {
-        self.quietly(place, |running| running.vm.on_connection_close(place.context, half, by));
+        self.quietly(place, Callback::Connection, |running| running.vm.on_connection_close(place.context, half, by));
     }
 
     /// Whether a context is still there: not when its VM died.
@@ -320,11 +340,16 @@ impl Filter {
     }
 
     /// One callback for an exchange. `None` if there is no VM for it and the filter fails open.
-    fn show<T>(&self, place: Place, f: impl FnOnce(&mut Running<'_>) -> Result<T, Trap>) -> Result<Option<T>, Fault> {
+    fn show<T>(
+        &self,
+        place: Place,
+        callback: Callback,
+        f: impl FnOnce(&mut Running<'_>) -> Result<T, Trap>,
+    ) -> Result<Option<T>, Fault> {
         if !self.has(place) {
             return self.lost().map(|()| None);
         }
-        match self.call(f) {
+        match self.call(callback, f) {
             Some(Ok(answer)) => Ok(Some(answer)),
             Some(Err(trap)) => self.trapped(&trap).map(|()| None),
             None => self.lost().map(|()| None),
@@ -333,12 +358,17 @@ impl Filter {
 
     /// The exchange is over: its log callback.
     pub(super) fn log(&self, place: Place) {
-        self.quietly(place, |running| running.vm.log(place.context));
+        self.quietly(place, Callback::Log, |running| running.vm.log(place.context));
     }
 
     /// The exchange is over: its context goes.
     pub(super) fn close(&self, place: Place) {
-        self.quietly(place, |running| running.vm.close(place.context));
+        self.quietly(place, Callback::Context, |running| running.vm.close(place.context));
+    }
+
+    /// Counts that it wanted to hold back more than it may.
+    pub(super) fn held_too_much(&self) {
+        self.machine.refused(&self.account.name, Limit::Buffer);
     }
 
     /// Counts what it said of a request.
@@ -349,7 +379,7 @@ impl Filter {
 
     /// How it is.
     pub fn report(&self) -> FilterReport {
-        let Account { name, metrics, last_error } = &*self.account;
+        let Account { name, metrics, meter, last_error } = &*self.account;
         let root = self.root.get().filter(|(_, life)| *life == self.machine.life());
         let vm = root.and_then(|(root, _)| self.machine.call(|vm| (vm.contexts_of(root), vm.memory())));
         FilterReport {
@@ -361,22 +391,27 @@ impl Filter {
             contexts: vm.map(|(contexts, _)| contexts),
             memory: vm.map_or(0, |(_, memory)| memory),
             metrics: metrics.clone(),
+            callbacks: meter.read(),
             last_error: last_error.borrow().clone(),
         }
     }
 
-    fn quietly(&self, place: Place, f: impl FnOnce(&mut Running<'_>) -> Result<(), Trap>) {
+    fn quietly(&self, place: Place, callback: Callback, f: impl FnOnce(&mut Running<'_>) -> Result<(), Trap>) {
         if place.life == self.machine.life()
-            && let Some(Err(trap)) = self.call(f)
+            && let Some(Err(trap)) = self.call(callback, f)
         {
             // The response is out: a trap now only costs the VM.
             let _ = self.trapped(&trap);
         }
     }
 
-    fn call<T>(&self, f: impl FnOnce(&mut Running<'_>) -> Result<T, Trap>) -> Option<Result<T, Trap>> {
+    fn call<T>(
+        &self,
+        callback: Callback,
+        f: impl FnOnce(&mut Running<'_>) -> Result<T, Trap>,
+    ) -> Option<Result<T, Trap>> {
         let (root, _) = self.root.get()?;
-        self.machine.call(|vm| f(&mut Running { vm, root }))
+        self.account.meter.measure(callback, || self.machine.call(|vm| f(&mut Running { vm, root })))
     }
 
     /// The VM is dead: it goes, and the request that met the trap follows the failure policy.
@@ -441,6 +476,8 @@ pub struct FilterReport {
     pub memory: usize,
     /// What was counted under its name since the start.
     pub metrics: FilterMetrics,
+    /// The times of its callbacks, of those that were measured.
+    pub callbacks: Vec<(Callback, Arc<Histogram>)>,
     /// What went wrong last, if anything did.
     pub last_error: Option<String>,
 }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
 use lacis_host::abi::{Level, MetricKind, Path, Status};
-use lacis_host::{CallId, CallOut, Change, Now, RootId, World};
+use lacis_host::{CallId, CallOut, Change, Limit, Now, RootId, World};
 use tokio::sync::Notify;
 
 use super::callout::Calls;
@@ -13,6 +13,7 @@ use super::foreign::Foreign;
 use crate::config;
 use crate::telemetry::family::Kind;
 use crate::telemetry::guest::GuestMetrics;
+use crate::telemetry::labels;
 use crate::telemetry::metrics::Metrics;
 
 /// The foreign function by which a filter says that it has no use for content and trailers, whatever its module exports.
@@ -77,6 +78,8 @@ pub(super) struct FilterWorld {
     /// Names of the plugins that say that they see nothing but heads.
     heads_only: Vec<Box<str>>,
     foreign: Foreign,
+    /// What each plugin was told already to have reached.
+    told: Vec<(Box<str>, labels::Limit)>,
     began: Instant,
 }
 
@@ -140,6 +143,7 @@ impl FilterWorld {
             calls,
             heads_only: Vec::new(),
             foreign: Foreign::default(),
+            told: Vec::new(),
             began: Instant::now(),
         }
     }
@@ -149,9 +153,44 @@ impl FilterWorld {
         self.heads_only.iter().any(|name| **name == *plugin)
     }
 
+    /// Counts what a plugin was refused, and says so the first time.
+    pub(super) fn count(&mut self, plugin: &str, limit: labels::Limit) {
+        self.metrics.filter_refused(plugin, limit);
+        if self.told.iter().any(|(own, told)| **own == *plugin && *told == limit) {
+            return;
+        }
+        self.told.push((plugin.into(), limit));
+        tracing::warn!(
+            target: "filter",
+            filter = plugin,
+            limit = limit.token(),
+            "{}; how often that happens is counted by lacis_filter_refusals_total",
+            told(limit)
+        );
+    }
+
     fn guest(&self, metric: u32) -> Option<(&GuestMetrics, u32)> {
         let (place, id) = *self.ids.get(metric as usize)?;
         self.defined.get(place).map(|(_, metrics)| (metrics, id))
+    }
+}
+
+/// What was refused, and which key would change that.
+fn told(limit: labels::Limit) -> &'static str {
+    match limit {
+        labels::Limit::Buffer => "it held back more of a message than limits.buffer",
+        labels::Limit::Calls => "it has more calls under way than limits.calls, or they send too much",
+        labels::Limit::LogLines => "it logs more lines in a second than limits.log_lines; the others are left out",
+        labels::Limit::Memory => "it wants more memory than limits.memory",
+        labels::Limit::Metrics => "it defines more metrics than limits.metrics, or one with too long a name",
+        labels::Limit::SharedData => "it puts more into shared data than limits.shared_data, or too large an entry",
+        labels::Limit::Table => "it wants a larger table than limits.table",
+        labels::Limit::Time => "it ran longer than limits.time",
+        labels::Limit::Body => "it makes a body larger than it may be",
+        labels::Limit::Headers => "it writes more headers and properties than one exchange may have",
+        labels::Limit::Queues => "its shared queues are full, or too many",
+        labels::Limit::Function => "it called a host function that allow.functions does not name",
+        labels::Limit::Service => "it called a service that allow.calls does not name",
     }
 }
 
@@ -194,8 +233,8 @@ impl World for FilterWorld {
         }
     }
 
-    fn call_out(&mut self, id: CallId, root: RootId, call: CallOut) -> Result<(), Status> {
-        self.calls.begin(id, root, call)
+    fn call_out(&mut self, plugin: &str, id: CallId, root: RootId, call: CallOut) -> Result<(), Status> {
+        self.calls.begin(plugin, id, root, call)
     }
 
     fn call_send(&mut self, id: CallId, message: Option<Vec<u8>>, end: bool) -> Result<(), Status> {
@@ -233,5 +272,25 @@ impl World for FilterWorld {
             Change::Set(value) | Change::Sample(value) => metrics.record(id, value),
         };
         metrics.value(id).unwrap_or(0)
+    }
+
+    fn refused(&mut self, plugin: &str, limit: Limit) {
+        self.count(
+            plugin,
+            match limit {
+                Limit::Body => labels::Limit::Body,
+                Limit::Calls => labels::Limit::Calls,
+                Limit::Function => labels::Limit::Function,
+                Limit::Headers => labels::Limit::Headers,
+                Limit::LogLines => labels::Limit::LogLines,
+                Limit::Memory => labels::Limit::Memory,
+                Limit::Metrics => labels::Limit::Metrics,
+                Limit::Queues => labels::Limit::Queues,
+                Limit::SharedData => labels::Limit::SharedData,
+                Limit::Table => labels::Limit::Table,
+                Limit::Time => labels::Limit::Time,
+                Limit::Upstream => labels::Limit::Service,
+            },
+        );
     }
 }

@@ -137,6 +137,78 @@ words! {
         Timeout = "timeout",
     }
 
+    /// What a filter reached, or wanted without being allowed. The first ones are named as in `limits`.
+    pub enum Limit {
+        /// A message that it holds back, or an answer to a call of its own.
+        Buffer = "buffer",
+        /// Calls under way, and what they send.
+        Calls = "calls",
+        /// Log lines in a second.
+        LogLines = "log_lines",
+        /// Linear memory.
+        Memory = "memory",
+        /// Metrics that it defines.
+        Metrics = "metrics",
+        /// Shared data.
+        SharedData = "shared_data",
+        /// Elements of a table.
+        Table = "table",
+        /// Time of a callback.
+        Time = "time",
+        /// A body as it has changed it.
+        Body = "body",
+        /// Headers and properties that it wrote for one exchange.
+        Headers = "headers",
+        /// Shared queues.
+        Queues = "queues",
+        /// A host function that it is not allowed.
+        Function = "function",
+        /// A call to a service that it is not allowed.
+        Service = "service",
+    }
+
+    /// How a call that a filter made ended.
+    pub enum CallResult {
+        /// There was a whole answer, whatever it says.
+        Answered = "answered",
+        /// No answer in the time that the filter gave.
+        Timeout = "timeout",
+        /// The answer is larger than the filter may receive.
+        TooLarge = "too_large",
+        /// No answer, or none to its end.
+        Failed = "failed",
+        /// The filter, or the end of its VM, has cancelled it.
+        Cancelled = "cancelled",
+    }
+
+    /// A callback of a filter.
+    pub enum Callback {
+        /// The begin or the end of its context.
+        Context = "context",
+        /// A request's head.
+        RequestHeaders = "request_headers",
+        /// A piece of a request's body.
+        RequestBody = "request_body",
+        /// A request's trailers.
+        RequestTrailers = "request_trailers",
+        /// A response's head.
+        ResponseHeaders = "response_headers",
+        /// A piece of a response's body.
+        ResponseBody = "response_body",
+        /// A response's trailers.
+        ResponseTrailers = "response_trailers",
+        /// The begin or the end of a connection.
+        Connection = "connection",
+        /// Bytes of the client of a connection.
+        DownstreamData = "downstream_data",
+        /// Bytes of the server of a connection.
+        UpstreamData = "upstream_data",
+        /// The log phase.
+        Log = "log",
+        /// A tick, an item of a shared queue, or what came of a call of its own.
+        Aside = "aside",
+    }
+
     /// What became of a changed configuration.
     pub enum Reload {
         /// It is in use.
@@ -408,6 +480,32 @@ keys! {
         filter: NameId,
         /// How it left the request.
         outcome: Outcome,
+    }
+
+    /// Labels of what a filter was refused.
+    pub struct FilterLimitKey {
+        /// Its name in the configuration.
+        filter: NameId,
+        /// What it was.
+        limit: Limit,
+    }
+
+    /// Labels of a filter's call.
+    pub struct FilterCallKey {
+        /// Its name in the configuration.
+        filter: NameId,
+        /// The called service.
+        destination: NameId,
+        /// How it ended.
+        result: CallResult,
+    }
+
+    /// Labels of a filter's callback.
+    pub struct FilterCallbackKey {
+        /// Its name in the configuration.
+        filter: NameId,
+        /// Which one.
+        callback: Callback,
     }
 
     /// One label: what became of a reload.

@@ -13,9 +13,10 @@ use super::cell::{Counter, FILTER_SECONDS, Gauge, Histogram, REQUEST_SECONDS};
 use super::family::{Family, Kind, Readable};
 use super::guest::{GuestMetrics, GuestShared, Guests};
 use super::labels::{
-    Cause, CauseKey, Certificate, CertificateKey, ConnectionKey, Direction, DirectionKey, Discovered, DiscoveryKey,
-    EdgeKey, EdgeStatusKey, FilterKey, FilterOutcomeKey, Handshake, HandshakeKey, Labels, Link, Method, NameId, Names,
-    Origin, Outcome, Protocol, Reload, ReloadKey, RequestKey, Status,
+    CallResult, Callback, Cause, CauseKey, Certificate, CertificateKey, ConnectionKey, Direction, DirectionKey,
+    Discovered, DiscoveryKey, EdgeKey, EdgeStatusKey, FilterCallKey, FilterCallbackKey, FilterKey, FilterLimitKey,
+    FilterOutcomeKey, Handshake, HandshakeKey, Labels, Limit, Link, Method, NameId, Names, Origin, Outcome, Protocol,
+    Reload, ReloadKey, RequestKey, Status,
 };
 use crate::fault::Reason;
 
@@ -81,7 +82,13 @@ metrics! {
     filter_requests: "lacis_filter_requests_total", Counter(Counter::default) by FilterOutcomeKey,
         "Requests that a filter has seen, by how it left them.";
     filter_duration: "lacis_filter_duration_seconds", Histogram(|| Histogram::new(&FILTER_SECONDS)) by FilterKey,
-        "Time that a filter spent on one request, all its callbacks together.";
+        "Time from a filter's first callback for a request until it let the request go on or answered it.";
+    filter_callback: "lacis_filter_callback_seconds", Histogram(|| Histogram::new(&FILTER_SECONDS)) by FilterCallbackKey,
+        "Time of one callback of a filter. One in 17 is measured, beginning with the first.";
+    filter_calls: "lacis_filter_calls_total", Counter(Counter::default) by FilterCallKey,
+        "Calls that a filter made and that have ended, by how.";
+    filter_refusals: "lacis_filter_refusals_total", Counter(Counter::default) by FilterLimitKey,
+        "What a filter was refused because it reached a limit or is not allowed it.";
     filter_memory: "lacis_filter_memory_bytes", Gauge(Gauge::default) by FilterKey,
         "Linear memory of a filter's virtual machines.";
     config_generation: "lacis_config_generation", Gauge(Gauge::default) by (),
@@ -270,6 +277,23 @@ impl Metrics {
             duration: self.families.filter_duration.cell(FilterKey { filter }, &names),
             memory: self.families.filter_memory.cell(FilterKey { filter }, &names),
         }
+    }
+
+    /// Where the times of a filter's callbacks are counted.
+    pub fn filter_callback(&self, filter: NameId, callback: Callback) -> Arc<Histogram> {
+        self.families.filter_callback.cell(FilterCallbackKey { filter, callback }, &self.names.borrow())
+    }
+
+    /// Counts the end of a call that a filter made.
+    pub fn filter_call(&self, filter: NameId, destination: NameId, result: CallResult) {
+        let key = FilterCallKey { filter, destination, result };
+        self.families.filter_calls.cell(key, &self.names.borrow()).add(1);
+    }
+
+    /// Counts what a filter was refused.
+    pub fn filter_refused(&self, filter: &str, limit: Limit) {
+        let key = FilterLimitKey { filter: self.name(filter), limit };
+        self.families.filter_refusals.cell(key, &self.names.borrow()).add(1);
     }
 
     /// The metrics that a filter's guest defines by itself.

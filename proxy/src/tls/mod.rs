@@ -7,6 +7,7 @@ pub mod authority;
 pub mod handshake;
 pub mod settings;
 pub mod verify;
+pub mod web;
 
 #[cfg(test)]
 mod tests;

@@ -332,7 +332,7 @@ pub(crate) fn date(time: SystemTime) -> String {
 }
 
 /// AES-128 first: it is the fastest here, and with X25519MLKEM768 as the first key exchange nobody breaks either.
-fn provider() -> CryptoProvider {
+pub(super) fn provider() -> CryptoProvider {
     CryptoProvider {
         cipher_suites: vec![
             cipher_suite::TLS13_AES_128_GCM_SHA256,

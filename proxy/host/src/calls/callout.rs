@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lacis_abi::{Pairs, Status};
+use lacis_abi::{Level, Pairs, Status};
 
 use super::headers::lower;
 use super::{Answer, Call, Fail};
@@ -198,6 +198,7 @@ fn begin(
     let context = state.context.clone().ok_or(absent)?;
     if context.plugin.upstreams.as_ref().is_some_and(|allowed| !allowed.iter().any(|name| name == upstream)) {
         state.refused(Limit::Upstream)?;
+        state.log(Level::Warn, format!("a call to \"{upstream}\", which this filter is not allowed").as_bytes())?;
         return Err(absent.into());
     }
     let (calls, bytes) = state.calls.load();
@@ -206,7 +207,7 @@ fn begin(
         return Err(Status::InternalFailure.into());
     }
     let id = state.calls.fresh(kind);
-    let begun = state.world_mut()?.call_out(id, RootId(context.root), make());
+    let begun = state.world_mut()?.call_out(&context.plugin.name, id, RootId(context.root), make());
     begun.map_err(|status| if status == Status::NotFound { absent } else { Status::InternalFailure })?;
     state.calls.begin(id, context.root, size);
     Ok(id)

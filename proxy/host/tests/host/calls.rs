@@ -140,7 +140,8 @@ fn only_allowed_upstreams_are_called() {
     let mut guest = Guest::request(&[HTTP, GRPC].concat());
     guest.plugin.upstreams = Some(vec!["other".into()]);
     let mut run = start(&guest);
-    assert_eq!(request(&mut run).0, "2 0 4 0");
+    let said = "a call to \"up\", which this filter is not allowed";
+    assert_eq!(request(&mut run).0, format!("{said} 2 0 {said} 4 0"));
     assert_eq!(run.world.borrow().refused, [Limit::Upstream; 2]);
     guest.plugin.upstreams = Some(vec!["other".into(), "up".into()]);
     assert_eq!(request(&mut start(&guest)).0, "0 4 0 5");

@@ -43,6 +43,7 @@ fn an_endless_loop_is_stopped_after_its_budget() {
     let begin = Instant::now();
     assert_eq!(run.on_request().unwrap_err().cause, Cause::Timeout(Duration::from_millis(30)));
     assert!(begin.elapsed() >= Duration::from_millis(30));
+    assert_eq!(run.world.borrow().refused, [Limit::Time]);
 }
 
 #[test]
@@ -93,6 +94,7 @@ fn memory_grows_to_its_limit() {
     run.on_request().unwrap();
     assert_eq!(run.lines(), ["4", "4294967295", "0"]);
     assert_eq!(run.vm.memory(), 8 << 16);
+    assert_eq!(run.world.borrow().refused, [Limit::Memory]);
 }
 
 #[test]
@@ -118,14 +120,48 @@ fn a_module_that_needs_too_much_at_once_is_told_so() {
 fn tables_are_bounded() {
     let items =
         "(table $t 1 funcref) (func $more (param i32) (result i32) (table.grow $t (ref.null func) (local.get 0)))";
-    let mut guest = Guest::new().items(items).items(
-        "(func (export \"proxy_on_tick\") (param i32)
-           (call $num (call $more (i32.const 65535))) (call $num (call $more (i32.const 1))))",
-    );
-    guest.settings.memory = 8 << 16;
-    let mut run = guest.start();
-    run.vm.tick(run.root).unwrap();
-    assert_eq!(run.lines(), ["1", "4294967295"]);
+    // No setting goes beyond what the pool has room for.
+    for (limit, elements) in [(limits::TABLE_ELEMENTS, limits::TABLE_ELEMENTS), (usize::MAX, 65536), (10, 10)] {
+        let tick = |after: &str| {
+            format!(
+                "(func (export \"proxy_on_tick\") (param i32)
+                   (call $num (call $more (i32.const {}))) (call $num (call $more (i32.const 1))) {after})",
+                elements - 1
+            )
+        };
+        let mut guest = Guest::new().items(items).items(&tick(""));
+        guest.settings.limits.table = limit;
+        let mut run = guest.start();
+        run.vm.tick(run.root).unwrap();
+        assert_eq!(run.lines(), ["1", "4294967295"]);
+        assert_eq!(run.world.borrow().refused, [Limit::Table]);
+        let mut guest = Guest::new().items(items).items(&tick("unreachable"));
+        guest.settings.limits.table = limit;
+        let mut run = guest.start();
+        assert_eq!(run.vm.tick(run.root).unwrap_err().cause, Cause::Table(elements));
+    }
+    // One that is too large to begin with.
+    let mut guest = Guest::new().items("(table 11 funcref)");
+    guest.settings.limits.table = 10;
+    match guest.vm(&TestWorld::shared()) {
+        Err(StartError::Instance(why)) => assert!(why.contains("table"), "{why}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_a_language_calls_a_function_is_in_the_backtrace() {
+    // As rustc and clang mangle `filter::Auth::check` and `filter::check(int)`.
+    let items = "(func $_ZN6filter4Auth5check17h0123456789abcdefE unreachable)
+                 (func $_ZN6filter5checkEi call $_ZN6filter4Auth5check17h0123456789abcdefE)
+                 (func (export \"proxy_on_tick\") (param i32) call $_ZN6filter5checkEi)";
+    let mut run = Guest::new().items(items).start();
+    let trap = run.vm.tick(run.root).unwrap_err();
+    let lines: Vec<&str> = trap.backtrace.lines().collect();
+    let place = |name: &str| lines.iter().position(|line| line.contains(name));
+    let (inner, outer) = (place("filter::Auth::check"), place("filter::check(int)"));
+    assert!(inner.is_some() && inner < outer, "{}", trap.backtrace);
+    assert!(!trap.backtrace.contains("_ZN"), "{}", trap.backtrace);
 }
 
 #[test]

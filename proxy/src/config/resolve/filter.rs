@@ -3,13 +3,17 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use lacis_host::limits;
+
 use super::super::names::is_label;
 use super::super::raw;
 use super::super::reader::{Entries, Field, Spot};
 use super::super::word::Word;
 use super::super::yaml::clip;
-use super::super::{Failure, Filter, FilterLimits, Module};
+use super::super::{Allow, Failure, Filter, FilterLimits, Module};
 use super::{Resolver, Size, not_label};
+
+mod remote;
 
 /// Smallest memory of a filter: one page of WebAssembly.
 const MIN_MEMORY: u64 = 64 << 10;
@@ -20,12 +24,24 @@ const MAX_BUFFER: u64 = 256 << 20;
 /// Most calls that a filter may have under way in a worker: each holds a stream, a task and a buffer.
 const MAX_CALLS: u32 = 10_000;
 
+/// Most log lines in a second: what one thread can write at all.
+const MAX_LOG_LINES: u32 = 1_000_000;
+
+/// Most bytes of shared data: it lives outside of every memory that `limits.memory` bounds.
+const MAX_SHARED_DATA: u64 = 256 << 20;
+
 /// Longest time of one callback: its worker does nothing else meanwhile.
 const MAX_TIME: Duration = Duration::from_secs(10);
 
 impl Resolver<'_> {
-    /// `used` are the positions of filters that something names.
-    pub(super) fn filters(&self, filters: Option<Entries<raw::Filter>>, used: &HashSet<usize>) -> Option<Vec<Filter>> {
+    /// `used` are the positions of filters that something names, `services` the names that filters can call, nothing
+    /// where these are wrong.
+    pub(super) fn filters(
+        &self,
+        filters: Option<Entries<raw::Filter>>,
+        used: &HashSet<usize>,
+        services: Option<&[&str]>,
+    ) -> Option<Vec<Filter>> {
         let Entries(entries) = filters?;
         let filters: Vec<Option<Filter>> = entries
             .into_iter()
@@ -35,13 +51,13 @@ impl Resolver<'_> {
                 if !used.contains(&position) {
                     self.report.warn(spot, "nothing names this filter, so it never runs");
                 }
-                self.filter(name, raw, spot)
+                self.filter(name, raw, spot, services)
             })
             .collect();
         filters.into_iter().collect()
     }
 
-    fn filter(&self, name: String, raw: raw::Filter, at: Spot) -> Option<Filter> {
+    fn filter(&self, name: String, raw: raw::Filter, at: Spot, services: Option<&[&str]>) -> Option<Filter> {
         let raw::Filter {
             module,
             sha256,
@@ -49,6 +65,7 @@ impl Resolver<'_> {
             failure,
             limits,
             allow,
+            credentials,
             root_id,
             vm_id,
             vm_config,
@@ -56,13 +73,9 @@ impl Resolver<'_> {
             host_env,
             allow_on_headers_stop_iteration,
         } = raw;
-        self.later([allow]);
         if !is_label(&name) {
             self.report.wrong_key(at, not_label(&name, "a filter name"));
         }
-        let module = self
-            .required(module, at, "module", "the path of a WebAssembly module, or builtin:NAME")
-            .and_then(|(module, spot)| self.module(module, spot));
         let sha256 = self.optional(sha256, None, |text, spot| {
             if text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit()) {
                 Some(Some(text.to_ascii_lowercase()))
@@ -70,6 +83,10 @@ impl Resolver<'_> {
                 self.refuse(spot, format!("\"{}\" is not a SHA-256; write its 64 hexadecimal digits", clip(&text)))
             }
         });
+        let module = self
+            .required(module, at, "module", "the path of a WebAssembly module, builtin:NAME, https://… or oci://…")
+            .and_then(|(module, spot)| self.module(module, spot, sha256.as_ref(), credentials));
+        let allow = self.allow(allow, services);
         let config = config.or(raw::Payload::default());
         let failure = failure.or(Word(Failure::Closed));
         let limits = self.filter_limits(limits);
@@ -77,13 +94,15 @@ impl Resolver<'_> {
         let vm_config = vm_config.or(raw::Payload::default());
         let env = self.environment(env, host_env);
         let head_waits_alone = allow_on_headers_stop_iteration.or(false);
+        let (module, sha256) = module?;
         Some(Filter {
             name,
-            module: module?,
-            sha256: sha256?,
+            module,
+            sha256,
             config: config?.0,
             failure: failure?.0,
             limits: limits?,
+            allow: allow?,
             root_id: root_id?,
             vm_id: vm_id?,
             vm_config: vm_config?.0,
@@ -92,22 +111,69 @@ impl Resolver<'_> {
         })
     }
 
-    fn module(&self, module: String, spot: Spot) -> Option<Module> {
+    /// The module, and the digest that it must have. `sha256` is the digest in the file, nothing if that was refused.
+    fn module(
+        &self,
+        module: String,
+        spot: Spot,
+        sha256: Option<&Option<String>>,
+        credentials: Field<String>,
+    ) -> Option<(Module, Option<String>)> {
+        if module.contains("://") {
+            return self.remote(module, spot, sha256, credentials);
+        }
+        if let Some(spot) = credentials.spot() {
+            self.report.wrong(spot, "only a registry asks for credentials; remove it, or write module: oci://…");
+        }
+        let sha256 = sha256?.clone();
         if let Some(name) = module.strip_prefix("builtin:") {
             if is_label(name) {
-                return Some(Module::Builtin(name.to_owned()));
+                return Some((Module::Builtin(name.to_owned()), sha256));
             }
             return self.refuse(spot, not_label(name, "the name of a built-in filter"));
         }
-        if let Some((scheme, _)) = module.split_once("://") {
-            let scheme = clip(scheme);
-            return self.refuse(spot, format!("modules from {scheme}:// are not supported yet; write a path"));
-        }
-        self.path(module, spot).map(Module::Path)
+        Some((self.path(module, spot).map(Module::Path)?, sha256))
+    }
+
+    fn allow(&self, field: Field<raw::Allowed>, services: Option<&[&str]>) -> Option<Allow> {
+        let raw::Allowed { calls, functions } = field.or(raw::Allowed::default())?;
+        let calls = self.optional(calls, None, |calls, _| {
+            self.each(calls, |name, spot| {
+                let Some(services) = services.filter(|services| !services.contains(&name.as_str())) else {
+                    return Some(name);
+                };
+                let meant = self.report.suggest(&name, services.iter().copied());
+                let advice =
+                    meant.map_or("write the name of one under `services`".into(), |m| format!("did you mean {m}?"));
+                self.refuse(spot, format!("there is no service \"{}\"; {advice}", clip(&name)))
+            })
+            .map(Some)
+        });
+        let functions = self.optional(functions, None, |functions, _| {
+            self.each(functions, |name, spot| match lacis_host::Allow::of([name.as_str()]) {
+                Ok(_) => Some(name),
+                Err(_) => {
+                    let families: Vec<_> = lacis_host::Allow::families().collect();
+                    let advice =
+                        format!("write one of {}, or the name of a function of Proxy-Wasm", families.join(", "));
+                    self.refuse(spot, format!("there is no host function \"{}\"; {advice}", clip(&name)))
+                }
+            })
+            .map(Some)
+        });
+        let (calls, functions) = (calls?, functions?);
+        // Who may call somebody may use what calls are made with.
+        let implied: &[&str] =
+            if calls.as_ref().is_some_and(|calls| !calls.is_empty()) { &["grpc", "http"] } else { &[] };
+        let functions = functions.and_then(|names: Vec<String>| {
+            lacis_host::Allow::of(names.iter().map(String::as_str).chain(implied.iter().copied())).ok()
+        });
+        Some(Allow { functions, calls })
     }
 
     fn filter_limits(&self, field: Field<raw::FilterLimits>) -> Option<FilterLimits> {
-        let raw::FilterLimits { memory, time, buffer, calls } = field.or(raw::FilterLimits::default())?;
+        let raw::FilterLimits { memory, time, buffer, calls, table, log_lines, metrics, shared_data } =
+            field.or(raw::FilterLimits::default())?;
         let memory = match memory {
             Field::Given(Word(Size(bytes)), spot) if bytes < MIN_MEMORY => {
                 self.refuse(spot, "a WebAssembly module needs at least one page; write 64KiB or more")
@@ -126,12 +192,25 @@ impl Resolver<'_> {
             }
             buffer => self.word(buffer, raw::FILTER_BUFFER),
         };
-        let calls = self.optional(calls, raw::FILTER_CALLS, |calls, spot| match calls {
-            calls if calls > MAX_CALLS => self.refuse(spot, format!("too many; write 0 to {MAX_CALLS}")),
-            calls => Some(calls),
-        });
-        let (Size(memory), time, Size(buffer), calls) = (memory?, time?, buffer?, calls?);
-        Some(FilterLimits { memory, time, buffer, calls })
+        let count = |field, default, most: u32| {
+            self.optional(field, default, |count, spot| match count {
+                count if count > most => self.refuse(spot, format!("too many; write 0 to {most}")),
+                count => Some(count),
+            })
+        };
+        let calls = count(calls, raw::FILTER_CALLS, MAX_CALLS);
+        let table = count(table, limits::TABLE_ELEMENTS as u32, limits::TABLE_ELEMENTS as u32);
+        let log_lines = count(log_lines, limits::LOG_LINES, MAX_LOG_LINES);
+        let metrics = count(metrics, limits::METRICS as u32, limits::METRICS as u32);
+        let shared_data = match shared_data {
+            Field::Given(Word(Size(bytes)), spot) if bytes > MAX_SHARED_DATA => {
+                self.refuse(spot, "it is outside of every bounded memory; write 256MiB or less")
+            }
+            shared_data => self.word(shared_data, raw::FILTER_SHARED_DATA),
+        };
+        let (Size(memory), time, Size(buffer), Size(shared_data)) = (memory?, time?, buffer?, shared_data?);
+        let (calls, table, log_lines, metrics) = (calls?, table?, log_lines?, metrics?);
+        Some(FilterLimits { memory, time, buffer, calls, table, log_lines, metrics, shared_data })
     }
 
     /// The environment of a VM: its own variables, then those of the host.

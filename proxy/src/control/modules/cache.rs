@@ -1,5 +1,6 @@
-//! Compiled modules on disk. They are machine code that will run in this process, so nobody else may write them; and an
-//! artifact's name holds the digest of its content, so that damage is seen before it runs.
+//! Modules on disk: those that were fetched, and what the compiler made of any. That is machine code that will run in this
+//! process, so nobody else may write it; and a file's name holds the digest of its content, so that damage is seen before
+//! it runs.
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, Permissions};
@@ -10,17 +11,35 @@ use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest;
 
-/// How long an artifact stays that nothing has loaded: long enough for a service that is seldom started, and the
+/// How long a file stays that nothing has loaded: long enough for a service that is seldom started, and the
 /// versions of a filter that is being written do not pile up.
 pub(super) const AGE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// End of the names of all files that are ours.
-const SUFFIX: &str = ".cwasm";
+/// What a file holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// What the compiler made of a module.
+    Artifact,
+    /// A module, as it was fetched and unpacked.
+    Module,
+}
+
+impl Form {
+    /// Ends of the names of all files that are ours.
+    const ALL: [Form; 2] = [Form::Artifact, Form::Module];
+
+    const fn suffix(self) -> &'static str {
+        match self {
+            Form::Artifact => ".cwasm",
+            Form::Module => ".wasm",
+        }
+    }
+}
 
 /// Permissions that let others write.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 
-/// A directory of artifacts, named `KEY-SHA256.cwasm`. Several processes may use one.
+/// A directory of files, named `KEY-SHA256.cwasm` or `.wasm`. Several processes may use one.
 #[derive(Debug)]
 pub(super) struct Cache {
     path: PathBuf,
@@ -82,13 +101,19 @@ impl Cache {
         Ok(Cache { path, _temporary: None })
     }
 
-    /// The artifact of a key, if there is a whole one. What is damaged is removed.
-    pub(super) fn find(&self, key: &str) -> Option<PathBuf> {
+    /// The file of a key, if there is a whole one. What is damaged is removed.
+    pub(super) fn find(&self, key: &str, form: Form) -> Option<PathBuf> {
         for path in self.files() {
             let name = path.file_name()?.to_str()?;
-            let Some(expected) = name.strip_prefix(key).and_then(|rest| rest.strip_prefix('-')) else { continue };
+            let Some(expected) = name
+                .strip_prefix(key)
+                .and_then(|rest| rest.strip_prefix('-'))
+                .and_then(|rest| rest.strip_suffix(form.suffix()))
+            else {
+                continue;
+            };
             let whole = File::open(&path).and_then(|mut file| {
-                let whole = expected.strip_suffix(SUFFIX) == Some(&digest(&mut file)?);
+                let whole = expected == digest(&mut file)?;
                 // So that it does not grow old. It may belong to root and be there to stay.
                 let _ = file.set_modified(SystemTime::now());
                 Ok(whole)
@@ -96,30 +121,36 @@ impl Cache {
             if whole.is_ok_and(|whole| whole) {
                 return Some(path);
             }
-            tracing::warn!(artifact = %path.display(), "a compiled module is damaged, compiling it again");
+            tracing::warn!(file = %path.display(), "a cached module is damaged, making it again");
             let _ = fs::remove_file(&path);
         }
         None
     }
 
-    /// Adds the artifact that `make` writes to the path that it is given. Readers see it whole or not at all; when
+    /// Adds the file that `make` writes to the path that it is given. Readers see it whole or not at all; when
     /// another process adds the same one meanwhile, either is as good.
-    pub(super) fn add(&self, key: &str, make: impl FnOnce(&Path) -> Result<(), String>) -> Result<PathBuf, String> {
+    pub(super) fn add(
+        &self,
+        key: &str,
+        form: Form,
+        make: impl FnOnce(&Path) -> Result<(), String>,
+    ) -> Result<PathBuf, String> {
         self.sweep(SystemTime::now());
         let cannot = |error: io::Error| format!("cannot write to {}: {error}", self.path.display());
         // With mode 0600, removed unless it is renamed.
-        let mut file = tempfile::Builder::new().prefix(".").suffix(SUFFIX).tempfile_in(&self.path).map_err(cannot)?;
+        let mut file =
+            tempfile::Builder::new().prefix(".").suffix(form.suffix()).tempfile_in(&self.path).map_err(cannot)?;
         make(file.path())?;
         // A crash of the machine must not leave the name without the content.
         file.as_file().sync_all().map_err(cannot)?;
         file.rewind().map_err(cannot)?;
         let digest = digest(file.as_file_mut()).map_err(cannot)?;
-        let path = self.path.join(format!("{key}-{digest}{SUFFIX}"));
+        let path = self.path.join(format!("{key}-{digest}{}", form.suffix()));
         file.persist(&path).map_err(|error| cannot(error.error))?;
         Ok(path)
     }
 
-    /// Removes what is older than [`AGE_MAX`]: artifacts nobody loads, and what a killed process left half written.
+    /// Removes what is older than [`AGE_MAX`]: files nobody loads, and what a killed process left half written.
     fn sweep(&self, now: SystemTime) {
         for path in self.files() {
             let modified = fs::symlink_metadata(&path).and_then(|file| file.modified());
@@ -135,7 +166,7 @@ impl Cache {
         entries
             .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file()))
             .map(|entry| entry.path())
-            .filter(|path| path.to_str().is_some_and(|path| path.ends_with(SUFFIX)))
+            .filter(|path| path.to_str().is_some_and(|path| Form::ALL.iter().any(|form| path.ends_with(form.suffix()))))
     }
 }
 
@@ -181,21 +212,31 @@ mod tests {
     #[test]
     fn what_is_added_is_found_by_its_key_and_private() {
         let (_home, cache) = cache();
-        assert_eq!(cache.find("k"), None);
-        let path = cache.add("k", write("code")).unwrap();
+        assert_eq!(cache.find("k", Form::Artifact), None);
+        let path = cache.add("k", Form::Artifact, write("code")).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"code");
         assert_eq!((mode(&cache.path), mode(&path)), (0o700, 0o600));
-        assert_eq!(cache.find("k"), Some(path));
-        assert_eq!((cache.find(""), cache.find("kk")), (None, None));
+        assert_eq!(cache.find("k", Form::Artifact), Some(path));
+        assert_eq!((cache.find("", Form::Artifact), cache.find("kk", Form::Artifact)), (None, None));
         // A process that was not fast enough to see it.
-        assert_eq!(cache.add("k", write("code")).ok(), cache.find("k"));
+        assert_eq!(cache.add("k", Form::Artifact, write("code")).ok(), cache.find("k", Form::Artifact));
         assert_eq!(cache.files().count(), 1);
+    }
+
+    #[test]
+    fn a_module_and_what_was_made_of_it_are_told_apart() {
+        let (_home, cache) = cache();
+        let artifact = cache.add("k", Form::Artifact, write("code")).unwrap();
+        assert_eq!(cache.find("k", Form::Module), None);
+        let module = cache.add("k", Form::Module, write("module")).unwrap();
+        assert_eq!(cache.find("k", Form::Artifact), Some(artifact));
+        assert_eq!(cache.find("k", Form::Module), Some(module));
     }
 
     #[test]
     fn what_could_not_be_made_leaves_nothing() {
         let (_home, cache) = cache();
-        assert_eq!(cache.add("k", |_| Err("no".into())), Err("no".into()));
+        assert_eq!(cache.add("k", Form::Artifact, |_| Err("no".into())), Err("no".into()));
         assert_eq!(fs::read_dir(&cache.path).unwrap().count(), 0);
     }
 
@@ -203,15 +244,18 @@ mod tests {
     fn what_is_damaged_is_removed() {
         let (_home, cache) = cache();
         for damage in ["", "cod", "codf"] {
-            let path = cache.add("k", write("code")).unwrap();
+            let path = cache.add("k", Form::Artifact, write("code")).unwrap();
             fs::write(&path, damage).unwrap();
-            assert_eq!(cache.find("k"), None, "{damage}");
+            assert_eq!(cache.find("k", Form::Artifact), None, "{damage}");
             assert!(!path.exists());
         }
         // A whole one is found beside it.
-        let (bad, good) = (cache.add("k", write("one")).unwrap(), cache.add("k", write("two")).unwrap());
+        let (bad, good) = (
+            cache.add("k", Form::Artifact, write("one")).unwrap(),
+            cache.add("k", Form::Artifact, write("two")).unwrap(),
+        );
         fs::write(bad, "bad").unwrap();
-        assert_eq!(cache.find("k"), Some(good));
+        assert_eq!(cache.find("k", Form::Artifact), Some(good));
     }
 
     #[test]
@@ -219,7 +263,10 @@ mod tests {
         let (_home, cache) = cache();
         let now = SystemTime::now();
         let aged = |path: &Path, age| File::open(path).unwrap().set_modified(now - age).unwrap();
-        let (old, young) = (cache.add("old", write("1")).unwrap(), cache.add("young", write("2")).unwrap());
+        let (old, young) = (
+            cache.add("old", Form::Artifact, write("1")).unwrap(),
+            cache.add("young", Form::Artifact, write("2")).unwrap(),
+        );
         let (half, foreign) = (cache.path.join(".half.cwasm"), cache.path.join("photo.jpg"));
         for path in [&half, &foreign] {
             fs::write(path, "").unwrap();
@@ -231,7 +278,7 @@ mod tests {
         cache.sweep(now);
         assert_eq!([&old, &young, &half, &foreign].map(|path| path.exists()), [false, true, false, true]);
         // To be found is to be young again.
-        cache.find("young");
+        cache.find("young", Form::Artifact);
         assert!(fs::metadata(&young).unwrap().modified().unwrap() > now - AGE_MAX);
     }
 
@@ -283,8 +330,8 @@ mod tests {
         for variables in [&[][..], &[("HOME", file.path())], &[("XDG_CACHE_HOME", Path::new("relative"))]] {
             let cache = open(variables).unwrap();
             assert_eq!(mode(&cache.path), 0o700);
-            let artifact = cache.add("k", write("code")).unwrap();
-            assert_eq!(cache.find("k"), Some(artifact));
+            let artifact = cache.add("k", Form::Artifact, write("code")).unwrap();
+            assert_eq!(cache.find("k", Form::Artifact), Some(artifact));
             let path = cache.path.clone();
             drop(cache);
             assert!(!path.exists());

@@ -117,7 +117,7 @@ impl World for Trial {
     fn set_tick(&mut self, _: RootId, _: Option<Duration>) {}
 
     /// Nor an answer to a call: that it can be made is what is tried.
-    fn call_out(&mut self, _: CallId, _: RootId, _: CallOut) -> Result<(), Status> {
+    fn call_out(&mut self, _: &str, _: CallId, _: RootId, _: CallOut) -> Result<(), Status> {
         Ok(())
     }
 

@@ -48,7 +48,7 @@ impl Place {
         let arguments = vec!["-c", &*script.leak(), "compiler"];
         let compiler = Compiler { program: "/bin/sh".into(), arguments, time: compiler::TIME_MAX };
         let engine = Engine::new(&Options::default()).unwrap();
-        Place { directory, tools: Tools { engine, compiler, cache } }
+        Place { directory, tools: Tools { engine, compiler, cache: Arc::new(cache) } }
     }
 
     fn module(&self, name: &str, code: impl AsRef<[u8]>) -> PathBuf {
@@ -69,7 +69,9 @@ impl Place {
     /// The same beside filters that are in use.
     fn plan(&self, filters: &[(&str, String)], ready: &[Arc<Compiled>]) -> Result<Plan, String> {
         let config = config(filters, filters.iter().map(|(name, _)| *name));
-        prepare_with(&config, ready, &self.tools).map_err(|refusals| told(&refusals))
+        prepare_with(&config, ready, &self.tools, Patience::Once)
+            .map(|(plan, _)| plan)
+            .map_err(|refusals| told(&refusals))
     }
 
     /// The one problem of a filter with this module, its path written as `FILE`.
@@ -134,7 +136,7 @@ fn what_no_listener_uses_is_not_touched() {
     let place = Place::new();
     let filters = [("one", "module: /nonexistent".to_owned())];
     let config = config(&filters, std::iter::empty());
-    assert_eq!(prepare_with(&config, &[], &place.tools).map(drop), Ok(()));
+    assert_eq!(prepare_with(&config, &[], &place.tools, Patience::Once).map(drop).ok(), Some(()));
     let mut workshop = Workshop::default();
     assert_eq!(workshop.prepare(&config).map(drop), Ok(()));
     assert!(workshop.tools.is_none(), "no engine where nothing runs");
@@ -155,6 +157,23 @@ fn what_has_not_changed_is_not_made_again() {
     let third = all(&place.plan(&filters("b"), &second).unwrap());
     assert!(!Arc::ptr_eq(&second[0], &third[0]));
     assert_ne!(second[0].vm_key(), third[0].vm_key());
+}
+
+#[test]
+fn what_is_allowed_belongs_to_the_filter_and_not_to_the_module() {
+    let place = Place::new();
+    let path = place.module("one.wasm", filter("(i32.const 1)")).display().to_string();
+    let some = ("some", format!("module: {path}, allow: {{functions: [log, properties]}}"));
+    let all = ("all", format!("module: {path}"));
+    let first: Vec<_> = place.plan(std::slice::from_ref(&some), &[]).unwrap().filters().cloned().collect();
+    let both: Vec<_> = place.plan(&[some, all], &first).unwrap().filters().cloned().collect();
+    assert!(Arc::ptr_eq(&first[0], &both[0]));
+    assert_ne!(both[0].vm_key(), both[1].vm_key());
+    let problem = place.prepare(&[("less", format!("module: {path}, allow: {{functions: [log]}}"))]).unwrap_err();
+    let expected =
+        "one.wasm imports env.proxy_get_property, which it is not allowed; add to allow.functions: properties";
+    assert!(problem.starts_with("filters.less: ") && problem.ends_with(expected), "{problem}");
+    assert_eq!(place.compilations(), 1, "the code is one");
 }
 
 #[test]
@@ -182,7 +201,11 @@ fn a_bad_artifact_is_compiled_again() {
     let name = artifact.file_name().unwrap().to_str().unwrap();
     let key = name.rsplit_once('-').unwrap().0;
     fs::remove_file(artifact).unwrap();
-    let foreign = place.tools.cache.add(key, |path| fs::write(path, b"foreign").map_err(|e| e.to_string())).unwrap();
+    let foreign = place
+        .tools
+        .cache
+        .add(key, Form::Artifact, |path| fs::write(path, b"foreign").map_err(|e| e.to_string()))
+        .unwrap();
     assert_eq!(place.prepare(&filters), Ok(()));
     assert_eq!(place.compilations(), 6);
     assert!(!foreign.exists(), "else it would be tried at each start");
@@ -241,7 +264,7 @@ fn the_size_of_a_module_is_bounded() {
         file(&large).map(|code| code.len() as u64)
     };
     assert_eq!(bytes(MODULE_MAX), Ok(MODULE_MAX));
-    let problem = format!("{} is larger than the 64 MiB that a module may have", large.display());
+    let problem = format!("{} is larger than the 256 MiB that a module may have", large.display());
     assert_eq!(bytes(MODULE_MAX + 1), Err(problem));
 }
 

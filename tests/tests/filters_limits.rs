@@ -1,0 +1,213 @@
+//! Filters that want too much: each limit is counted and told, and harms nobody else.
+
+use lacis_tests::{App, Link, Mesh, Sidecar, client, until};
+use serde_json::{Value, json};
+
+/// A filter whose callback for request headers is `code`, beside `items`. `$count` is a global that begins with 0.
+fn module(items: &str, code: &str) -> Vec<u8> {
+    let text = format!(
+        r#"(module
+          (import "env" "proxy_log" (func $log (param i32 i32 i32) (result i32)))
+          (import "env" "proxy_define_metric" (func $define (param i32 i32 i32 i32) (result i32)))
+          (import "env" "proxy_set_shared_data" (func $share (param i32 i32 i32 i32 i32) (result i32)))
+          (import "env" "proxy_http_call"
+            (func $call (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)))
+          (import "env" "proxy_send_local_response"
+            (func $reply (param i32 i32 i32 i32 i32 i32 i32 i32) (result i32)))
+          (memory (export "memory") 1)
+          (table $table 1 funcref)
+          (global $count (mut i32) (i32.const 0))
+          ;; A map: `:method: GET`, `:path: /silent`, `:authority: a`, as the ABI writes it.
+          (data (i32.const 0) "\03\00\00\00\07\00\00\00\03\00\00\00\05\00\00\00\07\00\00\00\0a\00\00\00\01\00\00\00")
+          (data (i32.const 28) ":method\00GET\00:path\00/silent\00:authority\00a\00")
+          (data (i32.const 100) "delta")
+          (func $ask (result i32)
+            (call $call (i32.const 100) (i32.const 5) (i32.const 0) (i32.const 67) (i32.const 0) (i32.const 0)
+              (i32.const 0) (i32.const 0) (i32.const 60000) (i32.const 200)))
+          ;; Answers with this status, and goes no further.
+          (func $say (param $status i32) (result i32)
+            (drop (call $reply (local.get $status) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0)
+              (i32.const 0) (i32.const 0) (i32.const -1)))
+            (i32.const 1))
+          (func (export "proxy_abi_version_0_2_1"))
+          (func (export "proxy_on_memory_allocate") (param i32) (result i32) (i32.const 1024))
+          (func (export "proxy_on_context_create") (param i32 i32))
+          {items}
+          (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32) {code}))"#
+    );
+    wat::parse_str(text).expect("a module")
+}
+
+/// alpha before an application, with one filter.
+struct Place {
+    alpha: Sidecar,
+    app: App,
+    _mesh: Mesh,
+}
+
+impl Place {
+    fn new(code: &[u8], settings: Value) -> Place {
+        let (mesh, app) = (Mesh::new(), App::start());
+        let mut filter = json!({"module": mesh.file("mine.wasm", code)});
+        for (key, value) in settings.as_object().into_iter().flatten() {
+            filter[key] = value.clone();
+        }
+        let config = json!({"outbound": {"filters": ["mine"]}, "filters": {"mine": filter}});
+        let alpha = mesh.sidecar("alpha").calls("delta", app.address(), Link::Plaintext).with(config).start();
+        Place { alpha, app, _mesh: mesh }
+    }
+
+    fn status(&self) -> u16 {
+        client::get(self.alpha.outbound(), "delta", "/echo").status()
+    }
+
+    fn refused(&self, count: f64, limit: &str) {
+        self.alpha.counts(count, "lacis_filter_refusals_total", &[("filter", "mine"), ("limit", limit)]);
+        self.alpha.log(&format!("{limit} was refused"), |line| {
+            line["limit"] == limit && line["filter"] == "mine" && line["level"] == "warn"
+        });
+    }
+
+    fn page(&self) -> Value {
+        let page: Value = serde_json::from_str(&self.alpha.admin_get("/filters").text()).expect("JSON");
+        page["filters"][0].clone()
+    }
+}
+
+/// What the guest goes on after: the n-th of a thing is refused, with a status of the ABI, a metric and a line.
+#[test]
+fn what_is_too_much_is_refused_and_counted() {
+    let log = "(drop (call $log (i32.const 2) (i32.const 100) (i32.const 5)))";
+    let define = |name: u32| format!("(call $define (i32.const 0) (i32.const {name}) (i32.const 5) (i32.const 200))");
+    let share = |size: u32| {
+        format!("(call $share (i32.const 100) (i32.const 5) (i32.const 1024) (i32.const {size}) (i32.const 0))")
+    };
+    // The status is 200 and the ABI's status of what comes last.
+    let say = |what: &str| format!("(call $say (i32.add (i32.const 200) {what}))");
+    for (limit, settings, code, status) in [
+        ("log_lines", json!({"limits": {"log_lines": 2}}), format!("{}{}", log.repeat(3), say("(i32.const 0)")), 200),
+        ("metrics", json!({"limits": {"metrics": 1}}), format!("(drop {}){}", define(29), say(&define(100))), 210),
+        ("shared_data", json!({"limits": {"shared_data": "64KiB"}}), say(&share(60_000)), 200),
+        ("shared_data", json!({"limits": {"shared_data": "32KiB"}}), say(&share(60_000)), 210),
+        ("calls", json!({"limits": {"calls": 1}}), format!("(drop (call $ask)){}", say("(call $ask)")), 210),
+        (
+            "service",
+            json!({"allow": {"calls": [], "functions": ["http", "log", "metrics", "reply", "shared_data"]}}),
+            say("(call $ask)"),
+            202,
+        ),
+    ] {
+        let place = Place::new(&module("", &code), settings);
+        assert_eq!(place.status(), status, "{limit}");
+        if status != 200 || limit == "log_lines" {
+            place.refused(1.0, limit);
+        } else {
+            assert_eq!(place.alpha.metrics().sum("lacis_filter_refusals_total", &[]), 0.0, "{limit}");
+        }
+    }
+}
+
+/// What kills the VM: the request that met it is answered 503, the reason is told, and the next VM serves.
+#[test]
+fn what_a_guest_dies_of_harms_its_own_request() {
+    // Only the first request of each VM goes well, so that a new one is told from an old one.
+    let once = |fatal: &str| {
+        format!(
+            "(if (global.get $count) (then {fatal}))
+             (global.set $count (i32.const 1)) (call $say (i32.const 200))"
+        )
+    };
+    let recurse = "(func $recurse (call $recurse) (global.set $count (i32.const 2)))";
+    let grow = "(if (i32.eq (memory.grow (i32.const 8)) (i32.const -1)) (then unreachable))";
+    let table = "(if (i32.eq (table.grow $table (ref.null func) (i32.const 8)) (i32.const -1)) (then unreachable))";
+    for (items, fatal, limit, error) in [
+        ("", "unreachable", None, "unreachable"),
+        (recurse, "(call $recurse)", None, "call stack exhausted"),
+        ("", grow, Some("memory"), "needs more memory than its limit of 131072 bytes"),
+        ("", table, Some("table"), "needs a larger table than its limit of 4 elements"),
+        ("", "(loop $l (br $l))", Some("time"), "ran longer than its budget of 20ms"),
+    ] {
+        let limits = json!({"limits": {"memory": "128KiB", "table": 4, "time": "20ms"}});
+        let place = Place::new(&module(items, &once(fatal)), limits);
+        for _ in 0..2 {
+            until("a VM serves", || (place.status() == 200).then_some(()));
+            assert_eq!(place.status(), 503, "{error}");
+        }
+        until("a VM serves again", || (place.status() == 200).then_some(()));
+        if let Some(limit) = limit {
+            place.refused(2.0, limit);
+        }
+        let last = place.page()["last_error"].to_string();
+        assert!(last.contains(error), "{last}");
+        assert_eq!(place.app.requests(), 0);
+    }
+}
+
+/// A VM that keeps something of each request dies of its own limit, and no other request does.
+#[test]
+fn a_guest_that_leaks_dies_alone() {
+    let leak = "(func (export \"proxy_on_done\") (param i32) (result i32) (i32.const 0))";
+    let code = "(if (i32.eq (memory.grow (i32.const 1)) (i32.const -1)) (then unreachable)) (i32.const 0)";
+    let place = Place::new(&module(leak, code), json!({"limits": {"memory": "640KiB"}}));
+    let statuses: Vec<u16> = (0..10).map(|_| place.status()).collect();
+    assert_eq!(statuses, [200, 200, 200, 200, 200, 200, 200, 200, 200, 503]);
+    until("a VM serves", || (place.status() == 200).then_some(()));
+    assert!(place.page()["contexts"].as_u64().is_some_and(|contexts| contexts < 4), "{}", place.page());
+    assert!(place.page()["memory_bytes"].as_u64().is_some_and(|bytes| bytes < 640 << 10), "{}", place.page());
+}
+
+/// A dead VM is away for longer each time; meanwhile requests follow the policy and no VM is made.
+#[test]
+fn a_vm_that_dies_again_and_again_is_replaced_less_and_less_often() {
+    let place = Place::new(&module("", "unreachable"), json!({}));
+    let begin = std::time::Instant::now();
+    // 100, 200, 400 and 800 ms lie between five deaths.
+    until("it has died five times", || {
+        assert_eq!(place.status(), 503);
+        let traps = place.page()["traps"].as_u64();
+        (traps >= Some(5)).then_some(())
+    });
+    assert!(begin.elapsed().as_millis() >= 1500, "{:?}", begin.elapsed());
+    let requests = place.alpha.metrics().sum("lacis_requests_total", &[]);
+    assert!(requests > 5.0, "{requests} requests, and each of them a VM");
+}
+
+/// A trap is told with the functions that it happened in, by the names that people gave them.
+#[test]
+fn a_trap_is_told_with_its_functions() {
+    let items = "(func $_ZN6filter4Auth5check17h0123456789abcdefE unreachable)
+                 (func $_ZN6filter3runEi call $_ZN6filter4Auth5check17h0123456789abcdefE)";
+    let place = Place::new(&module(items, "(call $_ZN6filter3runEi) (i32.const 0)"), json!({}));
+    assert_eq!(place.status(), 503);
+    let line = place.alpha.log("the trap", |line| line["message"] == "the filter trapped");
+    let backtrace = line["backtrace"].as_str().expect("a backtrace");
+    let place = |name: &str| backtrace.find(name).unwrap_or_else(|| panic!("no {name} in {backtrace}"));
+    assert!(place("filter::Auth::check") < place("filter::run(int)"), "{backtrace}");
+    assert_eq!((line["filter"].as_str(), line["callback"].as_str()), (Some("mine"), Some("proxy_on_request_headers")));
+}
+
+/// `/filters` shows how a filter is; calls and callbacks are counted.
+#[test]
+fn a_filter_is_shown_with_its_callbacks_and_calls() {
+    let place = Place::new(&module("", "(drop (call $ask)) (i32.const 0)"), json!({"limits": {"time": "1s"}}));
+    assert_eq!(place.status(), 200);
+    let page = place.page();
+    assert_eq!(
+        (page["name"].as_str(), page["generation"].as_u64(), page["vms"].as_u64()),
+        (Some("mine"), Some(1), Some(1))
+    );
+    assert_eq!((page["abi"].as_str(), page["traps"].as_u64()), (Some("0.2.1"), Some(0)));
+    let measured = page["callback_seconds"].as_object().expect("callbacks");
+    let counts: u64 = measured.values().filter_map(|histogram| histogram["count"].as_u64()).sum();
+    assert!(counts >= 1, "{page}");
+    place.alpha.metric_becomes("lacis_filter_callback_seconds_count", &[("filter", "mine")], |count| count >= 1.0);
+    // The call is under way until the filter goes.
+    let called = |alpha: &Sidecar, result: &str, count| {
+        let labels = [("filter", "mine"), ("destination", "delta"), ("result", result)];
+        alpha.counts(count, "lacis_filter_calls_total", &labels);
+    };
+    called(&place.alpha, "answered", 0.0);
+    let mut alpha = place.alpha;
+    alpha.reload(json!({"outbound": {"filters": []}}));
+    called(&alpha, "cancelled", 1.0);
+}
