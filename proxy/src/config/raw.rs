@@ -2,6 +2,7 @@
 //!
 //! A key without `#[serde(default)]` is required; what `lacis schema` prints is derived from the same types.
 
+pub(super) mod filter;
 pub(super) mod route;
 
 use std::borrow::Cow;
@@ -9,16 +10,16 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use lacis_host::limits;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 
+use self::filter::Filter;
 use super::reader::{Entries, Field, Later, Whole};
-use super::word::{LogFormat, Notation, Size, Word, host_and_port};
+use super::word::{LogFormat, Notation, Word, host_and_port};
 use super::yaml::clip;
-use super::{AppProtocol, Balance, Failure, LinkPolicy, ServiceProtocol};
+use super::{AppProtocol, Balance, LinkPolicy, ServiceProtocol};
 use crate::identity::SpiffeId;
 
 pub(super) const NAMESPACE: &str = "default";
@@ -29,11 +30,6 @@ pub(super) const ADMIN_LISTEN: &str = "127.0.0.1:15000";
 pub(super) const CONNECT: &str = "1s";
 pub(super) const REQUEST: &str = "15s";
 pub(super) const IDLE: &str = "5m";
-pub(super) const FILTER_MEMORY: &str = "64MiB";
-pub(super) const FILTER_TIME: &str = "20ms";
-pub(super) const FILTER_BUFFER: &str = "1MiB";
-pub(super) const FILTER_CALLS: u32 = 100;
-pub(super) const FILTER_SHARED_DATA: &str = "16MiB";
 pub(super) const ACCESS_LOG: &str = "/dev/stdout";
 /// Most worker threads that a file may ask for: more than any machine that this runs on has cores for a sidecar.
 pub(super) const MAX_WORKERS: u64 = 256;
@@ -286,109 +282,6 @@ pub(super) struct Timeouts {
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, expecting = "a map")]
-pub(super) struct Filter {
-    /// A path of a WebAssembly module, `builtin:NAME`, or where it is fetched: `https://…` (a module, or a tar.gz with
-    /// `plugin.wasm`), `oci://REGISTRY/REPOSITORY:TAG` or `oci://REGISTRY/REPOSITORY@sha256:…`.
-    pub(super) module: Field<String>,
-    /// SHA-256 in hexadecimal digits, of the module, of the file at `https://`, or of the image's manifest; what differs
-    /// is refused. Needed for modules that are fetched.
-    #[serde(default)]
-    #[schemars(extend("pattern" = "^[0-9a-fA-F]{64}$"))]
-    pub(super) sha256: Field<String>,
-    /// What the filter reads as its configuration: a map as JSON, a text as it is.
-    #[serde(default)]
-    pub(super) config: Field<Payload>,
-    /// Requests while the filter cannot run: answered 503 (closed), or passed by it (open).
-    #[serde(default)]
-    #[schemars(extend("default" = "closed"))]
-    pub(super) failure: Field<Word<Failure>>,
-    /// Its bounds.
-    #[serde(default)]
-    pub(super) limits: Field<FilterLimits>,
-    /// What it may use; without it everything.
-    #[serde(default)]
-    pub(super) allow: Field<Allowed>,
-    /// A `config.json` of Docker with what a registry wants to know; by default `$DOCKER_CONFIG/config.json`, else
-    /// `~/.docker/config.json`.
-    #[serde(default)]
-    pub(super) credentials: Field<String>,
-    /// `plugin_root_id`, as in Envoy.
-    #[serde(default)]
-    pub(super) root_id: Field<String>,
-    /// Filters with the same `vm_id`, `vm_config`, environment and module share a VM, as in Envoy.
-    #[serde(default)]
-    pub(super) vm_id: Field<String>,
-    /// What the VM reads as its configuration: a map as JSON, a text as it is.
-    #[serde(default)]
-    pub(super) vm_config: Field<Payload>,
-    /// Environment variables of the VM.
-    #[serde(default)]
-    pub(super) env: Field<Entries<String>>,
-    /// Environment variables that the VM gets from the sidecar's own environment.
-    #[serde(default)]
-    pub(super) host_env: Field<Vec<Field<String>>>,
-    /// As in Envoy: a filter that pauses at the headers still sees the body, and the headers wait for it.
-    #[serde(default)]
-    #[schemars(extend("default" = false))]
-    pub(super) allow_on_headers_stop_iteration: Field<bool>,
-}
-
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, expecting = "a map such as {calls: [delta], functions: [log, headers]}")]
-pub(super) struct Allowed {
-    /// Services that it may call; without it all of them.
-    #[serde(default)]
-    pub(super) calls: Field<Vec<Field<String>>>,
-    /// Families of host functions that it may use (body, foreign, grpc, headers, http, log, metrics, properties, queues,
-    /// reply, route, shared_data, stream, timer), or single ones by name; without it all of them. A service under
-    /// `calls` brings `grpc` and `http` along.
-    #[serde(default)]
-    pub(super) functions: Field<Vec<Field<String>>>,
-}
-
-/// Bytes for a filter.
-#[derive(Debug, Default)]
-pub(super) struct Payload(pub(super) Vec<u8>);
-
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, expecting = "a map such as {memory: 64MiB, time: 20ms}")]
-pub(super) struct FilterLimits {
-    /// Memory of the VM.
-    #[serde(default)]
-    #[schemars(extend("default" = FILTER_MEMORY))]
-    pub(super) memory: Field<Word<Size>>,
-    /// Time of one callback.
-    #[serde(default)]
-    #[schemars(extend("default" = FILTER_TIME))]
-    pub(super) time: Field<Word<Duration>>,
-    /// What a filter may hold back of a body, and what it may receive as the answer to a call of its own.
-    #[serde(default)]
-    #[schemars(extend("default" = FILTER_BUFFER))]
-    pub(super) buffer: Field<Word<Size>>,
-    /// Calls of its own that may be under way at once, in each worker.
-    #[serde(default)]
-    #[schemars(extend("default" = FILTER_CALLS, "minimum" = 0, "maximum" = 10000))]
-    pub(super) calls: Field<u32>,
-    /// Elements of a table of functions.
-    #[serde(default)]
-    #[schemars(extend("default" = limits::TABLE_ELEMENTS, "minimum" = 0, "maximum" = limits::TABLE_ELEMENTS))]
-    pub(super) table: Field<u32>,
-    /// Lines that it may log in a second, in each worker.
-    #[serde(default)]
-    #[schemars(extend("default" = limits::LOG_LINES, "minimum" = 0, "maximum" = 1_000_000))]
-    pub(super) log_lines: Field<u32>,
-    /// Metrics that it may define.
-    #[serde(default)]
-    #[schemars(extend("default" = limits::METRICS, "minimum" = 0, "maximum" = limits::METRICS))]
-    pub(super) metrics: Field<u32>,
-    /// Shared data of its `vm_id`, keys and values.
-    #[serde(default)]
-    #[schemars(extend("default" = FILTER_SHARED_DATA))]
-    pub(super) shared_data: Field<Word<Size>>,
-}
-
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, expecting = "a map")]
 pub(super) struct Admin {
     /// Where readiness, metrics and the like are served.
     #[serde(default)]
@@ -496,29 +389,6 @@ macro_rules! number {
 number!(Weight, "a weight", MAX_WEIGHT);
 number!(Port, "a port", u64::from(u16::MAX));
 
-impl<'de> Deserialize<'de> for Payload {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Read;
-        impl<'de> Visitor<'de> for Read {
-            type Value = Payload;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a map, or a text")
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<Payload, E> {
-                Ok(Payload(text.into()))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Payload, A::Error> {
-                let map = serde_json::Map::deserialize(MapAccessDeserializer::new(map))?;
-                serde_json::to_vec(&map).map(Payload).map_err(de::Error::custom)
-            }
-        }
-        deserializer.deserialize_any(Read)
-    }
-}
-
 impl<'de> Deserialize<'de> for Endpoint {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Read;
@@ -583,20 +453,6 @@ impl JsonSchema for Workers {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "anyOf": [{ "type": "integer", "minimum": 1, "maximum": MAX_WORKERS }, { "const": "auto" }] })
-    }
-}
-
-impl JsonSchema for Payload {
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn schema_name() -> Cow<'static, str> {
-        "Payload".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": ["object", "string"] })
     }
 }
 

@@ -38,7 +38,7 @@ impl Resolver<'_> {
     /// where these are wrong.
     pub(super) fn filters(
         &self,
-        filters: Option<Entries<raw::Filter>>,
+        filters: Option<Entries<raw::filter::Filter>>,
         used: &HashSet<usize>,
         services: Option<&[&str]>,
     ) -> Option<Vec<Filter>> {
@@ -57,8 +57,8 @@ impl Resolver<'_> {
         filters.into_iter().collect()
     }
 
-    fn filter(&self, name: String, raw: raw::Filter, at: Spot, services: Option<&[&str]>) -> Option<Filter> {
-        let raw::Filter {
+    fn filter(&self, name: String, raw: raw::filter::Filter, at: Spot, services: Option<&[&str]>) -> Option<Filter> {
+        let raw::filter::Filter {
             module,
             sha256,
             config,
@@ -87,11 +87,11 @@ impl Resolver<'_> {
             .required(module, at, "module", "the path of a WebAssembly module, builtin:NAME, https://… or oci://…")
             .and_then(|(module, spot)| self.module(module, spot, sha256.as_ref(), credentials));
         let allow = self.allow(allow, services);
-        let config = config.or(raw::Payload::default());
+        let config = config.or(raw::filter::Payload::default());
         let failure = failure.or(Word(Failure::Closed));
         let limits = self.filter_limits(limits);
         let (root_id, vm_id) = (root_id.or(String::new()), vm_id.or(String::new()));
-        let vm_config = vm_config.or(raw::Payload::default());
+        let vm_config = vm_config.or(raw::filter::Payload::default());
         let env = self.environment(env, host_env);
         let head_waits_alone = allow_on_headers_stop_iteration.or(false);
         let (module, sha256) = module?;
@@ -135,8 +135,8 @@ impl Resolver<'_> {
         Some((self.path(module, spot).map(Module::Path)?, sha256))
     }
 
-    fn allow(&self, field: Field<raw::Allowed>, services: Option<&[&str]>) -> Option<Allow> {
-        let raw::Allowed { calls, functions } = field.or(raw::Allowed::default())?;
+    fn allow(&self, field: Field<raw::filter::Allowed>, services: Option<&[&str]>) -> Option<Allow> {
+        let raw::filter::Allowed { calls, functions } = field.or(raw::filter::Allowed::default())?;
         let calls = self.optional(calls, None, |calls, _| {
             self.each(calls, |name, spot| {
                 let Some(services) = services.filter(|services| !services.contains(&name.as_str())) else {
@@ -171,26 +171,26 @@ impl Resolver<'_> {
         Some(Allow { functions, calls })
     }
 
-    fn filter_limits(&self, field: Field<raw::FilterLimits>) -> Option<FilterLimits> {
-        let raw::FilterLimits { memory, time, buffer, calls, table, log_lines, metrics, shared_data } =
-            field.or(raw::FilterLimits::default())?;
+    fn filter_limits(&self, field: Field<raw::filter::FilterLimits>) -> Option<FilterLimits> {
+        let raw::filter::FilterLimits { memory, time, buffer, calls, table, log_lines, metrics, shared_data } =
+            field.or(raw::filter::FilterLimits::default())?;
         let memory = match memory {
             Field::Given(Word(Size(bytes)), spot) if bytes < MIN_MEMORY => {
                 self.refuse(spot, "a WebAssembly module needs at least one page; write 64KiB or more")
             }
-            memory => self.word(memory, raw::FILTER_MEMORY),
+            memory => self.word(memory, raw::filter::FILTER_MEMORY),
         };
         let time = match time {
             Field::Given(Word(time), spot) if time.is_zero() || time > MAX_TIME => {
                 self.refuse(spot, "a callback holds up everything else on its worker; write 1ms to 10s")
             }
-            time => self.word(time, raw::FILTER_TIME),
+            time => self.word(time, raw::filter::FILTER_TIME),
         };
         let buffer = match buffer {
             Field::Given(Word(Size(bytes)), spot) if bytes > MAX_BUFFER => {
                 self.refuse(spot, "each exchange may hold this much in memory; write 256MiB or less")
             }
-            buffer => self.word(buffer, raw::FILTER_BUFFER),
+            buffer => self.word(buffer, raw::filter::FILTER_BUFFER),
         };
         let count = |field, default, most: u32| {
             self.optional(field, default, |count, spot| match count {
@@ -198,7 +198,7 @@ impl Resolver<'_> {
                 count => Some(count),
             })
         };
-        let calls = count(calls, raw::FILTER_CALLS, MAX_CALLS);
+        let calls = count(calls, raw::filter::FILTER_CALLS, MAX_CALLS);
         let table = count(table, limits::TABLE_ELEMENTS as u32, limits::TABLE_ELEMENTS as u32);
         let log_lines = count(log_lines, limits::LOG_LINES, MAX_LOG_LINES);
         let metrics = count(metrics, limits::METRICS as u32, limits::METRICS as u32);
@@ -206,7 +206,7 @@ impl Resolver<'_> {
             Field::Given(Word(Size(bytes)), spot) if bytes > MAX_SHARED_DATA => {
                 self.refuse(spot, "it is outside of every bounded memory; write 256MiB or less")
             }
-            shared_data => self.word(shared_data, raw::FILTER_SHARED_DATA),
+            shared_data => self.word(shared_data, raw::filter::FILTER_SHARED_DATA),
         };
         let (Size(memory), time, Size(buffer), Size(shared_data)) = (memory?, time?, buffer?, shared_data?);
         let (calls, table, log_lines, metrics) = (calls?, table?, log_lines?, metrics?);
