@@ -98,13 +98,14 @@ fn text_of(output: &Output) -> String {
 
 #[test]
 fn check_as_json() {
-    let (_dir, path) =
-        file("node: {service: alpha}\noutbound: {}\nservices:\n  delta: {endpoints: [127.0.0.1:80], link: plaintext, retries: {}}\n");
+    let (_dir, path) = file(
+        "node: {service: alpha}\noutbound: {}\nservices:\n  delta: {endpoints: [127.0.0.1:80], link: plaintext, retries: {}}\n",
+    );
     let output = lacis(&["check", "-c", &path, "--output", "json"]);
     assert_eq!(output.status.code(), Some(1));
     let said: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let problem = serde_json::json!({
-        "file": path, "line": 4, "column": 56, "path": "services.delta.retries", "message": "not supported yet; remove it",
+        "file": path, "line": 4, "column": 55, "path": "services.delta.retries", "message": "not supported yet; remove it",
     });
     assert_eq!(said, serde_json::json!({ "valid": false, "problems": [problem], "warnings": [] }));
 }
