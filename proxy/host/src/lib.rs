@@ -35,6 +35,7 @@ mod link;
 mod memory;
 mod overtime;
 mod plugin;
+pub mod protobuf;
 mod queue;
 mod shared;
 mod state;

@@ -2,9 +2,10 @@
 
 pub mod balance;
 mod dial;
+mod endpoint;
 pub mod pool;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -13,15 +14,16 @@ use std::time::{Duration, Instant};
 
 use http::Method;
 
-use balance::{Balancer, Candidate, Load};
+use balance::Balancer;
 pub use dial::Dialer;
-use pool::Links;
+pub use endpoint::EndpointReport;
+use endpoint::{Endpoint, Udp};
 
 use crate::config::{self, Balance, Endpoints, LinkPolicy, ServiceProtocol, Source, Timeouts};
 use crate::fault::{Fault, Reason, Retry};
 use crate::http::client::Link;
 use crate::http::head::{RequestHead, Version};
-use crate::http::{Body, Request, Response, body, h1, h2, h3};
+use crate::http::{Body, Request, Response, body};
 use crate::identity::SpiffeId;
 use crate::telemetry::labels;
 use crate::telemetry::labels::NameId;
@@ -30,20 +32,9 @@ use crate::telemetry::trail::{Busy, Trail};
 /// How often a request that provably reached nobody is sent elsewhere. Not a retry in the sense of policy: nothing was tried yet.
 const MAX_ATTEMPTS: u16 = 3;
 
-/// An endpoint that could not be reached is passed over for this long while there are others.
-const REST: Duration = Duration::from_secs(1);
-
 /// With `link: auto`, how long a first request waits for a peer's UDP to answer before it goes over TCP. A handshake
 /// within a region takes well under 100 ms; a firewall that drops never answers.
 const UDP_PATIENCE: Duration = Duration::from_millis(300);
-
-/// A peer whose UDP did not answer is tried again after this, in the background, and after twice as long each further time.
-const UDP_RETRY: Duration = Duration::from_secs(30);
-const UDP_RETRY_MAX: Duration = Duration::from_secs(900);
-
-/// How long a peer that has nothing better than HTTP/1.1 is spoken to in it unasked. Then the next handshake offers
-/// HTTP/2 again: whatever is chosen, the request goes over the connection that it made.
-const HTTP1_MEMORY: Duration = Duration::from_secs(300);
 
 /// How a cluster's endpoints are spoken to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,30 +103,6 @@ pub struct Place {
 /// What is known of services whose endpoints the configuration does not list.
 pub type Places = HashMap<Source, Arc<Place>>;
 
-/// One place where a service answers.
-#[derive(Debug)]
-struct Endpoint {
-    address: SocketAddr,
-    weight: Cell<u32>,
-    load: Load,
-    h1: Rc<h1::Idle>,
-    h2: Rc<Links<h2::Link>>,
-    h3: Rc<Links<h3::Link>>,
-    /// The peer had nothing better than HTTP/1.1, as its ALPN said; until when that is believed.
-    only_http1: Cell<Option<Instant>>,
-    udp: Cell<Udp>,
-    resting: Cell<Option<Instant>>,
-}
-
-/// What is known of a peer's UDP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Udp {
-    Unknown,
-    Works,
-    /// It did not answer; when it is asked again, and how long after that.
-    Silent(Instant, Duration),
-}
-
 impl Cluster {
     /// A service of the configuration, with what its source says. See [`Cluster::new`].
     pub fn service(
@@ -180,7 +147,7 @@ impl Cluster {
             return Rc::clone(same);
         }
         let known = before.map(|before| before.endpoints.borrow());
-        let endpoints = at(&place, known.as_ref().map_or(&[], |known| known.as_slice()));
+        let endpoints = endpoint::at(&place, known.as_ref().map_or(&[], |known| known.as_slice()));
         Rc::new(Cluster {
             name: name.into(),
             id: dialer.metrics().name(name),
@@ -217,7 +184,7 @@ impl Cluster {
     /// Its source says something else. Endpoints that are still there keep their links, load and weight, the latter until
     /// [`Cluster::take_over`]; links of those that are not end when what they carry has ended.
     pub fn move_to(&self, place: &Place) {
-        let endpoints = at(place, &self.endpoints.borrow());
+        let endpoints = endpoint::at(place, &self.endpoints.borrow());
         let gone = self.endpoints.replace(endpoints);
         *self.place.borrow_mut() = place.clone();
         drop(gone);
@@ -262,7 +229,7 @@ impl Cluster {
             let link = match self.link(&endpoint, carriage, trail).await {
                 Ok(link) => link,
                 Err(fault) => {
-                    endpoint.resting.set(Some(Instant::now() + REST));
+                    endpoint.rest();
                     // Nothing was sent: what bounds this is the number of endpoints, not that of attempts.
                     if fault.retry != Retry::Safe
                         || tried.len() + 1 >= self.endpoints.borrow().len().min(usize::from(MAX_ATTEMPTS))
@@ -276,8 +243,8 @@ impl Cluster {
                 }
             };
             endpoint.load.start();
-            trail.carried(Rc::clone(&endpoint) as Rc<dyn Busy>);
             let start = Instant::now();
+            trail.carried(Rc::clone(&endpoint) as Rc<dyn Busy>, start);
             // A body can be sent once; a request without one is kept for the case that the server refuses it unread.
             if again && current.body.is_end() {
                 let body = std::mem::replace(&mut current.body, Body::empty(body::Half::Request));
@@ -367,7 +334,7 @@ impl Cluster {
                 .await?
             {
                 Some(link) => return Ok(Link::H2(link)),
-                None => endpoint.only_http1.set(Some(Instant::now() + HTTP1_MEMORY)),
+                None => endpoint.has_only_http1(Instant::now()),
             }
         }
         if carriage == Carriage::Multiplexed {
@@ -420,135 +387,17 @@ impl Cluster {
     /// Closes links that are unused for too long. Called now and then.
     pub fn reap(&self) {
         let idle = if self.timeouts.idle.is_zero() { Duration::MAX } else { self.timeouts.idle };
-        for endpoint in self.endpoints.borrow().iter() {
-            endpoint.h1.reap(idle);
-            endpoint.h2.reap(idle);
-            endpoint.h3.reap(idle);
-        }
+        self.endpoints.borrow().iter().for_each(|endpoint| endpoint.reap(idle));
     }
 
     /// Takes no more requests; links close when what they carry has ended.
     pub fn close(&self) {
-        for endpoint in self.endpoints.borrow().iter() {
-            endpoint.h1.close();
-            endpoint.h2.close();
-            endpoint.h3.close();
-        }
+        self.endpoints.borrow().iter().for_each(|endpoint| endpoint.close());
     }
 
     /// What an operator wants to know of the endpoints, one by one.
     pub fn report(&self) -> Vec<EndpointReport> {
-        let report = |e: &Rc<Endpoint>| EndpointReport {
-            address: e.address,
-            weight: e.weight.get(),
-            requests: e.load.in_flight(),
-            h1_idle: e.h1.len(),
-            h2: e.h2.count(),
-            h3: e.h3.count(),
-            udp: match e.udp.get() {
-                Udp::Unknown => "unknown",
-                Udp::Works => "works",
-                Udp::Silent(..) => "silent",
-            },
-            resting: !e.usable(),
-        };
-        self.endpoints.borrow().iter().map(report).collect()
-    }
-}
-
-/// One endpoint as this worker sees it.
-#[derive(Clone, Debug)]
-pub struct EndpointReport {
-    /// Where it is.
-    pub address: SocketAddr,
-    /// Its share.
-    pub weight: u32,
-    /// Requests in flight.
-    pub requests: u32,
-    /// Unused HTTP/1 connections.
-    pub h1_idle: usize,
-    /// HTTP/2 links and the requests on them.
-    pub h2: (usize, usize),
-    /// HTTP/3 links and the requests on them.
-    pub h3: (usize, usize),
-    /// What is known of its UDP: unknown, works, silent.
-    pub udp: &'static str,
-    /// Whether it is passed over because it could not be reached.
-    pub resting: bool,
-}
-
-impl Endpoint {
-    fn new(config::Endpoint { address, weight }: config::Endpoint) -> Self {
-        Endpoint {
-            address,
-            weight: Cell::new(weight),
-            load: Load::default(),
-            h1: Rc::default(),
-            h2: Rc::default(),
-            h3: Rc::default(),
-            only_http1: Cell::new(None),
-            udp: Cell::new(Udp::Unknown),
-            resting: Cell::new(None),
-        }
-    }
-
-    /// Whether it is believed to have nothing better than HTTP/1.1.
-    fn only_http1(&self, now: Instant) -> bool {
-        if self.only_http1.get().is_some_and(|until| now >= until) {
-            self.only_http1.set(None);
-        }
-        self.only_http1.get().is_some()
-    }
-
-    fn udp_failed(&self, fault: &Fault, service: &str) {
-        if !matches!(self.udp.get(), Udp::Silent(..)) {
-            tracing::info!(service, endpoint = %self.address, %fault, "no HTTP/3 link: using TCP for now");
-            self.udp_silent();
-        }
-    }
-
-    fn udp_silent(&self) {
-        let wait = match self.udp.get() {
-            Udp::Silent(_, wait) => (wait * 2).min(UDP_RETRY_MAX),
-            Udp::Unknown | Udp::Works => UDP_RETRY,
-        };
-        self.udp.set(Udp::Silent(Instant::now() + wait, wait));
-    }
-}
-
-/// The endpoints of a place; those that are known already as they are.
-fn at(place: &Place, known: &[Rc<Endpoint>]) -> Vec<Rc<Endpoint>> {
-    let by_address: HashMap<_, _> = known.iter().map(|endpoint| (endpoint.address, endpoint)).collect();
-    let endpoint = |settings: &config::Endpoint| match by_address.get(&settings.address) {
-        Some(known) => Rc::clone(known),
-        None => Rc::new(Endpoint::new(*settings)),
-    };
-    place.endpoints.iter().map(endpoint).collect()
-}
-
-impl Busy for Endpoint {
-    fn end(&self) {
-        self.load.end();
-    }
-}
-
-impl Candidate for Rc<Endpoint> {
-    fn load(&self) -> &Load {
-        &self.load
-    }
-
-    fn weight(&self) -> u32 {
-        self.weight.get()
-    }
-
-    fn usable(&self) -> bool {
-        self.resting.get().is_none_or(|until| {
-            let over = Instant::now() >= until;
-            if over {
-                self.resting.set(None);
-            }
-            over
-        })
+        self.endpoints.borrow().iter().map(Endpoint::report).collect()
     }
 }
 
@@ -569,7 +418,8 @@ mod tests {
         Place { endpoints: endpoints.iter().map(endpoint).collect(), unknown: None }
     }
 
-    const TIMEOUTS: Timeouts = Timeouts { connect: REST, request: REST, idle: REST };
+    const SECOND: Duration = Duration::from_secs(1);
+    const TIMEOUTS: Timeouts = Timeouts { connect: SECOND, request: SECOND, idle: SECOND };
 
     fn cluster(link: LinkPolicy, place: Place, timeouts: Timeouts, before: Option<&Rc<Cluster>>) -> Rc<Cluster> {
         let source = Source::File("/delta.yaml".into());
@@ -588,7 +438,7 @@ mod tests {
         let same = cluster(LinkPolicy::H2, place(&[(1, 1), (2, 1)]), TIMEOUTS, Some(&first));
         assert!(Rc::ptr_eq(&first, &same));
 
-        let slower = Timeouts { request: 2 * REST, ..TIMEOUTS };
+        let slower = Timeouts { request: 2 * SECOND, ..TIMEOUTS };
         let second = cluster(LinkPolicy::H2, place(&[(3, 1), (2, 5)]), slower, Some(&first));
         assert_eq!(second.timeouts(), slower);
         assert!(Rc::ptr_eq(&endpoint(&first, 1), &endpoint(&second, 1)), "its links");
@@ -619,16 +469,5 @@ mod tests {
         let fault = cluster.pick(&[]).expect_err("nowhere");
         assert_eq!(fault.to_string(), "dns_error: delta has no endpoint: no answer yet");
         assert_eq!(fault.retry, Retry::Safe);
-    }
-
-    #[test]
-    fn that_a_peer_has_only_http1_is_forgotten() {
-        let endpoint = Endpoint::new(place(&[(1, 1)]).endpoints[0]);
-        let now = Instant::now();
-        assert!(!endpoint.only_http1(now));
-        endpoint.only_http1.set(Some(now + HTTP1_MEMORY));
-        assert!(endpoint.only_http1(now + HTTP1_MEMORY - Duration::from_nanos(1)));
-        assert!(!endpoint.only_http1(now + HTTP1_MEMORY), "asked again");
-        assert!(!endpoint.only_http1(now), "until it says so again");
     }
 }

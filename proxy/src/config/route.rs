@@ -51,6 +51,14 @@ pub struct Rule {
     pub timeout: Option<Duration>,
 }
 
+impl Rule {
+    /// Whether the head of a request is another one after it.
+    pub fn changes_request(&self) -> bool {
+        let FieldChanges { set, add, remove } = &self.request;
+        self.rewrite.is_some() || !(set.is_empty() && add.is_empty() && remove.is_empty())
+    }
+}
+
 /// Most matches of a rule (Gateway API, `HTTPRouteRule.matches`).
 pub const MAX_MATCHES: usize = 64;
 

@@ -259,7 +259,7 @@ impl Passage<'_> {
         }
         let Response { head, body } = response;
         let bare = body.is_end() || head.is_bodiless(&self.method) && body.length() != Length::Tunnel;
-        run.seen.borrow_mut().response = Some(GuestResponse::new(head, !bare && run.filters.see(Half::Response)));
+        run.seen.borrow_mut().response = Some(GuestResponse::new(head, !bare && run.see(Half::Response)));
         let mut flow = Flow::new(&run, Half::Response, body, bare);
         let passed = match flow.head().await {
             Ok(()) => {

@@ -232,6 +232,12 @@ impl Exchange {
         self.ended.get()
     }
 
+    /// From when it was last sent to its end; none while it runs, and where it was not sent.
+    pub fn backend_latency(&self) -> Option<Duration> {
+        let sent = self.trail.sent()?;
+        Some((self.started + self.over()?).saturating_duration_since(sent))
+    }
+
     /// When it began, since 1970.
     pub fn since_epoch(&self) -> Duration {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

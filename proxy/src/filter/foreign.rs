@@ -2,6 +2,7 @@
 //! `expr_*` (CEL), `verify_signature`, `sign`; `clear_route_cache` is the host's.
 
 use lacis_host::abi::Status;
+use lacis_host::protobuf::{Fields, Value};
 use miniz_oxide::deflate::compress_to_vec_zlib;
 use miniz_oxide::inflate::decompress_to_vec_zlib_with_limit;
 
@@ -60,37 +61,14 @@ impl Foreign {
 }
 
 /// Field 1 of a protobuf message, where it is a string; empty if it is left out, none if this is no message.
-fn first(mut message: &[u8]) -> Option<&[u8]> {
+fn first(message: &[u8]) -> Option<&[u8]> {
     let mut found = &[][..];
-    while !message.is_empty() {
-        let key = varint(&mut message)?;
-        let length = match key & 7 {
-            0 => varint(&mut message).map(|_| 0)?,
-            1 => 8,
-            2 => usize::try_from(varint(&mut message)?).ok()?,
-            5 => 4,
-            _ => return None,
-        };
-        let (value, rest) = message.split_at_checked(length)?;
-        if key == 1 << 3 | 2 {
+    for field in Fields(message) {
+        if let (1, Value::Bytes(value)) = field? {
             found = value;
         }
-        message = rest;
     }
     Some(found)
-}
-
-fn varint(bytes: &mut &[u8]) -> Option<u64> {
-    let mut number = 0;
-    for place in 0..10 {
-        let (first, rest) = bytes.split_first()?;
-        *bytes = rest;
-        number |= u64::from(first & 0x7f) << (7 * place);
-        if first & 0x80 == 0 {
-            return Some(number);
-        }
-    }
-    None
 }
 
 #[cfg(test)]

@@ -127,10 +127,7 @@ fn response(seen: &Seen, path: &[&[u8]]) -> Found {
         [b"size"] => number(exchange.bytes(Direction::Response)),
         [b"headers_bytes"] => number(bytes(map)),
         [b"total_size"] => number(exchange.bytes(Direction::Response) + bytes(map) + bytes(trailers)),
-        [b"backend_latency"] => {
-            exchange.over()?;
-            duration(exchange.trail.took()?)
-        }
+        [b"backend_latency"] => duration(exchange.backend_latency()?),
         _ => None,
     }
 }

@@ -46,20 +46,9 @@ impl Legs {
         std::iter::once(&self.listener).chain(self.onward.get().into_iter().flatten())
     }
 
-    fn get(&self, number: usize) -> Option<&Rc<Filter>> {
-        let mut left = number;
-        for chain in self.chains() {
-            match chain.get(left) {
-                Some(filter) => return Some(filter),
-                None => left -= chain.len(),
-            }
-        }
-        None
-    }
-
-    /// Whether a filter has callbacks for more than the heads of a half.
-    pub(super) fn see(&self, half: Half) -> bool {
-        self.chains().flat_map(|chain| chain.iter()).any(|filter| filter.sees(half))
+    fn get(&self, number: usize) -> Option<&Filter> {
+        let all: usize = self.chains().map(|chain| chain.len()).sum();
+        (number < all).then(|| &self[number])
     }
 }
 
@@ -92,7 +81,7 @@ impl Run {
             if half == Half::Request {
                 way.heads = if self.filters.onward.get().is_some() { self.filters.listener.len() } else { 0 };
                 way.released = false;
-                if let Some(request) = request.as_mut().filter(|_| !way.bare && self.filters.see(half)) {
+                if let Some(request) = request.as_mut().filter(|_| !way.bare && self.see(half)) {
                     request.open();
                 }
             }

@@ -308,10 +308,7 @@ impl Filter {
 
     /// Shows what it sees of one direction of a TCP connection; see [`Filter::on_headers`].
     pub(super) fn on_data(&self, place: Place, half: Half, end: bool) -> Result<Action, Fault> {
-        let callback = match half {
-            Half::Request => Callback::DownstreamData,
-            Half::Response => Callback::UpstreamData,
-        };
+        let callback = [Callback::DownstreamData, Callback::UpstreamData][half as usize];
         let shown = self.show(place, callback, |running| running.vm.on_data(place.context, half, end))?;
         Ok(shown.unwrap_or(Action::Continue))
     }

@@ -10,7 +10,7 @@ use crate::config::{self, AppProtocol, Balance, Config, Rule, Source, Timeouts};
 use crate::drain::Drain;
 use crate::filter::chain::{Chain, Filters, Plan};
 use crate::filter::machine::Machines;
-use crate::route::Table;
+use crate::route::{self, Table};
 use crate::telemetry::labels::{Direction, Protocol};
 
 /// What a worker serves with. Exchanges hold the generation that they began with.
@@ -45,8 +45,16 @@ pub struct Destination {
 pub struct Routes {
     /// Its rules.
     pub table: Arc<Table>,
-    /// The filters of each.
-    pub filters: Vec<Chain>,
+    /// What this worker has of each.
+    pub rules: Vec<Own>,
+}
+
+/// What a worker has of a rule for itself.
+pub struct Own {
+    /// Its name: workers that count references to the same one would wait for each other.
+    pub name: Arc<str>,
+    /// Its filters.
+    pub filters: Chain,
 }
 
 /// A configuration on its way to the workers, with everything in it ready.
@@ -126,8 +134,9 @@ impl Generation {
         }
         for (route, table) in config.routes.iter().zip(routes) {
             let Some(service) = services.get_mut(route.service) else { continue };
-            let filters = route.rules.iter().map(|rule| filters.chain(&rule.filters)).collect();
-            service.routes = Some(Routes { table: Arc::clone(table), filters });
+            let own = |rule: &Rule| Own { name: Arc::from(&*rule.name), filters: filters.chain(&rule.filters) };
+            let rules = route.rules.iter().map(own).collect();
+            service.routes = Some(Routes { table: Arc::clone(table), rules });
             for host in &route.hosts {
                 match host.strip_prefix('*') {
                     Some(end) => ends.insert(end.into(), route.service),
@@ -206,12 +215,12 @@ impl Generation {
         self.services.get(at?)
     }
 
-    /// By the longest end of a host, which leaves at least a label before it.
+    /// By the longest end of a host.
     fn by_end(&self, host: &str) -> Option<usize> {
         if self.ends.is_empty() {
             return None;
         }
-        host.match_indices('.').filter(|(dot, _)| *dot > 0).find_map(|(dot, _)| self.ends.get(&host[dot..]).copied())
+        route::ends(host).find_map(|end| self.ends.get(end).copied())
     }
 
     /// The service at this place in the configuration.

@@ -10,6 +10,7 @@ use http::Method;
 
 use super::generation::Generation;
 use super::{inbound, outbound, reply};
+use crate::config::Rule;
 use crate::fault::{Fault, Reason};
 use crate::filter::exchange::{Conn, Exchange, Ledger};
 use crate::http::body::{Half, Length};
@@ -67,7 +68,11 @@ async fn run(hop: &Hop, conn: &Rc<Conn>, pinned: Option<&Rc<str>>, mut request: 
                 };
                 passage.connect(&exchange, &mut request, chain).await?;
             }
-            _ => passage.onward(&exchange, &mut request, target.filters, target.rule.is_some()).await?,
+            _ => {
+                passage
+                    .onward(&exchange, &mut request, target.filters, target.rule.is_some_and(Rule::changes_request))
+                    .await?
+            }
         }
         exchange.bounded(target.timeouts());
         if method == Method::CONNECT {

@@ -85,11 +85,12 @@ pub(super) fn route<'a>(
     // Whatever comes of it, the account names the service that was called, unless there is a backend.
     let (name, id) = (service.cluster.name(), service.cluster.id());
     exchange.destined(name, id, protocol);
-    let Some(Found { rule, number, prefix }) = routes.table.find(head) else {
+    let found = routes.table.find(head).and_then(|found| Some((found, routes.rules.get(found.number)?)));
+    let Some((Found { rule, prefix, .. }, own)) = found else {
         let detail = format!("no rule of {name}'s routes is for {} {}", head.method, head.path.path());
         return Err(Fault::new(Reason::DestinationNotFound).detail(detail).into());
     };
-    exchange.routed(&rule.name);
+    exchange.routed(&own.name);
     route::fields(&mut head.headers, &rule.request);
     if let Some(redirect) = &rule.redirect {
         let mut head = route::redirect(head, redirect, prefix)?;
@@ -108,6 +109,6 @@ pub(super) fn route<'a>(
                 Fault::new(Reason::ProxyConfigurationError).detail(detail)
             })?,
     };
-    let filters = [routes.filters.get(number).unwrap_or(generation.no_filters()), &backend.filters];
+    let filters = [&own.filters, &backend.filters];
     Ok(Target { filters, rule: Some(rule), ..straight(backend) })
 }

@@ -118,9 +118,7 @@ impl Matcher {
                 return Some(found);
             }
             if !self.ends.is_empty() {
-                // An end leaves at least one label before it.
-                let dots = host.match_indices('.').filter(|(dot, _)| *dot > 0);
-                let found = dots.filter_map(|(dot, _)| self.ends.get(&host[dot..])).find_map(&find);
+                let found = super::ends(&host).filter_map(|end| self.ends.get(end)).find_map(&find);
                 if found.is_some() {
                     return found;
                 }
@@ -148,6 +146,8 @@ impl Asked<'_> {
 
     /// Whether the request meets a match in all but host and path.
     fn meets(&self, number: u32) -> bool {
+        #[cfg(test)]
+        super::tests::MET.with(|met| met.set(met.get() + 1));
         let Some(Match { method, headers, query, .. }) = self.get(number) else { return false };
         method.as_ref().is_none_or(|method| *method == self.head.method)
             && headers.iter().all(|(name, text)| self.has_header(name, text))

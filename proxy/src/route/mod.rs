@@ -45,11 +45,11 @@ impl Table {
         let (number, prefix) = self.matcher.find(&self.rules, head)?;
         Some(Found { rule: self.rules.get(number)?, number, prefix })
     }
+}
 
-    /// The rules.
-    pub fn rules(&self) -> &[Rule] {
-        &self.rules
-    }
+/// The ends of a host that a wildcard may stand before, with their dot, the longest first: each leaves at least a label.
+pub fn ends(host: &str) -> impl Iterator<Item = &str> {
+    host.match_indices('.').filter(|(dot, _)| *dot > 0).filter_map(|(dot, _)| host.get(dot..))
 }
 
 /// One of several backends, by weight. `chance` gives a number below the one that it is given. `None` if none has a weight.

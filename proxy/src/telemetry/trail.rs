@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::labels::Link;
 
@@ -12,9 +12,8 @@ pub struct Trail {
     link: Cell<Link>,
     address: Cell<Option<SocketAddr>>,
     attempts: Cell<u16>,
-    /// When it was last about to be sent, and how long it has carried since.
-    since: Cell<Option<Instant>>,
-    took: Cell<Option<Duration>>,
+    /// When it was last sent.
+    sent: Cell<Option<Instant>>,
     /// Who has to be at the other end.
     identity: RefCell<Option<Rc<str>>>,
     busy: RefCell<Option<Rc<dyn Busy>>>,
@@ -32,8 +31,7 @@ impl Default for Trail {
             link: Cell::new(Link::None),
             address: Cell::new(None),
             attempts: Cell::new(0),
-            since: Cell::new(None),
-            took: Cell::new(None),
+            sent: Cell::new(None),
             identity: RefCell::new(None),
             busy: RefCell::new(None),
         }
@@ -45,7 +43,6 @@ impl Trail {
     pub fn attempt(&self, address: SocketAddr) {
         self.address.set(Some(address));
         self.attempts.set(self.attempts.get() + 1);
-        self.since.set(Some(Instant::now()));
     }
 
     /// Only this identity (SPIFFE) is taken at the other end; none if there are several.
@@ -58,8 +55,9 @@ impl Trail {
         self.link.set(link);
     }
 
-    /// This carries it, until it ends or something else does.
-    pub fn carried(&self, by: Rc<dyn Busy>) {
+    /// This carries it from now on, until it ends or something else does.
+    pub fn carried(&self, by: Rc<dyn Busy>, now: Instant) {
+        self.sent.set(Some(now));
         if let Some(before) = self.busy.replace(Some(by)) {
             before.end();
         }
@@ -67,9 +65,6 @@ impl Trail {
 
     /// The exchange is over.
     pub fn end(&self) {
-        if self.took.get().is_none() {
-            self.took.set(self.since.get().map(|since| since.elapsed()));
-        }
         if let Some(busy) = self.busy.take() {
             busy.end();
         }
@@ -90,9 +85,9 @@ impl Trail {
         self.identity.borrow().clone()
     }
 
-    /// From when it was last sent to the end of the exchange; none before that.
-    pub fn took(&self) -> Option<Duration> {
-        self.took.get()
+    /// When it was last sent; none before that.
+    pub fn sent(&self) -> Option<Instant> {
+        self.sent.get()
     }
 
     /// How often it was sent.

@@ -17,6 +17,7 @@
 
 mod host;
 mod steps;
+mod word;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use crate::host::{self, Arguments, Out};
+use crate::word::decoded;
 use crate::{Begun, Last, Run, log, with};
 
 /// Most bytes of a value that stand in a line.
@@ -265,25 +266,6 @@ fn argument(word: &str, last: &Last) -> Vec<u8> {
         None => {}
     }
     decoded(word)
-}
-
-fn decoded(word: &str) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let mut rest = word.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        let hex = after.get(..2).and_then(|two| u8::from_str_radix(std::str::from_utf8(two).ok()?, 16).ok());
-        match (first, hex) {
-            (b'%', Some(byte)) => {
-                bytes.push(byte);
-                rest = &after[2..];
-            }
-            _ => {
-                bytes.push(*first);
-                rest = after;
-            }
-        }
-    }
-    bytes
 }
 
 /// A word as a number; `q`, `m`, `c`, `k` are the last queue, metric, cas and call.

@@ -9,6 +9,8 @@ mod differences;
 mod outcome;
 mod request;
 mod sides;
+#[path = "../../script/src/word.rs"]
+mod word;
 
 use areas::Row;
 use differences::DIFFERENCES;

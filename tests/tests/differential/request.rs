@@ -8,6 +8,8 @@ use lacis_tests::block_on;
 use lacis_tests::wire::{Response, Wire};
 use tokio::net::TcpStream;
 
+use super::word;
+
 /// A request.
 pub(crate) struct Request {
     method: String,
@@ -78,20 +80,5 @@ fn decoded(word: &str) -> Vec<u8> {
     if let Some(count) = word.strip_prefix('@').and_then(|count| count.parse().ok()) {
         return vec![b'y'; count];
     }
-    let mut bytes = Vec::new();
-    let mut rest = word.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        let hex = after.get(..2).and_then(|two| u8::from_str_radix(std::str::from_utf8(two).ok()?, 16).ok());
-        match (first, hex) {
-            (b'%', Some(byte)) => {
-                bytes.push(byte);
-                rest = &after[2..];
-            }
-            _ => {
-                bytes.push(*first);
-                rest = after;
-            }
-        }
-    }
-    bytes
+    word::decoded(word)
 }

@@ -1,4 +1,5 @@
-//! The Huffman code of strings (RFC 7541 appendix B), read only: what it saves in bytes costs more to write than to send.
+//! The Huffman code of strings (RFC 7541 appendix B), for reading. What is written is not coded: that costs some bytes on the wire, and
+//! saves both sides the work.
 
 use bytes::{BufMut, BytesMut};
 

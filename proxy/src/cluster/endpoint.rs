@@ -1,0 +1,206 @@
+//! One place where a service answers: its links, its load, and what is known of it.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use super::Place;
+use super::balance::{Candidate, Load};
+use super::pool::Links;
+use crate::config;
+use crate::fault::Fault;
+use crate::http::{h1, h2, h3};
+use crate::telemetry::trail::Busy;
+
+/// An endpoint that could not be reached is passed over for this long while there are others.
+const REST: Duration = Duration::from_secs(1);
+
+/// A peer whose UDP did not answer is tried again after this, in the background, and after twice as long each further time.
+const UDP_RETRY: Duration = Duration::from_secs(30);
+const UDP_RETRY_MAX: Duration = Duration::from_secs(900);
+
+/// How long a peer that has nothing better than HTTP/1.1 is spoken to in it unasked. Then the next handshake offers
+/// HTTP/2 again: whatever is chosen, the request goes over the connection that it made.
+const HTTP1_MEMORY: Duration = Duration::from_secs(300);
+
+/// One place where a service answers.
+#[derive(Debug)]
+pub(super) struct Endpoint {
+    pub(super) address: SocketAddr,
+    pub(super) weight: Cell<u32>,
+    pub(super) load: Load,
+    pub(super) h1: Rc<h1::Idle>,
+    pub(super) h2: Rc<Links<h2::Link>>,
+    pub(super) h3: Rc<Links<h3::Link>>,
+    /// The peer had nothing better than HTTP/1.1, as its ALPN said; until when that is believed.
+    only_http1: Cell<Option<Instant>>,
+    pub(super) udp: Cell<Udp>,
+    resting: Cell<Option<Instant>>,
+}
+
+/// What is known of a peer's UDP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Udp {
+    Unknown,
+    Works,
+    /// It did not answer; when it is asked again, and how long after that.
+    Silent(Instant, Duration),
+}
+
+/// One endpoint as this worker sees it.
+#[derive(Clone, Debug)]
+pub struct EndpointReport {
+    /// Where it is.
+    pub address: SocketAddr,
+    /// Its share.
+    pub weight: u32,
+    /// Requests in flight.
+    pub requests: u32,
+    /// Unused HTTP/1 connections.
+    pub h1_idle: usize,
+    /// HTTP/2 links and the requests on them.
+    pub h2: (usize, usize),
+    /// HTTP/3 links and the requests on them.
+    pub h3: (usize, usize),
+    /// What is known of its UDP: unknown, works, silent.
+    pub udp: &'static str,
+    /// Whether it is passed over because it could not be reached.
+    pub resting: bool,
+}
+
+impl Endpoint {
+    fn new(config::Endpoint { address, weight }: config::Endpoint) -> Self {
+        Endpoint {
+            address,
+            weight: Cell::new(weight),
+            load: Load::default(),
+            h1: Rc::default(),
+            h2: Rc::default(),
+            h3: Rc::default(),
+            only_http1: Cell::new(None),
+            udp: Cell::new(Udp::Unknown),
+            resting: Cell::new(None),
+        }
+    }
+
+    /// Whether it is believed to have nothing better than HTTP/1.1.
+    pub(super) fn only_http1(&self, now: Instant) -> bool {
+        if self.only_http1.get().is_some_and(|until| now >= until) {
+            self.only_http1.set(None);
+        }
+        self.only_http1.get().is_some()
+    }
+
+    /// Its UDP did not answer.
+    pub(super) fn udp_failed(&self, fault: &Fault, service: &str) {
+        if !matches!(self.udp.get(), Udp::Silent(..)) {
+            tracing::info!(service, endpoint = %self.address, %fault, "no HTTP/3 link: using TCP for now");
+            self.udp_silent();
+        }
+    }
+
+    /// It is asked again later, and then later still.
+    pub(super) fn udp_silent(&self) {
+        let wait = match self.udp.get() {
+            Udp::Silent(_, wait) => (wait * 2).min(UDP_RETRY_MAX),
+            Udp::Unknown | Udp::Works => UDP_RETRY,
+        };
+        self.udp.set(Udp::Silent(Instant::now() + wait, wait));
+    }
+
+    /// It has shown that it has nothing better than HTTP/1.1.
+    pub(super) fn has_only_http1(&self, now: Instant) {
+        self.only_http1.set(Some(now + HTTP1_MEMORY));
+    }
+
+    /// It could not be reached.
+    pub(super) fn rest(&self) {
+        self.resting.set(Some(Instant::now() + REST));
+    }
+
+    /// Closes links that are unused for longer than this.
+    pub(super) fn reap(&self, idle: Duration) {
+        self.h1.reap(idle);
+        self.h2.reap(idle);
+        self.h3.reap(idle);
+    }
+
+    /// Takes no more requests; links close when what they carry has ended.
+    pub(super) fn close(&self) {
+        self.h1.close();
+        self.h2.close();
+        self.h3.close();
+    }
+
+    /// What an operator wants to know of it.
+    pub(super) fn report(self: &Rc<Self>) -> EndpointReport {
+        EndpointReport {
+            address: self.address,
+            weight: self.weight.get(),
+            requests: self.load.in_flight(),
+            h1_idle: self.h1.len(),
+            h2: self.h2.count(),
+            h3: self.h3.count(),
+            udp: match self.udp.get() {
+                Udp::Unknown => "unknown",
+                Udp::Works => "works",
+                Udp::Silent(..) => "silent",
+            },
+            resting: !self.usable(),
+        }
+    }
+}
+
+/// The endpoints of a place; those that are known already as they are.
+pub(super) fn at(place: &Place, known: &[Rc<Endpoint>]) -> Vec<Rc<Endpoint>> {
+    let by_address: HashMap<_, _> = known.iter().map(|endpoint| (endpoint.address, endpoint)).collect();
+    let endpoint = |settings: &config::Endpoint| match by_address.get(&settings.address) {
+        Some(known) => Rc::clone(known),
+        None => Rc::new(Endpoint::new(*settings)),
+    };
+    place.endpoints.iter().map(endpoint).collect()
+}
+
+impl Busy for Endpoint {
+    fn end(&self) {
+        self.load.end();
+    }
+}
+
+impl Candidate for Rc<Endpoint> {
+    fn load(&self) -> &Load {
+        &self.load
+    }
+
+    fn weight(&self) -> u32 {
+        self.weight.get()
+    }
+
+    fn usable(&self) -> bool {
+        self.resting.get().is_none_or(|until| {
+            let over = Instant::now() >= until;
+            if over {
+                self.resting.set(None);
+            }
+            over
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn that_a_peer_has_only_http1_is_forgotten() {
+        let endpoint = Endpoint::new(config::Endpoint { address: ([127, 0, 0, 1], 1).into(), weight: 1 });
+        let now = Instant::now();
+        assert!(!endpoint.only_http1(now));
+        endpoint.has_only_http1(now);
+        assert!(endpoint.only_http1(now + HTTP1_MEMORY - Duration::from_nanos(1)));
+        assert!(!endpoint.only_http1(now + HTTP1_MEMORY), "asked again");
+        assert!(!endpoint.only_http1(now), "until it says so again");
+    }
+}
