@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::Place;
 use super::balance::{Candidate, Load};
 use super::pool::Links;
 use crate::config;
@@ -153,14 +152,14 @@ impl Endpoint {
     }
 }
 
-/// The endpoints of a place; those that are known already as they are.
-pub(super) fn at(place: &Place, known: &[Rc<Endpoint>]) -> Vec<Rc<Endpoint>> {
+/// Endpoints with these settings; those that are known already as they are.
+pub(super) fn at(settings: &[config::Endpoint], known: &[Rc<Endpoint>]) -> Vec<Rc<Endpoint>> {
     let by_address: HashMap<_, _> = known.iter().map(|endpoint| (endpoint.address, endpoint)).collect();
     let endpoint = |settings: &config::Endpoint| match by_address.get(&settings.address) {
         Some(known) => Rc::clone(known),
         None => Rc::new(Endpoint::new(*settings)),
     };
-    place.endpoints.iter().map(endpoint).collect()
+    settings.iter().map(endpoint).collect()
 }
 
 impl Busy for Endpoint {

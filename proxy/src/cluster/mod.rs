@@ -147,7 +147,7 @@ impl Cluster {
             return Rc::clone(same);
         }
         let known = before.map(|before| before.endpoints.borrow());
-        let endpoints = endpoint::at(&place, known.as_ref().map_or(&[], |known| known.as_slice()));
+        let endpoints = endpoint::at(&place.endpoints, known.as_ref().map_or(&[], |known| known.as_slice()));
         Rc::new(Cluster {
             name: name.into(),
             id: dialer.metrics().name(name),
@@ -184,7 +184,7 @@ impl Cluster {
     /// Its source says something else. Endpoints that are still there keep their links, load and weight, the latter until
     /// [`Cluster::take_over`]; links of those that are not end when what they carry has ended.
     pub fn move_to(&self, place: &Place) {
-        let endpoints = endpoint::at(place, &self.endpoints.borrow());
+        let endpoints = endpoint::at(&place.endpoints, &self.endpoints.borrow());
         let gone = self.endpoints.replace(endpoints);
         *self.place.borrow_mut() = place.clone();
         drop(gone);

@@ -1,4 +1,4 @@
-//! What happens to an exchange between its two sides: the filters of its listener.
+//! What happens to an exchange between its two sides: the filters of its listener, of its route and of its service.
 
 pub mod builtin;
 pub mod callout;

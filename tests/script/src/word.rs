@@ -1,7 +1,7 @@
 //! The words of a script. The guest reads them, and the tests that write them.
 
 /// What a word stands for: `%41` is a byte.
-pub fn decoded(word: &str) -> Vec<u8> {
+pub(crate) fn decoded(word: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut rest = word.as_bytes();
     while let Some((first, after)) = rest.split_first() {
