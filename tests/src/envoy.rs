@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::client;
+use crate::metrics::Metrics;
 use crate::peers::{Peer, peer};
 use crate::process::Process;
 use crate::until;
@@ -35,6 +36,7 @@ pub struct EnvoyBuilder {
     listeners: Vec<Value>,
     clusters: Vec<Value>,
     node: Value,
+    stats_tags: Value,
 }
 
 /// A running Envoy; as a [`Process`] it has signals, memory and an end.
@@ -63,7 +65,7 @@ impl Envoy {
         let program = peer("envoy")?;
         let dir = TempDir::with_prefix("envoy-").expect("a directory");
         let node = json!({"id": "envoy", "cluster": "tests"});
-        Some(EnvoyBuilder { program, dir, listeners: Vec::new(), clusters: Vec::new(), node })
+        Some(EnvoyBuilder { program, dir, listeners: Vec::new(), clusters: Vec::new(), node, stats_tags: Value::Null })
     }
 
     /// Where a listener is bound.
@@ -80,6 +82,11 @@ impl Envoy {
     pub fn stat(&self, name: &str) -> Option<u64> {
         let text = self.admin_get("/stats").text();
         text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")?.parse().ok())
+    }
+
+    /// What a scraper gets; metrics of filters have the names that they gave them.
+    pub fn metrics(&self) -> Metrics {
+        Metrics::parse(&self.admin_get("/stats/prometheus?usedonly").text())
     }
 
     /// What guests have logged so far, in order; a message of several lines is one.
@@ -181,6 +188,13 @@ impl EnvoyBuilder {
         self
     }
 
+    /// Its `stats_tags`, by which names of metrics become labels; `null` for Envoy's own.
+    #[must_use]
+    pub fn stats_tags(mut self, tags: &Value) -> Self {
+        self.stats_tags = tags.clone();
+        self
+    }
+
     /// Starts it and waits until every listener is bound.
     pub fn start(self) -> Envoy {
         let names: Vec<String> = self.listeners.iter().map(|l| text(&l["name"])).collect();
@@ -228,6 +242,7 @@ impl EnvoyBuilder {
             "node": self.node,
             "admin": {"address": address(SocketAddr::from(([127, 0, 0, 1], 0)))},
             "static_resources": {"listeners": listeners, "clusters": self.clusters},
+            "stats_config": {"stats_tags": self.stats_tags},
         });
         let path = self.dir.path().join("envoy.json");
         fs::write(&path, serde_json::to_string_pretty(&config).expect("JSON")).expect("a written configuration");

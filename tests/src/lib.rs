@@ -19,11 +19,12 @@
 //! - [`client`]: what an application or a stranger sends: HTTP/1.1 as bytes, h2c, load.
 //! - [`dns`]: a name server that says what a test wants.
 //! - [`Relay`]: a wire between two sidecars that records, mutes UDP, or is cut.
-//! - [`Envoy`]: an Envoy with the filters of a test.
+//! - [`Envoy`]: an Envoy with the filters of a test. [`Both`]: one that ships, there and here.
 //! - [`Web`]: a server with TLS from which sidecars fetch modules.
 //! - [`peer`]: programs that we did not write.
 
 pub mod app;
+mod both;
 pub mod client;
 pub mod dns;
 pub mod envoy;
@@ -44,6 +45,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 pub use app::{App, Seen};
+pub use both::{Both, Side};
 pub use envoy::Envoy;
 pub use guest::{guest, script};
 pub use guests::foreign_guest;
