@@ -4,33 +4,70 @@ use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
-use crate::backend::{Backend, Host, Map};
+use std::rc::Rc;
 
-/// The headers of a request or a response. Names are matched without regard to case. The pseudo-headers `:method`,
+use crate::backend::{Backend, Half, Host, Map};
+use crate::run::Exchange;
+
+/// The headers or the trailers of a request or a response. Names are matched without regard to case. The pseudo-headers `:method`,
 /// `:scheme`, `:authority` and `:path` of a request and `:status` of a response are part of the map; `host` is
 /// `:authority`.
-#[derive(Debug)]
+///
+/// They can be reached as long as the message is held. A head goes on when the method returns, and before that with the
+/// first [`chunk`](crate::Request::chunk): from then on it reads as empty, and changes are refused.
 pub struct Headers {
     map: Map,
+    /// Of whose message they are; none in the log phase, where all can be read.
+    of: Option<(Rc<Exchange>, Half)>,
 }
 
 impl Headers {
-    pub(crate) fn new(map: Map) -> Self {
-        Self { map }
+    pub(crate) fn head(exchange: &Rc<Exchange>, half: Half) -> Self {
+        Self { map: half.head(), of: Some((Rc::clone(exchange), half)) }
+    }
+
+    pub(crate) fn trailers(exchange: &Rc<Exchange>, half: Half) -> Self {
+        Self { map: half.trailers(), of: Some((Rc::clone(exchange), half)) }
+    }
+
+    /// Of an exchange that is over.
+    pub(crate) fn past(half: Half) -> Self {
+        Self { map: half.head(), of: None }
+    }
+
+    /// Hosts may end a filter that asks for a map that they do not show.
+    fn is_shown(&self) -> bool {
+        let Some((exchange, half)) = &self.of else { return true };
+        let way = exchange.way(*half).borrow();
+        match self.map {
+            Map::Request | Map::Response => way.shows_head(),
+            Map::RequestTrailers | Map::ResponseTrailers => way.shows_trailers(),
+        }
+    }
+
+    fn check(&self, name: &str, value: &[u8]) -> Result<(), InvalidHeader> {
+        check(self.map, name, value)?;
+        match self.is_shown() {
+            true => Ok(()),
+            false => Err(InvalidHeader { name: name.to_owned(), part: "place (the message has gone on already)" }),
+        }
     }
 
     /// The first value of a header.
     pub fn get(&self, name: &str) -> Option<Value> {
-        Host::header(self.map, name).map(Value)
+        if self.is_shown() { Host::header(self.map, name).map(Value) } else { None }
     }
 
     /// Whether a header is there, be it empty.
     pub fn contains(&self, name: &str) -> bool {
-        Host::header(self.map, name).is_some()
+        self.get(name).is_some()
     }
 
     /// All headers in their order, pseudo-headers included. Copies the whole map: prefer [`Headers::get`].
     pub fn all(&self) -> Vec<(String, Value)> {
+        if !self.is_shown() {
+            return Vec::new();
+        }
         Host::headers(self.map).into_iter().map(|(name, value)| (name, Value(value))).collect()
     }
 
@@ -38,9 +75,10 @@ impl Headers {
     ///
     /// # Errors
     ///
-    /// [`InvalidHeader`] if the name or the value cannot stand in an HTTP message; the map is unchanged.
+    /// [`InvalidHeader`] if the name or the value cannot stand in an HTTP message, or the message has gone on; the map is
+    /// unchanged.
     pub fn set(&mut self, name: &str, value: impl AsRef<[u8]>) -> Result<(), InvalidHeader> {
-        check(self.map, name, value.as_ref())?;
+        self.check(name, value.as_ref())?;
         Host::set_header(self.map, name, value.as_ref());
         Ok(())
     }
@@ -49,10 +87,9 @@ impl Headers {
     ///
     /// # Errors
     ///
-    /// [`InvalidHeader`] if the name or the value cannot stand in an HTTP message, and for a pseudo-header, of which
-    /// there is always one; the map is unchanged.
+    /// As [`Headers::set`], and for a pseudo-header, of which there is always one.
     pub fn append(&mut self, name: &str, value: impl AsRef<[u8]>) -> Result<(), InvalidHeader> {
-        check(self.map, name, value.as_ref())?;
+        self.check(name, value.as_ref())?;
         if name.starts_with(':') {
             return Err(InvalidHeader { name: name.to_owned(), part: "name (a pseudo-header has one value)" });
         }
@@ -62,15 +99,21 @@ impl Headers {
 
     /// Removes all values of a header. A pseudo-header stays, because a message without it is none.
     pub fn remove(&mut self, name: &str) {
-        if !name.starts_with(':') {
+        if !name.starts_with(':') && self.is_shown() {
             Host::remove_header(self.map, name);
         }
     }
 }
 
+impl fmt::Debug for Headers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.all()).finish()
+    }
+}
+
 /// The value of a header: bytes, most often text.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Value(Vec<u8>);
+pub struct Value(pub(crate) Vec<u8>);
 
 impl Value {
     /// The bytes as they came.

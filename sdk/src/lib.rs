@@ -2,22 +2,37 @@
 
 mod attributes;
 mod backend;
+mod bucket;
+mod call;
 mod exchange;
+mod grpc;
 mod headers;
+mod join;
 pub mod log;
+mod message;
 mod metrics;
 mod reply;
 mod run;
+mod shared;
+mod task;
 #[cfg(not(target_family = "wasm"))]
 pub mod testing;
+mod time;
 #[cfg(target_family = "wasm")]
 mod wasm;
 
 pub use attributes::{Attributes, Direction};
-pub use exchange::{Request, Response};
+pub use bucket::{Take, TokenBucket};
+pub use call::{Answer, CALL_TIMEOUT, Call, CallError};
+pub use exchange::{End, Request, Response};
+pub use grpc::{GrpcCall, GrpcError};
 pub use headers::{Headers, InvalidHeader, Value, is_header_name, is_header_value};
-pub use metrics::{Counter, Gauge, Histogram};
+pub use join::{Notify, join, join_all};
+pub use message::{BODY_LIMIT, Body, BodyError, Chunk, Reads};
+pub use metrics::{Counter, CounterFamily, Family, Gauge, GaugeFamily, Histogram, HistogramFamily, Metric};
 pub use reply::Reply;
+pub use shared::{Shared, SharedError};
+pub use time::{Sleep, now, random_u64, sleep, spawn, timeout, unix_time};
 #[cfg(target_family = "wasm")]
 #[doc(hidden)]
 pub use wasm::{proxy_wasm, register};
@@ -29,9 +44,14 @@ use serde::de::DeserializeOwned;
 /// Its methods take `&self`; what one exchange must remember goes into [`Request::keep`], what all of them share into
 /// a `Cell` or `RefCell` (a virtual machine is never called by two threads).
 ///
-/// The methods are `async`, so that a later version can wait for a body or for a call to another service. In this
-/// version nothing of the SDK waits, and a method that waits for something else is answered with 500.
+/// The methods are `async`: they may wait for a body ([`Request::body`]), for another service ([`Call`]), for a time
+/// ([`sleep`]), or for what another part of the filter does ([`Notify`]). Meanwhile the message is held, and others pass.
+/// Do not hold a borrow of a `RefCell` across an `await`: others run in between.
 pub trait Filter: Sized + 'static {
+    /// What it reads of messages beyond their heads. Bodies that are not declared here cannot be read, and exchanges do
+    /// not pay for them.
+    const READS: Reads = Reads::HEADS;
+
     /// The `config` of the filter, read from JSON. Without a configuration it is read from `null`, and if it does not
     /// accept that, from `{}`: so `()`, `Option` and a struct whose fields all have defaults accept it.
     type Config: DeserializeOwned;
@@ -62,6 +82,41 @@ pub trait Filter: Sized + 'static {
     fn on_response(&self, response: &mut Response) -> impl Future<Output = Result<Flow, Reply>> {
         let _ = response;
         async { Ok(Flow::Continue) }
+    }
+
+    /// Works in the background, beside all exchanges: begins after [`Filter::new`], once for each virtual machine, and
+    /// runs as long as that does unless it returns. Hosts have a virtual machine for each of their workers, and one more to
+    /// try a configuration: what must be done once in all is agreed upon with [`Shared`].
+    ///
+    /// ```
+    /// # use std::{cell::RefCell, time::Duration};
+    /// # use lacis_sdk::{Call, ConfigError, Filter, sleep};
+    /// struct Keys(RefCell<Vec<u8>>);
+    ///
+    /// impl Filter for Keys {
+    /// #    type Config = ();
+    /// #    fn new(_: ()) -> Result<Self, ConfigError> {
+    /// #        Ok(Self(RefCell::default()))
+    /// #    }
+    ///     async fn run(&self) {
+    ///         loop {
+    ///             match Call::get("issuer", "/keys").send().await.and_then(|answer| answer.success()) {
+    ///                 Ok(answer) => *self.0.borrow_mut() = answer.body().to_vec(),
+    ///                 Err(error) => lacis_sdk::warn!("the keys are not fetched: {error}"),
+    ///             }
+    ///             sleep(Duration::from_secs(300)).await;
+    ///         }
+    ///     }
+    /// }
+    /// ```
+    fn run(&self) -> impl Future<Output = ()> {
+        async {}
+    }
+
+    /// Sees an exchange that is over, be it that the filter itself has answered it, or that the proxy refused it before
+    /// the filter saw it. Nothing can be changed any more.
+    fn on_end(&self, end: &End) {
+        let _ = end;
     }
 }
 

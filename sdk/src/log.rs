@@ -58,3 +58,9 @@ macro_rules! warn {
 macro_rules! error {
     ($($argument:tt)+) => { $crate::log::write($crate::log::Level::Error, format_args!($($argument)+)) };
 }
+
+/// Logs at [`Level::Critical`](crate::log::Level::Critical), with the arguments of `format!`.
+#[macro_export]
+macro_rules! critical {
+    ($($argument:tt)+) => { $crate::log::write($crate::log::Level::Critical, format_args!($($argument)+)) };
+}

@@ -5,6 +5,9 @@
 //! `_` and adds the label `filter`. Defining a name again gives the same metric.
 //! If the host refuses a metric, its updates do nothing.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
 use crate::backend::{Backend, Host};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,5 +75,108 @@ impl Histogram {
         if let Some(metric) = self.0 {
             Host::record(metric, sample);
         }
+    }
+}
+
+/// A value that a label has beyond the most series of its family.
+const OTHER: &str = "other";
+
+/// One metric for each combination of values of some labels, made when it is first seen.
+///
+/// Values come from callers, and each series takes memory for ever, here and wherever metrics are kept: so a family has
+/// at most as many as it was given. Every combination beyond that is counted by one series more, whose labels are all
+/// `other`.
+///
+/// A series is exported as `NAME{label="value",…}`. Lacis makes labels of that; Envoy shows it as part of the name, in
+/// which it replaces what Prometheus does not allow by `_`, unless a `stats_tags` rule of its configuration picks the
+/// labels out.
+#[derive(Debug)]
+pub struct Family<M> {
+    name: String,
+    labels: Vec<String>,
+    most: usize,
+    series: RefCell<BTreeMap<Vec<String>, M>>,
+}
+
+/// [`Family`] of counters.
+pub type CounterFamily = Family<Counter>;
+/// [`Family`] of gauges.
+pub type GaugeFamily = Family<Gauge>;
+/// [`Family`] of histograms.
+pub type HistogramFamily = Family<Histogram>;
+
+/// A metric that a [`Family`] can consist of.
+pub trait Metric: Copy + sealed::Sealed {
+    #[doc(hidden)]
+    fn define(name: &str) -> Self;
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for super::Counter {}
+    impl Sealed for super::Gauge {}
+    impl Sealed for super::Histogram {}
+}
+
+impl Metric for Counter {
+    fn define(name: &str) -> Self {
+        Self::new(name)
+    }
+}
+
+impl Metric for Gauge {
+    fn define(name: &str) -> Self {
+        Self::new(name)
+    }
+}
+
+impl Metric for Histogram {
+    fn define(name: &str) -> Self {
+        Self::new(name)
+    }
+}
+
+impl<M: Metric> Family<M> {
+    /// A family with these labels and at most so many series.
+    pub fn new(name: &str, labels: &[&str], most: usize) -> Self {
+        let labels = labels.iter().map(|label| (*label).to_owned()).collect();
+        Self { name: name.to_owned(), labels, most, series: RefCell::default() }
+    }
+
+    /// The metric with these values, one for each label in their order. A value that is missing is empty.
+    pub fn with(&self, values: &[&str]) -> M {
+        let mut series = self.series.borrow_mut();
+        let mut key: Vec<String> = values.iter().map(|value| (*value).to_owned()).collect();
+        key.resize(self.labels.len(), String::new());
+        if let Some(metric) = series.get(&key) {
+            return *metric;
+        }
+        let other = vec![OTHER.to_owned(); self.labels.len()];
+        if series.len() >= self.most + usize::from(series.contains_key(&other)) {
+            key = other;
+        }
+        let name = self.series_name(&key);
+        *series.entry(key).or_insert_with(|| M::define(&name))
+    }
+
+    fn series_name(&self, values: &[String]) -> String {
+        let mut name = self.name.clone();
+        for (index, (label, value)) in self.labels.iter().zip(values).enumerate() {
+            name.push(if index == 0 { '{' } else { ',' });
+            name.push_str(label);
+            name.push_str("=\"");
+            for character in value.chars() {
+                match character {
+                    '"' | '\\' => name.extend(['\\', character]),
+                    '\n' => name.push_str("\\n"),
+                    _ => name.push(character),
+                }
+            }
+            name.push('"');
+        }
+        if !self.labels.is_empty() {
+            name.push('}');
+        }
+        name
     }
 }

@@ -1,92 +1,268 @@
 //! Runs a filter's methods in the callbacks of a host, the same way in a module and in a native test.
 
 use std::any::Any;
-use std::pin::pin;
+use std::cell::{Cell, RefCell};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use crate::backend::{Backend, Host};
-use crate::{Filter, Flow, Reply, Request, Response};
+use crate::backend::{Backend, Half, Host};
+use crate::message::{Arrived, Way};
+use crate::task::{self, Root};
+use crate::{End, Filter, Flow, Reply, Request, Response};
 
-/// Makes a filter from its configuration as the host gives it.
-pub(crate) fn configure<F: Filter>(config: &[u8]) -> Result<F, String> {
+/// Makes a filter from its configuration as the host gives it, and begins its work in the background.
+pub(crate) fn configure<F: Filter>(root: &Rc<Root>, config: &[u8]) -> Result<Rc<F>, String> {
     let config = if config.is_empty() {
         serde_json::from_slice(b"null").or_else(|_| serde_json::from_slice(b"{}"))
     } else {
         serde_json::from_slice(config)
     };
     let config = config.map_err(|error| format!("the filter's configuration is refused: {error}"))?;
-    F::new(config).map_err(|error| format!("the filter's configuration is refused: {error}"))
+    root.configure(|| {
+        let filter = F::new(config).map_err(|error| format!("the filter's configuration is refused: {error}"))?;
+        let filter = Rc::new(filter);
+        let running = Rc::clone(&filter);
+        root.spawn(async move { running.run().await });
+        Ok(filter)
+    })
 }
 
-/// What the host is to do with the message that it holds.
+/// What the host is to do with what it holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// Pass it on.
     Continue,
-    /// Drop it: the exchange was answered.
-    Replied,
+    /// Hold it, for a while or, if the exchange was answered, for ever.
+    Pause,
 }
 
-/// One exchange as a filter sees it.
-pub(crate) struct Exchange<F> {
-    filter: Option<Rc<F>>,
-    kept: Option<Box<dyn Any>>,
+type Outcome = Result<Flow, Reply>;
+
+/// One exchange, whatever filter it passes.
+pub(crate) struct Exchange {
+    pub(crate) context: u32,
+    root: Rc<Root>,
+    pub(crate) kept: RefCell<Option<Rc<dyn Any>>>,
     /// The filter replied or left: it is not asked again. Hosts show it its own reply as a response.
-    over: bool,
+    over: Cell<bool>,
+    ways: [RefCell<Way>; 2],
+    methods: [RefCell<Option<Method>>; 2],
 }
 
-impl<F: Filter> Exchange<F> {
-    /// Without a filter (it could not be configured) each request is refused.
-    pub(crate) fn new(filter: Option<Rc<F>>) -> Self {
-        Self { filter, kept: None, over: false }
+/// A method of the filter that is under way.
+struct Method {
+    future: Pin<Box<dyn Future<Output = Outcome>>>,
+    /// Its number and what wakes it, once it has had to wait.
+    task: Option<(u64, Waker)>,
+}
+
+impl Exchange {
+    pub(crate) fn new(root: &Rc<Root>, context: u32) -> Rc<Self> {
+        Rc::new(Self {
+            context,
+            root: Rc::clone(root),
+            kept: RefCell::default(),
+            over: Cell::new(false),
+            ways: [RefCell::new(Way::new(Half::Request)), RefCell::new(Way::new(Half::Response))],
+            methods: Default::default(),
+        })
     }
 
-    pub(crate) fn on_request(&mut self, has_body: bool) -> Verdict {
-        let Some(filter) = self.filter.clone() else {
-            return self.reply(&Reply::new(503));
-        };
-        let mut request = Request::new(has_body);
-        let result = finish(filter.on_request(&mut request));
-        self.kept = request.kept;
-        self.act(result)
+    pub(crate) fn way(&self, half: Half) -> &RefCell<Way> {
+        &self.ways[half as usize]
     }
 
-    pub(crate) fn on_response(&mut self, has_body: bool) -> Verdict {
-        let Some(filter) = self.filter.clone().filter(|_| !self.over) else {
-            return Verdict::Continue;
-        };
-        let mut response = Response::new(has_body, self.kept.take());
-        let result = finish(filter.on_response(&mut response));
-        self.kept = response.kept;
-        self.act(result)
+    fn begin(self: &Rc<Self>, half: Half, method: impl Future<Output = Outcome> + 'static) -> Verdict {
+        *self.methods[half as usize].borrow_mut() = Some(Method { future: Box::pin(method), task: None });
+        self.callback(half)
     }
 
-    fn act(&mut self, result: Result<Flow, Reply>) -> Verdict {
-        match result {
-            Ok(Flow::Continue) => Verdict::Continue,
-            Ok(Flow::Leave) => {
-                self.over = true;
+    fn is_busy(&self, half: Half) -> bool {
+        self.methods[half as usize].borrow().is_some()
+    }
+
+    /// Something of this half has come: what does the method make of it?
+    fn callback(self: &Rc<Self>, half: Half) -> Verdict {
+        let outcome = self.poll(half);
+        let verdict = self.settle(half, outcome, true);
+        self.way(half).borrow_mut().stopped = verdict == Verdict::Pause;
+        verdict
+    }
+
+    /// Runs what was woken besides: in a callback that is not about a half, or about the other one.
+    fn others(self: &Rc<Self>, but: Option<Half>) {
+        for half in [Half::Request, Half::Response] {
+            if Some(half) != but && self.is_woken(half) {
+                self.go_on(half);
+            }
+        }
+    }
+
+    fn is_woken(&self, half: Half) -> bool {
+        let number = self.number(half);
+        number.is_some_and(task::take_woken)
+    }
+
+    fn number(&self, half: Half) -> Option<u64> {
+        self.methods[half as usize].borrow().as_ref()?.task.as_ref().map(|(number, _)| *number)
+    }
+
+    /// The method was woken outside of the callbacks of its half.
+    pub(crate) fn go_on(self: &Rc<Self>, half: Half) {
+        let outcome = self.poll(half);
+        if self.settle(half, outcome, false) == Verdict::Continue {
+            let stopped = std::mem::take(&mut self.way(half).borrow_mut().stopped);
+            // To resume what goes on anyway is a grave mistake in some callbacks.
+            if stopped {
+                Host::resume(half);
+            }
+        }
+    }
+
+    fn poll(self: &Rc<Self>, half: Half) -> Option<Outcome> {
+        let slot = &self.methods[half as usize];
+        let mut method = slot.borrow_mut().take()?;
+        loop {
+            // Most methods never wait: they need no waker.
+            let waker = method.task.as_ref().map_or(Waker::noop(), |(_, waker)| waker);
+            if let Poll::Ready(outcome) = method.future.as_mut().poll(&mut Context::from_waker(waker)) {
+                if let Some((number, _)) = method.task {
+                    self.root.forget(number);
+                }
+                return Some(outcome);
+            }
+            match method.task {
+                None => {
+                    let number = task::number();
+                    method.task = Some((number, task::waker(&self.root, number)));
+                }
+                // It may have been woken by what it has done itself.
+                Some((number, _)) if task::take_woken(number) => {}
+                Some((number, _)) => {
+                    self.root.wait(number, self, half);
+                    *slot.borrow_mut() = Some(method);
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// What becomes of this half now; `inside` a callback of its, that is what the callback answers.
+    fn settle(&self, half: Half, outcome: Option<Outcome>, inside: bool) -> Verdict {
+        match outcome {
+            Some(Ok(flow)) => {
+                self.over.set(self.over.get() || flow == Flow::Leave);
+                self.way(half).borrow_mut().finish();
                 Verdict::Continue
             }
-            Err(reply) => self.reply(&reply),
+            Some(Err(reply)) => {
+                self.reply(&reply);
+                Verdict::Pause
+            }
+            None if self.way(half).borrow_mut().may_pass(inside) => Verdict::Continue,
+            None => Verdict::Pause,
         }
     }
 
-    fn reply(&mut self, reply: &Reply) -> Verdict {
-        self.over = true;
+    fn reply(&self, reply: &Reply) {
+        self.end();
         Host::reply(reply);
-        Verdict::Replied
+    }
+
+    /// Nothing more is asked of the filter, and nothing more waits.
+    fn end(&self) {
+        self.over.set(true);
+        for (half, method) in [Half::Request, Half::Response].into_iter().zip(&self.methods) {
+            let number = self.number(half);
+            if let Some(number) = number {
+                self.root.forget(number);
+            }
+            // Futures take back their calls and timers.
+            let gone = method.take();
+            drop(gone);
+        }
     }
 }
 
-/// Nothing of the SDK waits yet, and nothing else can be waited for in a module: no thread would wake it.
-fn finish(method: impl Future<Output = Result<Flow, Reply>>) -> Result<Flow, Reply> {
-    match pin!(method).poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(result) => result,
-        Poll::Pending => {
-            crate::error!("the filter waits for something that is not of lacis-sdk; the request is refused");
-            Err(Reply::new(500))
+/// One exchange through a filter.
+pub(crate) struct Stream<F> {
+    filter: Option<Rc<F>>,
+    root: Rc<Root>,
+    exchange: Rc<Exchange>,
+}
+
+impl<F: Filter> Stream<F> {
+    /// Without a filter (it could not be configured) each request is refused.
+    pub(crate) fn new(filter: Option<Rc<F>>, root: &Rc<Root>, context: u32) -> Self {
+        Self { filter, root: Rc::clone(root), exchange: Exchange::new(root, context) }
+    }
+
+    pub(crate) fn on_head(&self, half: Half, end: bool) -> Verdict {
+        let exchange = &self.exchange;
+        let Some(filter) = self.filter.clone() else {
+            if !exchange.over.get() {
+                exchange.reply(&Reply::new(503));
+                return Verdict::Pause;
+            }
+            return Verdict::Continue;
+        };
+        if exchange.over.get() {
+            return Verdict::Continue;
         }
+        exchange.way(half).borrow_mut().head(end, F::READS.has(half));
+        self.root.enter(|| match half {
+            Half::Request => {
+                let mut request = Request::new(exchange, !end);
+                exchange.begin(half, async move { filter.on_request(&mut request).await })
+            }
+            Half::Response => {
+                let mut response = Response::new(exchange, !end);
+                exchange.begin(half, async move { filter.on_response(&mut response).await })
+            }
+        })
+    }
+
+    pub(crate) fn on_body(&self, half: Half, size: usize, end: bool) -> Verdict {
+        self.more(half, |way| way.body(size, end))
+    }
+
+    pub(crate) fn on_trailers(&self, half: Half) -> Verdict {
+        self.more(half, |way| way.arrived(Arrived::Trailers))
+    }
+
+    fn more(&self, half: Half, note: impl FnOnce(&mut Way)) -> Verdict {
+        let exchange = &self.exchange;
+        if !exchange.is_busy(half) {
+            // What was answered goes nowhere; what the method is done with goes on.
+            return Verdict::Continue;
+        }
+        note(&mut exchange.way(half).borrow_mut());
+        self.root.enter(|| {
+            let verdict = exchange.callback(half);
+            exchange.others(Some(half));
+            verdict
+        })
+    }
+
+    /// Something was told to this exchange that is not of its message.
+    pub(crate) fn on_event(&self, event: impl FnOnce(&Root)) {
+        self.root.enter(|| {
+            event(&self.root);
+            self.exchange.others(None);
+        });
+    }
+
+    /// The exchange is over: the host shows its heads once more.
+    pub(crate) fn on_log(&self) {
+        self.exchange.end();
+        if let Some(filter) = &self.filter {
+            let kept = self.exchange.kept.borrow().clone();
+            self.root.enter(|| filter.on_end(&End::new(kept)));
+        }
+    }
+
+    pub(crate) fn on_done(&self) {
+        self.exchange.end();
     }
 }

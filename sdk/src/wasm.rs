@@ -1,47 +1,65 @@
 //! The SDK in a module: Proxy-Wasm 0.2.1 by the `proxy-wasm` crate.
 //!
 //! Its host calls panic on a status that they do not expect, which ends the virtual machine. So they get only what
-//! every host accepts: checked headers, in the callback that holds them.
+//! every host accepts: checked headers and bodies, in callbacks that hold them.
 
 use std::marker::PhantomData;
 use std::rc::Rc;
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 pub use proxy_wasm;
 use proxy_wasm::hostcalls;
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::{Action, BufferType, ContextType, LogLevel, MapType, MetricType};
 
-use crate::Filter;
-use crate::backend::{Backend, Map};
+use crate::backend::{Backend, Half, Map, Outdated};
+use crate::call::{Answer, Outgoing, Told};
+use crate::grpc::Unary;
+use crate::headers::Value;
 use crate::log::Level;
 use crate::metrics::Kind;
 use crate::reply::Reply;
-use crate::run::{self, Exchange, Verdict};
+use crate::run::{self, Stream, Verdict};
+use crate::{Filter, task};
 
 /// Registers the filter of this module; [`crate::filter!`] calls it.
 pub fn register<F: Filter>() {
-    proxy_wasm::set_root_context(|_| Box::new(Root::<F> { filter: None }));
+    proxy_wasm::set_root_context(|context| Box::new(Plugin::<F> { filter: None, root: task::Root::new(context) }));
 }
 
-struct Root<F> {
+struct Plugin<F> {
     filter: Option<Rc<F>>,
+    root: Rc<task::Root>,
 }
 
-impl<F: Filter> Context for Root<F> {}
+impl<F: Filter> Context for Plugin<F> {
+    fn on_http_call_response(&mut self, token: u32, headers: usize, body: usize, _: usize) {
+        self.root.enter_root(|| self.root.told(token, || answer(headers, body)));
+    }
 
-impl<F: Filter> RootContext for Root<F> {
+    fn on_grpc_call_response(&mut self, token: u32, status: u32, size: usize) {
+        self.root.enter_root(|| self.root.told(token, || message(status, size)));
+    }
+
+    fn on_done(&mut self) -> bool {
+        self.root.close();
+        true
+    }
+}
+
+impl<F: Filter> RootContext for Plugin<F> {
     fn on_configure(&mut self, size: usize) -> bool {
         // Asking for a configuration of no bytes is an error on some hosts.
         let config = match size {
             0 => None,
             _ => hostcalls::get_buffer(BufferType::PluginConfiguration, 0, size).ok().flatten(),
         };
-        match run::configure(&config.unwrap_or_default()) {
+        match run::configure(&self.root, &config.unwrap_or_default()) {
             Ok(filter) => {
                 // The crate exports every callback there is. Lacis spares a filter those that it does not have; other
                 // hosts do not know the function.
-                let _ = hostcalls::call_foreign_function("lacis_heads_only", None);
-                self.filter = Some(Rc::new(filter));
+                let _ = hostcalls::call_foreign_function("lacis_reads", Some(&F::READS.bytes()));
+                self.filter = Some(filter);
                 true
             }
             Err(error) => {
@@ -51,40 +69,110 @@ impl<F: Filter> RootContext for Root<F> {
         }
     }
 
+    fn on_tick(&mut self) {
+        self.root.on_tick();
+    }
+
     fn get_type(&self) -> Option<ContextType> {
         Some(ContextType::HttpContext)
     }
 
-    fn create_http_context(&self, _: u32) -> Option<Box<dyn HttpContext>> {
-        Some(Box::new(Stream { exchange: Exchange::new(self.filter.clone()) }))
+    fn create_http_context(&self, context: u32) -> Option<Box<dyn HttpContext>> {
+        Some(Box::new(Exchange { stream: Stream::new(self.filter.clone(), &self.root, context) }))
     }
 }
 
-struct Stream<F> {
-    exchange: Exchange<F>,
+struct Exchange<F> {
+    stream: Stream<F>,
 }
 
-impl<F: Filter> Context for Stream<F> {}
-
-impl<F: Filter> HttpContext for Stream<F> {
-    fn on_http_request_headers(&mut self, _: usize, end_of_stream: bool) -> Action {
-        action(self.exchange.on_request(!end_of_stream))
+impl<F: Filter> Context for Exchange<F> {
+    fn on_http_call_response(&mut self, token: u32, headers: usize, body: usize, _: usize) {
+        self.stream.on_event(|root| root.told(token, || answer(headers, body)));
     }
 
-    fn on_http_response_headers(&mut self, _: usize, end_of_stream: bool) -> Action {
-        action(self.exchange.on_response(!end_of_stream))
+    fn on_grpc_call_response(&mut self, token: u32, status: u32, size: usize) {
+        self.stream.on_event(|root| root.told(token, || message(status, size)));
+    }
+
+    fn on_done(&mut self) -> bool {
+        self.stream.on_done();
+        true
+    }
+}
+
+impl<F: Filter> HttpContext for Exchange<F> {
+    fn on_http_request_headers(&mut self, _: usize, end: bool) -> Action {
+        action(self.stream.on_head(Half::Request, end))
+    }
+
+    fn on_http_request_body(&mut self, size: usize, end: bool) -> Action {
+        action(self.stream.on_body(Half::Request, size, end))
+    }
+
+    fn on_http_request_trailers(&mut self, _: usize) -> Action {
+        action(self.stream.on_trailers(Half::Request))
+    }
+
+    fn on_http_response_headers(&mut self, _: usize, end: bool) -> Action {
+        action(self.stream.on_head(Half::Response, end))
+    }
+
+    fn on_http_response_body(&mut self, size: usize, end: bool) -> Action {
+        action(self.stream.on_body(Half::Response, size, end))
+    }
+
+    fn on_http_response_trailers(&mut self, _: usize) -> Action {
+        action(self.stream.on_trailers(Half::Response))
+    }
+
+    fn on_log(&mut self) {
+        self.stream.on_log();
     }
 }
 
 fn action(verdict: Verdict) -> Action {
     match verdict {
         Verdict::Continue => Action::Continue,
-        Verdict::Replied => Action::Pause,
+        Verdict::Pause => Action::Pause,
     }
+}
+
+/// The answer that the present callback tells of; without headers there is none.
+fn answer(headers: usize, body: usize) -> Told {
+    if headers == 0 {
+        return Told::Answer(Answer::default());
+    }
+    let map = |map| hostcalls::get_map_bytes(map).unwrap_or_default();
+    let values = |lines: Vec<(String, Vec<u8>)>| lines.into_iter().map(|(name, value)| (name, Value(value))).collect();
+    Told::Answer(Answer {
+        service: String::new(),
+        headers: values(map(MapType::HttpCallResponseHeaders)),
+        body: buffer(BufferType::HttpCallResponseBody, 0, body),
+        trailers: values(map(MapType::HttpCallResponseTrailers)),
+    })
+}
+
+/// What the present callback tells of a gRPC call. The text of a status is not read: the crate panics where it is not
+/// UTF-8.
+fn message(status: u32, size: usize) -> Told {
+    match status {
+        0 => Told::Message(buffer(BufferType::GrpcReceiveBuffer, 0, size)),
+        code => Told::Closed(code),
+    }
+}
+
+fn buffer(buffer: BufferType, start: usize, size: usize) -> Vec<u8> {
+    // Some hosts have no buffer of no bytes.
+    if size == 0 { Vec::new() } else { hostcalls::get_buffer(buffer, start, size).ok().flatten().unwrap_or_default() }
 }
 
 /// The host of a module.
 pub(crate) struct ProxyWasm(PhantomData<()>);
+
+thread_local! {
+    static BEGIN: Instant = Instant::now();
+}
 
 // What a host answers to these calls beyond a value has no other reader than the proxy's own log.
 impl Backend for ProxyWasm {
@@ -108,6 +196,25 @@ impl Backend for ProxyWasm {
         let _ = hostcalls::remove_map_value(kind(map), name);
     }
 
+    fn body(half: Half, start: usize, size: usize) -> Vec<u8> {
+        buffer(body(half), start, size)
+    }
+
+    fn set_body(half: Half, size: usize, bytes: &[u8]) {
+        let _ = hostcalls::set_buffer(body(half), 0, size, bytes);
+    }
+
+    fn resume(half: Half) {
+        let _ = match half {
+            Half::Request => hostcalls::resume_http_request(),
+            Half::Response => hostcalls::resume_http_response(),
+        };
+    }
+
+    fn reroute() {
+        let _ = hostcalls::call_foreign_function("clear_route_cache", None);
+    }
+
     fn attribute(path: &[&str]) -> Option<Vec<u8>> {
         hostcalls::get_property(path.to_vec()).ok().flatten()
     }
@@ -115,6 +222,59 @@ impl Backend for ProxyWasm {
     fn reply(reply: &Reply) {
         let body = Some(reply.content()).filter(|body| !body.is_empty());
         let _ = hostcalls::send_http_response(reply.status().into(), reply.headers().collect(), body);
+    }
+
+    fn call(call: &Outgoing) -> Option<u32> {
+        let headers = call.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let body = Some(call.body.as_slice()).filter(|body| !body.is_empty());
+        hostcalls::dispatch_http_call(&call.service, headers, body, Vec::new(), bounded(call.timeout)).ok()
+    }
+
+    fn grpc_call(call: &Unary) -> Option<u32> {
+        let Unary { upstream, service, method, metadata, message, timeout } = call;
+        let metadata = metadata.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
+        hostcalls::dispatch_grpc_call(upstream, service, method, metadata, Some(message), bounded(*timeout)).ok()
+    }
+
+    fn cancel_grpc(token: u32) {
+        let _ = hostcalls::cancel_grpc_call(token);
+    }
+
+    fn enter(context: u32) {
+        let _ = hostcalls::set_effective_context(context);
+    }
+
+    fn tick(period: Duration) {
+        let _ = hostcalls::set_tick_period(period);
+    }
+
+    fn unix_time() -> Duration {
+        let now = hostcalls::get_current_time().ok();
+        now.and_then(|now| now.duration_since(UNIX_EPOCH).ok()).unwrap_or_default()
+    }
+
+    fn elapsed() -> Duration {
+        BEGIN.with(Instant::elapsed)
+    }
+
+    fn random() -> u64 {
+        let mut bytes = [0; 8];
+        match getrandom::fill(&mut bytes) {
+            Ok(()) => u64::from_le_bytes(bytes),
+            Err(error) => {
+                crate::critical!("the host has no random bits: {error}");
+                std::process::abort()
+            }
+        }
+    }
+
+    fn shared(key: &str) -> Option<(Vec<u8>, u32)> {
+        let (value, version) = hostcalls::get_shared_data(key).ok()?;
+        Some((value.unwrap_or_default(), version?))
+    }
+
+    fn set_shared(key: &str, value: &[u8], version: Option<u32>) -> Result<(), Outdated> {
+        hostcalls::set_shared_data(key, Some(value), version).map_err(|_| Outdated)
     }
 
     fn define(metric: Kind, name: &str) -> Option<u32> {
@@ -150,6 +310,20 @@ impl Backend for ProxyWasm {
 fn kind(map: Map) -> MapType {
     match map {
         Map::Request => MapType::HttpRequestHeaders,
+        Map::RequestTrailers => MapType::HttpRequestTrailers,
         Map::Response => MapType::HttpResponseHeaders,
+        Map::ResponseTrailers => MapType::HttpResponseTrailers,
     }
+}
+
+fn body(half: Half) -> BufferType {
+    match half {
+        Half::Request => BufferType::HttpRequestBody,
+        Half::Response => BufferType::HttpResponseBody,
+    }
+}
+
+/// Hosts count milliseconds in 31 bits.
+fn bounded(timeout: Duration) -> Duration {
+    timeout.min(Duration::from_millis(0x7fff_ffff))
 }

@@ -240,8 +240,8 @@ impl Shop<'_> {
             None => plugin,
             Some(allow) => plugin.restricted(allow, Restricted::Refuse).map_err(|error| restricted(&name, &error))?,
         };
-        let mut compiled = Compiled { settings: filter.clone(), digest, language, plugin, heads_only: false };
-        compiled.heads_only = canary::run(&compiled, self.node)?;
+        let mut compiled = Compiled { settings: filter.clone(), digest, language, plugin, reads: None };
+        compiled.reads = canary::run(&compiled, self.node)?;
         Ok(Arc::new(compiled))
     }
 

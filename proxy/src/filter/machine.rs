@@ -217,11 +217,6 @@ impl Machine {
         self.id
     }
 
-    /// Whether a plugin says that it sees nothing but heads.
-    pub(super) fn is_heads_only(&self, plugin: &str) -> bool {
-        self.world.borrow().is_heads_only(plugin)
-    }
-
     /// Which of its successive VMs runs, or will.
     pub(super) fn life(&self) -> u32 {
         self.life.get()

@@ -32,8 +32,8 @@ pub struct Compiled {
     pub language: Option<String>,
     /// Its module.
     pub plugin: Plugin,
-    /// It has no use for anything but heads of HTTP, as it said when it was tried.
-    pub heads_only: bool,
+    /// What it reads beyond heads of HTTP, of requests and of responses, if it said so when it was tried.
+    pub reads: Option<[bool; 2]>,
 }
 
 /// What VMs are equal by: filters that agree on all of it share one in each worker, and keep it when the configuration
@@ -95,7 +95,8 @@ impl Compiled {
             name: self.settings.name.clone(),
             root_id: self.settings.root_id.clone(),
             configuration: self.settings.config.clone(),
-            allow_on_headers_stop_iteration: self.settings.head_waits_alone,
+            // The SDK asks for a body while the head waits, where its filter reads bodies.
+            allow_on_headers_stop_iteration: self.settings.head_waits_alone || self.reads.is_some(),
             upstreams: self.settings.allow.calls.clone(),
         }
     }
@@ -107,6 +108,9 @@ impl Compiled {
 
     /// Whether it has callbacks for more than the heads of each half: a filter without costs a body nothing.
     fn sees(&self) -> [bool; 2] {
+        if let Some(reads) = self.reads {
+            return reads;
+        }
         [
             ["proxy_on_request_body", "proxy_on_request_trailers"],
             ["proxy_on_response_body", "proxy_on_response_trailers"],
@@ -122,7 +126,7 @@ impl Compiled {
     /// Whether it has callbacks for TCP connections.
     pub fn is_for_tcp(&self) -> bool {
         let has = self.taps() != [false; 2] || self.plugin.exports("proxy_on_new_connection");
-        has && !self.heads_only
+        has && self.reads.is_none()
     }
 }
 
@@ -140,8 +144,6 @@ pub struct Filter {
     compiled: Arc<Compiled>,
     sees: [bool; 2],
     taps: [bool; 2],
-    /// Its guest says that it sees nothing but heads.
-    heads_only: Cell<bool>,
     machine: Rc<Machine>,
     account: Rc<Account>,
     /// Its root context, and in which of the machine's VMs.
@@ -199,7 +201,6 @@ impl Filter {
             compiled: Arc::clone(compiled),
             sees: compiled.sees(),
             taps: compiled.taps(),
-            heads_only: Cell::new(false),
             machine,
             account: Rc::new(account),
             root: Cell::new(None),
@@ -238,7 +239,7 @@ impl Filter {
 
     /// Whether it has callbacks for more than the head of this half.
     pub(super) fn sees(&self, half: Half) -> bool {
-        self.sees[half as usize] && !self.heads_only.get()
+        self.sees[half as usize]
     }
 
     /// Whether it has a callback for this direction of a TCP connection.
@@ -283,7 +284,11 @@ impl Filter {
     pub(super) fn on_headers(&self, place: Place, half: Half, count: u32, end: bool) -> Result<HeadersAction, Fault> {
         let callback = [Callback::RequestHeaders, Callback::ResponseHeaders][half as usize];
         let shown = self.show(place, callback, |running| running.vm.on_headers(place.context, half, count, end))?;
-        Ok(shown.unwrap_or(HeadersAction::Continue))
+        Ok(match shown.unwrap_or(HeadersAction::Continue) {
+            // Where it reads no bodies, one that went by would take the head along.
+            HeadersAction::Hold if self.compiled.reads.is_some() && !self.sees(half) => HeadersAction::Pause,
+            action => action,
+        })
     }
 
     /// Shows what it sees of a body; see [`Filter::on_headers`].
@@ -438,7 +443,6 @@ impl Filter {
             return Ok(());
         }
         self.root.set(Some(self.machine.start(&self.compiled, &self.account)?));
-        self.heads_only.set(self.machine.is_heads_only(&self.account.name));
         Ok(())
     }
 }

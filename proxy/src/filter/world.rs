@@ -16,9 +16,9 @@ use crate::telemetry::guest::GuestMetrics;
 use crate::telemetry::labels;
 use crate::telemetry::metrics::Metrics;
 
-/// The foreign function by which a filter says that it has no use for content and trailers, whatever its module exports.
-/// The SDK of filters that see heads of HTTP only calls it: its modules have all callbacks.
-pub const HEADS_ONLY: &[u8] = b"lacis_heads_only";
+/// The foreign function by which a filter of the SDK says what it reads beyond heads of HTTP, in a byte each: requests,
+/// and responses. Its modules export all callbacks. It is asked for when the filter is tried, and after that is known.
+pub const READS: &[u8] = b"lacis_reads";
 
 /// What filters learn of the sidecar (`node.*`).
 #[derive(Debug)]
@@ -75,8 +75,6 @@ pub(super) struct FilterWorld {
     ids: Vec<(usize, u32)>,
     ticks: Rc<Ticks>,
     pub(super) calls: Calls,
-    /// Names of the plugins that say that they see nothing but heads.
-    heads_only: Vec<Box<str>>,
     foreign: Foreign,
     /// What each plugin was told already to have reached.
     told: Vec<(Box<str>, labels::Limit)>,
@@ -141,16 +139,10 @@ impl FilterWorld {
             ids: Vec::new(),
             ticks: Rc::clone(ticks),
             calls,
-            heads_only: Vec::new(),
             foreign: Foreign::default(),
             told: Vec::new(),
             began: Instant::now(),
         }
-    }
-
-    /// Whether this plugin sees nothing but heads, whatever its module exports.
-    pub(super) fn is_heads_only(&self, plugin: &str) -> bool {
-        self.heads_only.iter().any(|name| **name == *plugin)
     }
 
     /// Counts what a plugin was refused, and says so the first time.
@@ -220,15 +212,10 @@ impl World for FilterWorld {
         self.ticks.wish(root, period);
     }
 
-    /// [`HEADS_ONLY`], or one of [`foreign`](super::foreign).
+    /// [`READS`], or one of [`foreign`](super::foreign).
     fn foreign(&mut self, plugin: &str, name: &[u8], arguments: &[u8], out: &mut Vec<u8>) -> Result<(), Status> {
         match name {
-            HEADS_ONLY => {
-                if !self.is_heads_only(plugin) {
-                    self.heads_only.push(plugin.into());
-                }
-                Ok(())
-            }
+            READS => Ok(()),
             _ => self.foreign.call(plugin, name, arguments, out),
         }
     }

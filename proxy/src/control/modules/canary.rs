@@ -13,7 +13,7 @@ use lacis_host::{CallId, CallOut, Change, Now, RootId, StartError, Vm, World};
 
 use crate::config::Node;
 use crate::filter::wasm::Compiled;
-use crate::filter::world::{HEADS_ONLY, NodeFacts};
+use crate::filter::world::{NodeFacts, READS};
 
 /// Longest piece of a filter's last line that an error repeats, in characters; the log has all of it.
 const LAST_MAX: usize = 300;
@@ -22,11 +22,11 @@ const LAST_MAX: usize = 300;
 /// What led to a failure is in the last few.
 const LINES_MAX: usize = 100;
 
-/// Starts and configures a filter once. True if it says that it sees nothing but heads of HTTP.
+/// Starts and configures a filter once. Gives what it says that it reads beyond heads of HTTP ([`READS`]).
 ///
 /// # Errors
 /// What happened, and what the filter logged last.
-pub(super) fn run(filter: &Compiled, node: &Node) -> Result<bool, String> {
+pub(super) fn run(filter: &Compiled, node: &Node) -> Result<Option<[bool; 2]>, String> {
     // A thread of its own: a guest's stack and its end are nobody else's.
     thread::scope(|scope| {
         let canary = thread::Builder::new().name("canary".into()).spawn_scoped(scope, || start(filter, node));
@@ -35,13 +35,13 @@ pub(super) fn run(filter: &Compiled, node: &Node) -> Result<bool, String> {
     })
 }
 
-fn start(filter: &Compiled, node: &Node) -> Result<bool, String> {
+fn start(filter: &Compiled, node: &Node) -> Result<Option<[bool; 2]>, String> {
     let trial = Rc::new(RefCell::new(Trial::new(node)));
     // Shared data of its own: what a canary leaves there must not reach the filters that serve.
     let started = Vm::new(&filter.plugin, filter.vm_settings(&Arc::default()), trial.clone())
         .and_then(|mut vm| vm.start_root(filter.plugin_settings()).map(drop));
     // The VM that serves says the same once more, and there it is news.
-    let Err(error) = started else { return Ok(trial.borrow().heads_only) };
+    let Err(error) = started else { return Ok(trial.borrow().reads) };
     let lines = std::mem::take(&mut trial.borrow_mut().lines);
     let last = lines.back().map(|(_, text)| text.trim().chars().take(LAST_MAX).collect::<String>());
     lines.iter().for_each(|(level, text)| log(&filter.settings.name, *level, text));
@@ -71,7 +71,7 @@ struct Trial {
     lines: VecDeque<(Level, String)>,
     /// Kind, name and value; the host bounds how many a VM may define.
     metrics: Vec<(MetricKind, String, u64)>,
-    heads_only: bool,
+    reads: Option<[bool; 2]>,
 }
 
 impl Trial {
@@ -81,7 +81,7 @@ impl Trial {
             begin: Instant::now(),
             lines: VecDeque::new(),
             metrics: Vec::new(),
-            heads_only: false,
+            reads: None,
         }
     }
 }
@@ -105,11 +105,12 @@ impl World for Trial {
         self.node.property(&segments, out)
     }
 
-    fn foreign(&mut self, _: &str, name: &[u8], _: &[u8], _: &mut Vec<u8>) -> Result<(), Status> {
-        if name != HEADS_ONLY {
+    fn foreign(&mut self, _: &str, name: &[u8], arguments: &[u8], _: &mut Vec<u8>) -> Result<(), Status> {
+        if name != READS {
             return Err(Status::NotFound);
         }
-        self.heads_only = true;
+        let [request, response] = arguments.try_into().map_err(|_| Status::BadArgument)?;
+        self.reads = Some([request != 0, response != 0]);
         Ok(())
     }
 
