@@ -267,7 +267,7 @@ pub(crate) struct Slot {
 impl Root {
     /// The host has an answer to a call of this plugin; it is made only if somebody waits for it.
     pub(crate) fn told(&self, token: u32, told: impl FnOnce() -> Told) {
-        let slot = self.calls.borrow_mut().remove(&token);
+        let slot = self.calls.borrow_mut().remove(token);
         if let Some(slot) = slot {
             let waker = {
                 let slot = &mut *slot.borrow_mut();
@@ -316,7 +316,7 @@ impl Future for Pending {
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        let waiting = self.root.calls.borrow_mut().remove(&self.token);
+        let waiting = self.root.calls.borrow_mut().remove(self.token);
         if waiting.is_some() {
             (self.cancel)(self.token);
         }

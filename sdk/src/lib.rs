@@ -14,6 +14,7 @@ mod metrics;
 mod reply;
 mod run;
 mod shared;
+mod table;
 mod task;
 #[cfg(not(target_family = "wasm"))]
 pub mod testing;

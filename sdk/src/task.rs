@@ -6,7 +6,6 @@
 //! call was made, and that one may be gone before the answer comes. So who wakes another exchange asks for a tick.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,6 +15,7 @@ use std::time::Duration;
 use crate::backend::{Backend, Half, Host};
 use crate::call::Slot;
 use crate::run::Exchange;
+use crate::table::Table;
 
 /// The shortest period of a tick that there is: what is due is run after it.
 const SOON: Duration = Duration::from_millis(1);
@@ -23,12 +23,12 @@ const SOON: Duration = Duration::from_millis(1);
 /// A plugin: one filter of one configuration, and all that waits in it.
 pub(crate) struct Root {
     pub(crate) context: u32,
-    waiting: RefCell<BTreeMap<u64, Waiting>>,
+    waiting: RefCell<Table<u64, Waiting>>,
     /// By the moment of the monotonic clock at which they are due, and a number that makes moments different.
-    timers: RefCell<BTreeMap<(Duration, u64), Waker>>,
+    timers: RefCell<Table<(Duration, u64), Waker>>,
     /// When the next tick is expected.
     tick: Cell<Option<Duration>>,
-    pub(crate) calls: RefCell<BTreeMap<u32, Rc<RefCell<Slot>>>>,
+    pub(crate) calls: RefCell<Table<u32, Rc<RefCell<Slot>>>>,
     configuring: Cell<bool>,
 }
 
@@ -134,13 +134,17 @@ impl Root {
         self.tick.set(None);
         self.enter_root(|| {
             let now = Host::elapsed();
-            let later = self.timers.borrow_mut().split_off(&(now, u64::MAX));
-            let due = self.timers.replace(later);
-            due.into_values().for_each(Waker::wake);
+            loop {
+                let due = self.timers.borrow_mut().pop_if(|(at, _)| at <= now);
+                match due {
+                    Some(waker) => waker.wake(),
+                    None => break,
+                }
+            }
         });
         // Ticks go on coming until they are told not to.
-        match self.timers.borrow().first_key_value() {
-            Some(((at, _), _)) => self.tick_at(*at),
+        match self.timers.borrow().first() {
+            Some((at, _)) => self.tick_at(at),
             None if self.tick.get().is_none() => Host::tick(Duration::ZERO),
             None => {}
         }
@@ -148,7 +152,7 @@ impl Root {
 
     fn run(self: &Rc<Self>) {
         while let Some(task) = self.take_ready() {
-            let Some(waiting) = self.waiting.borrow_mut().remove(&task) else { continue };
+            let Some(waiting) = self.waiting.borrow_mut().remove(task) else { continue };
             match waiting {
                 Waiting::Exchange(exchange, half) => {
                     Host::enter(exchange.context);
@@ -191,7 +195,7 @@ impl Root {
     /// It does not wait any more.
     pub(crate) fn forget(&self, task: u64) {
         // What is dropped may itself forget: not while the list is borrowed.
-        let gone = self.waiting.borrow_mut().remove(&task);
+        let gone = self.waiting.borrow_mut().remove(task);
         drop(gone);
         take_woken(task);
     }
@@ -210,7 +214,7 @@ impl Root {
     }
 
     pub(crate) fn take_back(&self, at: Duration, number: u64) {
-        let gone = self.timers.borrow_mut().remove(&(at, number));
+        let gone = self.timers.borrow_mut().remove((at, number));
         drop(gone);
     }
 
@@ -221,8 +225,9 @@ impl Root {
         self.tick.set(Some(at));
         let wait = at.saturating_sub(Host::elapsed());
         // Hosts count milliseconds; a tick that came too early would be in vain.
-        let milliseconds = u64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
-        Host::tick(Duration::from_millis(milliseconds).clamp(SOON, LONGEST));
+        let wait = wait.clamp(SOON, LONGEST);
+        let more = u64::from(!wait.subsec_nanos().is_multiple_of(1_000_000));
+        Host::tick(Duration::from_millis(wait.as_secs() * 1000 + u64::from(wait.subsec_millis()) + more));
     }
 }
 
