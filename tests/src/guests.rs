@@ -4,7 +4,7 @@ use std::collections::hash_map::DefaultHasher;
 use std::fs;
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::process;
+use std::process::{self, Command};
 
 use crate::peers::peer;
 use crate::process::target;
@@ -19,40 +19,47 @@ struct Recipe {
     /// peers are.
     arguments: &'static str,
     env: &'static [(&'static str, &'static str)],
+    /// The directory in `sdk` that it uses.
+    sdk: Option<&'static str>,
 }
 
 const RECIPES: [Recipe; 5] = [
     Recipe {
         language: "go",
         compiler: "go",
-        arguments: "build -mod=readonly -buildmode=c-shared -o OUT .",
+        arguments: "build -mod=readonly -buildvcs=false -buildmode=c-shared -o OUT .",
         env: &[("GOOS", "wasip1"), ("GOARCH", "wasm")],
+        sdk: None,
     },
     Recipe {
         language: "cpp",
         compiler: "clang",
         arguments: "--target=wasm32-wasi -mexec-model=reactor -std=c++17 -O2 -fno-exceptions -Wall -Wextra \
-                    greeter.cc -lc++ -lc++abi -o OUT",
+                    -I../../../sdk/c greeter.cc -lc++ -lc++abi -o OUT",
         env: &[],
+        sdk: Some("c"),
     },
     Recipe {
         language: "assemblyscript",
         compiler: "asc",
-        arguments: "greeter.ts --optimize --use abort=greeter/abort -o OUT",
+        arguments: "greeter.ts --optimize --use abort=../../../sdk/assemblyscript/lacis/abort -o OUT",
         env: &[],
+        sdk: Some("assemblyscript"),
     },
     Recipe {
         language: "assemblyscript-sdk",
         compiler: "sdk-asc",
         arguments: "greeter.ts --optimize --use abort=abort_proc_exit --path PEERS/npm/node_modules -b OUT",
         env: &[],
+        sdk: None,
     },
     Recipe {
         language: "zig",
         compiler: "zig",
-        arguments: "build-exe greeter.zig -target wasm32-wasi -O ReleaseSmall -fno-entry -rdynamic \
-                    --cache-dir CACHE --global-cache-dir CACHE -femit-bin=OUT",
+        arguments: "build-exe -target wasm32-wasi -O ReleaseSmall -fno-entry -rdynamic --dep lacis -Mroot=greeter.zig \
+                    -Mlacis=../../../sdk/zig/lacis.zig --cache-dir CACHE --global-cache-dir CACHE -femit-bin=OUT",
         env: &[],
+        sdk: Some("zig"),
     },
 ];
 
@@ -61,9 +68,11 @@ const RECIPES: [Recipe; 5] = [
 pub fn foreign_guest(language: &str) -> Option<PathBuf> {
     let recipe = RECIPES.iter().find(|recipe| recipe.language == language).expect("a language");
     let compiler = peer(recipe.compiler)?;
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("guests").join(language);
+    let sources = repository().join("tests/guests").join(language);
+    let sdk = recipe.sdk.map(|name| repository().join("sdk").join(name));
+    let all: Vec<&PathBuf> = std::iter::once(&sources).chain(&sdk).collect();
     let out = target().join("guests");
-    let module = out.join(format!("{language}-{:016x}.wasm", digest(&sources, recipe)));
+    let module = out.join(format!("{language}-{:016x}.wasm", digest(&all, (recipe.compiler, recipe.arguments))));
     if module.exists() {
         return Some(module);
     }
@@ -76,23 +85,41 @@ pub fn foreign_guest(language: &str) -> Option<PathBuf> {
     let fill = |word: &str| places.iter().fold(word.to_owned(), |word, (name, path)| word.replace(name, path));
     let mut command = compiler.command();
     command.current_dir(&sources).envs(recipe.env.iter().copied());
-    let output = command.args(recipe.arguments.split_whitespace().map(fill)).output().expect("the compiler runs");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {}\n{said}", output.status);
+    succeed(command.args(recipe.arguments.split_whitespace().map(fill)));
     fs::rename(&fresh, &module).expect("a module");
     Some(module)
 }
 
-/// What a module is made of, as a number.
-fn digest(sources: &Path, recipe: &Recipe) -> u64 {
+/// Where everything is.
+pub(crate) fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the repository")
+}
+
+/// Runs a compiler; what it said is the test's failure.
+pub(crate) fn succeed(command: &mut Command) {
+    let output = command.output().expect("the compiler runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {}\n{said}", output.status);
+}
+
+/// What a module is made of, as a number: the files of some directories, and how it is made.
+pub(crate) fn digest(sources: &[impl AsRef<Path>], how: impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
-    (recipe.compiler, recipe.arguments).hash(&mut hasher);
-    let mut files: Vec<PathBuf> =
-        fs::read_dir(sources).expect("its sources").map(|entry| entry.expect("an entry").path()).collect();
-    files.sort();
-    for file in files {
-        file.file_name().hash(&mut hasher);
-        fs::read(&file).expect("a source").hash(&mut hasher);
+    how.hash(&mut hasher);
+    for sources in sources {
+        for file in files(sources.as_ref()) {
+            file.file_name().hash(&mut hasher);
+            fs::read(&file).expect("a source").hash(&mut hasher);
+        }
     }
     hasher.finish()
+}
+
+/// The sources in a directory, in order: its files, but for a module that somebody has built there.
+pub(crate) fn files(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).expect("the sources").map(|entry| entry.expect("an entry").path());
+    let is_source = |path: &PathBuf| path.is_file() && path.extension().is_none_or(|extension| extension != "wasm");
+    let mut files: Vec<PathBuf> = entries.filter(is_source).collect();
+    files.sort();
+    files
 }
