@@ -20,6 +20,9 @@
 //! pass it; a virtual machine is never entered by two threads. An error of a callback is logged and traps: the host
 //! answers for the exchange (`failure` in the sidecar's file) and replaces the machine.
 //!
+//! Compile with `zig build-exe -target wasm32-wasi -O ReleaseSmall --stack 65536 -fno-entry -rdynamic`; without `--stack`
+//! each virtual machine begins with the 16 MiB that Zig thinks a stack needs.
+//!
 //! Memory: what a function here gives is valid until the callback ends, and then freed by itself, as is what comes from
 //! `lacis.scratch`. What a filter remembers comes from `Config.allocator`, and is freed with the filter.
 //!

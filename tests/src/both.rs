@@ -14,14 +14,16 @@
 //! });
 //! ```
 
+use std::fs;
 use std::net::SocketAddr;
+use std::path::Path;
 
 use serde_json::{Value, json};
 
 use crate::wire::Response;
 use crate::{App, Envoy, Link, Mesh, Sidecar, client, until};
 
-/// A filter that ships, and what it needs around it. The application behind it is `app`.
+/// A filter, and what it needs around it. The application behind it is `app`.
 #[derive(Debug)]
 pub struct Both {
     name: String,
@@ -54,6 +56,14 @@ impl Both {
         let section = json!({"limits": {"time": "2s"}});
         let (name, module, tags) = (name.to_owned(), module.to_owned(), Value::Null);
         Both { name, module, config, apps: vec!["app".to_owned()], servers: Vec::new(), section, tags }
+    }
+
+    /// A module in a file, with a configuration.
+    pub fn of(name: &str, module: &Path, config: Value) -> Both {
+        let bytes = fs::read(module).expect("a module");
+        let mut both = Both::new(name, &bytes, config);
+        both.section["module"] = json!(module);
+        both
     }
 
     /// Adds a service, with an application of its own on each side.
@@ -101,7 +111,9 @@ impl Both {
     fn lacis(&self) -> Side {
         let (mesh, apps) = (Mesh::new(), self.applications());
         let mut section = self.section.clone();
-        section["module"] = json!(format!("builtin:{}", self.name));
+        if section["module"].is_null() {
+            section["module"] = json!(format!("builtin:{}", self.name));
+        }
         section["config"] = self.config.clone();
         let mut alpha = mesh.sidecar("alpha");
         for (name, app) in &apps {

@@ -56,7 +56,7 @@ const RECIPES: [Recipe; 5] = [
     Recipe {
         language: "zig",
         compiler: "zig",
-        arguments: "build-exe -target wasm32-wasi -O ReleaseSmall -fno-entry -rdynamic --dep lacis -Mroot=greeter.zig \
+        arguments: "build-exe -target wasm32-wasi -O ReleaseSmall --stack 65536 -fno-entry -rdynamic --dep lacis -Mroot=greeter.zig \
                     -Mlacis=../../../sdk/zig/lacis.zig --cache-dir CACHE --global-cache-dir CACHE -femit-bin=OUT",
         env: &[],
         sdk: Some("zig"),

@@ -16,6 +16,7 @@ const INSTALL: &[(&str, &str)] = &[
     ("nginx", "apt-get install nginx-light"),
     ("envoy", "tests/peers/install"),
     ("clang", "apt-get install clang lld wasi-libc libc++-dev-wasm32 libclang-rt-dev-wasm32"),
+    ("make", "apt-get install make"),
     ("zig", "tests/peers/install"),
     ("asc", "tests/peers/install"),
     ("sdk-asc", "tests/peers/install"),
