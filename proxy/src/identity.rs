@@ -16,6 +16,30 @@ pub struct SpiffeId {
     trust_domain_end: usize,
 }
 
+/// What the certificate of a workload says of it, as verified by a handshake.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its identity.
+    pub spiffe: SpiffeId,
+    /// SHA-256 of its certificate (DER), 64 lower-case hex digits.
+    pub hash: Box<str>,
+    /// The certificate's subject in the form of RFC 2253: printable ASCII, quotes and commas escaped by a backslash.
+    /// Empty if the certificate has none, or one that is too long.
+    pub subject: Box<str>,
+    /// The first DNS name among the subject's alternative names. It means nothing; filters may ask for it.
+    pub dns: Option<Box<str>>,
+    /// The certificate itself (DER), some 600 bytes.
+    pub certificate: Box<[u8]>,
+}
+
+impl Peer {
+    /// This peer as one element of `x-forwarded-client-cert`, `by` being who received the connection.
+    pub fn forwarded(&self, by: &SpiffeId) -> String {
+        let Peer { spiffe, hash, subject, dns: _, certificate: _ } = self;
+        format!("By={by};Hash={hash};Subject=\"{subject}\";URI={spiffe}")
+    }
+}
+
 /// What is wrong with a text that should be a SPIFFE ID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidId {

@@ -11,12 +11,15 @@ use std::time::Duration;
 use crate::drain::Drain;
 use crate::fault::{Fault, Reason};
 use crate::http::{h1, h2, h3};
-use crate::identity::SpiffeId;
+use crate::identity::{Peer, SpiffeId};
 use crate::net::io::Io;
 use crate::net::{connect, quic};
 use crate::telemetry::labels::Link;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::{self, Alpn, TlsSettings};
+
+/// What a client handshake is made with, and who we are in it.
+type Client = (Arc<tls::ClientSettings>, Arc<Peer>);
 
 /// What a worker needs to open links.
 pub struct Dialer {
@@ -69,9 +72,9 @@ impl Dialer {
                     .udp
                     .get()
                     .ok_or_else(|| Fault::new(Reason::ConnectionRefused).detail("this worker has no UDP socket"))?;
-                let settings =
-                    quic::client(tls?).map_err(|error| Fault::new(Reason::ProxyInternalError).from(error))?;
-                h3::Link::connect(udp, settings, address, &service, this.drain.guard()).await
+                let (tls, own) = tls?;
+                let settings = quic::client(tls).map_err(|error| Fault::new(Reason::ProxyInternalError).from(error))?;
+                h3::Link::connect(udp, settings, address, &service, Some(own), this.drain.guard()).await
             };
             this.counted(Link::H3, within(patience, open)).await.map(Some)
         }
@@ -89,11 +92,11 @@ impl Dialer {
         let (this, service, tls) = (Rc::clone(self), Arc::clone(service), self.client(identity, Alpn::Http2));
         async move {
             let open = async {
-                let (stream, alpn) = tls::handshake::connect(connect::tcp(address).await?, tls?, &service).await?;
+                let (io, alpn) = handshake(address, tls?, &service).await?;
                 if alpn == Some(Alpn::Http2) {
-                    return h2::Link::open(Io::tls(stream), this.drain.guard()).await.map(Some);
+                    return h2::Link::open(io, this.drain.guard()).await.map(Some);
                 }
-                wires.put(Rc::new(RefCell::new(h1::Wire::new(Io::tls(stream)))));
+                wires.put(Rc::new(RefCell::new(h1::Wire::new(io))));
                 Ok(None)
             };
             this.counted(Link::H2, within(patience, open)).await
@@ -108,8 +111,7 @@ impl Dialer {
     ) -> impl Future<Output = Result<Option<h2::Link>, Fault>> + 'static {
         let guard = self.drain.guard();
         async move {
-            let open =
-                async { h2::Link::open(Io::tcp(connect::tcp(address).await?, bytes::Bytes::new()), guard).await };
+            let open = async { h2::Link::open(Io::opened(connect::tcp(address).await?), guard).await };
             within(patience, open).await.map(Some)
         }
     }
@@ -123,28 +125,27 @@ impl Dialer {
         patience: Duration,
     ) -> Result<Rc<RefCell<h1::Wire>>, Fault> {
         let open = async {
-            let tls = self.client(identity, Alpn::Http1)?;
-            let (stream, _) = tls::handshake::connect(connect::tcp(address).await?, tls, service).await?;
-            Ok(Rc::new(RefCell::new(h1::Wire::new(Io::tls(stream)))))
+            let (io, _) = handshake(address, self.client(identity, Alpn::Http1)?, service).await?;
+            Ok(Rc::new(RefCell::new(h1::Wire::new(io))))
         };
         self.counted(Link::H1, within(patience, open)).await
     }
 
     /// An HTTP/1 connection without TLS.
     pub(super) async fn http1(&self, address: SocketAddr, patience: Duration) -> Result<Rc<RefCell<h1::Wire>>, Fault> {
-        let open = async { Ok(Io::tcp(connect::tcp(address).await?, bytes::Bytes::new())) };
+        let open = async { Ok(Io::opened(connect::tcp(address).await?)) };
         within(patience, open).await.map(|io| Rc::new(RefCell::new(h1::Wire::new(io))))
     }
 
     /// A TCP connection for opaque bytes.
     pub(super) async fn tcp(&self, address: SocketAddr, patience: Duration) -> Result<h1::Wire, Fault> {
-        let open = async { Ok(h1::Wire::tunnel(Io::tcp(connect::tcp(address).await?, bytes::Bytes::new()))) };
+        let open = async { Ok(h1::Wire::tunnel(Io::opened(connect::tcp(address).await?))) };
         within(patience, open).await
     }
 
-    fn client(&self, identity: &[SpiffeId], alpn: Alpn) -> Result<Arc<tls::ClientSettings>, Fault> {
+    fn client(&self, identity: &[SpiffeId], alpn: Alpn) -> Result<Client, Fault> {
         match self.tls.borrow().as_ref() {
-            Some(tls) => Ok(tls.client(identity, alpn)),
+            Some(tls) => Ok((tls.client(identity, alpn), Arc::clone(tls.own()))),
             None => Err(Fault::new(Reason::TlsCertificateError).detail("this sidecar has no identity")),
         }
     }
@@ -160,6 +161,12 @@ impl std::fmt::Debug for Dialer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Dialer").finish_non_exhaustive()
     }
+}
+
+/// Opens a TCP connection with TLS; what both sides agreed to speak.
+async fn handshake(address: SocketAddr, (tls, own): Client, service: &str) -> Result<(Io, Option<Alpn>), Fault> {
+    let (stream, alpn, peer) = tls::handshake::connect(connect::tcp(address).await?, tls, service).await?;
+    Ok((Io::opened_tls(stream, peer.map(|peer| (own, peer))), alpn))
 }
 
 async fn within<T>(patience: Duration, open: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {

@@ -78,8 +78,6 @@ pub struct Cluster {
     name: Arc<str>,
     id: NameId,
     transport: Transport,
-    /// The only identity that is taken at the other end, if there is just one.
-    identity: Option<Rc<str>>,
     timeouts: Timeouts,
     /// What says where it is, if that can change without a change of the configuration.
     source: Option<Source>,
@@ -154,13 +152,6 @@ impl Cluster {
             source: source.cloned(),
             place: RefCell::new(place),
             endpoints: RefCell::new(endpoints),
-            identity: match &transport {
-                Transport::Mesh(_, identity, _) => match identity.as_slice() {
-                    [one] => Some(one.as_str().into()),
-                    _ => None,
-                },
-                _ => None,
-            },
             transport,
             timeouts,
             balancer: Balancer::new(balance),
@@ -244,7 +235,7 @@ impl Cluster {
             };
             endpoint.load.start();
             let start = Instant::now();
-            trail.carried(Rc::clone(&endpoint) as Rc<dyn Busy>, start);
+            trail.carried(Rc::clone(&endpoint) as Rc<dyn Busy>, link.carrier(), start);
             // A body can be sent once; a request without one is kept for the case that the server refuses it unread.
             if again && current.body.is_end() {
                 let body = std::mem::replace(&mut current.body, Body::empty(body::Half::Request));
@@ -275,10 +266,7 @@ impl Cluster {
 
     async fn link(&self, endpoint: &Rc<Endpoint>, carriage: Carriage, trail: &Trail) -> Result<Link, Fault> {
         let (policy, identity) = match &self.transport {
-            Transport::Mesh(policy, identity, _) => {
-                trail.to(self.identity.as_ref());
-                (*policy, identity)
-            }
+            Transport::Mesh(policy, identity, _) => (*policy, identity),
             plain => {
                 trail.over(labels::Link::Plaintext);
                 return match (plain, carriage) {

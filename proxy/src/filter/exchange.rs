@@ -40,6 +40,10 @@ pub struct Conn {
     pub remote: SocketAddr,
     /// Who is at the other end.
     pub peer: Option<Peer>,
+    /// What our certificate said of us there.
+    pub own: Option<Arc<Peer>>,
+    /// The name that the peer asked for (SNI).
+    pub server_name: Option<Arc<str>>,
     /// The peer as the application is told of it: `x-forwarded-client-cert`.
     pub forwarded: Option<HeaderValue>,
     /// The caller's service: our own, or that of the peer's identity.
@@ -361,10 +365,10 @@ impl Drop for Exchange {
                 trace_id,
                 upstream_host: self.trail.address(),
                 upstream_cluster: self.service.take().into(),
-                upstream_local_address: None,
+                upstream_local_address: self.trail.carrier().and_then(|carrier| carrier.local),
                 downstream_local_address: Some(self.conn.local),
                 downstream_remote_address: Some(self.conn.remote),
-                requested_server_name: Text::None,
+                requested_server_name: self.conn.server_name.clone().into(),
                 route_name: self.route.take().into(),
                 link: record.link,
                 peer: self.conn.peer.as_ref().map(|peer| Arc::new(peer.spiffe.clone())),

@@ -14,8 +14,9 @@ use tokio::task::JoinHandle;
 
 use super::callout::{Calls, Reach, Sent, Upstreams};
 use super::exchange::Ledger;
+use super::node::NodeFacts;
 use super::wasm::{Account, Compiled, Filter, VmKey};
-use super::world::{FilterWorld, NodeFacts, Ticks};
+use super::world::{FilterWorld, Ticks};
 use crate::fault::{Fault, Reason};
 use crate::http::Request;
 use crate::telemetry::labels::{CallResult, Callback, Limit, Outcome};

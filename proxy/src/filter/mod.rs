@@ -11,6 +11,7 @@ mod grpc;
 mod guest;
 pub mod machine;
 mod meter;
+pub mod node;
 mod property;
 mod run;
 mod seen;

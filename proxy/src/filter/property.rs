@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use base64::Engine as _;
 use http::header::{self, HeaderName};
 use lacis_host::abi::{Encoder, Status};
 use lacis_host::{Half, Headers};
@@ -13,7 +14,7 @@ use super::grpc;
 use super::seen::Seen;
 use crate::fault::Reason;
 use crate::http::body::Half as Direction;
-use crate::telemetry::labels::{self, Link, Protocol};
+use crate::telemetry::labels::{self, Protocol};
 use crate::tls::Peer;
 
 /// The only version of TLS that is spoken here.
@@ -134,33 +135,47 @@ fn response(seen: &Seen, path: &[&[u8]]) -> Found {
 
 fn connection(seen: &Seen, path: &[&[u8]]) -> Found {
     let conn = &seen.exchange.conn;
-    let peer = conn.peer.as_ref();
     match path {
         [b"id"] => number(conn.id),
-        [b"mtls"] => Some(vec![u8::from(peer.is_some())]),
-        [b"requested_server_name"] => Some(Vec::new()),
-        [b"tls_version"] => peer.map(|_| TLS_VERSION.into()),
-        [b"uri_san_local_certificate"] => peer.map(|_| seen.node.spiffe.as_bytes().into()),
-        // Certificates of the mesh have no subject but for people.
-        [b"subject_local_certificate"] => peer.map(|_| Vec::new()),
-        [name] => certificate(peer?, name),
+        [b"mtls"] => Some(vec![u8::from(conn.peer.is_some())]),
+        [b"requested_server_name"] => Some(conn.server_name.as_deref().unwrap_or_default().into()),
+        [name] => certificates(conn.own.as_deref()?, conn.peer.as_ref()?, name),
         _ => None,
     }
 }
 
-/// A fact of the certificate that a peer has shown.
-fn certificate(peer: &Peer, name: &[u8]) -> Found {
+/// What TLS has shown of both ends of a connection.
+fn certificates(own: &Peer, peer: &Peer, name: &[u8]) -> Found {
     match name {
-        b"uri_san_peer_certificate" => Some(peer.spiffe.as_str().into()),
+        b"tls_version" => Some(TLS_VERSION.into()),
+        b"subject_local_certificate" => Some(own.subject.as_bytes().into()),
         b"subject_peer_certificate" => Some(peer.subject.as_bytes().into()),
+        b"uri_san_local_certificate" => Some(own.spiffe.as_str().into()),
+        b"uri_san_peer_certificate" => Some(peer.spiffe.as_str().into()),
+        b"dns_san_local_certificate" => own.dns.as_ref().map(|name| name.as_bytes().into()),
+        b"dns_san_peer_certificate" => peer.dns.as_ref().map(|name| name.as_bytes().into()),
         b"sha256_peer_certificate_digest" => Some(peer.hash.as_bytes().into()),
+        b"peer_certificate" => Some(pem(&peer.certificate).into_bytes()),
         _ => None,
     }
+}
+
+/// A certificate as PEM (RFC 7468).
+fn pem(der: &[u8]) -> String {
+    let mut text = String::from("-----BEGIN CERTIFICATE-----\n");
+    for (at, letter) in base64::engine::general_purpose::STANDARD.encode(der).chars().enumerate() {
+        if at > 0 && at % 64 == 0 {
+            text.push('\n');
+        }
+        text.push(letter);
+    }
+    text.push_str("\n-----END CERTIFICATE-----\n");
+    text
 }
 
 fn upstream(seen: &Seen, path: &[&[u8]]) -> Found {
     let trail = &seen.exchange.trail;
-    let tls = matches!(trail.link(), Link::H1 | Link::H2 | Link::H3);
+    let carrier = trail.carrier();
     match path {
         [b"request_attempt_count"] => number(trail.attempts().into()),
         [b"transport_failure_reason"] => {
@@ -169,11 +184,13 @@ fn upstream(seen: &Seen, path: &[&[u8]]) -> Found {
             let failed = matches!(reason, Reason::TlsCertificateError | Reason::TlsProtocolError);
             Some(if failed { reason.row().token.into() } else { Vec::new() })
         }
-        [b"tls_version"] => tls.then(|| TLS_VERSION.into()),
-        [b"uri_san_local_certificate"] => tls.then(|| seen.node.spiffe.as_bytes().into()),
-        [b"subject_local_certificate"] => tls.then(Vec::new),
-        [b"uri_san_peer_certificate"] => trail.identity().filter(|_| tls).map(|identity| identity.as_bytes().into()),
         [b"address" | b"port"] => address(trail.address()?, path),
+        [b"local_address"] => address(carrier?.local?, &[b"address"]),
+        [b"local_port"] => address(carrier?.local?, &[b"port"]),
+        [name] => {
+            let (own, peer) = carrier.as_ref()?.ends.as_ref()?;
+            certificates(own, peer, name)
+        }
         _ => None,
     }
 }
@@ -273,6 +290,18 @@ mod tests {
         assert_eq!(joined(&map, b"absent"), None);
         assert_eq!(bytes(Some(&map)), 11);
         assert_eq!((pairs(None).as_slice(), bytes(None)), (&[0; 4][..], 0));
+    }
+
+    #[test]
+    fn a_certificate_is_pem_in_lines_of_64() {
+        let body = |der: &[u8]| {
+            let text = pem(der);
+            let text = text.strip_prefix("-----BEGIN CERTIFICATE-----\n").unwrap();
+            text.strip_suffix("\n-----END CERTIFICATE-----\n").unwrap().to_owned()
+        };
+        assert_eq!(body(&[0xfb, 0xff, 0xfe, 0xff]), "+//+/w==");
+        assert_eq!(body(&[0; 48]), "A".repeat(64));
+        assert_eq!(body(&[0; 51]), format!("{}\nAAAA", "A".repeat(64)));
     }
 
     #[test]

@@ -12,9 +12,9 @@ use super::content::Content;
 use super::exchange::Exchange;
 use super::guest::{GuestRequest, GuestResponse, GuestTrailers};
 use super::machine::{self, MachineId};
+use super::node::{MAX_SEGMENTS, NodeFacts};
 use super::property;
 use super::wasm::Place;
-use super::world::NodeFacts;
 use crate::fault::Reason;
 use crate::http::body::Frame;
 use crate::http::head::RequestHead;
@@ -202,7 +202,7 @@ impl Stream for Seen {
     }
 
     fn property(&self, path: Path<'_>, out: &mut Vec<u8>) -> Result<(), Status> {
-        let segments: Vec<&[u8]> = path.segments().take(5).collect();
+        let segments: Vec<&[u8]> = path.segments().take(MAX_SEGMENTS + 1).collect();
         if property::read(self, &segments, out)? {
             return Ok(());
         }

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use super::callout::Calls;
 use super::foreign::Foreign;
-use crate::config;
+use super::node::{MAX_SEGMENTS, NodeFacts};
 use crate::telemetry::family::Kind;
 use crate::telemetry::guest::GuestMetrics;
 use crate::telemetry::labels;
@@ -19,51 +19,6 @@ use crate::telemetry::metrics::Metrics;
 /// The foreign function by which a filter of the SDK says what it reads beyond heads of HTTP, in a byte each: requests,
 /// and responses. Its modules export all callbacks. It is asked for when the filter is tried, and after that is known.
 pub const READS: &[u8] = b"lacis_reads";
-
-/// What filters learn of the sidecar (`node.*`).
-#[derive(Debug)]
-pub struct NodeFacts {
-    id: String,
-    cluster: String,
-    metadata: serde_json::Map<String, serde_json::Value>,
-    pub(super) spiffe: String,
-}
-
-impl NodeFacts {
-    /// Of this sidecar.
-    pub fn new(node: &config::Node) -> Self {
-        NodeFacts {
-            id: node.id.clone(),
-            cluster: node.cluster.clone(),
-            metadata: node.metadata.clone(),
-            spiffe: node.spiffe.to_string(),
-        }
-    }
-
-    /// A property of the sidecar itself: `node.*`, in Envoy's newer place (`xds.node.*`) too.
-    pub fn property(&self, path: &[&[u8]], out: &mut Vec<u8>) -> Result<(), Status> {
-        let path = path.strip_prefix(&[b"xds".as_slice()]).unwrap_or(path);
-        match path {
-            [b"node", b"id"] => out.extend_from_slice(self.id.as_bytes()),
-            [b"node", b"cluster"] => out.extend_from_slice(self.cluster.as_bytes()),
-            [b"node"] | [b"node", b"metadata"] => return Err(Status::SerializationFailure),
-            [b"node", b"metadata", key] => {
-                let value =
-                    std::str::from_utf8(key).ok().and_then(|key| self.metadata.get(key)).ok_or(Status::NotFound)?;
-                match value {
-                    serde_json::Value::String(text) => out.extend_from_slice(text.as_bytes()),
-                    serde_json::Value::Bool(truth) => out.push(u8::from(*truth)),
-                    serde_json::Value::Number(number) => {
-                        out.extend_from_slice(&number.as_f64().unwrap_or(0.0).to_le_bytes())
-                    }
-                    other => out.extend_from_slice(other.to_string().as_bytes()),
-                }
-            }
-            _ => return Err(Status::NotFound),
-        }
-        Ok(())
-    }
-}
 
 /// The world of one VM in one worker.
 pub(super) struct FilterWorld {
@@ -204,7 +159,7 @@ impl World for FilterWorld {
     }
 
     fn property(&self, path: Path<'_>, out: &mut Vec<u8>) -> Result<(), Status> {
-        let segments: Vec<&[u8]> = path.segments().take(4).collect();
+        let segments: Vec<&[u8]> = path.segments().take(MAX_SEGMENTS + 1).collect();
         self.node.property(&segments, out)
     }
 

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use super::{Request, Response, h1, h2, h3};
 use crate::fault::Fault;
+use crate::telemetry::trail::Carrier;
 
 /// A connection that can carry a request now.
 #[derive(Debug)]
@@ -27,6 +28,16 @@ pub enum Link {
 }
 
 impl Link {
+    /// What is known of the connection.
+    pub fn carrier(&self) -> Rc<Carrier> {
+        match self {
+            Link::H1 { wire, .. } => wire.borrow().carrier(),
+            Link::Tcp(wire) => wire.carrier(),
+            Link::H2(link) => link.carrier(),
+            Link::H3(link) => link.carrier(),
+        }
+    }
+
     /// Sends a request and waits for the head of its response. The rest of the request's body rides on the response's.
     ///
     /// # Errors

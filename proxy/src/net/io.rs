@@ -2,6 +2,8 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
@@ -9,12 +11,17 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
+use crate::identity::Peer;
+use crate::telemetry::trail::Carrier;
+
 /// A connection, after TLS if there is any.
 #[derive(Debug)]
 pub struct Io {
     /// Bytes that were read to find out the protocol, to be read again first.
     replay: Bytes,
     stream: Stream,
+    /// What is known of a connection of ours.
+    carrier: Option<Rc<Carrier>>,
 }
 
 #[derive(Debug)]
@@ -26,12 +33,30 @@ enum Stream {
 impl Io {
     /// Plain TCP, of which some bytes were already read.
     pub fn tcp(stream: TcpStream, replay: Bytes) -> Self {
-        Io { replay, stream: Stream::Tcp(stream) }
+        Io { replay, stream: Stream::Tcp(stream), carrier: None }
     }
 
     /// TLS.
     pub fn tls(stream: impl Into<TlsStream<TcpStream>>) -> Self {
-        Io { replay: Bytes::new(), stream: Stream::Tls(Box::new(stream.into())) }
+        Io { replay: Bytes::new(), stream: Stream::Tls(Box::new(stream.into())), carrier: None }
+    }
+
+    /// Plain TCP that was opened from here.
+    pub fn opened(stream: TcpStream) -> Self {
+        let carrier = Carrier { local: stream.local_addr().ok(), ends: None };
+        Io { carrier: Some(Rc::new(carrier)), ..Io::tcp(stream, Bytes::new()) }
+    }
+
+    /// TLS that was opened from here: what it has shown of both ends, ours and the other.
+    pub fn opened_tls(stream: impl Into<TlsStream<TcpStream>>, ends: Option<(Arc<Peer>, Peer)>) -> Self {
+        let stream = stream.into();
+        let carrier = Carrier { local: stream.get_ref().0.local_addr().ok(), ends };
+        Io { carrier: Some(Rc::new(carrier)), ..Io::tls(stream) }
+    }
+
+    /// What is known of it; nothing if it was accepted.
+    pub fn carrier(&self) -> Rc<Carrier> {
+        self.carrier.clone().unwrap_or_default()
     }
 
     /// Has the connection reset, not closed, when this is dropped: what is still to be sent is lost. For plain TCP; TLS has

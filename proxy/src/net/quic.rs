@@ -124,6 +124,12 @@ pub fn peer_certificates(connection: &Connection) -> Option<Vec<CertificateDer<'
     connection.peer_identity()?.downcast().ok().map(|chain| *chain)
 }
 
+/// The name that the client of an accepted connection asked for (SNI), if it did.
+pub fn server_name(connection: &Connection) -> Option<Arc<str>> {
+    let data = connection.handshake_data()?.downcast::<quinn::crypto::rustls::HandshakeData>().ok()?;
+    data.server_name.map(Arc::from)
+}
+
 fn transport() -> TransportConfig {
     let mut acknowledge = AckFrequencyConfig::default();
     acknowledge.ack_eliciting_threshold(VarInt::from_u32(ACK_THRESHOLD)).max_ack_delay(Some(ACK_DELAY));

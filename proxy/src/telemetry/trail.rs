@@ -3,9 +3,11 @@
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::labels::Link;
+use crate::identity::Peer;
 
 /// The way of one request.
 pub struct Trail {
@@ -14,9 +16,17 @@ pub struct Trail {
     attempts: Cell<u16>,
     /// When it was last sent.
     sent: Cell<Option<Instant>>,
-    /// Who has to be at the other end.
-    identity: RefCell<Option<Rc<str>>>,
+    carrier: RefCell<Option<Rc<Carrier>>>,
     busy: RefCell<Option<Rc<dyn Busy>>>,
+}
+
+/// What is known of a connection that carries requests, for those who ask.
+#[derive(Debug, Default)]
+pub struct Carrier {
+    /// Our end of it.
+    pub local: Option<SocketAddr>,
+    /// What its TLS has shown of both ends: ours, the other's. None without TLS.
+    pub ends: Option<(Arc<Peer>, Peer)>,
 }
 
 /// Something that carries requests and counts them.
@@ -32,7 +42,7 @@ impl Default for Trail {
             address: Cell::new(None),
             attempts: Cell::new(0),
             sent: Cell::new(None),
-            identity: RefCell::new(None),
+            carrier: RefCell::new(None),
             busy: RefCell::new(None),
         }
     }
@@ -42,12 +52,8 @@ impl Trail {
     /// It is about to be sent there.
     pub fn attempt(&self, address: SocketAddr) {
         self.address.set(Some(address));
+        self.carrier.take();
         self.attempts.set(self.attempts.get() + 1);
-    }
-
-    /// Only this identity (SPIFFE) is taken at the other end; none if there are several.
-    pub fn to(&self, identity: Option<&Rc<str>>) {
-        self.identity.replace(identity.map(Rc::clone));
     }
 
     /// This kind of link is to carry it.
@@ -55,9 +61,10 @@ impl Trail {
         self.link.set(link);
     }
 
-    /// This carries it from now on, until it ends or something else does.
-    pub fn carried(&self, by: Rc<dyn Busy>, now: Instant) {
+    /// This carries it from now on, until it ends or something else does, on this connection.
+    pub fn carried(&self, by: Rc<dyn Busy>, on: Rc<Carrier>, now: Instant) {
         self.sent.set(Some(now));
+        self.carrier.replace(Some(on));
         if let Some(before) = self.busy.replace(Some(by)) {
             before.end();
         }
@@ -80,9 +87,9 @@ impl Trail {
         self.address.get()
     }
 
-    /// The only identity that is taken at the other end, if there is just one.
-    pub fn identity(&self) -> Option<Rc<str>> {
-        self.identity.borrow().clone()
+    /// The connection that it was sent on last; none while one is looked for.
+    pub fn carrier(&self) -> Option<Rc<Carrier>> {
+        self.carrier.borrow().clone()
     }
 
     /// When it was last sent; none before that.

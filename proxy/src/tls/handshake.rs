@@ -9,7 +9,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 use super::{Alpn, Peer, fault, peer, server_name};
 use crate::fault::{Fault, Reason};
 
-/// Connects to a service; what the two agreed to speak.
+/// Connects to a service; what the two agreed to speak, and who answers there.
 ///
 /// # Errors
 /// If the server is not who it should be, does not accept us, or speaks no TLS 1.3. The request can go elsewhere.
@@ -17,26 +17,36 @@ pub async fn connect(
     tcp: TcpStream,
     settings: Arc<ClientConfig>,
     service: &str,
-) -> Result<(client::TlsStream<TcpStream>, Option<Alpn>), Fault> {
+) -> Result<(client::TlsStream<TcpStream>, Option<Alpn>, Option<Peer>), Fault> {
     let stream = TlsConnector::from(settings).connect(server_name(service), tcp).await.map_err(fault)?;
-    let alpn = Alpn::of(stream.get_ref().1.alpn_protocol());
-    Ok((stream, alpn))
+    let session = stream.get_ref().1;
+    let (alpn, server) = (Alpn::of(session.alpn_protocol()), session.peer_certificates().and_then(peer));
+    Ok((stream, alpn, server))
 }
 
-/// Accepts a peer; what the two agreed to speak, and who the peer is.
+/// A peer that was accepted.
+pub struct Accepted {
+    /// The connection.
+    pub stream: server::TlsStream<TcpStream>,
+    /// What the two agreed to speak.
+    pub alpn: Option<Alpn>,
+    /// Who the peer is.
+    pub peer: Peer,
+    /// The name that it asked for (SNI), if it did.
+    pub server_name: Option<Arc<str>>,
+}
+
+/// Accepts a peer.
 ///
 /// # Errors
 /// If the peer does not show a valid identity of the trust domain.
-pub async fn accept(
-    tcp: TcpStream,
-    settings: Arc<ServerConfig>,
-) -> Result<(server::TlsStream<TcpStream>, Option<Alpn>, Peer), Fault> {
+pub async fn accept(tcp: TcpStream, settings: Arc<ServerConfig>) -> Result<Accepted, Fault> {
     let stream = TlsAcceptor::from(settings).accept(tcp).await.map_err(fault)?;
     let session = stream.get_ref().1;
     let peer = session.peer_certificates().and_then(peer);
     let peer = peer.ok_or_else(|| {
         Fault::new(Reason::TlsCertificateError).detail("the peer's certificate is no valid identity (any more)")
     })?;
-    let alpn = Alpn::of(session.alpn_protocol());
-    Ok((stream, alpn, peer))
+    let (alpn, server_name) = (Alpn::of(session.alpn_protocol()), session.server_name().map(Arc::from));
+    Ok(Accepted { stream, alpn, peer, server_name })
 }

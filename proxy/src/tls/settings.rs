@@ -22,7 +22,7 @@ use rustls::{
 };
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::verify::{self, Unidentified, Verifier};
+use super::verify::{self, Peer, Unidentified, Verifier};
 use crate::config::IdentityFiles;
 use crate::identity::SpiffeId;
 
@@ -76,7 +76,7 @@ impl Alpn {
 /// Immutable: another certificate is another value. Sessions are resumed only within one value, so nobody gets in by a
 /// ticket that an earlier trust bundle paid for.
 pub struct TlsSettings {
-    identity: SpiffeId,
+    own: Arc<Peer>,
     valid_from: SystemTime,
     valid_until: SystemTime,
     bundle_until: SystemTime,
@@ -113,7 +113,7 @@ impl TlsSettings {
         };
         let provider = Arc::new(provider());
         let chain = certificates(certificate).map_err(at(certificate))?;
-        let validity = identify(&chain, expected, now).map_err(at(certificate))?;
+        let (own, validity) = identify(&chain, expected, now).map_err(at(certificate))?;
         let key = signing_key(private_key, &chain, certificate, &provider).map_err(at(private_key))?;
         let bundle = Bundle::read(trust_bundle, now).map_err(at(trust_bundle))?;
         let inside = |error: Error| IdentityError { file: certificate.clone(), problem: Problem::Refused(error) };
@@ -139,7 +139,7 @@ impl TlsSettings {
             Ok(Arc::new(server))
         };
         Ok(Arc::new(TlsSettings {
-            identity: expected.clone(),
+            own: Arc::new(own),
             valid_from: validity.0,
             valid_until: validity.1,
             bundle_until: bundle.until,
@@ -157,7 +157,12 @@ impl TlsSettings {
 
     /// Who we are.
     pub fn identity(&self) -> &SpiffeId {
-        &self.identity
+        &self.own.spiffe
+    }
+
+    /// What our certificate says of us.
+    pub fn own(&self) -> &Arc<Peer> {
+        &self.own
     }
 
     /// When our certificate begins to be valid.
@@ -218,7 +223,7 @@ impl TlsSettings {
 
 impl fmt::Debug for TlsSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TlsSettings").field("identity", &self.identity).finish_non_exhaustive()
+        f.debug_struct("TlsSettings").field("identity", self.identity()).finish_non_exhaustive()
     }
 }
 
@@ -378,13 +383,13 @@ fn found(pem: &[u8]) -> &'static str {
     }
 }
 
-/// Checks whose the leaf is and when; gives the time in which the whole chain is valid.
+/// Checks whose the leaf is and when; gives what it says, and the time in which the whole chain is valid.
 fn identify(
     chain: &[CertificateDer<'_>],
     expected: &SpiffeId,
     now: SystemTime,
-) -> Result<(SystemTime, SystemTime), Problem> {
-    let mut validity = (UNIX_EPOCH, None::<SystemTime>);
+) -> Result<(Peer, (SystemTime, SystemTime)), Problem> {
+    let (mut own, mut validity) = (None, (UNIX_EPOCH, None::<SystemTime>));
     for (i, der) in chain.iter().enumerate() {
         let (_, certificate) = X509Certificate::from_der(der).map_err(|_| Problem::Malformed(i + 1))?;
         let from = verify::time(certificate.validity().not_before);
@@ -400,10 +405,12 @@ fn identify(
             if found != *expected {
                 return Err(Problem::OtherIdentity { found, expected: expected.clone() });
             }
+            own = Peer::of(der, &certificate);
         }
         validity = (validity.0.max(from), Some(validity.1.map_or(until, |earlier| earlier.min(until))));
     }
-    Ok((validity.0, validity.1.unwrap_or(now)))
+    let own = own.ok_or(Problem::Malformed(1))?;
+    Ok((own, (validity.0, validity.1.unwrap_or(now))))
 }
 
 fn signing_key(

@@ -18,6 +18,7 @@ use rustls::{
 };
 use x509_parser::prelude::{ASN1Time, FromDer, GeneralName, X509Certificate, X509Name};
 
+pub use crate::identity::Peer;
 use crate::identity::{InvalidId, SpiffeId};
 
 /// Longest subject that is passed on, in bytes: it becomes part of a request header, and real ones have about 100.
@@ -25,18 +26,6 @@ pub const MAX_SUBJECT_BYTES: usize = 1024;
 
 /// Longest part of a peer's URI that an error repeats, in bytes.
 const MAX_QUOTED_BYTES: usize = 256;
-
-/// Who is at the other end of a connection, as verified by the handshake.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Peer {
-    /// Its identity.
-    pub spiffe: SpiffeId,
-    /// SHA-256 of its certificate (DER), 64 lower-case hex digits.
-    pub hash: Box<str>,
-    /// The certificate's subject in the form of RFC 2253: printable ASCII, quotes and commas escaped by a backslash.
-    /// Empty if the certificate has none, or one of more than [`MAX_SUBJECT_BYTES`].
-    pub subject: Box<str>,
-}
 
 /// Who is at the other end, from the certificates of a connection whose handshake is complete (leaf first).
 ///
@@ -54,14 +43,23 @@ impl Peer {
         if time(leaf.validity().not_after) < now {
             return None;
         }
-        let spiffe = spiffe_id(&leaf).ok()?;
-        Some(Peer { spiffe, hash: hex(&sha256(der)).into(), subject: subject(leaf.subject()).into() })
+        Peer::of(der, &leaf)
     }
 
-    /// This peer as one element of `x-forwarded-client-cert`, `by` being who received the connection.
-    pub fn forwarded(&self, by: &SpiffeId) -> String {
-        let Peer { spiffe, hash, subject } = self;
-        format!("By={by};Hash={hash};Subject=\"{subject}\";URI={spiffe}")
+    /// The holder of a certificate, if it names one.
+    pub(super) fn of(der: &[u8], leaf: &X509Certificate<'_>) -> Option<Peer> {
+        let names = leaf.subject_alternative_name().ok()?;
+        let dns = names.iter().flat_map(|names| &names.value.general_names).find_map(|name| match name {
+            GeneralName::DNSName(name) => Some(Box::from(*name)),
+            _ => None,
+        });
+        Some(Peer {
+            spiffe: spiffe_id(leaf).ok()?,
+            hash: hex(&sha256(der)).into(),
+            subject: subject(leaf.subject()).into(),
+            dns,
+            certificate: der.into(),
+        })
     }
 }
 

@@ -26,7 +26,7 @@ use crate::cluster::Dialer;
 use crate::drain::{Drain, Phase};
 use crate::filter::exchange::Ledger;
 use crate::filter::machine::Machines;
-use crate::filter::world::NodeFacts;
+use crate::filter::node::NodeFacts;
 use crate::mesh::generation::Snapshot;
 use crate::mesh::hop::Hop;
 use crate::net::quic;

@@ -24,6 +24,7 @@ use crate::net::io::Io;
 use crate::net::{listen, quic};
 use crate::telemetry::labels::NameId;
 use crate::telemetry::labels::{Direction, Link, Protocol};
+use crate::tls::handshake::Accepted;
 use crate::tls::{self, Alpn, Peer};
 
 /// From the connection to the end of its handshake.
@@ -232,6 +233,8 @@ impl Worker {
             local,
             remote: from,
             peer: None,
+            own: None,
+            server_name: None,
             forwarded: None,
             source: way.source,
             drain: way.drain.clone(),
@@ -256,7 +259,7 @@ impl Worker {
             shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls::handshake::accept(stream, settings)) => shaken,
             () = way.drain.reached(Phase::Cut) => return,
         };
-        let (stream, alpn, peer) = match shaken {
+        let Accepted { stream, alpn, peer, server_name } = match shaken {
             Ok(Ok(accepted)) => accepted,
             Ok(Err(fault)) => {
                 tracing::info!(%fault, peer = %from, "a peer was turned away");
@@ -269,7 +272,7 @@ impl Worker {
         };
         let (protocol, link) =
             if alpn == Some(Alpn::Http2) { (Protocol::H2, Link::H2) } else { (Protocol::Http1, Link::H1) };
-        let served = self.served(way, self.inbound_conn(protocol, link, local, from, peer), None);
+        let served = self.served(way, self.inbound_conn((protocol, link), local, from, peer, server_name), None);
         let counted = Counted::new(&way.hop, Direction::Inbound, protocol);
         match protocol {
             Protocol::H2 => h2::serve(Io::tls(stream), served, way.drain.clone()).await,
@@ -288,19 +291,39 @@ impl Worker {
             return;
         };
         let local = self.entrances.borrow().get(&Sockets::INBOUND).map(|entrance| entrance.local);
-        let conn = self.inbound_conn(Protocol::H3, Link::H3, local.unwrap_or(from), from, peer);
+        let server_name = quic::server_name(&connection);
+        let conn = self.inbound_conn((Protocol::H3, Link::H3), local.unwrap_or(from), from, peer, server_name);
         let counted = Counted::new(&way.hop, Direction::Inbound, Protocol::H3);
         h3::serve(connection, self.served(way, conn, None), way.drain.clone()).await;
         drop(counted);
     }
 
-    fn inbound_conn(&self, protocol: Protocol, link: Link, local: SocketAddr, remote: SocketAddr, peer: Peer) -> Conn {
+    fn inbound_conn(
+        &self,
+        (protocol, link): (Protocol, Link),
+        local: SocketAddr,
+        remote: SocketAddr,
+        peer: Peer,
+        server_name: Option<Arc<str>>,
+    ) -> Conn {
         let metrics = &self.inbound.hop.ledger.metrics;
         let source = metrics.name(peer.spiffe.service_name().unwrap_or("unknown"));
-        let own = self.tls.borrow().as_ref().map(|tls| peer.forwarded(tls.identity()));
-        let forwarded = own.and_then(|text| HeaderValue::from_maybe_shared(Bytes::from(text)).ok());
-        let (direction, peer, drain) = (Direction::Inbound, Some(peer), self.inbound.drain.clone());
-        Conn { id: Conn::next_id(), direction, protocol, link, local, remote, peer, forwarded, source, drain }
+        let own = self.tls.borrow().as_ref().map(|tls| Arc::clone(tls.own()));
+        let forwarded = own.as_ref().map(|own| peer.forwarded(&own.spiffe));
+        Conn {
+            id: Conn::next_id(),
+            direction: Direction::Inbound,
+            protocol,
+            link,
+            local,
+            remote,
+            peer: Some(peer),
+            own,
+            server_name,
+            forwarded: forwarded.and_then(|text| HeaderValue::from_maybe_shared(Bytes::from(text)).ok()),
+            source,
+            drain: self.inbound.drain.clone(),
+        }
     }
 
     fn served(&self, way: &Way, conn: Conn, pinned: Option<Rc<str>>) -> Rc<Served> {

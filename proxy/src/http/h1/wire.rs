@@ -16,6 +16,7 @@ use super::parse::{self, Framing};
 use crate::fault::{Fault, Reason};
 use crate::http::body::{Body, Frame, Half};
 use crate::net::io::Io;
+use crate::telemetry::trail::Carrier;
 
 /// Bytes asked of one read when little is expected. Small, since every open connection that reads holds it.
 const READ_SMALL: usize = 4 * 1024;
@@ -81,6 +82,11 @@ impl Wire {
         wire.expect(Framing::Tunnel);
         wire.unfinished = true;
         wire
+    }
+
+    /// What is known of it.
+    pub fn carrier(&self) -> Rc<Carrier> {
+        self.io.carrier()
     }
 
     /// The message whose head was just read has content that is delimited so.

@@ -22,6 +22,7 @@ use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::rules::{self, MAX_HEAD_BYTES};
 use crate::http::{Request, Response};
 use crate::net::io::Io;
+use crate::telemetry::trail::Carrier;
 use crate::tls;
 
 /// An idle link is asked whether it is alive this often, and given up when the answer does not come within [`PING_TIMEOUT`].
@@ -35,6 +36,7 @@ pub struct Link(Rc<State>);
 #[derive(Debug)]
 struct State {
     send: RefCell<h2::client::SendRequest<Bytes>>,
+    carrier: Rc<Carrier>,
     in_flight: Cell<usize>,
     closed: Cell<bool>,
     close: Notify,
@@ -52,6 +54,7 @@ impl Link {
     /// # Errors
     /// If the server does not speak HTTP/2.
     pub async fn open(io: Io, guard: Guard) -> Result<Link, Fault> {
+        let carrier = io.carrier();
         let gather = Gather::new(io);
         let (send, connection) = h2::client::Builder::new()
             .enable_push(false)
@@ -68,6 +71,7 @@ impl Link {
             .map_err(|error| stream_fault(&error, Half::Response))?;
         let state = Rc::new(State {
             send: RefCell::new(send),
+            carrier,
             in_flight: Cell::new(0),
             closed: Cell::new(false),
             close: Notify::new(),
@@ -130,6 +134,11 @@ impl Link {
             body.carry(body::Pump::H2(pump));
         }
         Ok(Response { head: incoming_response(parts), body })
+    }
+
+    /// What is known of its connection.
+    pub fn carrier(&self) -> Rc<Carrier> {
+        Rc::clone(&self.0.carrier)
     }
 
     /// Requests that it carries.

@@ -6,6 +6,7 @@ use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
@@ -25,6 +26,10 @@ use crate::drain::Guard;
 use crate::fault::{Fault, Reason, Retry, Side};
 use crate::http::body::{self, Half, Length, Source};
 use crate::http::{Body, Interim, Request, Response, ResponseHead, rules};
+use crate::identity::Peer;
+use crate::net::quic;
+use crate::telemetry::trail::Carrier;
+use crate::tls;
 
 /// A connection to a server. Clones share it; when the last one and the last body of a response are gone, it is closed.
 #[derive(Clone)]
@@ -34,6 +39,7 @@ struct State {
     h3: Client,
     /// For requests that come without an authority, which HTTP/3 cannot say.
     name: Authority,
+    carrier: Rc<Carrier>,
     /// The id from which on the server processes nothing (RFC 9114 section 5.2).
     refused: Cell<Option<u64>>,
     refusal: Notify,
@@ -56,6 +62,7 @@ impl Link {
         config: quinn::ClientConfig,
         address: SocketAddr,
         server_name: &str,
+        own: Option<Arc<Peer>>,
         guard: Guard,
     ) -> Result<Self, Fault> {
         let name = server_name.parse().map_err(|error: http::uri::InvalidUri| internal("a server name", error))?;
@@ -63,11 +70,15 @@ impl Link {
             .connect_with(config, address, server_name)
             .map_err(|error| internal("a connection attempt", error))?;
         let quic = connecting.await.map_err(handshake)?;
+        let server = quic::peer_certificates(&quic).as_deref().and_then(tls::peer);
+        let local = quic.local_ip().zip(endpoint.local_addr().ok()).map(|(ip, bound)| (ip, bound.port()).into());
+        let carrier = Rc::new(Carrier { local, ends: own.zip(server) });
         let (h3, driver) = Client::start(quic.clone()).await.map_err(handshake)?;
         let (refused, refusal) = (Cell::new(None), Notify::new());
         let link = Rc::new(State {
             h3,
             name,
+            carrier,
             refused,
             refusal,
             in_flight: Cell::new(0),
@@ -124,6 +135,11 @@ impl Link {
     /// Whether the server takes no new requests on it (GOAWAY).
     pub fn is_draining(&self) -> bool {
         self.0.refused.get().is_some()
+    }
+
+    /// What is known of its connection.
+    pub fn carrier(&self) -> Rc<Carrier> {
+        Rc::clone(&self.0.carrier)
     }
 
     /// Requests whose response is not complete.

@@ -149,7 +149,7 @@ impl Net {
 
     async fn try_connect(&self) -> Result<Link, Fault> {
         let (config, guard) = (self.config.clone(), Drain::default().guard());
-        Link::connect(&self.client, config, self.address(), "localhost", guard).await
+        Link::connect(&self.client, config, self.address(), "localhost", None, guard).await
     }
 
     async fn connect(&self) -> Link {
