@@ -1,10 +1,16 @@
-//! The foreign functions of Envoy (`source/extensions/common/wasm/foreign.cc`) that mean something in a sidecar. Not here:
-//! `expr_*` (CEL), `verify_signature`, `sign`; `clear_route_cache` is the host's.
+//! The foreign functions of Envoy (`source/extensions/common/wasm/foreign.cc`) that mean something in a sidecar;
+//! `clear_route_cache` is the host's. Not here, and answered as any function that is not there (`NotFound`):
+//!
+//! - `expr_create`, `expr_evaluate`, `expr_delete`: an expression of CEL is a program of the guest's that would run outside
+//!   its limits of time and memory, and no library for it has limits of its own. A guest can bring one along.
+//! - `sign`: a private key in a filter is one too many, and a signature with RSA holds up a worker for milliseconds.
 
 use lacis_host::abi::Status;
 use lacis_host::protobuf::{Fields, Value};
 use miniz_oxide::deflate::compress_to_vec_zlib;
 use miniz_oxide::inflate::decompress_to_vec_zlib_with_limit;
+
+use super::signature;
 
 /// zlib's default.
 const LEVEL: u8 = 6;
@@ -36,6 +42,7 @@ impl Foreign {
                 out.extend(compress_to_vec_zlib(arguments, LEVEL));
                 Ok(())
             }
+            b"verify_signature" => signature::verify(arguments, out),
             b"uncompress" => {
                 let plain = decompress_to_vec_zlib_with_limit(arguments, MAX_UNCOMPRESSED);
                 out.extend(plain.map_err(|_| Status::SerializationFailure)?);
@@ -114,6 +121,8 @@ mod tests {
         let foreign = &mut Foreign::default();
         assert_eq!(call(foreign, "set_envoy_filter_state", b"\x0a\x03key"), Err(Status::NotFound));
         assert_eq!(call(foreign, "set_envoy_filter_state", b"\xff"), Err(Status::BadArgument));
-        assert_eq!(call(foreign, "expr_create", b"1"), Err(Status::NotFound));
+        for other in ["expr_create", "expr_evaluate", "expr_delete", "sign", ""] {
+            assert_eq!(call(foreign, other, b"1"), Err(Status::NotFound), "{other}");
+        }
     }
 }

@@ -15,6 +15,7 @@ pub mod node;
 mod property;
 mod run;
 mod seen;
+mod signature;
 mod tunnel;
 pub mod wasm;
 pub mod world;
