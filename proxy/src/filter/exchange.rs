@@ -196,6 +196,8 @@ impl Exchange {
     pub fn answered(&self, status: StatusCode) {
         self.status.set(status.as_u16());
         self.deadline.clear();
+        // A head is movement, too: what follows it has all of its time, however long the head took.
+        self.idle.set(self.timeouts.get().idle);
         if let Some(line) = self.line.borrow_mut().as_mut() {
             line.service_time = Some(self.started.elapsed());
         }
