@@ -37,6 +37,9 @@ pub(super) struct Flow {
     /// How much is announced, once the head has gone, and how much has passed.
     announced: Option<u64>,
     passed: u64,
+    /// What makes the body as long as announced, until it is known that nothing follows: whoever has it all, and is told by
+    /// the connection's end only that there was more, takes a cut body for a whole one.
+    held: Option<Bytes>,
     patience: Option<Deadline>,
     watch: Option<DeathWatch>,
 }
@@ -54,6 +57,7 @@ impl Flow {
             asked: false,
             announced: None,
             passed: 0,
+            held: None,
             patience: None,
             watch: None,
         }
@@ -199,9 +203,9 @@ impl Made for Flow {
             if let Err(fault) = self.run.notice(self.half) {
                 return Poll::Ready(Some(Err(fault)));
             }
-            let (frame, ended) = {
+            let (frame, ended, last) = {
                 let way = &mut self.run.seen.borrow_mut().ways[self.half as usize];
-                (way.out.pop_front(), way.ended)
+                (way.out.pop_front(), way.ended, way.ended && way.out.is_empty())
             };
             if let Some(Frame::Data(data)) = &frame {
                 self.passed += data.len() as u64;
@@ -217,8 +221,20 @@ impl Made for Flow {
                 return Poll::Ready(Some(Err(Fault::new(Reason::FilterInvalid).detail(text))));
             }
             match frame {
-                Some(frame) => return Poll::Ready(Some(Ok(frame))),
-                None if ended => return Poll::Ready(None),
+                Some(Frame::Data(data)) if !last && self.announced == Some(self.passed) => {
+                    if !data.is_empty() {
+                        self.held = Some(data);
+                    }
+                    continue;
+                }
+                Some(frame) => {
+                    let Some(held) = self.held.take() else { return Poll::Ready(Some(Ok(frame))) };
+                    if !matches!(&frame, Frame::Data(data) if data.is_empty()) {
+                        self.run.seen.borrow_mut().ways[self.half as usize].out.push_front(frame);
+                    }
+                    return Poll::Ready(Some(Ok(Frame::Data(held))));
+                }
+                None if ended => return Poll::Ready(self.held.take().map(|held| Ok(Frame::Data(held)))),
                 None if self.run.closed() => {
                     self.below = Body::empty(body::Half::Request);
                     let fault = Fault::new(Reason::FilterReset).detail("a filter closed the connection");
@@ -240,7 +256,7 @@ impl Made for Flow {
 
     fn is_end(&self) -> bool {
         let way = &self.run.seen.borrow().ways[self.half as usize];
-        way.ended && way.out.is_empty()
+        way.ended && way.out.is_empty() && self.held.is_none()
     }
 }
 
