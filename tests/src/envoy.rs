@@ -22,13 +22,15 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::client;
+use crate::mesh::Mesh;
 use crate::metrics::Metrics;
 use crate::peers::{Peer, peer};
 use crate::process::Process;
 use crate::until;
 use crate::wire::Response;
 
-/// An Envoy that is not running yet: one worker, plaintext, everything on loopback ports that the system chooses.
+/// An Envoy that is not running yet: one worker and plaintext unless something else is said, everything on loopback ports
+/// that the system chooses.
 #[derive(Debug)]
 pub struct EnvoyBuilder {
     program: Peer,
@@ -37,6 +39,7 @@ pub struct EnvoyBuilder {
     clusters: Vec<Value>,
     node: Value,
     stats_tags: Value,
+    workers: usize,
 }
 
 /// A running Envoy; as a [`Process`] it has signals, memory and an end.
@@ -65,7 +68,8 @@ impl Envoy {
         let program = peer("envoy")?;
         let dir = TempDir::with_prefix("envoy-").expect("a directory");
         let node = json!({"id": "envoy", "cluster": "tests"});
-        Some(EnvoyBuilder { program, dir, listeners: Vec::new(), clusters: Vec::new(), node, stats_tags: Value::Null })
+        let (listeners, clusters, stats_tags) = (Vec::new(), Vec::new(), Value::Null);
+        Some(EnvoyBuilder { program, dir, listeners, clusters, node, stats_tags, workers: 1 })
     }
 
     /// Where a listener is bound.
@@ -195,6 +199,33 @@ impl EnvoyBuilder {
         self
     }
 
+    /// How many workers.
+    #[must_use]
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.workers = workers;
+        self
+    }
+
+    /// Has a listener demand TLS, as this service of a mesh.
+    #[must_use]
+    pub fn secured(mut self, listener: &str, mesh: &Mesh, service: &str) -> Self {
+        let listener = self.listeners.iter_mut().find(|own| own["name"] == listener).expect("a listener");
+        let inspector = "type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector";
+        listener["listener_filters"] =
+            json!([{"name": "envoy.filters.listener.tls_inspector", "typed_config": {"@type": inspector}}]);
+        let more = json!({"require_client_certificate": true});
+        listener["filter_chains"][0]["transport_socket"] = tls("DownstreamTlsContext", mesh, service, more);
+        self
+    }
+
+    /// Has a cluster (that of a listener's application is called `LISTENER-application`) speak TLS, as this service of a mesh.
+    #[must_use]
+    pub fn cluster_secured(mut self, cluster: &str, mesh: &Mesh, service: &str) -> Self {
+        let cluster = self.clusters.iter_mut().find(|own| own["name"] == cluster).expect("a cluster");
+        cluster["transport_socket"] = tls("UpstreamTlsContext", mesh, service, json!({}));
+        self
+    }
+
     /// Starts it and waits until every listener is bound.
     pub fn start(self) -> Envoy {
         let names: Vec<String> = self.listeners.iter().map(|l| text(&l["name"])).collect();
@@ -248,10 +279,27 @@ impl EnvoyBuilder {
         fs::write(&path, serde_json::to_string_pretty(&config).expect("JSON")).expect("a written configuration");
         let mut command = self.program.command();
         command.arg("-c").arg(path).arg("--admin-address-path").arg(self.dir.path().join("admin"));
-        command.args(["--concurrency", "1", "--disable-hot-restart", "--log-format", "%l|%n|%v"]);
+        command.args(["--concurrency", &self.workers.to_string(), "--disable-hot-restart", "--log-format", "%l|%n|%v"]);
         command.args(["--log-level", "warning", "--component-log-level", "wasm:trace"]);
         Process::start("envoy", command)
     }
+}
+
+/// A transport socket with the certificate of a service, which trusts the mesh.
+fn tls(kind: &str, mesh: &Mesh, service: &str, more: Value) -> Value {
+    let mut context = json!({
+        "@type": format!("type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.{kind}"),
+        "common_tls_context": {
+            "tls_params": {"tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3"},
+            "tls_certificates": [{"certificate_chain": {"filename": mesh.certificate(service)},
+                "private_key": {"filename": mesh.key(service)}}],
+            "validation_context": {"trusted_ca": {"filename": mesh.ca()}},
+        },
+    });
+    for (key, value) in more.as_object().into_iter().flatten() {
+        context[key] = value.clone();
+    }
+    json!({"name": "envoy.transport_sockets.tls", "typed_config": context})
 }
 
 /// A `PluginConfig` of a filter section of ours.

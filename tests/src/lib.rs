@@ -38,6 +38,7 @@ mod peers;
 mod process;
 mod relay;
 mod sidecar;
+pub mod tls;
 mod web;
 pub mod wire;
 

@@ -14,7 +14,7 @@ mod word;
 
 use areas::Row;
 use differences::DIFFERENCES;
-use sides::Sides;
+use sides::{Place, Setting, Sides};
 
 /// Everything that one request can show with one filter.
 #[test]
@@ -53,6 +53,67 @@ fn traps() {
     }
     report(wrong);
 }
+
+/// What filters learn of TLS, of the caller's and of their own.
+#[test]
+fn with_tls() {
+    for (place, area, rows) in [(Place::Inbound, "inbound", areas::INBOUND), (Place::Link, "link", areas::LINK)] {
+        let filter = ("one", "", serde_json::json!({}));
+        let Some(sides) = Sides::start_in(Setting { place, ..Setting::default() }, &[filter]) else { return };
+        report(compare(sides, &[(area, rows)]));
+    }
+}
+
+/// What becomes of exchanges in which nothing happens.
+#[test]
+fn idle_exchanges() {
+    let filter = ("one", "", serde_json::json!({}));
+    let setting = Setting { idle: Some(500), ..Setting::default() };
+    let Some(sides) = Sides::start_in(setting, &[filter]) else { return };
+    report(compare(sides, &[("idle", areas::IDLE)]));
+}
+
+/// Several workers have VMs of their own; data, queues and metrics are common.
+#[test]
+fn several_workers() {
+    let filter = ("one", "", serde_json::json!({}));
+    let Some(sides) = Sides::start_in(Setting { workers: 2, ..Setting::default() }, &[filter]) else { return };
+    let mut wrong = Vec::new();
+    for row in areas::WORKERS {
+        let (envoy, lacis) = sides.both(&format!("workers/{}", row.0), row);
+        if envoy.lines() != lacis.lines() {
+            wrong.push(format!("──── workers/{}\n{}", row.0, diff(&envoy.lines(), &lacis.lines())));
+        }
+    }
+    report(wrong);
+    let count = areas::WORKERS.len() as u64;
+    assert_eq!(sides.exported("seen_by_workers"), (Some(count), count));
+}
+
+/// A module of ABI 0.1.0: other signatures, other functions.
+#[test]
+fn the_oldest_abi() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let module = directory.path().join("old.wasm");
+    std::fs::write(&module, wat::parse_str(OLD).expect("a module")).expect("a written module");
+    let filter = [("one", "configured", serde_json::json!({"module": module}))];
+    let Some(sides) = Sides::start(&filter) else { return };
+    for row in [
+        Row("plain", "GET /echo x-a:1", ""),
+        Row("paused", "GET /echo x-wait:1", ""),
+        Row("body", "POST /echo <abc", ""),
+    ] {
+        let (envoy, lacis) = sides.both(&format!("old/{}", row.0), &row);
+        let (envoy, lacis) = (envoy.lines(), lacis.lines());
+        assert_eq!(envoy, lacis, "{}", row.0);
+        // Configured, and with the field that it has added on its way.
+        let line = |text: &str| lacis.iter().any(|line| line.contains(text));
+        assert!(line("status 200") && line("app: field x-old: configured") && line("rs ") && line("dl "), "{lacis:?}");
+        assert_eq!(line("tick "), row.0 == "paused", "{lacis:?}");
+    }
+}
+
+const OLD: &str = include_str!("old.wat");
 
 /// What filters count is seen from outside.
 #[test]

@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use lacis_tests::block_on;
 use lacis_tests::wire::{Response, Wire};
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 use super::word;
 
@@ -62,15 +65,36 @@ impl Request {
     }
 
     /// Sends it on a connection of its own. An error also if there is no whole response in time.
-    pub(crate) fn send(&self, to: SocketAddr) -> io::Result<Response> {
+    pub(crate) fn send(&self, to: &Door) -> io::Result<Response> {
         block_on(async {
-            let mut wire = Wire::new(TcpStream::connect(to).await?);
-            // A server may answer, and close, before it has taken everything.
-            let _ = wire.send(&self.bytes).await;
-            tokio::time::timeout(PATIENCE, wire.response(&self.method)).await?
+            let stream = TcpStream::connect(to.address).await?;
+            match &to.tls {
+                None => self.over(stream).await,
+                Some(tls) => {
+                    let name = ServerName::try_from(ASKED_FOR).expect("a name");
+                    self.over(tls.connect(name, stream).await?).await
+                }
+            }
         })
     }
+
+    async fn over(&self, stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<Response> {
+        let mut wire = Wire::new(stream);
+        // A server may answer, and close, before it has taken everything.
+        let _ = wire.send(&self.bytes).await;
+        tokio::time::timeout(PATIENCE, wire.response(&self.method)).await?
+    }
 }
+
+/// Where a proxy takes requests, and with what TLS.
+#[derive(Clone)]
+pub(crate) struct Door {
+    pub(crate) address: SocketAddr,
+    pub(crate) tls: Option<TlsConnector>,
+}
+
+/// The name that clients with TLS ask for.
+const ASKED_FOR: &str = "asked-for.example";
 
 /// How long either side may take for a case: much longer than anything takes that ends at all.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);

@@ -4,12 +4,12 @@ use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use lacis_tests::{App, Envoy, Link, Mesh, Process, Sidecar, script};
+use lacis_tests::{App, Envoy, Link, Mesh, Process, Sidecar, TRUST_DOMAIN, script, tls};
 use serde_json::{Value, json};
 
 use crate::areas::Row;
 use crate::outcome::{End, Outcome};
-use crate::request::{PATIENCE, Request};
+use crate::request::{Door, PATIENCE, Request};
 
 /// A filter: its name, its script, and what else its section has.
 pub(crate) type Filter<'a> = (&'a str, &'a str, Value);
@@ -17,30 +17,66 @@ pub(crate) type Filter<'a> = (&'a str, &'a str, Value);
 /// How long an application may take to note a request that it has begun to read. One that was cut short it never notes.
 const NOTED: Duration = Duration::from_millis(300);
 
+/// Where the filters stand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Before a service that is called in plaintext.
+    #[default]
+    Plaintext,
+    /// Before the application, where callers come with TLS.
+    Inbound,
+    /// Before a service that is called with TLS: a sidecar of ours.
+    Link,
+}
+
+/// How both run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Setting {
+    pub(crate) place: Place,
+    pub(crate) workers: usize,
+    /// How many milliseconds an exchange may do nothing.
+    pub(crate) idle: Option<u32>,
+}
+
+impl Default for Setting {
+    fn default() -> Self {
+        Setting { place: Place::Plaintext, workers: 1, idle: None }
+    }
+}
+
 /// Both of them.
 pub(crate) struct Sides {
     envoy: RefCell<Side>,
     lacis: Side,
+    setting: Setting,
     filters: Vec<(String, Value)>,
 }
 
 /// One of them.
 struct Side {
     proxy: Proxy,
-    address: SocketAddr,
+    door: Door,
     /// The name of the filter, if there is just one.
     one: String,
     apps: Vec<(&'static str, App)>,
+    /// The sidecar that is called with TLS.
+    _called: Option<Sidecar>,
+    _mesh: Mesh,
 }
 
 enum Proxy {
     Envoy(Envoy),
-    Lacis(Sidecar, #[expect(dead_code, reason = "its directory")] Mesh),
+    Lacis(Sidecar),
 }
 
 impl Sides {
     /// Starts both with a chain of filters; `None` where there is no Envoy.
     pub(crate) fn start(filters: &[Filter<'_>]) -> Option<Sides> {
+        Sides::start_in(Setting::default(), filters)
+    }
+
+    /// The same in another setting.
+    pub(crate) fn start_in(setting: Setting, filters: &[Filter<'_>]) -> Option<Sides> {
         let filters: Vec<(String, Value)> = filters
             .iter()
             .map(|(name, config, more)| {
@@ -51,7 +87,12 @@ impl Sides {
                 ((*name).to_owned(), section)
             })
             .collect();
-        Some(Sides { envoy: RefCell::new(envoy(&filters)?), lacis: lacis(&filters), filters })
+        Some(Sides {
+            envoy: RefCell::new(envoy(setting, &filters)?),
+            lacis: lacis(setting, &filters),
+            setting,
+            filters,
+        })
     }
 
     /// Runs a case on both.
@@ -59,7 +100,7 @@ impl Sides {
         let filters = self.filters.len();
         let envoys = self.envoy.borrow().run(name, row, filters);
         if envoys.end == End::Died
-            && let Some(next) = envoy(&self.filters)
+            && let Some(next) = envoy(self.setting, &self.filters)
         {
             self.envoy.replace(next);
         }
@@ -75,7 +116,7 @@ impl Sides {
             Proxy::Lacis(..) => None,
         };
         let ours = match &self.lacis.proxy {
-            Proxy::Lacis(sidecar, _) => sidecar.metric_becomes(name, &[], |value| value > 0.0) as u64,
+            Proxy::Lacis(sidecar) => sidecar.metric_becomes(name, &[], |value| value > 0.0) as u64,
             Proxy::Envoy(_) => 0,
         };
         (envoys, ours)
@@ -108,10 +149,16 @@ fn apps() -> Vec<(&'static str, App)> {
     vec![("app", App::named("app")), ("other", App::named("other")), ("grpc", App::h2c())]
 }
 
-fn envoy(filters: &[(String, Value)]) -> Option<Side> {
+/// The sidecar before the application `app`, where that is called with TLS.
+fn called(setting: Setting, mesh: &Mesh, app: &App) -> Option<Sidecar> {
+    (setting.place == Place::Link).then(|| mesh.sidecar("delta").application(app).start())
+}
+
+fn envoy(setting: Setting, filters: &[(String, Value)]) -> Option<Side> {
+    let Setting { place, workers, idle } = setting;
     let builder = Envoy::builder()?;
     let one = if let [(name, _)] = filters { name.clone() } else { String::new() };
-    let apps = apps();
+    let (apps, mesh) = (apps(), Mesh::new());
     let filters: Vec<Value> = filters
         .iter()
         .map(|(name, section)| {
@@ -120,32 +167,66 @@ fn envoy(filters: &[(String, Value)]) -> Option<Side> {
             section
         })
         .collect();
-    let envoy = builder
-        .http("main", apps[0].1.address(), &filters)
+    let called = called(setting, &mesh, &apps[0].1);
+    let app = called.as_ref().map_or(apps[0].1.address(), Sidecar::inbound);
+    let more = idle.map_or(json!({}), |idle| json!({"stream_idle_timeout": format!("{}s", f64::from(idle) / 1000.0)}));
+    let mut builder = builder
+        .http_with("main", app, &filters, &more)
         .cluster("other", apps[1].1.address())
         .cluster_h2c("grpc", apps[2].1.address())
         .cluster("refused", refused())
         .node(NODE.with(|node| node.clone()))
-        .start();
-    Some(Side { address: envoy.listener("main"), proxy: Proxy::Envoy(envoy), one, apps })
+        .workers(workers);
+    builder = match place {
+        Place::Plaintext => builder,
+        Place::Inbound => builder.secured("main", &mesh, "delta"),
+        Place::Link => builder.cluster_secured("main-application", &mesh, "alpha"),
+    };
+    let envoy = builder.start();
+    let door = door(place, envoy.listener("main"), &mesh);
+    Some(Side { door, proxy: Proxy::Envoy(envoy), one, apps, _called: called, _mesh: mesh })
 }
 
-fn lacis(filters: &[(String, Value)]) -> Side {
-    let apps = apps();
-    let mesh = Mesh::new();
+fn lacis(setting: Setting, filters: &[(String, Value)]) -> Side {
+    let Setting { place, workers, idle } = setting;
+    let (apps, mesh) = (apps(), Mesh::new());
     let sections: serde_json::Map<String, Value> =
         filters.iter().map(|(name, section)| (name.clone(), section.clone())).collect();
     let names: Vec<&str> = filters.iter().map(|(name, _)| name.as_str()).collect();
-    let sidecar = mesh
-        .sidecar("alpha")
-        .calls("app", apps[0].1.address(), Link::Plaintext)
+    let called = called(setting, &mesh, &apps[0].1);
+    let builder = match (place, &called) {
+        (Place::Inbound, _) => {
+            mesh.sidecar("delta").application(&apps[0].1).with(json!({"inbound": {"filters": names}}))
+        }
+        (Place::Link, Some(called)) => {
+            // Its identity is not the one of the service's name.
+            let builder = mesh.sidecar("alpha").calls("app", called.inbound(), Link::H1);
+            let identity = format!("spiffe://{TRUST_DOMAIN}/ns/default/sa/delta");
+            builder.with(json!({"services": {"app": {"identity": [identity]}}, "outbound": {"filters": names}}))
+        }
+        _ => {
+            let builder = mesh.sidecar("alpha").calls("app", apps[0].1.address(), Link::Plaintext);
+            builder.with(json!({"outbound": {"filters": names}}))
+        }
+    };
+    let idle = idle.map_or(json!({}), |idle| {
+        let idle = format!("{idle}ms");
+        json!({"services": {"app": {"timeouts": {"request": idle, "idle": idle}}}})
+    });
+    let sidecar = builder
         .calls("other", apps[1].1.address(), Link::Plaintext)
         .calls("grpc", apps[2].1.address(), Link::Plaintext)
         .calls("refused", refused(), Link::Plaintext)
-        .with(json!({"filters": sections, "outbound": {"filters": names}}))
-        .with(json!({"workers": 1, "node": NODE.with(|node| node.clone())}))
+        .with(json!({"filters": sections, "workers": workers, "node": NODE.with(|node| node.clone())}))
+        .with(idle)
         .start();
-    Side { address: sidecar.outbound(), proxy: Proxy::Lacis(sidecar, mesh), one: String::new(), apps }
+    let address = if place == Place::Inbound { sidecar.inbound() } else { sidecar.outbound() };
+    let door = door(place, address, &mesh);
+    Side { door, proxy: Proxy::Lacis(sidecar), one: String::new(), apps, _called: called, _mesh: mesh }
+}
+
+fn door(place: Place, address: SocketAddr, mesh: &Mesh) -> Door {
+    Door { address, tls: (place == Place::Inbound).then(|| tls::connector(mesh, "alpha")) }
 }
 
 thread_local!(static NODE: Value = json!({"id": "node-1", "cluster": "cluster-1", "metadata": {"TEXT": "hello", "NUMBER": 2.5, "TRUE": true}}));
@@ -163,7 +244,7 @@ impl Side {
         fields.extend(named.filter(|(_, script)| !script.is_empty()));
         let lines = &self.process().err;
         let start = lines.count();
-        let response = Request::parse(request, &fields).send(self.address).map_err(|e| e.to_string());
+        let response = Request::parse(request, &fields).send(&self.door).map_err(|e| e.to_string());
         let over = lines.wait_within(PATIENCE, |lines| {
             let log = self.log(&lines[start..], name);
             is_over(&log, filters).then_some(log)
@@ -190,7 +271,7 @@ impl Side {
     fn process(&self) -> &Process {
         match &self.proxy {
             Proxy::Envoy(envoy) => envoy,
-            Proxy::Lacis(sidecar, _) => sidecar,
+            Proxy::Lacis(sidecar) => sidecar,
         }
     }
 

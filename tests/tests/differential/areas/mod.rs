@@ -4,13 +4,16 @@
 mod bodies;
 mod calls;
 mod chain;
+mod connections;
 mod flow;
 mod headers;
 mod properties;
 mod replies;
 mod services;
+mod signatures;
 
 pub(crate) use chain::{CHAIN, HELD, OPEN, TRAPS};
+pub(crate) use connections::{IDLE, INBOUND, LINK, WORKERS};
 
 /// A case: its name, its request (see [`request`](crate::request)), and the script of its filter (see `tests/script`).
 pub(crate) struct Row(pub(crate) &'static str, pub(crate) &'static str, pub(crate) &'static str);
@@ -30,6 +33,7 @@ pub(crate) const ONE_FILTER: &[(&str, &[Row])] = &[
     ("queues", services::QUEUES),
     ("metrics", services::METRICS),
     ("foreign", services::FOREIGN),
+    ("signatures", signatures::VERIFY),
     ("system", services::SYSTEM),
     ("hostile", services::HOSTILE),
     ("properties", properties::READ),

@@ -88,7 +88,8 @@ pub(crate) const FOREIGN: &[Row] = &[
         "rq ff set_envoy_filter_state %0A%22envoy.network.upstream_server_name%12%03abc, prop filter_state.envoy%2Enetwork%2Eupstream_server_name",
     ),
     Row("expr-garbage", "GET /echo", "rq ff expr_create %28%28, ff expr_evaluate 12, ff expr_delete 12"),
-    Row("verify-garbage", "GET /echo", "rq ff verify_signature %FF, ff verify_signature ~"),
+    Row("expr", "GET /echo", "rq ff expr_create 1%2B1, ff expr_evaluate %00%00%00%00"),
+    Row("sign-garbage", "GET /echo", "rq ff sign %FF"),
 ];
 
 pub(crate) const SYSTEM: &[Row] = &[
