@@ -31,6 +31,8 @@ fn module(file: &str) -> PathBuf {
         let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         cargo.args(["build", "--release", "--locked", "--quiet"]);
         cargo.args(["--package", "lacis-test-guest", "--package", "lacis-test-script"]);
+        // Names of functions stay, as in the filters that ship.
+        cargo.args(["--config", "profile.release.strip=\"debuginfo\""]);
         cargo.args(["--target", TARGET, "--target-dir"]).arg(&dir).current_dir(env!("CARGO_MANIFEST_DIR"));
         let status = cargo.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS").status().expect("cargo runs");
         assert!(status.success(), "{cargo:?}: {status}");
