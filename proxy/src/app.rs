@@ -286,13 +286,15 @@ impl Control {
         let sources = move || pages::sources(&discovery, &configs.config());
         let (clusters, filters, history) =
             (Arc::clone(&self.peers), Arc::clone(&self.peers), (Arc::clone(&self.peers), Rc::clone(&self.generations)));
+        let (waiting, current) = (readiness.clone(), Rc::clone(&self.generations));
+        let missing = move || pages::missing(&current.config(), current.current(), |part| waiting.waits_for(part));
         let (drain, quit) = (Rc::clone(stop), Rc::clone(stop));
         Admin {
             readiness,
             metrics: self.registry.clone(),
             config: Box::new(config),
             clusters: Box::new(move || Box::pin(pages::clusters(pages::ask(&clusters), sources()))),
-            filters: Box::new(move || Box::pin(pages::filters(pages::ask(&filters)))),
+            filters: Box::new(move || Box::pin(pages::filters(pages::ask(&filters), missing()))),
             generations: Box::new(move || Box::pin(pages::generations(pages::ask(&history.0), Rc::clone(&history.1)))),
             logging: Box::new(|levels| {
                 levels.map_or(Ok(()), log::set_level)?;
@@ -318,8 +320,7 @@ async fn first_answers(discovery: Rc<Discovery>, config: Arc<Config>, token: Tok
 fn pursue(missing: Vec<Missing>, reload: &Reload, readiness: &Readiness) -> Result<Option<Absence>, String> {
     let token = |missing: &Missing| {
         tracing::error!(filter = missing.filter(), "the sidecar starts without a module: {}", missing.told());
-        let part = format!("filters.{}", missing.filter());
-        (missing.filter().to_owned(), readiness.token(&part, missing.told()))
+        (missing.filter().to_owned(), readiness.token(&pages::filter_part(missing.filter()), missing.told()))
     };
     // Emptied when nothing is missing any more: what the thread hears after that is of no interest.
     let tokens: Arc<Mutex<Vec<_>>> = Arc::new(Mutex::new(missing.iter().map(token).collect()));

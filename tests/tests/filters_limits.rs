@@ -1,6 +1,6 @@
 //! Filters that want too much: each limit is counted and told, and harms nobody else.
 
-use lacis_tests::{App, Link, Mesh, Sidecar, client, until};
+use lacis_tests::{App, Link, Mesh, Sidecar, client, guest, until};
 use serde_json::{Value, json};
 
 /// A filter whose callback for request headers is `code`, beside `items`. `$count` is a global that begins with 0.
@@ -186,6 +186,20 @@ fn a_trap_is_told_with_its_functions() {
     assert_eq!((line["filter"].as_str(), line["callback"].as_str()), (Some("mine"), Some("proxy_on_request_headers")));
 }
 
+/// So is that of a filter in Rust which is built as those that ship are.
+#[test]
+fn a_trap_of_a_rust_filter_is_told_with_its_functions() {
+    let (mesh, app) = (Mesh::new(), App::start());
+    let alpha = mesh.sidecar("alpha").calls("delta", app.address(), Link::Plaintext);
+    let filters = json!({"filters": {"mine": guest("trap")}, "outbound": {"filters": ["mine"]}});
+    let alpha = alpha.with(filters).start();
+    let answer = client::request(alpha.outbound(), "POST", "delta", "/drain", &[], Some(b"hello"));
+    assert_eq!(answer.status(), 503);
+    let line = alpha.log("the trap", |line| line["message"] == "the filter trapped");
+    let backtrace = line["backtrace"].as_str().expect("a backtrace");
+    assert!(backtrace.contains("lacis_test_guest::Bodies"), "{backtrace}");
+}
+
 /// `/filters` shows how a filter is; calls and callbacks are counted.
 #[test]
 fn a_filter_is_shown_with_its_callbacks_and_calls() {
@@ -197,6 +211,14 @@ fn a_filter_is_shown_with_its_callbacks_and_calls() {
         (Some("mine"), Some(1), Some(1))
     );
     assert_eq!((page["abi"].as_str(), page["traps"].as_u64()), (Some("0.2.1"), Some(0)));
+    assert!(page["contexts"].as_u64() >= Some(1) && page["memory_bytes"].as_u64() >= Some(64 << 10), "{page}");
+    let keys: Vec<&str> = page.as_object().expect("an object").keys().map(String::as_str).collect();
+    for key in
+        ["language", "calls", "duration_seconds", "missing", "last_error", "since", "sha256", "module", "failure"]
+    {
+        assert!(keys.contains(&key), "no {key} in {page}");
+    }
+    assert_eq!((page["calls"]["continue"].as_u64(), page["last_error"].as_str()), (Some(1), None), "{page}");
     let measured = page["callback_seconds"].as_object().expect("callbacks");
     let counts: u64 = measured.values().filter_map(|histogram| histogram["count"].as_u64()).sum();
     assert!(counts >= 1, "{page}");

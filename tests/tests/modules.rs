@@ -89,6 +89,13 @@ fn utf8(path: &Path) -> &str {
     path.to_str().expect("a path of ours")
 }
 
+/// The one filter on `/filters`.
+fn filter_page(alpha: &Sidecar) -> Value {
+    let page: Value = serde_json::from_str(&alpha.admin_get("/filters").text()).expect("JSON");
+    let [filter] = page["filters"].as_array().expect("a list").as_slice() else { panic!("{page}") };
+    filter.clone()
+}
+
 fn get(alpha: &Sidecar) -> Response {
     client::get(alpha.outbound(), "delta", "/echo")
 }
@@ -184,6 +191,14 @@ fn a_missing_module_is_waited_for() {
     assert_eq!(not_ready.status(), 503);
     let text = not_ready.text();
     assert!(text.contains("filters.far: cannot fetch https://") && text.contains("503"), "{text}");
+    let shown = filter_page(&alpha);
+    assert_eq!(
+        (&shown["name"], &shown["vms"], &shown["sha256"]),
+        (&json!("far"), &json!(0), &json!(digest)),
+        "{shown}"
+    );
+    let why = shown["missing"].as_str().expect("a reason");
+    assert!(why.contains("cannot fetch https://") && shown["last_error"] == why, "{why}");
     let refused = get(&alpha);
     assert_eq!(refused.status(), 503);
     assert_eq!((refused.text().trim(), refused.field("x-mark")), ("filter_unavailable", None));
@@ -197,6 +212,8 @@ fn a_missing_module_is_waited_for() {
     up.store(true, Ordering::SeqCst);
     until("the module is in use", || (get(&alpha).field("x-mark") == Some("here")).then_some(()));
     until("alpha is ready", || (alpha.admin_get("/ready").status() == 200).then_some(()));
+    let shown = filter_page(&alpha);
+    assert_eq!((&shown["missing"], &shown["vms"]), (&Value::Null, &json!(1)), "{shown}");
 }
 
 /// The same for a filter of one service: what goes elsewhere goes on.

@@ -25,6 +25,11 @@ impl Readiness {
         self.change(|parts| parts.missing.values().map(|(part, what)| format!("{part}: {what}")).collect())
     }
 
+    /// What one part waits for, if it is missing.
+    pub fn waits_for(&self, part: &str) -> Option<String> {
+        self.change(|parts| parts.missing.values().find(|(own, _)| own == part).map(|(_, what)| what.clone()))
+    }
+
     fn change<T>(&self, change: impl FnOnce(&mut Parts) -> T) -> T {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -69,6 +74,8 @@ mod tests {
         let worker = readiness.token("worker 0", "starting");
         certificate.waits_for("certs/alpha.pem: no such file");
         assert_eq!(readiness.missing(), ["certificate: certs/alpha.pem: no such file", "worker 0: starting"]);
+        assert_eq!(readiness.waits_for("worker 0").as_deref(), Some("starting"));
+        assert_eq!(readiness.waits_for("worker"), None);
         certificate.ready();
         worker.ready();
         assert!(readiness.missing().is_empty());

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use crate::admin::{Heard, gather};
 use crate::cluster::EndpointReport;
-use crate::config::{Config, Dns, Endpoints, Failure, LinkPolicy, Rule, Source};
+use crate::config::{self, Config, Dns, Endpoints, Failure, LinkPolicy, Rule, Source};
 use crate::control::discovery::{Discovery, Status};
 use crate::control::generations::{Entry, Generations, State};
 use crate::filter::wasm::FilterReport;
@@ -140,17 +140,57 @@ fn workers(heard: &[Heard<Report>], fields: impl Fn(&Report) -> Map<String, Valu
     heard.iter().enumerate().map(|(worker, heard)| heard.show(worker, &fields)).collect()
 }
 
-/// `/filters`: each filter over all workers, and once more for each earlier generation that still needs it.
-pub(super) async fn filters(asked: Vec<impl Future<Output = Option<Report>>>) -> Value {
+/// The filters of a configuration whose modules are missing, as `waits_for` says of the part [`filter_part`].
+pub(super) fn missing(config: &Config, generation: u64, waits_for: impl Fn(&str) -> Option<String>) -> Vec<Value> {
+    let shown = |filter: &config::Filter| {
+        let why = waits_for(&filter_part(&filter.name))?;
+        Some(json!({
+            "name": filter.name,
+            "generation": generation,
+            "since": generation,
+            "module": filter.module.to_string(),
+            "sha256": filter.sha256,
+            "abi": null,
+            "language": null,
+            "failure": failure(filter.failure),
+            "missing": why,
+            "vms": 0,
+            "contexts": 0,
+            "memory_bytes": 0,
+            "calls": {},
+            "duration_seconds": null,
+            "callback_seconds": {},
+            "traps": 0,
+            "last_error": why,
+        }))
+    };
+    config.filters.iter().filter_map(shown).collect()
+}
+
+/// What `/ready` calls a filter whose module is missing.
+pub(super) fn filter_part(name: &str) -> String {
+    format!("filters.{name}")
+}
+
+fn failure(failure: Failure) -> &'static str {
+    match failure {
+        Failure::Closed => "closed",
+        Failure::Open => "open",
+    }
+}
+
+/// `/filters`: each filter over all workers, and once more for each earlier generation that still needs it; first those
+/// that are `missing`.
+pub(super) async fn filters(asked: Vec<impl Future<Output = Option<Report>>>, missing: Vec<Value>) -> Value {
     let heard = gather(asked).await;
     let reports: Vec<_> =
         heard.iter().enumerate().filter_map(|(worker, heard)| Some((worker, heard.said()?))).collect();
     let all = || reports.iter().flat_map(|(worker, report)| report.filters.iter().map(move |f| (*worker, f)));
     let kinds: BTreeSet<_> = all().map(|(_, f)| (f.name.clone(), std::cmp::Reverse(f.since))).collect();
-    let filters: Vec<_> = kinds
+    let running = kinds
         .into_iter()
-        .map(|(name, since)| filter(&all().filter(|(_, f)| f.name == name && f.since == since.0).collect::<Vec<_>>()))
-        .collect();
+        .map(|(name, since)| filter(&all().filter(|(_, f)| f.name == name && f.since == since.0).collect::<Vec<_>>()));
+    let filters: Vec<_> = missing.into_iter().chain(running).collect();
     json!({ "filters": filters, "workers": workers(&heard, |_| Map::new()) })
 }
 
@@ -177,7 +217,8 @@ fn filter(of_workers: &[(usize, &FilterReport)]) -> Value {
         "sha256": first.compiled.digest,
         "abi": first.compiled.plugin.abi().name(),
         "language": first.compiled.language,
-        "failure": match settings.failure { Failure::Closed => "closed", Failure::Open => "open" },
+        "failure": failure(settings.failure),
+        "missing": null,
         "vms": vms.len(),
         "contexts": all().filter_map(|f| f.contexts).sum::<usize>(),
         "memory_bytes": all().map(|f| f.memory).sum::<usize>(),
