@@ -1,6 +1,7 @@
 //! A DNS server that says what a test wants.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -28,8 +29,16 @@ pub struct Dns {
 impl Dns {
     /// Knows no name.
     pub fn start() -> Dns {
-        let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
-        let address = socket.local_addr().expect("its address");
+        Dns::at("127.0.0.1:0".parse().expect("an address")).expect("a port")
+    }
+
+    /// The same at this address.
+    ///
+    /// # Errors
+    /// If it cannot be bound; ports below 1024 are the administrator's.
+    pub fn at(address: SocketAddr) -> io::Result<Dns> {
+        let socket = UdpSocket::bind(address)?;
+        let address = socket.local_addr()?;
         let names = Arc::<Mutex<BTreeMap<String, Says>>>::default();
         let known = names.clone();
         thread::spawn(move || {
@@ -43,7 +52,7 @@ impl Dns {
                 }
             }
         });
-        Dns { address, names }
+        Ok(Dns { address, names })
     }
 
     /// Where it is asked.

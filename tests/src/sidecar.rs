@@ -5,6 +5,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde_json::{Value, json};
 
@@ -12,7 +13,7 @@ use crate::app::App;
 use crate::client;
 use crate::mesh::{Link, TRUST_DOMAIN};
 use crate::metrics::Metrics;
-use crate::process::{Process, command};
+use crate::process::{Process, command, lacis};
 use crate::until;
 use crate::wire::Response;
 
@@ -31,6 +32,8 @@ pub struct SidecarBuilder {
     config: Value,
     args: Vec<String>,
     env: Vec<(String, String)>,
+    /// What runs it, and that program's arguments.
+    under: Vec<String>,
 }
 
 impl SidecarBuilder {
@@ -48,7 +51,14 @@ impl SidecarBuilder {
             "telemetry": {"access_log": {"path": "/dev/stdout", "format": "json"}},
         });
         let args = Vec::new();
-        SidecarBuilder { dir: dir.to_owned(), service: service.to_owned(), config, args, env: Vec::new() }
+        SidecarBuilder {
+            dir: dir.to_owned(),
+            service: service.to_owned(),
+            config,
+            args,
+            env: Vec::new(),
+            under: Vec::new(),
+        }
     }
 
     /// Adds an inbound listener before an application, with the protocol that it speaks.
@@ -100,6 +110,13 @@ impl SidecarBuilder {
         self
     }
 
+    /// Has this program run it: its path and arguments, before those of `lacis run`.
+    #[must_use]
+    pub fn under(mut self, program: &[&str]) -> Self {
+        self.under = program.iter().map(|&word| word.to_owned()).collect();
+        self
+    }
+
     /// Starts it and waits until it is ready.
     pub fn start(self) -> Sidecar {
         let sidecar = self.start_unready();
@@ -116,7 +133,14 @@ impl SidecarBuilder {
     pub fn start_unready(self) -> Sidecar {
         let path = self.dir.join(format!("{}-{}.yaml", self.service, unique()));
         write(&path, &self.config);
-        let mut lacis = command(&["run", "-c"]);
+        let mut lacis = match self.under.split_first() {
+            None => command(&["run", "-c"]),
+            Some((program, arguments)) => {
+                let mut under = Command::new(program);
+                under.args(arguments).arg(lacis()).args(["run", "-c"]);
+                under
+            }
+        };
         lacis.arg(&path).args(["--log-format", "json", "--log-level", LOG_LEVEL]).args(&self.args);
         lacis.current_dir(&self.dir).envs(self.env);
         let process = Process::start(&format!("lacis {}", self.service), lacis);

@@ -304,3 +304,34 @@ fn a_bad_file_of_endpoints_is_refused_at_the_start() {
         assert!(said.contains("delta.yaml:2:3: endpoints[0]: \"10.0.0.4\" is not"), "{command}: {said}");
     }
 }
+
+/// Without `server` it is the system's servers that are asked, with the system's search list: what /etc/resolv.conf says, which
+/// is another file where this sidecar runs.
+#[test]
+fn the_system_says_which_servers_are_asked() {
+    let Some(unshare) = peer("unshare") else { return };
+    // The file names no port. An address of this process's own, for others may try the same.
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let address = SocketAddr::from(([127, 53, high, low], 53));
+    let dns = match Dns::at(address) {
+        Ok(dns) => dns,
+        Err(error) => {
+            assert!(std::env::var_os("LACIS_REQUIRE_PEERS").is_none(), "{address} is required here: {error}");
+            return eprintln!("skipped: {address} cannot be bound ({error}); run this as root");
+        }
+    };
+    dns.is_at("delta.svc.example", &[ONE]);
+    let (mesh, app) = (Mesh::new(), App::named("one"));
+    let delta = mesh.sidecar("delta").application(&app).start();
+    let file = mesh.file("resolv.conf", format!("nameserver {}\nsearch other.example svc.example\n", address.ip()));
+    let service =
+        json!({"dns": {"name": "delta", "port": delta.inbound().port()}, "link": "h2", "timeouts": {"connect": "10s"}});
+    let bind = "mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"";
+    let (unshare, file) = (unshare.path().to_str().expect("a path"), file.to_str().expect("a path"));
+    let alpha = mesh.sidecar("alpha").with(json!({"services": {"delta": service}}));
+    let alpha = alpha.under(&[unshare, "--mount", "--propagation", "private", "sh", "-c", bind, file]).start();
+    has(&alpha, &[delta.inbound()]);
+    assert_eq!(who(&alpha), "one");
+    dns.is_at("delta.svc.example", &[TWO]);
+    has(&alpha, &[SocketAddr::new(TWO, delta.inbound().port())]);
+}

@@ -9,7 +9,7 @@ use std::thread;
 use bytes::Bytes;
 use lacis_tests::client::{self, H2c};
 use lacis_tests::{
-    Link, Mesh, PATIENCE, Pair, Process, Sidecar, SidecarBuilder, TRUST_DOMAIN, app, block_on, on_links,
+    Link, Mesh, PATIENCE, Pair, Process, Sidecar, SidecarBuilder, TRUST_DOMAIN, app, block_on, guest, on_links, until,
 };
 use serde_json::json;
 
@@ -129,6 +129,40 @@ fn resetting(stream: TcpStream) {
 }
 
 on_links! {
+    /// A change leaves connections alone that are open: each goes on, and ends, with the configuration that it began with.
+    [H2, H3] fn open_connections_outlive_a_change(link) {
+        let server = Server::echo();
+        let mut mirror = Mirror::new(link, server.address);
+        let mut old = mirror.connect();
+        old.write_all(b"upper\n").expect("taken");
+        exactly(&mut old, b"upper\n");
+        mirror.alpha.reload(json!({"services": {"delta": {"timeouts": {"request": "20s"}}}}));
+        let filter = json!({"filters": {"tap": guest("tcp")}, "inbound": {"filters": ["tap"]}});
+        mirror.delta.as_mut().expect("a sidecar").reload(filter);
+        let mut new = mirror.connect();
+        for _ in 0..2 {
+            for (stream, wanted) in [(&mut old, "upper\n"), (&mut new, "UPPER!\n")] {
+                stream.write_all(b"upper\n").expect("taken");
+                exactly(stream, wanted.as_bytes());
+            }
+        }
+        let before = |side: &Sidecar| -> serde_json::Value {
+            let page: serde_json::Value = serde_json::from_str(&side.admin_get("/generations").text()).expect("JSON");
+            page["generations"][1].clone()
+        };
+        for side in mirror.sides() {
+            assert_eq!((&before(side)["state"], &before(side)["in_flight"]), (&json!("draining"), &json!(1)));
+        }
+        old.shutdown(Shutdown::Write).expect("a half-close");
+        assert_eq!(old.read(&mut [0]).expect("an end"), 0);
+        for side in mirror.sides() {
+            until("the generation before has ended", || (before(side)["state"] == "ended").then_some(()));
+        }
+        new.write_all(b"upper\n").expect("taken");
+        exactly(&mut new, b"UPPER!\n");
+        assert_eq!(server.accepted(), 2);
+    }
+
     /// Whatever the bytes say, HTTP too; counted as one CONNECT, on both sides.
     [H2, H3, Auto, Plaintext] fn bytes_cross_both_ways(link) {
         let server = Server::echo();

@@ -10,7 +10,7 @@ use lacis_tests::wire::Response;
 use lacis_tests::{App, Link, Mesh, Pair, client, on_links, until};
 use serde_json::{Value, json};
 
-/// A filter that stamps its configuration on request and response heads (`x-stamp`), and counts the requests that its
+/// A filter that stamps its configuration and version on request and response heads (`x-stamp`, `x-version`), and counts the requests that its
 /// VM has seen in the VM's memory (`x-count` on responses, one letter from `a`) and in shared data (`x-shared`, too).
 /// It refuses a configuration that begins with `!` and traps on one that begins with `#`. `VERSION` is its own.
 const STAMP: &str = r#"
@@ -60,6 +60,7 @@ const STAMP: &str = r#"
       (i32.load (call $slot (local.get $id))) (i32.load offset=4 (call $slot (local.get $id))))))
   (func (export "proxy_on_request_headers") (param $id i32) (param i32 i32) (result i32)
     (call $stamp (i32.const 0) (local.get $id))
+    (drop (call $add (i32.const 0) (i32.const 32) (i32.const 9) (i32.const 48) (i32.const 7)))
     (i32.const 0))
   (func (export "proxy_on_response_headers") (param $id i32) (param i32 i32) (result i32)
     (call $stamp (i32.const 2) (local.get $id))
@@ -106,12 +107,12 @@ fn stamped(link: Link, workers: usize) -> Pair {
     Pair::inside(mesh, link, App::start(), |alpha| alpha, with)
 }
 
-/// The stamp on the request, as `/echo` tells it.
-fn echoed(answer: &Response) -> Option<String> {
+/// A field of the request, as `/echo` tells it.
+fn echoed(answer: &Response, name: &str) -> Option<String> {
     let seen: Value = serde_json::from_str(&answer.text()).expect("JSON");
     let fields = seen["fields"].as_array().expect("a list");
-    let stamp = fields.iter().find(|field| field[0] == "x-stamp")?;
-    stamp[1].as_str().map(str::to_owned)
+    let found = fields.iter().find(|field| field[0] == name)?;
+    found[1].as_str().map(str::to_owned)
 }
 
 fn field(pair: &Pair, name: &str) -> String {
@@ -119,7 +120,8 @@ fn field(pair: &Pair, name: &str) -> String {
 }
 
 on_links! {
-    /// A filter's configuration changes under load, in two workers: nothing fails, and no exchange sees two of them.
+    /// A filter's configuration and its module change by turns under load, in two workers: nothing fails, and no exchange sees
+    /// two of either.
     [H2, H3] fn configurations_change_under_load(link) {
         let mut pair = stamped(link, 2);
         let load = client::load(pair.alpha.outbound(), "delta", "/bytes/100", 8);
@@ -131,9 +133,10 @@ on_links! {
             let mut stamps = BTreeSet::new();
             while !watched.load(Ordering::SeqCst) {
                 let answer = client.get("delta", "/echo");
-                let (request, response) = (echoed(&answer), answer.field("x-stamp").map(str::to_owned));
-                assert_eq!((answer.status(), &request), (200, &response), "one configuration for an exchange");
-                stamps.insert(request);
+                let response = ["x-stamp", "x-version"].map(|name| answer.field(name).map(str::to_owned));
+                let request = ["x-stamp", "x-version"].map(|name| echoed(&answer, name));
+                assert_eq!((answer.status(), &request), (200, &response), "one filter for an exchange");
+                stamps.extend(request);
             }
             stamps
         });
@@ -141,14 +144,18 @@ on_links! {
             pair.delta_mut().reload(stamp(&format!("round {round}")));
             load.wait_more(50);
             assert_eq!(field(&pair, "x-stamp"), format!("round {round}"));
+            let version = ["two two", "one one"][round % 2];
+            replace(&pair.mesh.dir().join("stamp.wasm"), &module(version));
+            pair.delta().counts((2 * round + 3) as f64, "lacis_config_generation", &[]);
+            load.wait_more(50);
+            assert_eq!(field(&pair, "x-version"), version);
         }
         let load = load.stop();
         assert_eq!((load.failed(), load.reopened), (0, 0), "{load:?}");
         stop.store(true, Ordering::SeqCst);
         let stamps = watcher.join().expect("no mixed exchange");
-        assert!(stamps.len() > 2, "{stamps:?}");
-        pair.delta().counts(11.0, "lacis_config_generation", &[]);
-        pair.delta().counts(10.0, "lacis_config_reloads_total", &[("result", "accepted")]);
+        assert!(stamps.len() > 4, "{stamps:?}");
+        pair.delta().counts(20.0, "lacis_config_reloads_total", &[("result", "accepted")]);
     }
 
     /// A request that began with one configuration ends with it, however long that takes; then the generation goes.
