@@ -56,6 +56,13 @@ def build_filter():
     return directory / target / "release" / "lacis_bench_filter.wasm"
 
 
+def build_cost():
+    """The program that measures the host alone (proxy/host/examples/cost.rs)."""
+    say("cargo build --release -p lacis-host --example cost")
+    run("cargo", "build", "--release", "-p", "lacis-host", "--features", "testing", "--example", "cost", cwd=ROOT)
+    return TARGET / "release" / "examples" / "cost"
+
+
 def enter_namespace():
     if os.geteuid() != 0:
         sys.exit(f"{sys.argv[0]}: needs root for a network namespace of its own (unshare --net): sudo -E {sys.argv[0]}")

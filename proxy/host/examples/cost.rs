@@ -11,6 +11,9 @@ use lacis_host::testing::{List, TestStream, TestWorld};
 use lacis_host::{Engine, Half, Options, Plugin, PluginSettings, Vm, VmSettings};
 
 const ROUNDS: usize = 7;
+
+/// New VMs whose start is measured.
+const VMS: usize = 200;
 const EXCHANGES: u32 = 100_000;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -39,8 +42,9 @@ fn measure(artifact: &str) -> Result<(), Box<dyn std::error::Error>> {
     let begin = Instant::now();
     let mut vm = Vm::new(&plugin, VmSettings::default(), world.clone())?;
     let root = vm.start_root(PluginSettings { name: "cost".into(), ..PluginSettings::default() })?;
-    println!("VM with plugin: {:?}", begin.elapsed());
+    println!("first VM with plugin: {:?}", begin.elapsed());
     println!("engine, module and VM: {}; the process: {}", resident()? - before, resident()?);
+    starts(&engine, artifact)?;
 
     let head = List::of(&[
         (":authority", "delta.example"),
@@ -78,6 +82,25 @@ fn measure(artifact: &str) -> Result<(), Box<dyn std::error::Error>> {
     println!("one exchange: {:.0} ns (of {best:.0} ns with the making of its heads)", best - bare);
     println!("head of the request after it: {:?}", stream.borrow().request.text());
     println!("memory of the guest: {} KiB; the process: {}", vm.memory() >> 10, resident()?);
+    Ok(())
+}
+
+/// How long a further VM takes, until its plugin is configured: of a module that is loaded, and of one from the cache.
+fn starts(engine: &Engine, artifact: &str) -> Result<(), Box<dyn std::error::Error>> {
+    let loaded = Plugin::load(engine, artifact.as_ref())?;
+    for (what, cached) in [("loaded", false), ("cached", true)] {
+        let mut times = Vec::with_capacity(VMS);
+        for _ in 0..VMS {
+            let begin = Instant::now();
+            let plugin = if cached { &Plugin::load(engine, artifact.as_ref())? } else { &loaded };
+            let mut vm = Vm::new(plugin, VmSettings::default(), TestWorld::shared())?;
+            vm.start_root(PluginSettings { name: "cost".into(), ..PluginSettings::default() })?;
+            times.push(begin.elapsed());
+        }
+        times.sort_unstable();
+        let at = |part: usize| times.get(part.min(VMS - 1)).copied().unwrap_or_default().as_secs_f64() * 1e6;
+        println!("new VM of a {what} module: median {:.0} µs, p99 {:.0} µs of {VMS}", at(VMS / 2), at(VMS * 99 / 100));
+    }
     Ok(())
 }
 
