@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use lacis_tests::app::pattern;
 use lacis_tests::wire::Response;
-use lacis_tests::{App, Envoy, Link, Mesh, Sidecar, client, foreign_guest};
+use lacis_tests::{App, Envoy, Link, Mesh, Sidecar, client, foreign_guest, guest};
 use serde_json::{Value, json};
 
 /// An application with one of the greeters before it, and what the greeter calls.
@@ -155,6 +155,39 @@ fn greet(language: &str) {
     assert_eq!(there[configured..], log[1..]);
     envoy.greeted(56);
     lacis.greeted(56);
+}
+
+/// Timers, on the released `proxy-wasm` crate: ticks come by themselves, and let requests go on that wait for them.
+#[test]
+fn ticks_of_the_rust_sdk() {
+    let filter = guest("timer");
+    let mut there = filter.clone();
+    there["name"] = json!("greeter");
+    let lacis = Side::lacis(&filter);
+    let told = |side: &Side| {
+        for _ in 0..3 {
+            let answer = side.ask("GET", "/bytes/3", &[], None);
+            assert_eq!((answer.status, answer.body.len(), answer.seen.len()), (200, 3, 1), "{answer:?}");
+            assert_eq!(
+                side.app.seen().last().and_then(|seen| seen.field("x-waited").map(str::to_owned)).as_deref(),
+                Some("for a tick")
+            );
+        }
+        // Where each thread has a VM, each tells.
+        let lines = side.log(3);
+        let mut lines: Vec<String> = lines.into_iter().collect::<std::collections::BTreeSet<_>>().into_iter().collect();
+        lines.truncate(3);
+        lines
+    };
+    let here = told(&lacis);
+    assert_eq!(here, ["tick 1", "tick 2", "tick 3"]);
+    let Some(envoy) = Side::envoy(&there) else { return };
+    let all = ["tick 1", "tick 2", "tick 3"];
+    lacis_tests::until("Envoy has ticked", || {
+        let lines = envoy.log(3);
+        all.iter().all(|tick| lines.iter().any(|line| line == tick)).then_some(())
+    });
+    assert_eq!(told(&envoy), here, "Envoy, then Lacis");
 }
 
 #[test]

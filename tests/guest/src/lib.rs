@@ -1,11 +1,12 @@
 //! Filters as their authors write them, on the released `proxy-wasm` crate: one module, and the configuration says which
 //! of them it is.
 
+use std::cell::RefCell;
 use std::time::Duration;
 
 use proxy_wasm::hostcalls;
 use proxy_wasm::traits::{Context, HttpContext, RootContext, StreamContext};
-use proxy_wasm::types::{Action, Bytes, ContextType, LogLevel, PeerType};
+use proxy_wasm::types::{Action, Bytes, ContextType, LogLevel, MapType, PeerType};
 
 proxy_wasm::main! {{
     proxy_wasm::set_log_level(LogLevel::Info);
@@ -28,7 +29,27 @@ impl RootContext for Root {
         if self.kind == "queue" {
             self.queue = self.register_shared_queue("items");
         }
+        if self.kind == "timer" {
+            self.set_tick_period(Duration::from_millis(20));
+        }
         true
+    }
+
+    /// Lets go on what waits, and tells the first three times.
+    fn on_tick(&mut self) {
+        self.heard += 1;
+        if self.heard <= 3 {
+            hostcalls::log(LogLevel::Info, &format!("tick {}", self.heard)).expect("a log");
+        }
+        if self.heard == 3 {
+            // Another period takes the place of the first.
+            self.set_tick_period(Duration::from_millis(40));
+        }
+        for waits in WAITING.take() {
+            hostcalls::set_effective_context(waits).expect("a context");
+            hostcalls::set_map_value(MapType::HttpRequestHeaders, "x-waited", Some("for a tick")).expect("a header");
+            hostcalls::resume_http_request().expect("a request");
+        }
     }
 
     fn on_queue_ready(&mut self, queue: u32) {
@@ -48,7 +69,7 @@ impl RootContext for Root {
         Some(Box::new(Tap { closed, parts, waits: false }))
     }
 
-    fn create_http_context(&self, _: u32) -> Option<Box<dyn HttpContext>> {
+    fn create_http_context(&self, id: u32) -> Option<Box<dyn HttpContext>> {
         let (kind, queue) = (self.kind.clone(), self.queue);
         Some(match kind.as_str() {
             "upper" | "upper-whole" | "grow" | "sloppy" | "gather" | "hold" | "refuse" | "trap" => {
@@ -59,8 +80,25 @@ impl RootContext for Root {
             "fan" => Box::new(Fan::default()),
             "grpc" => Box::new(Grpc::default()),
             "queue" => Box::new(Queue { queue }),
+            "timer" => Box::new(Patient { id }),
             other => panic!("no filter {other}"),
         })
+    }
+}
+
+thread_local!(static WAITING: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) });
+
+/// Holds each request until the next tick.
+struct Patient {
+    id: u32,
+}
+
+impl Context for Patient {}
+
+impl HttpContext for Patient {
+    fn on_http_request_headers(&mut self, _: usize, _: bool) -> Action {
+        WAITING.with_borrow_mut(|waiting| waiting.push(self.id));
+        Action::Pause
     }
 }
 
