@@ -92,8 +92,8 @@ fn starts(engine: &Engine, artifact: &str) -> Result<(), Box<dyn std::error::Err
         let mut times = Vec::with_capacity(VMS);
         for _ in 0..VMS {
             let begin = Instant::now();
-            let plugin = if cached { &Plugin::load(engine, artifact.as_ref())? } else { &loaded };
-            let mut vm = Vm::new(plugin, VmSettings::default(), TestWorld::shared())?;
+            let fresh = if cached { Some(Plugin::load(engine, artifact.as_ref())?) } else { None };
+            let mut vm = Vm::new(fresh.as_ref().unwrap_or(&loaded), VmSettings::default(), TestWorld::shared())?;
             vm.start_root(PluginSettings { name: "cost".into(), ..PluginSettings::default() })?;
             times.push(begin.elapsed());
         }
