@@ -24,7 +24,7 @@ pub struct Counter(Option<u32>);
 impl Counter {
     /// Defines a counter.
     pub fn new(name: &str) -> Self {
-        Self(Host::define(Kind::Counter, name))
+        Self(define(Kind::Counter, name))
     }
 
     /// Adds to it.
@@ -42,7 +42,7 @@ pub struct Gauge(Option<u32>);
 impl Gauge {
     /// Defines a gauge.
     pub fn new(name: &str) -> Self {
-        Self(Host::define(Kind::Gauge, name))
+        Self(define(Kind::Gauge, name))
     }
 
     /// Sets it.
@@ -67,7 +67,7 @@ pub struct Histogram(Option<u32>);
 impl Histogram {
     /// Defines a histogram.
     pub fn new(name: &str) -> Self {
-        Self(Host::define(Kind::Histogram, name))
+        Self(define(Kind::Histogram, name))
     }
 
     /// Adds a sample.
@@ -78,6 +78,12 @@ impl Histogram {
     }
 }
 
+/// Bytes of a label's value: callers must not be able to make names that hosts refuse.
+const VALUE_MAX: usize = 64;
+
+/// Bytes of a name that every host takes.
+const NAME_MAX: usize = 512;
+
 /// A value that a label has beyond the most series of its family.
 const OTHER: &str = "other";
 
@@ -87,9 +93,9 @@ const OTHER: &str = "other";
 /// at most as many as it was given. Every combination beyond that is counted by one series more, whose labels are all
 /// `other`.
 ///
-/// A series is exported as `NAME{label="value",…}`. Lacis makes labels of that; Envoy shows it as part of the name, in
-/// which it replaces what Prometheus does not allow by `_`, unless a `stats_tags` rule of its configuration picks the
-/// labels out.
+/// A series is defined under the name `LABEL=.=VALUE;.;NAME`, as Istio's are. Lacis makes labels of that; Envoy does where
+/// its configuration has a rule in `stats_tags` for the label, and else shows all of it as the name, with `_` for what
+/// Prometheus does not allow there.
 #[derive(Debug)]
 pub struct Family<M> {
     name: String,
@@ -143,10 +149,11 @@ impl<M: Metric> Family<M> {
         Self { name: name.to_owned(), labels, most, series: RefCell::default() }
     }
 
-    /// The metric with these values, one for each label in their order. A value that is missing is empty.
+    /// The metric with these values, one for each label in their order, of which the first 64 bytes count. A value that is
+    /// missing is empty.
     pub fn with(&self, values: &[&str]) -> M {
         let mut series = self.series.borrow_mut();
-        let mut key: Vec<String> = values.iter().map(|value| (*value).to_owned()).collect();
+        let mut key: Vec<String> = values.iter().map(|value| cut(value).to_owned()).collect();
         key.resize(self.labels.len(), String::new());
         if let Some(metric) = series.get(&key) {
             return *metric;
@@ -160,23 +167,55 @@ impl<M: Metric> Family<M> {
     }
 
     fn series_name(&self, values: &[String]) -> String {
-        let mut name = self.name.clone();
-        for (index, (label, value)) in self.labels.iter().zip(values).enumerate() {
-            name.push(if index == 0 { '{' } else { ',' });
-            name.push_str(label);
-            name.push_str("=\"");
-            for character in value.chars() {
-                match character {
-                    '"' | '\\' => name.extend(['\\', character]),
-                    '\n' => name.push_str("\\n"),
-                    _ => name.push(character),
-                }
+        let mut name = String::new();
+        for (label, value) in self.labels.iter().zip(values) {
+            // What ends a value is not a part of it.
+            let value = value.replace(";.;", ";_;").replace("=.=", "=_=");
+            name.extend([label, "=.=", &value, ";.;"]);
+        }
+        name + &self.name
+    }
+}
+
+/// The beginning of a value that a label may have.
+fn cut(value: &str) -> &str {
+    &value[..value.floor_char_boundary(VALUE_MAX)]
+}
+
+/// Hosts may end a filter that defines what they do not take.
+fn define(kind: Kind, name: &str) -> Option<u32> {
+    if name.len() > NAME_MAX {
+        crate::error!("a metric's name has more than {NAME_MAX} bytes, and is not counted: {name}");
+        return None;
+    }
+    Host::define(kind, name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Scene;
+
+    #[test]
+    fn a_family_is_bounded() {
+        let scene = Scene::default();
+        scene.within(0, || {
+            let family = CounterFamily::new("hits_total", &["a", "b"], 2);
+            for a in ["x", "y", "z", "x", "z;.;b=.=w"] {
+                family.with(&[a, "b"]).add(1);
             }
-            name.push('"');
-        }
-        if !self.labels.is_empty() {
-            name.push('}');
-        }
-        name
+            family.with(&["x"]).add(1);
+            CounterFamily::new("plain_total", &[], 1).with(&["extra"]).add(3);
+            CounterFamily::new("odd_total", &["a"], 1).with(&["z;.;b=.=w"]).add(1);
+        });
+        let expected = [
+            ("a=.=x;.;b=.=b;.;hits_total", 2),
+            ("a=.=y;.;b=.=b;.;hits_total", 1),
+            ("a=.=other;.;b=.=other;.;hits_total", 3),
+            ("plain_total", 3),
+            ("a=.=z;_;b=_=w;.;odd_total", 1),
+        ];
+        let metrics = scene.metrics();
+        assert_eq!(metrics, expected.map(|(name, value)| (name.to_owned(), value)));
     }
 }

@@ -1,13 +1,14 @@
 //! Whole exchanges through small filters.
 
-#![allow(missing_docs, reason = "a test")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
 use lacis_sdk::testing::{Answer, Message, Plugin};
 use lacis_sdk::{
-    Call, ConfigError, End, Filter, Flow, GrpcCall, Notify, Reads, Reply, Request, Response, join, join_all, sleep,
+    Call, ConfigError, End, Filter, Flow, GrpcCall, Notify, Reads, Reply, Request, Response, Shared, Take, TokenBucket,
+    join, join_all, random_u64, sleep, timeout, unix_time,
 };
 
 /// What a test's filter does with requests and responses.
@@ -343,4 +344,110 @@ filter!(Stuck, HEADS, |_request| {
 #[should_panic(expected = "exchanges.rs")]
 fn a_filter_that_waits_for_ever_fails_the_test_where_it_stands() {
     let _ = plugin::<Stuck>().exchange().request(Message::get("/"));
+}
+
+filter!(PassesHead, REQUEST_BODY, |request| {
+    request.headers_mut().set("x-first", "yes")?;
+    request.pass_head();
+    let body = request.body().await?;
+    assert!(request.headers_mut().set("x-late", "yes").is_err() || !request.has_body());
+    // Its length was told.
+    match request.set_body([&body[..], b"!"].concat()) {
+        Ok(()) => Ok(Flow::Continue),
+        Err(_) => Err(Reply::new(409)),
+    }
+});
+
+#[test]
+fn a_head_may_go_before_its_body_is_read() {
+    let plugin = plugin::<PassesHead>();
+    let passed = plugin.exchange().request(Message::post("/").chunk("a").chunk("b")).unwrap();
+    assert_eq!((passed.text().as_str(), passed.value("x-first").as_deref()), ("ab!", Some("yes")));
+    assert_eq!(plugin.exchange().request(Message::post("/").body("ab")).unwrap_err().status(), 409);
+    assert_eq!(plugin.exchange().request(Message::get("/")).unwrap_err().status(), 409);
+}
+
+filter!(Late, REQUEST_BODY, |request| {
+    // What was waited for and given up is not waited for any more.
+    let gone = timeout(Duration::from_millis(5), Call::get("slow", "/").send()).await;
+    assert!(gone.is_none());
+    let begun = unix_time();
+    sleep(Duration::from_millis(1500)).await;
+    let waited = (unix_time() - begun).as_millis();
+    request.headers_mut().set("x-waited", waited.to_string())?;
+    request.headers_mut().set("x-random", format!("{} {}", random_u64(), random_u64()))?;
+    Ok(Flow::Continue)
+});
+
+#[test]
+fn time_and_chance_are_given() {
+    let plugin = plugin::<Late>();
+    plugin.on_call("slow", |_| Answer::new(200).after(Duration::from_secs(1)));
+    plugin.set_random([7, 8]);
+    plugin.set_unix_time(Duration::from_secs(1000));
+    let passed = plugin.exchange().request(Message::post("/").chunk("a")).unwrap();
+    assert_eq!((passed.value("x-waited").as_deref(), passed.value("x-random").as_deref()), (Some("1500"), Some("7 8")));
+}
+
+filter!(Counted, HEADS, |request| {
+    let count = Shared::<u64>::new("count");
+    let mut tries = 0;
+    let now = count.update(|old| {
+        tries += 1;
+        if tries == 1 {
+            // Another worker is faster.
+            assert!(Shared::<u64>::new("count").set(&10).is_ok());
+        }
+        old.unwrap_or(0) + 1
+    })?;
+    request.headers_mut().set("x-count", format!("{now} {tries}"))?;
+    Ok(Flow::Continue)
+});
+
+#[test]
+fn no_change_of_shared_data_is_lost() {
+    let plugin = plugin::<Counted>();
+    assert_eq!(plugin.exchange().request(Message::get("/")).unwrap().value("x-count").as_deref(), Some("11 2"));
+    assert_eq!(plugin.shared("count"), Some(b"11".to_vec()));
+    plugin.set_shared("count", "no number");
+    assert_eq!(plugin.exchange().request(Message::get("/")).unwrap().value("x-count").as_deref(), Some("11 2"));
+}
+
+filter!(Contended, HEADS, |_request| {
+    Shared::<u64>::new("count").update(|_| {
+        assert!(Shared::<u64>::new("count").set(&1).is_ok());
+        2
+    })?;
+    Ok(Flow::Continue)
+});
+
+#[test]
+fn a_change_is_not_tried_for_ever() {
+    let plugin = plugin::<Contended>();
+    assert_eq!(plugin.exchange().request(Message::get("/")).unwrap_err().status(), 500);
+    assert!(plugin.logs()[0].1.contains("cannot be set"));
+}
+
+filter!(Limited, HEADS, |_request| {
+    match TokenBucket::new("bucket", 2, 0.5).take(1)? {
+        Take::Granted { .. } => Ok(Flow::Continue),
+        Take::Denied { retry_after } => Err(Reply::new(429).header("retry-after", &retry_after.as_secs().to_string())),
+    }
+});
+
+#[test]
+fn a_bucket_fills_again() {
+    let plugin = plugin::<Limited>();
+    let pass = || plugin.exchange().request(Message::get("/"));
+    assert!(pass().is_ok() && pass().is_ok());
+    assert_eq!(pass().unwrap_err().header_value("retry-after"), Some("2"));
+    plugin.advance(Duration::from_secs(1));
+    assert_eq!(pass().unwrap_err().header_value("retry-after"), Some("1"));
+    plugin.advance(Duration::from_secs(1));
+    assert!(pass().is_ok() && pass().is_err());
+    plugin.advance(Duration::from_secs(3600));
+    assert!(pass().is_ok() && pass().is_ok() && pass().is_err());
+    // Nonsense in its place is a full one.
+    plugin.set_shared("bucket", "nonsense");
+    assert!(pass().is_ok());
 }

@@ -1,5 +1,5 @@
-//! The filters of `tests/guest`, which are written straight on the `proxy-wasm` crate, and of `tests/script`, which do what
-//! a request tells them.
+//! The filters of `tests/guest`, which are written straight on the `proxy-wasm` crate, and of `tests/script` and `tests/sdk`,
+//! which do what a request tells them.
 
 use std::env;
 use std::path::PathBuf;
@@ -23,6 +23,11 @@ pub fn script(config: &str) -> Value {
     json!({"module": module("lacis_test_script.wasm"), "config": config, "limits": {"time": "2s"}})
 }
 
+/// The module that uses all that the SDK has; see `tests/sdk/src/lib.rs`.
+pub fn sdk() -> PathBuf {
+    module("lacis_test_sdk.wasm")
+}
+
 /// Compiled at the first call, in a target directory of its own: the outer cargo holds the lock of the usual one.
 fn module(file: &str) -> PathBuf {
     static MODULES: OnceLock<PathBuf> = OnceLock::new();
@@ -30,7 +35,7 @@ fn module(file: &str) -> PathBuf {
         let dir = target().join("guests");
         let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         cargo.args(["build", "--release", "--locked", "--quiet"]);
-        cargo.args(["--package", "lacis-test-guest", "--package", "lacis-test-script"]);
+        cargo.args(["--package", "lacis-test-guest", "--package", "lacis-test-script", "--package", "lacis-test-sdk"]);
         // Names of functions stay, as in the filters that ship.
         cargo.args(["--config", "profile.release.strip=\"debuginfo\""]);
         cargo.args(["--target", TARGET, "--target-dir"]).arg(&dir).current_dir(env!("CARGO_MANIFEST_DIR"));

@@ -50,7 +50,7 @@ pub use app::{App, Seen};
 pub use both::{Both, Side};
 pub use envoy::Envoy;
 pub use examples::Example;
-pub use guest::{guest, script};
+pub use guest::{guest, script, sdk};
 pub use guests::foreign_guest;
 pub use mesh::{Link, Mesh, Pair, TRUST_DOMAIN};
 pub use metrics::Metrics;

@@ -102,12 +102,18 @@ impl Scene {
         self.edit(|state| state.exchanges.keys().copied().collect())
     }
 
+    /// Names and values of the metrics.
+    #[cfg(test)]
+    pub(crate) fn metrics(&self) -> Vec<(String, u64)> {
+        self.edit(|state| state.metrics.iter().map(|metric| (metric.name.clone(), metric.value)).collect())
+    }
+
     pub(super) fn edit<T>(&self, edit: impl FnOnce(&mut State) -> T) -> T {
         edit(&mut self.0.borrow_mut())
     }
 
     /// Runs a callback of this context, with this scene as its host.
-    pub(super) fn within<T>(&self, context: u32, callback: impl FnOnce() -> T) -> T {
+    pub(crate) fn within<T>(&self, context: u32, callback: impl FnOnce() -> T) -> T {
         let before = CURRENT.replace(self.clone());
         self.edit(|state| state.current = context);
         let result = callback();

@@ -7,7 +7,8 @@ use crate::limits::{self, Limit};
 use crate::memory::split;
 use crate::world::Change;
 
-/// Id of the metric of this kind and name; the same for the same pair.
+/// Id of the metric of this kind and name; the same for the same pair. One too many gets the id 0, which nothing has:
+/// the Rust SDK takes no refusal, and a filter whose metrics are named by callers must not end by that.
 pub(crate) fn define(call: &mut Call<'_>, kind: u32, name: u32, name_size: u32, id: u32) -> Answer {
     let kind = MetricKind::from_u32(kind).ok_or(Status::BadArgument)?;
     let (mut guest, state) = split(call)?;
@@ -16,14 +17,15 @@ pub(crate) fn define(call: &mut Call<'_>, kind: u32, name: u32, name_size: u32, 
         return Err(Status::BadArgument.into());
     }
     let name = String::from_utf8_lossy(guest.read(name, name_size)?);
-    let metric = state.world_mut()?.define_metric(state.plugin(), kind, &name).ok_or(Status::InternalFailure)?;
+    let Some(metric) = state.world_mut()?.define_metric(state.plugin(), kind, &name) else {
+        return state.refused(Limit::Metrics);
+    };
     let total: usize = state.metrics.iter().map(Vec::len).sum();
     let known = &mut state.metrics[kind as usize];
     let index = match known.iter().position(|other| *other == metric) {
         Some(index) => index,
         None if total >= state.limits.metrics => {
-            state.refused(Limit::Metrics)?;
-            return Err(Status::InternalFailure.into());
+            return state.refused(Limit::Metrics);
         }
         None => {
             known.push(metric);

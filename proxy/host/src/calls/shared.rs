@@ -18,12 +18,14 @@ pub(crate) fn get(call: &mut Call<'_>, key: u32, key_size: u32, pointer: u32, si
     give_scratch(call, pointer, size)
 }
 
-/// Sets a key, if its version is `cas` or `cas` is 0.
+/// Sets a key, if its version is `cas` or `cas` is 0. No room for it is answered as if somebody else had been faster,
+/// which is all that the Rust SDK takes: callers that choose keys must not be able to end a guest.
 pub(crate) fn set(call: &mut Call<'_>, key: u32, key_size: u32, value: u32, value_size: u32, cas: u32) -> Answer {
     let (guest, state) = split(call)?;
     let set = state.shared.set(guest.read(key, key_size)?, guest.read(value, value_size)?, cas, &state.limits);
     if set == Err(Status::InternalFailure) {
         state.refused(Limit::SharedData)?;
+        return Err(Status::CasMismatch.into());
     }
     Ok(set?)
 }

@@ -344,7 +344,7 @@ fn what_is_refused_is_told_to_the_world() {
     (guest.settings.limits.metrics, guest.settings.limits.shared_entry) = (1, 3);
     let mut run = guest.start();
     run.on_request().unwrap();
-    assert_eq!(run.lines(), ["0", "10", "0", "10"]);
+    assert_eq!(run.lines(), ["0", "0", "0", "8"]);
     assert_eq!(run.world.borrow().refused, [Limit::Metrics, Limit::SharedData]);
     let mut names = Limit::ALL.map(Limit::name);
     names.sort_unstable();
