@@ -10,10 +10,15 @@ use std::collections::BTreeMap;
 
 use crate::backend::{Backend, Host};
 
+/// What a metric is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+#[cfg_attr(target_family = "wasm", expect(unreachable_pub, reason = "a part of `testing`"))]
+pub enum Kind {
+    /// A number that only grows.
     Counter,
+    /// A number that rises and falls.
     Gauge,
+    /// A distribution.
     Histogram,
 }
 

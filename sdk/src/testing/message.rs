@@ -145,17 +145,34 @@ pub struct Called {
 }
 
 impl Called {
+    /// An HTTP call.
+    pub fn new(service: &str, headers: Lines, body: Vec<u8>, timeout: Duration) -> Self {
+        Self { service: service.to_owned(), headers, body, timeout, grpc: false }
+    }
+
+    /// A gRPC call of a method of a service, sent to `upstream`.
+    pub fn new_grpc(
+        upstream: &str,
+        service: &str,
+        method: &str,
+        metadata: Lines,
+        message: Vec<u8>,
+        timeout: Duration,
+    ) -> Self {
+        let path = format!("/{service}/{method}").into_bytes();
+        let headers = std::iter::once((":path".to_owned(), path)).chain(metadata).collect();
+        Self { service: upstream.to_owned(), headers, body: message, timeout, grpc: true }
+    }
+
     pub(super) fn http(call: &Outgoing) -> Self {
         let Outgoing { service, headers, body, timeout } = call;
         let headers = headers.iter().map(|(name, value)| (name.clone(), value.as_bytes().to_owned())).collect();
-        Self { service: service.clone(), headers, body: body.clone(), timeout: *timeout, grpc: false }
+        Self::new(service, headers, body.clone(), *timeout)
     }
 
     pub(super) fn grpc(call: &Unary) -> Self {
         let Unary { upstream, service, method, metadata, message, timeout } = call;
-        let path = format!("/{service}/{method}").into_bytes();
-        let headers = std::iter::once((":path".to_owned(), path)).chain(metadata.iter().cloned()).collect();
-        Self { service: upstream.clone(), headers, body: message.clone(), timeout: *timeout, grpc: true }
+        Self::new_grpc(upstream, service, method, metadata.clone(), message.clone(), *timeout)
     }
 
     /// The service that was called.

@@ -46,6 +46,7 @@ pub use crate::backend::Half;
 
 pub use crate::call::Told;
 use crate::log::Level;
+pub use crate::metrics::Kind;
 
 /// A configured filter with a host of its own. `F` says what runs: a [`Filter`] natively, or what else has an
 /// [`Engine`].

@@ -102,6 +102,96 @@ impl Scene {
         self.edit(|state| state.exchanges.keys().copied().collect())
     }
 
+    /// Writes a line.
+    pub fn log(&self, level: Level, message: &str) {
+        self.edit(|state| state.logs.push((level, message.to_owned())));
+    }
+
+    /// The line that was written last.
+    pub fn last_line(&self) -> Option<String> {
+        self.edit(|state| state.logs.last().map(|(_, line)| line.clone()))
+    }
+
+    /// The time since 1970.
+    pub fn unix_time(&self) -> Duration {
+        self.edit(|state| state.unix + state.elapsed)
+    }
+
+    /// The time since the test began.
+    pub fn elapsed(&self) -> Duration {
+        self.edit(|state| state.elapsed)
+    }
+
+    /// Asks for ticks at this period, for none with zero.
+    pub fn set_tick(&self, period: Duration) {
+        self.edit(|state| {
+            state.tick = state.elapsed.checked_add(period).filter(|_| !period.is_zero()).map(|at| (at, period));
+        });
+    }
+
+    /// Makes a call, which is answered by what the test says of the service; gives its number, if there is one.
+    pub fn call(&self, called: Called) -> Option<u32> {
+        let answers = self.edit(|state| {
+            state.calls.push(called.clone());
+            state.services.get(called.service()).cloned()
+        })?;
+        // The test may look at the plugin meanwhile.
+        let answer = (answers.borrow_mut())(&called);
+        self.edit(|state| {
+            state.last_call += 1;
+            let number = state.last_call;
+            let (delay, told) = answer.told(&called);
+            if let Some(at) = state.elapsed.checked_add(delay) {
+                state.answers.insert((at, number.into()), (number, told));
+            }
+            state.made.push(number);
+            Some(number)
+        })
+    }
+
+    /// Gives a call up.
+    pub fn cancel(&self, call: u32) {
+        self.edit(|state| state.answers.retain(|_, (own, _)| *own != call));
+    }
+
+    /// Defines a metric, or finds the one that there is.
+    pub fn define(&self, kind: Kind, name: &str) -> Option<u32> {
+        self.edit(|state| {
+            let known = state.metrics.iter().position(|metric| metric.kind == kind && metric.name == name);
+            let index = known.unwrap_or_else(|| {
+                state.metrics.push(Metric { kind, name: name.to_owned(), value: 0 });
+                state.metrics.len() - 1
+            });
+            u32::try_from(index).ok()
+        })
+    }
+
+    /// Sets a gauge, adds to others.
+    pub fn record(&self, metric: u32, value: u64) {
+        self.edit(|state| {
+            if let Some(metric) = state.metric(metric) {
+                metric.value = match metric.kind {
+                    Kind::Gauge => value,
+                    Kind::Counter | Kind::Histogram => metric.value.wrapping_add(value),
+                };
+            }
+        });
+    }
+
+    /// Adds to a counter or a gauge.
+    pub fn add(&self, metric: u32, offset: i64) {
+        self.edit(|state| {
+            if let Some(metric) = state.metric(metric) {
+                metric.value = metric.value.wrapping_add_signed(offset);
+            }
+        });
+    }
+
+    /// The value of a metric, 0 if there is none.
+    pub fn value(&self, metric: u32) -> u64 {
+        self.edit(|state| state.metric(metric).map_or(0, |metric| metric.value))
+    }
+
     /// Names and values of the metrics.
     #[cfg(test)]
     pub(crate) fn metrics(&self) -> Vec<(String, u64)> {
@@ -161,9 +251,12 @@ thread_local! {
     static CURRENT: RefCell<Scene> = RefCell::default();
 }
 
+fn scene() -> Scene {
+    CURRENT.with_borrow(Clone::clone)
+}
+
 fn state<T>(act: impl FnOnce(&mut State) -> T) -> T {
-    let scene = CURRENT.with_borrow(Clone::clone);
-    scene.edit(act)
+    scene().edit(act)
 }
 
 /// Changes a map that is there. Where it is not, Envoy's answer ends the filter.
@@ -179,26 +272,6 @@ fn edit(map: Map, act: impl FnOnce(&mut Lines)) {
 
 fn remove(lines: &mut Lines, name: &str) {
     lines.retain(|(own, _)| !own.eq_ignore_ascii_case(name));
-}
-
-/// Makes a call, and has it answered by what the test says of the service.
-fn call(called: Called) -> Option<u32> {
-    let answers = state(|state| {
-        state.calls.push(called.clone());
-        state.services.get(called.service()).cloned()
-    })?;
-    // The test may look at the plugin meanwhile.
-    let answer = (answers.borrow_mut())(&called);
-    state(|state| {
-        state.last_call += 1;
-        let number = state.last_call;
-        let (delay, told) = answer.told(&called);
-        if let Some(at) = state.elapsed.checked_add(delay) {
-            state.answers.insert((at, number.into()), (number, told));
-        }
-        state.made.push(number);
-        Some(number)
-    })
 }
 
 pub(crate) struct Memory;
@@ -267,15 +340,15 @@ impl Backend for Memory {
     }
 
     fn call(outgoing: &Outgoing) -> Option<u32> {
-        call(Called::http(outgoing))
+        scene().call(Called::http(outgoing))
     }
 
     fn grpc_call(unary: &Unary) -> Option<u32> {
-        call(Called::grpc(unary))
+        scene().call(Called::grpc(unary))
     }
 
     fn cancel_grpc(token: u32) {
-        state(|state| state.answers.retain(|_, (own, _)| *own != token));
+        scene().cancel(token);
     }
 
     fn enter(context: u32) {
@@ -283,17 +356,15 @@ impl Backend for Memory {
     }
 
     fn tick(period: Duration) {
-        state(|state| {
-            state.tick = state.elapsed.checked_add(period).filter(|_| !period.is_zero()).map(|at| (at, period));
-        });
+        scene().set_tick(period);
     }
 
     fn unix_time() -> Duration {
-        state(|state| state.unix + state.elapsed)
+        scene().unix_time()
     }
 
     fn elapsed() -> Duration {
-        state(|state| state.elapsed)
+        scene().elapsed()
     }
 
     fn random() -> u64 {
@@ -324,36 +395,18 @@ impl Backend for Memory {
     }
 
     fn define(kind: Kind, name: &str) -> Option<u32> {
-        state(|state| {
-            let known = state.metrics.iter().position(|metric| metric.kind == kind && metric.name == name);
-            let index = known.unwrap_or_else(|| {
-                state.metrics.push(Metric { kind, name: name.to_owned(), value: 0 });
-                state.metrics.len() - 1
-            });
-            u32::try_from(index).ok()
-        })
+        scene().define(kind, name)
     }
 
     fn record(metric: u32, value: u64) {
-        state(|state| {
-            if let Some(metric) = state.metric(metric) {
-                metric.value = match metric.kind {
-                    Kind::Gauge => value,
-                    Kind::Counter | Kind::Histogram => metric.value.wrapping_add(value),
-                };
-            }
-        });
+        scene().record(metric, value);
     }
 
     fn add(metric: u32, offset: i64) {
-        state(|state| {
-            if let Some(metric) = state.metric(metric) {
-                metric.value = metric.value.wrapping_add_signed(offset);
-            }
-        });
+        scene().add(metric, offset);
     }
 
     fn log(level: Level, message: &str) {
-        state(|state| state.logs.push((level, message.to_owned())));
+        scene().log(level, message);
     }
 }

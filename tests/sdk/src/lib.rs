@@ -8,7 +8,8 @@ use lacis_sdk::{
     TokenBucket, join, join_all, sleep, spawn, timeout,
 };
 
-struct All {
+/// The filter.
+pub(crate) struct All {
     ended: CounterFamily,
     fetched: RefCell<Option<String>>,
     changed: Notify,
