@@ -10,7 +10,7 @@ use serde_json::json;
 fn on_both(scenario: impl Fn(&Side)) {
     static SAID: Once = Once::new();
     SAID.call_once(|| println!("the module is {}", sdk().display()));
-    Both::of("sdk", &sdk(), json!(null)).app("helper").run(scenario);
+    Both::of("sdk", &sdk(), json!("")).app("helper").run(scenario);
 }
 
 /// What the application saw of the last request: `x-said`, and the number of bytes.
