@@ -94,9 +94,12 @@ struct Running {
     root: RootId,
     scene: Scene,
     host: Rc<RefCell<Host>>,
-    exchanges: RefCell<BTreeMap<u32, (ContextId, Rc<RefCell<TestStream>>)>>,
+    exchanges: RefCell<Exchanges>,
     last: Cell<u32>,
 }
+
+/// Contexts and what they see, by the test's number of an exchange.
+type Exchanges = BTreeMap<u32, (ContextId, Rc<RefCell<TestStream>>)>;
 
 impl Running {
     /// Runs a callback: all exchanges may be changed by it.
