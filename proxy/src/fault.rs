@@ -5,6 +5,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::time::Duration;
 
 /// Whose side failed, as seen from this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +69,8 @@ pub struct Row {
 }
 
 reasons! {
+    /// Too many requests to the service failed, or were answered late: it is given a rest.
+    BreakerOpen = "breaker_open", "destination_unavailable", 503, 14, "UO", "breaker_open", Proxy, Unsafe;
     /// The link or the application connection could not be opened: nobody listens.
     ConnectionRefused = "connection_refused", "connection_refused", 503, 14, "UF", "upstream_reset_before_response_started{connection_failure}", Upstream, Safe;
     /// The server closed or reset before the response was complete.
@@ -111,8 +114,12 @@ reasons! {
     HttpResponseIncomplete = "http_response_incomplete", "http_response_incomplete", 502, 13, "UC", "upstream_response_incomplete", Upstream, Unsafe;
     /// The server did not answer within `timeouts.request`.
     HttpResponseTimeout = "http_response_timeout", "http_response_timeout", 504, 4, "UT", "response_timeout", Upstream, Unsafe;
+    /// A limit of the service is used up: requests in flight, or requests that wait for a connection.
+    LimitReached = "limit_reached", "connection_limit_reached", 503, 14, "UO", "upstream_reset_before_response_started{overflow}", Proxy, Unsafe;
     /// No failure.
     None = "none", "", 200, 0, "", "via_upstream", Proxy, Unsafe;
+    /// The server did not answer within `retries.per_try_timeout`, and the request was not sent again.
+    PerTryTimeout = "per_try_timeout", "http_response_timeout", 504, 4, "UT", "upstream_per_try_timeout", Upstream, Unsafe;
     /// The route that a request follows leads nowhere: none of its backends has a weight.
     ProxyConfigurationError = "proxy_configuration_error", "proxy_configuration_error", 500, 13, "NC", "route_without_backend", Proxy, Unsafe;
     /// A defect or an exhausted resource of this process.
@@ -164,6 +171,8 @@ pub struct Fault {
     /// May the request be sent again? Starts as the reason's own answer and can only become safer by proof
     /// (a GOAWAY below the stream) or less safe by it (a body that was consumed).
     pub retry: Retry,
+    /// When to try again, if that is known.
+    pub wait: Option<Duration>,
     detail: Option<Box<str>>,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
@@ -171,7 +180,7 @@ pub struct Fault {
 impl Fault {
     /// A fault of this reason, with the reason's own word on retries.
     pub fn new(reason: Reason) -> Self {
-        Fault { reason, retry: reason.row().retry, detail: None, source: None }
+        Fault { reason, retry: reason.row().retry, wait: None, detail: None, source: None }
     }
 
     /// Adds what happened, for the log only.
@@ -185,6 +194,13 @@ impl Fault {
     #[must_use]
     pub fn from(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.source = Some(source.into());
+        self
+    }
+
+    /// Says when to try again.
+    #[must_use]
+    pub fn wait(mut self, wait: Duration) -> Self {
+        self.wait = Some(wait);
         self
     }
 

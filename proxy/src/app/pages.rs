@@ -7,12 +7,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Method;
 use serde_json::{Map, Value, json};
 use tokio::sync::oneshot;
 
 use crate::admin::{Heard, gather};
-use crate::cluster::EndpointReport;
-use crate::config::{self, Config, Dns, Endpoints, Failure, LinkPolicy, Rule, Source};
+use crate::cluster::{ClusterReport, EndpointReport, Usage};
+use crate::config::policy::Breaker;
+use crate::config::{self, Config, Dns, Endpoints, Failure, Limits, LinkPolicy, Outliers, Retries, Rule, Source};
 use crate::control::discovery::{Discovery, Status};
 use crate::control::generations::{Entry, Generations, State};
 use crate::filter::wasm::FilterReport;
@@ -54,6 +56,8 @@ pub(super) fn config(config: &Config, generation: u64, addresses: &[(String, Soc
             let about = json!({
                 "hosts": service.hosts, "endpoints": endpoints, "identity": identity, "link": link(service.link),
                 "balance": format!("{:?}", service.balance), "timeouts": timeouts, "filters": filters(&service.filters),
+                "retries": service.retries.as_ref().map(retries), "limits": limits(&service.limits),
+                "outliers": service.outliers.as_ref().map(outliers), "breaker": service.breaker.as_ref().map(breaker),
             });
             (service.name.clone(), about)
         })
@@ -87,6 +91,52 @@ pub(super) fn config(config: &Config, generation: u64, addresses: &[(String, Soc
 
 fn seconds(duration: Duration) -> f64 {
     duration.as_secs_f64()
+}
+
+/// What is repeated by default is not shown: nothing was said of it.
+fn retries(retries: &Retries) -> Value {
+    let Retries { attempts, on, methods, budget, backoff, per_try, body } = retries;
+    let words = [("connect_failure", on.connect_failure), ("refused_stream", on.refused_stream), ("reset", on.reset)];
+    let on: Vec<Value> = words
+        .iter()
+        .filter(|(_, is)| *is)
+        .map(|(word, _)| json!(word))
+        .chain((400..600).filter(|status| on.statuses.contains(*status)).map(|status| json!(status)))
+        .chain((1..=16).filter(|code| on.grpc & 1 << code != 0).map(|code| json!(format!("grpc_{code}"))))
+        .collect();
+    json!({
+        "attempts": attempts, "on": on, "methods": methods.iter().map(Method::as_str).collect::<Vec<_>>(),
+        "budget_percent": budget, "backoff": seconds(backoff.base), "max_backoff": seconds(backoff.max),
+        "per_try_timeout": seconds(*per_try), "body": body,
+    })
+}
+
+fn limits(limits: &Limits) -> Value {
+    let Limits { connections, pending, requests, retries, endpoint } = limits;
+    let shown = |limit: &u32| (*limit != u32::MAX).then_some(*limit);
+    json!({
+        "connections": shown(connections), "pending": shown(pending), "requests": shown(requests), "retries": shown(retries),
+        "endpoint": {"connections": shown(&endpoint.connections), "requests": shown(&endpoint.requests)},
+    })
+}
+
+fn outliers(outliers: &Outliers) -> Value {
+    let Outliers { consecutive, interval, ejection, max_ejection, max_ejected, floor, success_rate } = outliers;
+    json!({
+        "consecutive": consecutive, "interval": seconds(*interval), "ejection": seconds(*ejection),
+        "max_ejection": seconds(*max_ejection), "max_ejected_percent": max_ejected, "floor_percent": floor,
+        "success_rate": success_rate.map(|rate| json!({
+            "endpoints": rate.endpoints, "requests": rate.requests, "deviation": f64::from(rate.deviation) / 1000.0,
+        })),
+    })
+}
+
+fn breaker(breaker: &Breaker) -> Value {
+    let Breaker { failures, slow, window, requests, open, probes } = breaker;
+    json!({
+        "failures_percent": failures, "window": seconds(*window), "requests": requests, "open": seconds(*open), "probes": probes,
+        "slow": slow.map(|(share, after)| json!({"percent": share, "after": seconds(after)})),
+    })
 }
 
 fn link(policy: LinkPolicy) -> &'static str {
@@ -123,14 +173,29 @@ pub(super) async fn clusters(asked: Vec<impl Future<Output = Option<Report>>>, s
         json!({
             "address": e.address.to_string(), "weight": e.weight, "requests": e.requests, "reachable": !e.resting, "udp": e.udp,
             "links": {"h1_idle": e.h1_idle, "h2": {"open": e.h2.0, "requests": e.h2.1}, "h3": {"open": e.h3.0, "requests": e.h3.1}},
+            "connections": e.connections,
+            "ejected": e.ejected.map(|ejected| json!({
+                "cause": ejected.cause.to_string(), "seconds_left": seconds(ejected.left), "times": ejected.times,
+            })),
         })
     };
+    let usage = |Usage { now, limit, refused }: Usage| json!({"now": now, "limit": limit, "refused": refused});
+    let cluster = |ClusterReport { name, gate, breaker, connections, endpoints }: &ClusterReport| {
+        let about = json!({
+            "limits": {
+                "connections": {"now": connections.now, "limit": connections.limit},
+                "pending": usage(gate.pending), "requests": usage(gate.requests), "retries": usage(gate.retries),
+            },
+            "breaker": breaker.map(|breaker| json!({
+                "state": breaker.state, "seconds_left": seconds(breaker.left), "requests": breaker.window.requests,
+                "failed": breaker.window.failed, "slow": breaker.window.slow,
+            })),
+            "endpoints": endpoints.iter().map(endpoint).collect::<Vec<_>>(),
+        });
+        (name.to_string(), about)
+    };
     let of_worker = |report: &Report| {
-        let clusters: Map<_, _> = report
-            .clusters
-            .iter()
-            .map(|(name, all)| (name.to_string(), json!({"endpoints": all.iter().map(endpoint).collect::<Vec<_>>()})))
-            .collect();
+        let clusters: Map<_, _> = report.clusters.iter().map(cluster).collect();
         Map::from_iter([("clusters".to_owned(), Value::Object(clusters))])
     };
     json!({ "workers": workers(&gather(asked).await, of_worker), "sources": sources })

@@ -67,13 +67,15 @@ pub trait Candidate {
 #[derive(Debug)]
 pub struct Balancer {
     policy: Balance,
+    /// With fewer percent of endpoints usable than this, all are used.
+    floor: u8,
     turn: Cell<u64>,
 }
 
 impl Balancer {
-    /// A balancer of this policy.
-    pub fn new(policy: Balance) -> Self {
-        Balancer { policy, turn: Cell::new(0) }
+    /// A balancer of this policy. With fewer percent of endpoints usable than `floor`, all are taken for usable.
+    pub fn new(policy: Balance, floor: u8) -> Self {
+        Balancer { policy, floor, turn: Cell::new(0) }
     }
 
     /// How it chooses.
@@ -93,7 +95,11 @@ impl Balancer {
             let _ = only;
             return (!passed(0)).then_some(0);
         }
-        let usable = |i: &usize| !passed(*i) && all.get(*i).is_some_and(Candidate::usable);
+        let enough = self.floor == 0 || {
+            let usable = all.iter().filter(|candidate| candidate.usable()).count();
+            usable * 100 >= usize::from(self.floor) * all.len()
+        };
+        let usable = |i: &usize| !passed(*i) && (!enough || all.get(*i).is_some_and(Candidate::usable));
         self.among(all, usable, chance).or_else(|| self.among(all, |i| !passed(*i), chance))
     }
 
@@ -152,7 +158,7 @@ mod tests {
     }
 
     fn shares(policy: Balance, all: &[Fake], n: usize) -> Vec<usize> {
-        let (balancer, mut chance) = (Balancer::new(policy), fastrand::Rng::with_seed(7));
+        let (balancer, mut chance) = (Balancer::new(policy, 0), fastrand::Rng::with_seed(7));
         let mut counts = vec![0; all.len()];
         for _ in 0..n {
             counts[balancer.pick(all, |_| false, &mut chance).expect("one")] += 1;
@@ -194,10 +200,26 @@ mod tests {
         all[0].2 = false;
         all[2].2 = false;
         assert_eq!(shares(Balance::LeastLoad, &all, 100), [0, 100, 0]);
-        let (balancer, mut chance) = (Balancer::new(Balance::RoundRobin), fastrand::Rng::with_seed(7));
+        let (balancer, mut chance) = (Balancer::new(Balance::RoundRobin, 0), fastrand::Rng::with_seed(7));
         assert!(matches!(balancer.pick(&all, |i| i == 1, &mut chance), Some(0 | 2)));
         assert_eq!(balancer.pick(&all, |_| true, &mut chance), None);
         assert_eq!(balancer.pick(&all[..0], |_| false, &mut chance), None);
+    }
+
+    #[test]
+    fn below_the_floor_all_are_used() {
+        let mut all = endpoints(&[1, 1, 1, 1]);
+        all[0].2 = false;
+        all[1].2 = false;
+        let taken = |all: &[Fake], floor| {
+            let (balancer, mut chance) = (Balancer::new(Balance::RoundRobin, floor), fastrand::Rng::with_seed(7));
+            let mut taken: Vec<_> = (0..8).filter_map(|_| balancer.pick(all, |_| false, &mut chance)).collect();
+            taken.sort_unstable();
+            taken.dedup();
+            taken
+        };
+        assert_eq!(taken(&all, 50), [2, 3], "half of them are left, and that is enough");
+        assert_eq!(taken(&all, 51), [0, 1, 2, 3]);
     }
 
     #[test]

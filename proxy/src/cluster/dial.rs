@@ -96,7 +96,8 @@ impl Dialer {
                 if alpn == Some(Alpn::Http2) {
                     return h2::Link::open(io, this.drain.guard()).await.map(Some);
                 }
-                wires.put(Rc::new(RefCell::new(h1::Wire::new(io))));
+                let wire = h1::Wire::counted(io, wires.lease());
+                wires.put(Rc::new(RefCell::new(wire)));
                 Ok(None)
             };
             this.counted(Link::H2, within(patience, open)).await
@@ -123,18 +124,24 @@ impl Dialer {
         service: &str,
         identity: &[SpiffeId],
         patience: Duration,
+        lease: h1::Lease,
     ) -> Result<Rc<RefCell<h1::Wire>>, Fault> {
         let open = async {
             let (io, _) = handshake(address, self.client(identity, Alpn::Http1)?, service).await?;
-            Ok(Rc::new(RefCell::new(h1::Wire::new(io))))
+            Ok(Rc::new(RefCell::new(h1::Wire::counted(io, lease))))
         };
         self.counted(Link::H1, within(patience, open)).await
     }
 
     /// An HTTP/1 connection without TLS.
-    pub(super) async fn http1(&self, address: SocketAddr, patience: Duration) -> Result<Rc<RefCell<h1::Wire>>, Fault> {
+    pub(super) async fn http1(
+        &self,
+        address: SocketAddr,
+        patience: Duration,
+        lease: h1::Lease,
+    ) -> Result<Rc<RefCell<h1::Wire>>, Fault> {
         let open = async { Ok(Io::opened(connect::tcp(address).await?)) };
-        within(patience, open).await.map(|io| Rc::new(RefCell::new(h1::Wire::new(io))))
+        within(patience, open).await.map(|io| Rc::new(RefCell::new(h1::Wire::counted(io, lease))))
     }
 
     /// A TCP connection for opaque bytes.

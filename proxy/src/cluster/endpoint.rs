@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::balance::{Candidate, Load};
+use super::outlier::{Ejected, Health};
 use super::pool::Links;
 use crate::config;
 use crate::fault::Fault;
@@ -37,6 +38,7 @@ pub(super) struct Endpoint {
     only_http1: Cell<Option<Instant>>,
     pub(super) udp: Cell<Udp>,
     resting: Cell<Option<Instant>>,
+    pub(super) health: Health,
 }
 
 /// What is known of a peer's UDP.
@@ -67,6 +69,10 @@ pub struct EndpointReport {
     pub udp: &'static str,
     /// Whether it is passed over because it could not be reached.
     pub resting: bool,
+    /// Open connections, those in use included.
+    pub connections: usize,
+    /// Why it is passed over because it failed, if it is.
+    pub ejected: Option<Ejected>,
 }
 
 impl Endpoint {
@@ -81,6 +87,7 @@ impl Endpoint {
             only_http1: Cell::new(None),
             udp: Cell::new(Udp::Unknown),
             resting: Cell::new(None),
+            health: Health::default(),
         }
     }
 
@@ -119,6 +126,21 @@ impl Endpoint {
         self.resting.set(Some(Instant::now() + REST));
     }
 
+    fn is_resting(&self) -> bool {
+        self.resting.get().is_some_and(|until| {
+            let over = Instant::now() >= until;
+            if over {
+                self.resting.set(None);
+            }
+            !over
+        })
+    }
+
+    /// Connections to it, those that are being opened included.
+    pub(super) fn connections(&self) -> usize {
+        self.h1.open() + self.h2.open() + self.h3.open()
+    }
+
     /// Closes links that are unused for longer than this.
     pub(super) fn reap(&self, idle: Duration) {
         self.h1.reap(idle);
@@ -147,7 +169,9 @@ impl Endpoint {
                 Udp::Works => "works",
                 Udp::Silent(..) => "silent",
             },
-            resting: !self.usable(),
+            resting: self.is_resting(),
+            connections: self.connections(),
+            ejected: self.health.ejected(Instant::now()),
         }
     }
 }
@@ -178,13 +202,7 @@ impl Candidate for Rc<Endpoint> {
     }
 
     fn usable(&self) -> bool {
-        self.resting.get().is_none_or(|until| {
-            let over = Instant::now() >= until;
-            if over {
-                self.resting.set(None);
-            }
-            over
-        })
+        !self.is_resting() && (!self.health.is_ejected() || self.health.is_usable(Instant::now()))
     }
 }
 

@@ -1,13 +1,18 @@
 //! A service as this worker reaches it: endpoints, the choice among them, and links to them.
 
 pub mod balance;
+pub mod breaker;
 mod dial;
 mod endpoint;
+mod gate;
+pub mod outlier;
 pub mod pool;
+mod replay;
+pub mod retry;
+mod send;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,22 +20,24 @@ use std::time::{Duration, Instant};
 use http::Method;
 
 use balance::Balancer;
+use breaker::Breaker;
 pub use dial::Dialer;
 pub use endpoint::EndpointReport;
 use endpoint::{Endpoint, Udp};
+use gate::Gate;
+pub use gate::{GateReport, Usage};
 
-use crate::config::{self, Balance, Endpoints, LinkPolicy, ServiceProtocol, Source, Timeouts};
+use crate::config::{
+    self, Balance, Endpoints, Limits, LinkPolicy, Outliers, Retries, ServiceProtocol, Source, Timeouts, policy,
+};
 use crate::fault::{Fault, Reason, Retry};
 use crate::http::client::Link;
+use crate::http::h1;
 use crate::http::head::{RequestHead, Version};
-use crate::http::{Body, Request, Response, body};
 use crate::identity::SpiffeId;
 use crate::telemetry::labels;
 use crate::telemetry::labels::NameId;
-use crate::telemetry::trail::{Busy, Trail};
-
-/// How often a request that provably reached nobody is sent elsewhere. Not a retry in the sense of policy: nothing was tried yet.
-const MAX_ATTEMPTS: u16 = 3;
+use crate::telemetry::trail::Trail;
 
 /// With `link: auto`, how long a first request waits for a peer's UDP to answer before it goes over TCP. A handshake
 /// within a region takes well under 100 ms; a firewall that drops never answers.
@@ -78,7 +85,7 @@ pub struct Cluster {
     name: Arc<str>,
     id: NameId,
     transport: Transport,
-    timeouts: Timeouts,
+    settings: Settings,
     /// What says where it is, if that can change without a change of the configuration.
     source: Option<Source>,
     place: RefCell<Place>,
@@ -87,6 +94,62 @@ pub struct Cluster {
     balancer: Balancer,
     dialer: Rc<Dialer>,
     started: Instant,
+    gate: Rc<Gate>,
+    breaker: Option<Rc<Breaker>>,
+    /// Whether requests in flight are counted: something wants to know how many there are.
+    counts: bool,
+    /// When an interval of `outliers` was over last.
+    swept: Cell<Instant>,
+}
+
+/// How a destination is dealt with.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// How an endpoint is chosen.
+    pub balance: Balance,
+    /// Bounds in time.
+    pub timeouts: Timeouts,
+    /// When requests are sent again, if that is said.
+    pub retries: Option<Retries>,
+    /// How much may be asked at once.
+    pub limits: Limits,
+    /// When endpoints that fail are passed over.
+    pub outliers: Option<Outliers>,
+    /// When all requests are refused for a while.
+    pub breaker: Option<policy::Breaker>,
+}
+
+impl Settings {
+    /// Without anything that can be left out.
+    pub fn plain(balance: Balance, timeouts: Timeouts) -> Self {
+        Settings { balance, timeouts, retries: None, limits: Limits::NONE, outliers: None, breaker: None }
+    }
+}
+
+/// A breaker as it is now.
+#[derive(Clone, Copy, Debug)]
+pub struct BreakerReport {
+    /// `closed`, `open` or `half_open`.
+    pub state: &'static str,
+    /// How long it stays open yet.
+    pub left: Duration,
+    /// The requests that it goes by.
+    pub window: breaker::Count,
+}
+
+/// What an operator wants to know of a destination.
+#[derive(Clone, Debug)]
+pub struct ClusterReport {
+    /// Its name.
+    pub name: Arc<str>,
+    /// How much of it is in use.
+    pub gate: GateReport,
+    /// Its breaker, if it has one.
+    pub breaker: Option<BreakerReport>,
+    /// Open connections.
+    pub connections: Usage,
+    /// Its endpoints, one by one.
+    pub endpoints: Vec<EndpointReport>,
 }
 
 /// Where a service is: what its source says, or the configuration.
@@ -114,31 +177,36 @@ impl Cluster {
             LinkPolicy::Plaintext => Transport::AsItCame,
             policy => Transport::Mesh(policy, service.identity.clone(), service.protocol),
         };
-        let config::Service { name, endpoints, balance, timeouts, .. } = service;
+        let config::Service { name, endpoints, balance, timeouts, retries, limits, outliers, breaker, .. } = service;
+        let settings = Settings {
+            balance: *balance,
+            timeouts: *timeouts,
+            retries: retries.clone(),
+            limits: *limits,
+            outliers: *outliers,
+            breaker: *breaker,
+        };
         let (source, place) = match endpoints {
             Endpoints::Listed(endpoints) => (None, Place { endpoints: endpoints.clone(), unknown: None }),
             Endpoints::Found(source) => (Some(source), places.get(source).map(|p| (**p).clone()).unwrap_or_default()),
         };
-        Cluster::new(name, transport, source, place, *balance, *timeouts, before, dialer)
+        Cluster::new(name, transport, source, place, settings, before, dialer)
     }
 
     /// A destination at this place. `before` is the one of this name in the configuration before: itself if
     /// nothing has changed, else endpoints that are reached in the same way keep their links, and what is known of them.
-    #[allow(clippy::too_many_arguments, reason = "each is one thing that a destination is made of")]
     pub fn new(
         name: &str,
         transport: Transport,
         source: Option<&Source>,
         place: Place,
-        balance: Balance,
-        timeouts: Timeouts,
+        settings: Settings,
         before: Option<&Rc<Cluster>>,
         dialer: &Rc<Dialer>,
     ) -> Rc<Self> {
         let before = before.filter(|before| *before.name == *name && before.transport == transport);
         if let Some(same) = before
-            && same.timeouts == timeouts
-            && same.balancer.policy() == balance
+            && same.settings == settings
             && same.source.as_ref() == source
             && *same.place.borrow() == place
         {
@@ -146,15 +214,27 @@ impl Cluster {
         }
         let known = before.map(|before| before.endpoints.borrow());
         let endpoints = endpoint::at(&place.endpoints, known.as_ref().map_or(&[], |known| known.as_slice()));
+        let id = dialer.metrics().name(name);
+        let gate = before.map_or_else(|| Rc::new(Gate::new(id, dialer)), |before| Rc::clone(&before.gate));
+        let kept = before.and_then(|before| before.breaker.as_ref());
+        let kept = kept.filter(|breaker| Some(breaker.policy()) == settings.breaker.as_ref());
+        let breaker = match (kept, settings.breaker) {
+            (Some(kept), _) => Some(Rc::clone(kept)),
+            (None, policy) => policy.map(|policy| Rc::new(Breaker::new(policy, Instant::now()))),
+        };
         Rc::new(Cluster {
             name: name.into(),
-            id: dialer.metrics().name(name),
+            id,
+            breaker,
             source: source.cloned(),
             place: RefCell::new(place),
             endpoints: RefCell::new(endpoints),
             transport,
-            timeouts,
-            balancer: Balancer::new(balance),
+            balancer: Balancer::new(settings.balance, settings.outliers.map_or(0, |outliers| outliers.floor)),
+            counts: settings.retries.is_some() || settings.limits.requests != u32::MAX,
+            gate,
+            swept: Cell::new(Instant::now()),
+            settings,
             dialer: Rc::clone(dialer),
             started: before.map_or_else(Instant::now, |before| before.started),
         })
@@ -162,6 +242,9 @@ impl Cluster {
 
     /// The configuration that it belongs to comes into use. Requests of the one before see its weights, too.
     pub fn take_over(&self) {
+        if self.breaker.as_ref().is_none_or(|breaker| breaker.is_closed()) {
+            self.gate.closed();
+        }
         for (endpoint, settings) in self.endpoints.borrow().iter().zip(&self.place.borrow().endpoints) {
             endpoint.weight.set(settings.weight);
         }
@@ -198,70 +281,7 @@ impl Cluster {
 
     /// Its bounds.
     pub fn timeouts(&self) -> Timeouts {
-        self.timeouts
-    }
-
-    /// Sends a request and waits for the head of its response. Chooses the endpoint and the link; goes elsewhere as
-    /// long as nobody can have seen the request and its body is untouched.
-    ///
-    /// # Errors
-    /// The fault of the last attempt.
-    pub async fn send(&self, request: Request, trail: &Trail) -> Result<Response, Fault> {
-        let mut request = Some(request);
-        let mut tried = Vec::new();
-        loop {
-            let Some(mut current) = request.take() else {
-                return Err(Fault::new(Reason::ProxyInternalError).detail("no request to send"));
-            };
-            let endpoint = self.pick(&tried)?;
-            let carriage = Carriage::of(&current.head);
-            trail.attempt(endpoint.address);
-            let again = trail.attempts() < MAX_ATTEMPTS;
-            let link = match self.link(&endpoint, carriage, trail).await {
-                Ok(link) => link,
-                Err(fault) => {
-                    endpoint.rest();
-                    // Nothing was sent: what bounds this is the number of endpoints, not that of attempts.
-                    if fault.retry != Retry::Safe
-                        || tried.len() + 1 >= self.endpoints.borrow().len().min(usize::from(MAX_ATTEMPTS))
-                    {
-                        return Err(fault);
-                    }
-                    tracing::debug!(service = %self.name, endpoint = %endpoint.address, %fault, "trying another endpoint");
-                    tried.push(endpoint.address);
-                    request = Some(current);
-                    continue;
-                }
-            };
-            endpoint.load.start();
-            let start = Instant::now();
-            trail.carried(Rc::clone(&endpoint) as Rc<dyn Busy>, link.carrier(), start);
-            // A body can be sent once; a request without one is kept for the case that the server refuses it unread.
-            if again && current.body.is_end() {
-                let body = std::mem::replace(&mut current.body, Body::empty(body::Half::Request));
-                request = Some(Request { head: current.head.clone(), body, interim: Rc::clone(&current.interim) });
-            }
-            match link.send(current).await {
-                Ok(response) => {
-                    endpoint.load.answered(start.elapsed(), self.started.elapsed().as_nanos() as u64);
-                    return Ok(response);
-                }
-                Err(fault) if fault.retry == Retry::Safe && request.is_some() => {
-                    tracing::debug!(service = %self.name, endpoint = %endpoint.address, %fault, "sending again what was not processed");
-                }
-                Err(fault) => return Err(fault),
-            }
-        }
-    }
-
-    fn pick(&self, tried: &[SocketAddr]) -> Result<Rc<Endpoint>, Fault> {
-        let endpoints = self.endpoints.borrow();
-        let passed = |i: usize| endpoints.get(i).is_none_or(|e| tried.contains(&e.address));
-        let picked = self.balancer.pick(&endpoints, passed, &mut self.dialer.chance());
-        picked.and_then(|i| endpoints.get(i).map(Rc::clone)).ok_or_else(|| match &self.place.borrow().unknown {
-            Some(why) => Fault::new(Reason::DnsError).detail(format!("{} has no endpoint: {why}", self.name)),
-            None => Fault::new(Reason::DestinationUnavailable).detail(format!("{} has no endpoint", self.name)),
-        })
+        self.settings.timeouts
     }
 
     async fn link(&self, endpoint: &Rc<Endpoint>, carriage: Carriage, trail: &Trail) -> Result<Link, Fault> {
@@ -271,7 +291,7 @@ impl Cluster {
                 trail.over(labels::Link::Plaintext);
                 return match (plain, carriage) {
                     (Transport::Tcp, _) => {
-                        let wire = Box::pin(self.dialer.tcp(endpoint.address, self.timeouts.connect)).await?;
+                        let wire = Box::pin(self.dialer.tcp(endpoint.address, self.settings.timeouts.connect)).await?;
                         Ok(Link::Tcp(Box::new(wire)))
                     }
                     (Transport::H2c, Carriage::Any(_)) | (Transport::AsItCame, Carriage::Any(Version::Http2)) => {
@@ -287,8 +307,9 @@ impl Cluster {
         }
         if policy == LinkPolicy::H3 || policy == LinkPolicy::Auto && self.tries_udp(endpoint, identity) {
             trail.over(labels::Link::H3);
-            let connect = self.timeouts.connect;
-            let link = endpoint.h3.take(|| self.dialer.h3(endpoint.address, &self.name, identity, connect));
+            let connect = self.settings.timeouts.connect;
+            let more = || self.may_connect(endpoint);
+            let link = endpoint.h3.take(more, || self.dialer.h3(endpoint.address, &self.name, identity, connect));
             let patience = if policy == LinkPolicy::Auto { UDP_PATIENCE.min(connect) } else { connect };
             // The attempt goes on when patience is over: a slow handshake still makes a link for those who come later.
             let link = tokio::time::timeout(patience, link).await.unwrap_or_else(|_| {
@@ -314,10 +335,17 @@ impl Cluster {
         if !endpoint.only_http1(Instant::now()) {
             trail.over(labels::Link::H2);
             let wires = Rc::clone(&endpoint.h1);
+            let more = || self.may_connect(endpoint);
             match endpoint
                 .h2
-                .take(|| {
-                    self.dialer.h2(endpoint.address, &self.name, identity, self.timeouts.connect, Rc::clone(&wires))
+                .take(more, || {
+                    self.dialer.h2(
+                        endpoint.address,
+                        &self.name,
+                        identity,
+                        self.settings.timeouts.connect,
+                        Rc::clone(&wires),
+                    )
                 })
                 .await?
             {
@@ -344,7 +372,7 @@ impl Cluster {
             // Whatever comes of it, no request waits: if a link opens, the next request finds it.
             endpoint.udp_silent();
             endpoint.h3.dialing_in_background(|| {
-                self.dialer.h3(endpoint.address, &self.name, identity, self.timeouts.connect)
+                self.dialer.h3(endpoint.address, &self.name, identity, self.settings.timeouts.connect)
             });
         }
         false
@@ -355,18 +383,42 @@ impl Cluster {
         if let Some(wire) = home.take() {
             return Ok(Link::H1 { wire, home, reused: true });
         }
+        if !self.may_connect(endpoint)
+            && let Some(wire) = Box::pin(self.free(endpoint)).await
+        {
+            return Ok(Link::H1 { wire, home, reused: true });
+        }
+        let lease = home.lease();
         // Boxed: every request would hold the room of a handshake.
         let wire = match identity {
             Some(identity) => {
-                Box::pin(self.dialer.http1_tls(endpoint.address, &self.name, identity, self.timeouts.connect)).await?
+                let connect = self.settings.timeouts.connect;
+                Box::pin(self.dialer.http1_tls(endpoint.address, &self.name, identity, connect, lease)).await?
             }
-            None => Box::pin(self.dialer.http1(endpoint.address, self.timeouts.connect)).await?,
+            None => Box::pin(self.dialer.http1(endpoint.address, self.settings.timeouts.connect, lease)).await?,
         };
         Ok(Link::H1 { wire, home, reused: false })
     }
 
+    /// Waits for a connection that is kept, or (none) for one to be closed in whose place another may be opened.
+    async fn free(&self, endpoint: &Endpoint) -> Option<Rc<RefCell<h1::Wire>>> {
+        loop {
+            let freed = endpoint.h1.freed();
+            if let Some(wire) = endpoint.h1.take() {
+                return Some(wire);
+            }
+            if self.may_connect(endpoint) {
+                return None;
+            }
+            freed.await;
+        }
+    }
+
     async fn h2c(&self, endpoint: &Endpoint) -> Result<Link, Fault> {
-        let link = endpoint.h2.take(|| self.dialer.h2c(endpoint.address, self.timeouts.connect)).await?;
+        let link = endpoint
+            .h2
+            .take(|| self.may_connect(endpoint), || self.dialer.h2c(endpoint.address, self.settings.timeouts.connect))
+            .await?;
         link.map(Link::H2).ok_or_else(|| {
             Fault::new(Reason::ConnectionTerminated).retry(Retry::Safe).detail("the link closed at once")
         })
@@ -374,7 +426,7 @@ impl Cluster {
 
     /// Closes links that are unused for too long. Called now and then.
     pub fn reap(&self) {
-        let idle = if self.timeouts.idle.is_zero() { Duration::MAX } else { self.timeouts.idle };
+        let idle = if self.settings.timeouts.idle.is_zero() { Duration::MAX } else { self.settings.timeouts.idle };
         self.endpoints.borrow().iter().for_each(|endpoint| endpoint.reap(idle));
     }
 
@@ -383,9 +435,22 @@ impl Cluster {
         self.endpoints.borrow().iter().for_each(|endpoint| endpoint.close());
     }
 
-    /// What an operator wants to know of the endpoints, one by one.
-    pub fn report(&self) -> Vec<EndpointReport> {
-        self.endpoints.borrow().iter().map(Endpoint::report).collect()
+    /// What an operator wants to know.
+    pub fn report(&self) -> ClusterReport {
+        let limit = self.settings.limits.connections;
+        let endpoints: Vec<_> = self.endpoints.borrow().iter().map(Endpoint::report).collect();
+        let open = endpoints.iter().map(|endpoint| endpoint.connections).sum::<usize>();
+        ClusterReport {
+            name: Arc::clone(&self.name),
+            gate: self.gate.report(&self.settings.limits),
+            breaker: self.breaker.as_ref().map(|breaker| {
+                let now = Instant::now();
+                let (state, left) = breaker.state(now);
+                BreakerReport { state, left, window: breaker.window(now) }
+            }),
+            connections: Usage { now: open as u32, limit: (limit != u32::MAX).then_some(limit), refused: 0 },
+            endpoints,
+        }
     }
 }
 
@@ -413,7 +478,8 @@ mod tests {
         let source = Source::File("/delta.yaml".into());
         let transport = Transport::Mesh(link, Vec::new(), ServiceProtocol::Http);
         let dialer = before.map_or_else(dialer, |before| Rc::clone(&before.dialer));
-        Cluster::new("delta", transport, Some(&source), place, Balance::Random, timeouts, before, &dialer)
+        let settings = Settings::plain(Balance::Random, timeouts);
+        Cluster::new("delta", transport, Some(&source), place, settings, before, &dialer)
     }
 
     fn endpoint(cluster: &Cluster, index: usize) -> Rc<Endpoint> {
@@ -446,7 +512,10 @@ mod tests {
         cluster.take_over();
         assert!(gone.upgrade().is_none(), "nothing holds what carries nothing");
         assert!(Rc::ptr_eq(&stays, &endpoint(&cluster, 0)));
-        assert_eq!(cluster.report().iter().map(|e| (e.address.port(), e.weight)).collect::<Vec<_>>(), [(2, 3), (4, 1)]);
+        assert_eq!(
+            cluster.report().endpoints.iter().map(|e| (e.address.port(), e.weight)).collect::<Vec<_>>(),
+            [(2, 3), (4, 1)]
+        );
     }
 
     #[test]

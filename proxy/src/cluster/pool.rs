@@ -54,25 +54,25 @@ impl<L: Multiplexed> Links<L> {
     }
 
     /// The link to wait at when none has room and no more may be opened.
-    fn crowded(&self) -> Option<L> {
+    fn crowded(&self, more: impl Fn() -> bool) -> Option<L> {
         let open = self.open.borrow();
-        if open.len() < MAX_LINKS {
+        if open.is_empty() || open.len() < MAX_LINKS && more() {
             return None;
         }
         open.iter().min_by_key(|entry| entry.link.in_flight()).map(|entry| entry.link.clone())
     }
 
     /// A link for a request: an open one, or a new one that is opened once however many wait for it. `None` if the peer
-    /// turned out to speak another protocol.
+    /// turned out to speak another protocol. `more` says whether there may be another one beside those that are open.
     ///
     /// # Errors
     /// What the dial came to.
-    pub async fn take<F>(self: &Rc<Self>, dial: impl Fn() -> F) -> Result<Option<L>, Fault>
+    pub async fn take<F>(self: &Rc<Self>, more: impl Fn() -> bool, dial: impl Fn() -> F) -> Result<Option<L>, Fault>
     where
         F: Future<Output = Result<Option<L>, Fault>> + 'static,
     {
         loop {
-            if let Some(link) = self.ready().or_else(|| self.crowded()) {
+            if let Some(link) = self.ready().or_else(|| self.crowded(&more)) {
                 return Ok(Some(link));
             }
             let waited = self.dialing(&dial);
@@ -143,6 +143,11 @@ impl<L: Multiplexed> Links<L> {
     /// Closes all links when what they carry has ended.
     pub fn close(&self) {
         self.open.borrow_mut().drain(..).for_each(|entry| entry.link.close());
+    }
+
+    /// Open links, and the one that is being opened.
+    pub fn open(&self) -> usize {
+        self.open.borrow().len() + usize::from(self.dial.borrow().is_some())
     }
 
     /// Open links, and requests on them.
@@ -217,11 +222,11 @@ mod tests {
                 }
             };
             for (nth, expected) in [(1, 1), (2, 1), (3, 2), (4, 2), (5, 3)] {
-                let link = links.take(dial).await.expect("link").expect("same protocol");
+                let link = links.take(|| true, dial).await.expect("link").expect("same protocol");
                 link.0.0.set(link.0.0.get() + 1);
                 assert_eq!(dials.get(), expected, "request {nth}");
             }
-            let (one, two) = tokio::join!(links.take(dial), links.take(dial));
+            let (one, two) = tokio::join!(links.take(|| true, dial), links.take(|| true, dial));
             assert!(one.is_ok() && two.is_ok());
             assert_eq!(dials.get(), 3, "the third link has room for both");
             links.close();
@@ -234,10 +239,31 @@ mod tests {
         run(async {
             let links = Rc::new(Links::<Fake>::default());
             for _ in 0..MAX_LINKS + 3 {
-                let link = links.take(|| async { Ok(Some(Fake::new(1))) }).await.expect("link").expect("same protocol");
+                let link = links
+                    .take(|| true, || async { Ok(Some(Fake::new(1))) })
+                    .await
+                    .expect("link")
+                    .expect("same protocol");
                 link.0.0.set(link.0.0.get() + 1);
             }
             assert_eq!(links.count(), (MAX_LINKS, MAX_LINKS + 3));
+        });
+    }
+
+    #[test]
+    fn where_no_more_may_be_opened_requests_wait_at_one() {
+        run(async {
+            let links = Rc::new(Links::<Fake>::default());
+            let dials = Cell::new(0);
+            for _ in 0..3 {
+                let dial = || {
+                    dials.set(dials.get() + 1);
+                    async { Ok(Some(Fake::new(1))) }
+                };
+                let link = links.take(|| false, dial).await.expect("link").expect("same protocol");
+                link.0.0.set(link.0.0.get() + 1);
+            }
+            assert_eq!((dials.get(), links.count()), (1, (1, 3)), "the first is opened all the same");
         });
     }
 
@@ -246,13 +272,13 @@ mod tests {
         run(async {
             let links = Rc::new(Links::<Fake>::default());
             let failing = || async { Err(Fault::new(Reason::ConnectionRefused)) };
-            let (one, two) = tokio::join!(links.take(failing), links.take(failing));
+            let (one, two) = tokio::join!(links.take(|| true, failing), links.take(|| true, failing));
             for failed in [one, two] {
                 assert!(
                     matches!(failed, Err(fault) if fault.reason == Reason::ConnectionRefused && fault.retry == Retry::Safe)
                 );
             }
-            assert!(links.take(|| async { Ok(Some(Fake::new(1))) }).await.expect("link").is_some());
+            assert!(links.take(|| true, || async { Ok(Some(Fake::new(1))) }).await.expect("link").is_some());
         });
     }
 
@@ -265,8 +291,8 @@ mod tests {
                 link.close();
                 Ok(Some(link))
             };
-            assert!(links.take(closing).await.is_err_and(|fault| fault.retry == Retry::Safe));
-            assert!(links.take(|| async { Ok(None) }).await.expect("an answer").is_none());
+            assert!(links.take(|| true, closing).await.is_err_and(|fault| fault.retry == Retry::Safe));
+            assert!(links.take(|| true, || async { Ok(None) }).await.expect("an answer").is_none());
         });
     }
 
@@ -274,7 +300,8 @@ mod tests {
     fn unused_links_are_closed() {
         run(async {
             let links = Rc::new(Links::<Fake>::default());
-            let link = links.take(|| async { Ok(Some(Fake::new(1))) }).await.expect("link").expect("same protocol");
+            let link =
+                links.take(|| true, || async { Ok(Some(Fake::new(1))) }).await.expect("link").expect("same protocol");
             link.0.0.set(1);
             links.reap(Duration::ZERO);
             assert!(!link.is_closed(), "it carries a request");

@@ -2,6 +2,7 @@
 //! values of this module exist. Nothing downstream checks them again.
 
 mod names;
+pub mod policy;
 mod problem;
 mod raw;
 mod reader;
@@ -12,6 +13,7 @@ mod word;
 mod yaml;
 
 pub use names::is_loopback;
+pub use policy::{Limits, Outliers, Retries};
 pub use problem::{Problem, Warning};
 pub use resolve::{endpoints, load, locate, parse};
 pub use route::{Route, Rule};
@@ -163,6 +165,14 @@ pub struct Service {
     pub balance: Balance,
     /// Its bounds.
     pub timeouts: Timeouts,
+    /// When its requests are sent again; `None`: only those that provably reached nobody, up to twice.
+    pub retries: Option<Retries>,
+    /// How much it may be asked at once.
+    pub limits: Limits,
+    /// When endpoints are passed over, beside those that cannot be reached.
+    pub outliers: Option<Outliers>,
+    /// When all requests to it are refused for a while.
+    pub breaker: Option<policy::Breaker>,
 }
 
 /// Where a service is.

@@ -3,6 +3,7 @@
 //! A key without `#[serde(default)]` is required; what `lacis schema` prints is derived from the same types.
 
 pub(super) mod filter;
+pub(super) mod policy;
 pub(super) mod route;
 
 use std::borrow::Cow;
@@ -16,7 +17,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 
 use self::filter::Filter;
-use super::reader::{Entries, Field, Later, Whole};
+use super::reader::{Entries, Field, Whole};
 use super::word::{LogFormat, Notation, Word, host_and_port};
 use super::yaml::clip;
 use super::{AppProtocol, Balance, LinkPolicy, ServiceProtocol};
@@ -189,15 +190,19 @@ pub(super) struct Service {
     /// Bounds in time.
     #[serde(default)]
     pub(super) timeouts: Field<Timeouts>,
+    /// When requests are sent again. Without it: up to twice, on another endpoint if there is one, if no connection could
+    /// be made or the server provably did not process it.
     #[serde(default)]
-    #[schemars(skip)]
-    pub(super) retries: Field<Later>,
+    pub(super) retries: Field<policy::Retries>,
+    /// How much may be asked at once; without one of them there is no such limit.
     #[serde(default)]
-    #[schemars(skip)]
-    pub(super) limits: Field<Later>,
+    pub(super) limits: Field<policy::Limits>,
+    /// When endpoints that fail are passed over; without it, those that cannot be reached, for a second.
     #[serde(default)]
-    #[schemars(skip)]
-    pub(super) outliers: Field<Later>,
+    pub(super) outliers: Field<policy::Outliers>,
+    /// When all requests are refused for a while; without it, never.
+    #[serde(default)]
+    pub(super) breaker: Field<policy::Breaker>,
 }
 
 /// Exactly one of these keys is there.

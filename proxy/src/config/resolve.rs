@@ -1,6 +1,7 @@
 //! From the file to valid values. Reports everything that is wrong with it at once, each with its place.
 
 mod filter;
+mod policy;
 mod route;
 mod service;
 

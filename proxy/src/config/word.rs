@@ -44,6 +44,10 @@ pub(super) struct Word<T>(pub(super) T);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Size(pub(super) u64);
 
+/// A share in percent, 0 to 100.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Percent(pub(super) u8);
+
 /// A closed set of words.
 pub(super) trait Choice: Copy + 'static {
     /// What the set is.

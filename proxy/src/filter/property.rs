@@ -203,6 +203,7 @@ fn flag(short: &str) -> u64 {
         "UR" => 0x10,
         "UF" => 0x20,
         "UC" => 0x40,
+        "UO" => 0x80,
         "NR" => 0x100,
         "UAEX" => 0x1000,
         "DC" => 0x4000,

@@ -7,6 +7,7 @@
 
 pub mod body;
 pub mod client;
+pub mod deadline;
 pub mod h1;
 pub mod h2;
 pub mod h3;

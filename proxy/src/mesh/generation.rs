@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::callout::Services;
-use crate::cluster::{Cluster, Dialer, Place, Places, Transport};
+use crate::cluster::{Cluster, Dialer, Place, Places, Settings, Transport};
 use crate::config::{self, AppProtocol, Balance, Config, Rule, Source, Timeouts};
 use crate::drain::Drain;
 use crate::filter::chain::{Chain, Filters, Plan};
@@ -263,6 +263,7 @@ fn application(
     let endpoints = vec![config::Endpoint { address: inbound.application, weight: 1 }];
     let place = Place { endpoints, unknown: None };
     let name = &config.node.service;
-    let cluster = Cluster::new(name, transport, None, place, Balance::LeastLoad, inbound.timeouts, before, dialer);
+    let settings = Settings::plain(Balance::LeastLoad, inbound.timeouts);
+    let cluster = Cluster::new(name, transport, None, place, settings, before, dialer);
     (cluster, protocol)
 }

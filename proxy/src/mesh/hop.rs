@@ -5,17 +5,19 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
 use http::Method;
 
 use super::generation::Generation;
 use super::{inbound, outbound, reply};
+use crate::clock::Deadline;
 use crate::config::Rule;
 use crate::fault::{Fault, Reason};
 use crate::filter::exchange::{Conn, Exchange, Ledger};
 use crate::http::body::{Half, Length};
 use crate::http::head::RequestHead;
-use crate::http::{Body, Request, Response, Service};
+use crate::http::{Body, Request, Response, Service, deadline};
 use crate::route;
 use crate::telemetry::labels::{Direction, NameId};
 
@@ -75,6 +77,17 @@ async fn run(hop: &Hop, conn: &Rc<Conn>, pinned: Option<&Rc<str>>, mut request: 
             }
         }
         exchange.bounded(target.timeouts());
+        // What the caller says of how long it waits; counts from the beginning.
+        let due = match deadline::of(&request.head, grpc) {
+            Some(asked) => {
+                let left = asked.saturating_sub(exchange.elapsed());
+                deadline::pass_on(&mut request.head, grpc, left);
+                let due = Deadline::new();
+                due.set(left.max(Duration::from_millis(1)));
+                Some(due)
+            }
+            None => None,
+        };
         if method == Method::CONNECT {
             // Its answer waits for no end of it.
             exchange.deadline.set(target.timeouts().request);
@@ -85,7 +98,15 @@ async fn run(hop: &Hop, conn: &Rc<Conn>, pinned: Option<&Rc<str>>, mut request: 
         let answered = poll_fn(|cx| match sent.as_mut().poll(cx) {
             Poll::Pending => match passage.poll_stopped(cx) {
                 Poll::Ready(fault) => Poll::Ready(Err(fault)),
-                Poll::Pending => exchange.deadline.poll(cx).map(|()| Err(Fault::new(Reason::HttpResponseTimeout))),
+                Poll::Pending => {
+                    let passed = exchange.deadline.poll(cx).is_ready();
+                    if !passed && due.as_ref().is_none_or(|due| due.poll(cx).is_pending()) {
+                        return Poll::Pending;
+                    }
+                    exchange.trail.expire();
+                    let detail = if passed { "no answer in time" } else { "the caller's deadline has passed" };
+                    Poll::Ready(Err(Fault::new(Reason::HttpResponseTimeout).detail(detail)))
+                }
             },
             answered => answered,
         });

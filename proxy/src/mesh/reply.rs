@@ -1,6 +1,7 @@
 //! Faults become responses here and nowhere else.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -15,6 +16,7 @@ use crate::http::head::RequestHead;
 use crate::http::{Body, Response, ResponseHead};
 
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+const GRPC_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
@@ -30,7 +32,7 @@ pub(super) fn settle(node: &str, exchange: &Exchange, grpc: bool, outcome: Resul
                 Side::Proxy | Side::Upstream => tracing::info!(%fault, "request failed"),
             }
             exchange.failed(&fault);
-            response(node, fault.reason, grpc)
+            response(node, fault.reason, fault.wait, grpc)
         }
     }
 }
@@ -46,7 +48,7 @@ pub(super) fn refuse(hop: &Hop, conn: &Rc<Conn>, fault: Fault) -> Response {
 
 /// A fault as its caller sees it: the status, `proxy-status` (RFC 9209), and a fixed text; for gRPC a response of
 /// headers only with the mapped code (gRPC over HTTP/2, "Trailers-Only").
-fn response(node: &str, reason: Reason, grpc: bool) -> Response {
+fn response(node: &str, reason: Reason, wait: Option<Duration>, grpc: bool) -> Response {
     let row = reason.row();
     let mut head = ResponseHead::new(StatusCode::from_u16(row.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR));
     // The node's name is a token or was made one when the configuration was read.
@@ -58,7 +60,16 @@ fn response(node: &str, reason: Reason, grpc: bool) -> Response {
         head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         head.headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(row.grpc)));
         head.headers.insert(GRPC_MESSAGE, HeaderValue::from_static(row.token));
+        if let Some(wait) = wait {
+            let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+            head.headers.insert(GRPC_PUSHBACK, HeaderValue::from(millis));
+        }
         return Response { head, body: Body::empty(Half::Response) };
+    }
+    if let Some(wait) = wait {
+        // In whole seconds, and no sooner: zero would have all of them come back at once.
+        let seconds = u64::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u64::MAX).max(1);
+        head.headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     head.headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -72,16 +83,28 @@ mod tests {
     #[test]
     fn every_reason_has_an_answer_in_both_vocabularies() {
         for reason in Reason::ALL.iter().filter(|r| **r != Reason::None) {
-            let plain = response("delta", *reason, false);
+            let plain = response("delta", *reason, None, false);
             assert_eq!(plain.head.status.as_u16(), reason.row().status);
             assert_eq!(plain.head.headers[PROXY_STATUS], format!("delta; error={}", reason.row().proxy_status));
             assert!(!plain.body.is_end());
-            let grpc = response("delta", *reason, true);
+            let grpc = response("delta", *reason, None, true);
             assert_eq!(
                 (grpc.head.status, &grpc.head.headers[GRPC_STATUS]),
                 (StatusCode::OK, &HeaderValue::from(u16::from(reason.row().grpc)))
             );
             assert!(grpc.body.is_end(), "headers only");
+        }
+    }
+
+    #[test]
+    fn a_time_to_come_back_is_told() {
+        for (millis, seconds) in [(0, "1"), (1, "1"), (1000, "1"), (1001, "2")] {
+            let wait = Some(Duration::from_millis(millis));
+            assert_eq!(response("delta", Reason::BreakerOpen, wait, false).head.headers["retry-after"], seconds);
+            assert_eq!(
+                response("delta", Reason::BreakerOpen, wait, true).head.headers[GRPC_PUSHBACK],
+                millis.to_string()
+            );
         }
     }
 

@@ -308,12 +308,30 @@ pub enum Cause {
     Reason(Reason),
     /// The status of a response.
     Status(u16),
+    /// The code of a gRPC answer.
+    Grpc(u8),
+    /// Far fewer successes than the other endpoints.
+    SuccessRate,
+    /// Too many requests fail.
+    Failures,
+    /// Too many answers come late.
+    Slow,
     /// `limits.connections` is used up.
     Connections,
     /// `limits.pending` is used up.
     Pending,
     /// `limits.requests` is used up.
     Requests,
+    /// `limits.retries` or the budget is used up.
+    Retries,
+}
+
+impl std::fmt::Display for Cause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut text = String::new();
+        self.write(&Names::default(), &mut text);
+        f.write_str(&text)
+    }
 }
 
 impl Label for Cause {
@@ -324,6 +342,13 @@ impl Label for Cause {
             Cause::Connections => out.push_str("connections"),
             Cause::Pending => out.push_str("pending"),
             Cause::Requests => out.push_str("requests"),
+            Cause::Retries => out.push_str("retries"),
+            Cause::Failures => out.push_str("failures"),
+            Cause::Slow => out.push_str("slow"),
+            Cause::SuccessRate => out.push_str("success_rate"),
+            Cause::Grpc(code) => {
+                let _ = write!(out, "grpc_{code}");
+            }
         }
     }
 }

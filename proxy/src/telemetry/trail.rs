@@ -18,6 +18,8 @@ pub struct Trail {
     sent: Cell<Option<Instant>>,
     carrier: RefCell<Option<Rc<Carrier>>>,
     busy: RefCell<Option<Rc<dyn Busy>>>,
+    admitted: RefCell<Option<Rc<dyn Busy>>>,
+    expired: Cell<bool>,
 }
 
 /// What is known of a connection that carries requests, for those who ask.
@@ -44,6 +46,8 @@ impl Default for Trail {
             sent: Cell::new(None),
             carrier: RefCell::new(None),
             busy: RefCell::new(None),
+            admitted: RefCell::new(None),
+            expired: Cell::new(false),
         }
     }
 }
@@ -61,19 +65,48 @@ impl Trail {
         self.link.set(link);
     }
 
-    /// This carries it from now on, until it ends or something else does, on this connection.
-    pub fn carried(&self, by: Rc<dyn Busy>, on: Rc<Carrier>, now: Instant) {
-        self.sent.set(Some(now));
-        self.carrier.replace(Some(on));
+    /// This carries it from now on, until it ends or something else does.
+    pub fn carried(&self, by: Rc<dyn Busy>) {
         if let Some(before) = self.busy.replace(Some(by)) {
             before.end();
         }
     }
 
-    /// The exchange is over.
-    pub fn end(&self) {
+    /// It is sent now, on this connection.
+    pub fn leaves(&self, on: Rc<Carrier>, now: Instant) {
+        self.sent.set(Some(now));
+        self.carrier.replace(Some(on));
+    }
+
+    /// Nothing carries it any more, until it is sent again.
+    pub fn put_down(&self) {
         if let Some(busy) = self.busy.take() {
             busy.end();
+        }
+    }
+
+    /// This counts it until it ends.
+    pub fn admitted(&self, by: Rc<dyn Busy>) {
+        if let Some(before) = self.admitted.replace(Some(by)) {
+            before.end();
+        }
+    }
+
+    /// It is given up, because no answer came in time.
+    pub fn expire(&self) {
+        self.expired.set(true);
+    }
+
+    /// Whether it was given up because no answer came in time.
+    pub fn is_expired(&self) -> bool {
+        self.expired.get()
+    }
+
+    /// The exchange is over.
+    pub fn end(&self) {
+        self.put_down();
+        if let Some(admitted) = self.admitted.take() {
+            admitted.end();
         }
     }
 

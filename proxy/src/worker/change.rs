@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use super::order::{Next, Port, Report};
 use super::serve::{self, Entrance};
@@ -72,7 +71,7 @@ impl Generations {
         let ending = self.ending.borrow();
         let ending = ending.iter().map(|(number, exchanges)| (*number, exchanges.guards()));
         Report {
-            clusters: current.clusters().map(|c| (Arc::clone(c.name()), c.report())).collect(),
+            clusters: current.clusters().map(|cluster| cluster.report()).collect(),
             filters: self.machines.alive().map(|filter| filter.report()).collect(),
             generations: std::iter::once(in_use).chain(ending.filter(|(_, exchanges)| *exchanges > 0)).collect(),
         }

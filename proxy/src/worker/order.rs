@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use crate::cluster::{EndpointReport, Place};
+use crate::cluster::{ClusterReport, Place};
 use crate::config::Source;
 use crate::filter::wasm::FilterReport;
 use crate::mesh::generation::Snapshot;
@@ -59,8 +59,8 @@ pub struct Port {
 /// How a worker is.
 #[derive(Debug)]
 pub struct Report {
-    /// Clusters by name, each with its endpoints.
-    pub clusters: Vec<(Arc<str>, Vec<EndpointReport>)>,
+    /// Clusters.
+    pub clusters: Vec<ClusterReport>,
     /// Filters, those of earlier generations included while a request uses them.
     pub filters: Vec<FilterReport>,
     /// Generations by number with the exchanges that run on them: the one in use, then those that end.

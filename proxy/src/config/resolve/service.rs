@@ -69,6 +69,7 @@ impl Resolver<'_> {
             retries,
             limits,
             outliers,
+            breaker,
         } = raw;
         if !is_label(&name) {
             self.report.wrong_key(at, not_label(&name, "a service name"));
@@ -84,11 +85,12 @@ impl Resolver<'_> {
             Field::Absent => Some(None),
             listen => self.listen(listen, "", at, &name, listeners).map(Some),
         };
-        self.later([retries, limits, outliers]);
         let endpoints = self.place(endpoints, dns, file, at);
         let identity = self.peer_identity(identity, &name, link, beside.node);
         let balance = balance.or(raw::Policy(Balance::LeastLoad));
         let timeouts = self.timeouts(timeouts);
+        let (retries, limits, outliers) = (self.retries(retries), self.limits(limits), self.outliers(outliers));
+        let breaker = self.breaker(breaker);
         let (endpoints, link, protocol) = (endpoints?, link?, protocol?);
         if let (LinkPolicy::Plaintext, Some(whom)) = (link, outside(&endpoints)) {
             let message = format!("requests to {whom} cross the network unencrypted, and nobody verifies who answers");
@@ -107,6 +109,10 @@ impl Resolver<'_> {
             link,
             balance: balance?.0,
             timeouts: timeouts?,
+            retries: retries?,
+            limits: limits?,
+            outliers: outliers?,
+            breaker: breaker?,
             name,
         })
     }

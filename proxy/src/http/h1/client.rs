@@ -7,6 +7,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
+use tokio::sync::Notify;
 
 use super::parse::{self, Framing, Parsed};
 use super::wire::{Incoming, Pump, Wire};
@@ -21,6 +22,25 @@ use crate::tls;
 pub struct Idle {
     wires: RefCell<Vec<(Rc<RefCell<Wire>>, Instant)>>,
     closed: Cell<bool>,
+    shared: Rc<Shared>,
+}
+
+/// What connections tell of themselves when they are kept, or closed.
+#[derive(Debug, Default)]
+struct Shared {
+    open: Cell<usize>,
+    freed: Notify,
+}
+
+/// A connection that is open, or being opened, until it is dropped.
+#[derive(Debug)]
+pub struct Lease(Rc<Shared>);
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.0.open.set(self.0.open.get().saturating_sub(1));
+        self.0.freed.notify_waiters();
+    }
 }
 
 impl Idle {
@@ -43,7 +63,24 @@ impl Idle {
         if !self.closed.get() && wires.len() < Self::MAX && wire.borrow_mut().is_quiet() {
             wire.borrow_mut().rest();
             wires.push((wire, Instant::now()));
+            self.shared.freed.notify_waiters();
         }
+    }
+
+    /// Counts a connection as open.
+    pub fn lease(&self) -> Lease {
+        self.shared.open.set(self.shared.open.get() + 1);
+        Lease(Rc::clone(&self.shared))
+    }
+
+    /// Connections that are open or being opened, in use or not.
+    pub fn open(&self) -> usize {
+        self.shared.open.get()
+    }
+
+    /// Ready when, from now on, a connection was kept or closed.
+    pub fn freed(&self) -> impl Future<Output = ()> + '_ {
+        self.shared.freed.notified()
     }
 
     /// Closes those that are unused for longer than this, or that the server has closed.

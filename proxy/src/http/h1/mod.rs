@@ -12,7 +12,7 @@ mod server;
 mod tunnel;
 mod wire;
 
-pub use client::{Idle, send};
+pub use client::{Idle, Lease, send};
 pub use server::{FIRST_REQUEST, IDLE_TIMEOUT, serve};
 pub use tunnel::{Tunnel, connect};
 pub use wire::{Incoming, Pump, Wire};

@@ -11,7 +11,7 @@ use tokio::io::AsyncWrite;
 use tokio_util::io::poll_read_buf;
 
 use super::chunk::{Chunked, Piece};
-use super::client::Idle;
+use super::client::{Idle, Lease};
 use super::parse::{self, Framing};
 use crate::fault::{Fault, Reason};
 use crate::http::body::{Body, Frame, Half};
@@ -42,6 +42,8 @@ pub struct Wire {
     read_size: usize,
     /// Opaque bytes, whose end was not sent yet.
     unfinished: bool,
+    /// Counts it among those of its endpoint.
+    _lease: Option<Lease>,
 }
 
 /// What is to be written: small things collected, then at most one large piece and the line end of its chunk.
@@ -72,7 +74,15 @@ impl Wire {
             decoder: Decoder::End,
             read_size: READ_SMALL,
             unfinished: false,
+            _lease: None,
         }
+    }
+
+    /// The same, counted among those of its endpoint for as long as it is open.
+    pub fn counted(io: Io, lease: Lease) -> Self {
+        let mut wire = Wire::new(io);
+        wire._lease = Some(lease);
+        wire
     }
 
     /// A fresh connection that carries opaque bytes. It is closed in order only when all that was to be sent was sent: else

@@ -1,0 +1,362 @@
+//! When an endpoint that fails is passed over, and when it comes back. Pure: the time is given.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+use crate::config::Outliers;
+use crate::telemetry::labels::Cause;
+
+/// How an endpoint did, as this worker sees it.
+#[derive(Debug)]
+pub struct Health {
+    state: Cell<State>,
+    /// Failures in a row.
+    failures: Cell<u32>,
+    /// Ejections that are not forgotten: the next lasts so much longer.
+    ejections: Cell<u32>,
+    /// Requests in this interval, and those of them that succeeded.
+    requests: Cell<u32>,
+    successes: Cell<u32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    In,
+    /// Passed over; after this time it is tried.
+    Out(Instant, Cause),
+    /// Passed over, but for one request that tries it.
+    Tried(Cause),
+}
+
+/// What came of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Result {
+    /// An answer, be it that the caller was wrong.
+    Success,
+    /// An answer with an error of the server's own: nothing that counts in a row.
+    Error,
+    /// None, or one of a gateway that had none.
+    Failure(Cause),
+}
+
+/// What is shown of an ejected endpoint.
+#[derive(Clone, Copy, Debug)]
+pub struct Ejected {
+    /// Why.
+    pub cause: Cause,
+    /// How long it is passed over yet; nothing if it is tried, or will be by the next request.
+    pub left: Duration,
+    /// How often it was ejected, as far as that is not forgotten.
+    pub times: u32,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Health {
+            state: Cell::new(State::In),
+            failures: Cell::new(0),
+            ejections: Cell::new(0),
+            requests: Cell::new(0),
+            successes: Cell::new(0),
+        }
+    }
+}
+
+impl Health {
+    /// Whether it should get requests: it is not ejected, or may be tried.
+    pub fn is_usable(&self, now: Instant) -> bool {
+        match self.state.get() {
+            State::In => true,
+            State::Out(until, _) => now >= until,
+            State::Tried(_) => false,
+        }
+    }
+
+    /// Whether it is ejected, if only until it was tried.
+    pub fn is_ejected(&self) -> bool {
+        self.state.get() != State::In
+    }
+
+    /// Why it is passed over.
+    pub fn ejected(&self, now: Instant) -> Option<Ejected> {
+        let (cause, left) = match self.state.get() {
+            State::In => return None,
+            State::Out(until, cause) => (cause, until.saturating_duration_since(now)),
+            State::Tried(cause) => (cause, Duration::ZERO),
+        };
+        Some(Ejected { cause, left, times: self.ejections.get() })
+    }
+
+    /// A request goes to it. Whether it is the one that tries it: then [`Health::tried`] says what came of it.
+    pub fn begin(&self, now: Instant) -> bool {
+        match self.state.get() {
+            State::Out(until, cause) if now >= until => {
+                self.state.set(State::Tried(cause));
+                true
+            }
+            State::In | State::Out(..) | State::Tried(_) => false,
+        }
+    }
+
+    /// What came of the request that tried it; nothing if it was given up. Gives the cause if that ejects it again.
+    pub fn tried(&self, result: Option<Result>, policy: &Outliers, now: Instant) -> Option<Cause> {
+        let State::Tried(before) = self.state.get() else { return None };
+        match result {
+            None => self.state.set(State::Out(now, before)),
+            Some(Result::Failure(cause)) => {
+                self.eject(cause, policy, now);
+                return Some(cause);
+            }
+            Some(Result::Success | Result::Error) => {
+                self.state.set(State::In);
+                self.failures.set(0);
+                self.requests.set(0);
+                self.successes.set(0);
+            }
+        }
+        None
+    }
+
+    /// What came of a request. `may` says whether one more of the group may be ejected, and is asked only if one should.
+    /// Gives the cause of an ejection.
+    pub fn note(&self, result: Result, policy: &Outliers, now: Instant, may: impl FnOnce() -> bool) -> Option<Cause> {
+        // What was sent before the ejection, or because nothing else was left, proves nothing.
+        if self.is_ejected() {
+            return None;
+        }
+        self.requests.set(self.requests.get().saturating_add(1));
+        let cause = match result {
+            Result::Success => {
+                self.successes.set(self.successes.get().saturating_add(1));
+                self.failures.set(0);
+                return None;
+            }
+            Result::Error => {
+                self.failures.set(0);
+                return None;
+            }
+            Result::Failure(cause) => cause,
+        };
+        self.failures.set(self.failures.get().saturating_add(1));
+        if policy.consecutive == 0 || self.failures.get() < policy.consecutive || !may() {
+            return None;
+        }
+        self.eject(cause, policy, now);
+        Some(cause)
+    }
+
+    fn eject(&self, cause: Cause, policy: &Outliers, now: Instant) {
+        let times = self.ejections.get().saturating_add(1);
+        self.ejections.set(times);
+        self.failures.set(0);
+        let length = policy.ejection.saturating_mul(times).min(policy.max_ejection);
+        self.state.set(State::Out(now + length, cause));
+    }
+}
+
+/// Whether one more of so many may be ejected. Never the last; one always, unless none may be.
+pub fn may_eject(ejected: usize, total: usize, policy: &Outliers) -> bool {
+    let share = usize::from(policy.max_ejected);
+    ejected + 1 < total && share > 0 && (ejected == 0 || (ejected + 1) * 100 <= share * total)
+}
+
+/// An interval is over, or several: forgets an ejection of those that stayed for each, compares success rates, and begins
+/// to count anew. Gives those that this ejects.
+pub fn sweep<'h>(
+    all: impl Iterator<Item = &'h Health> + Clone,
+    intervals: u32,
+    policy: &Outliers,
+    now: Instant,
+) -> Vec<usize> {
+    let slow = policy.success_rate.map_or(Vec::new(), |rule| {
+        let rated: Vec<(usize, f64)> = all
+            .clone()
+            .enumerate()
+            .filter(|(_, health)| !health.is_ejected() && health.requests.get() >= rule.requests)
+            .map(|(i, health)| (i, f64::from(health.successes.get()) / f64::from(health.requests.get())))
+            .collect();
+        if rated.len() < rule.endpoints as usize { Vec::new() } else { laggards(&rated, rule.deviation) }
+    });
+    let (total, mut ejected) =
+        all.clone().fold((0, 0), |(n, out), health| (n + 1, out + usize::from(health.is_ejected())));
+    let mut out = Vec::new();
+    for (i, health) in all.enumerate() {
+        if !health.is_ejected() {
+            health.ejections.set(health.ejections.get().saturating_sub(intervals));
+            if slow.contains(&i) && may_eject(ejected, total, policy) {
+                health.eject(Cause::SuccessRate, policy, now);
+                ejected += 1;
+                out.push(i);
+            }
+        }
+        health.requests.set(0);
+        health.successes.set(0);
+    }
+    out
+}
+
+/// Those whose rate is below the mean by more than so many thousandths of the standard deviation.
+fn laggards(rates: &[(usize, f64)], deviation: u32) -> Vec<usize> {
+    let count = rates.len() as f64;
+    let mean = rates.iter().map(|(_, rate)| rate).sum::<f64>() / count;
+    let variance = rates.iter().map(|(_, rate)| (rate - mean).powi(2)).sum::<f64>() / count;
+    let least = mean - f64::from(deviation) / 1000.0 * variance.sqrt();
+    rates.iter().filter(|(_, rate)| *rate < least).map(|(i, _)| *i).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::policy::SuccessRate;
+    use crate::fault::Reason;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const DOWN: Result = Result::Failure(Cause::Reason(Reason::ConnectionRefused));
+    const POLICY: Outliers = Outliers {
+        consecutive: 3,
+        interval: Duration::from_secs(10),
+        ejection: Duration::from_secs(30),
+        max_ejection: Duration::from_secs(70),
+        max_ejected: 50,
+        floor: 0,
+        success_rate: None,
+    };
+
+    fn fail(health: &Health, times: u32, now: Instant) -> Option<Cause> {
+        (0..times).fold(None, |_, _| health.note(DOWN, &POLICY, now, || true))
+    }
+
+    #[test]
+    fn failures_in_a_row_eject_and_others_do_not() {
+        let (health, now) = (Health::default(), Instant::now());
+        for other in [Result::Success, Result::Error] {
+            assert_eq!(fail(&health, 2, now), None);
+            assert_eq!(health.note(other, &POLICY, now, || true), None);
+        }
+        assert_eq!(fail(&health, 2, now), None);
+        assert_eq!(health.note(DOWN, &POLICY, now, || false), None, "no more of the group may be");
+        assert!(fail(&health, 1, now).is_some(), "now one may");
+        assert!(health.is_ejected() && !health.is_usable(now + 30 * SECOND - Duration::from_nanos(1)));
+        assert_eq!(fail(&health, 9, now), None, "what comes late proves nothing");
+    }
+
+    #[test]
+    fn one_request_tries_an_endpoint_before_it_comes_back() {
+        let (health, now) = (Health::default(), Instant::now());
+        fail(&health, 3, now);
+        assert!(!health.begin(now));
+        let now = now + 30 * SECOND;
+        assert!(health.is_usable(now) && health.begin(now));
+        assert!(!health.is_usable(now) && !health.begin(now), "one at a time");
+        assert_eq!(health.tried(None, &POLICY, now), None);
+        assert!(health.is_usable(now), "given up: the next one tries");
+        assert!(health.begin(now));
+        assert!(health.tried(Some(DOWN), &POLICY, now).is_some());
+        assert!(!health.is_usable(now + 59 * SECOND), "twice as long");
+        let now = now + 60 * SECOND;
+        assert!(health.begin(now));
+        assert_eq!(health.tried(Some(Result::Success), &POLICY, now), None);
+        assert!(!health.is_ejected());
+        fail(&health, 3, now);
+        assert_eq!(
+            health.ejected(now).map(|e| (e.left, e.times)),
+            Some((70 * SECOND, 3)),
+            "no longer than the longest"
+        );
+    }
+
+    #[test]
+    fn ejections_are_forgotten_one_by_one() {
+        let (health, now) = (Health::default(), Instant::now());
+        fail(&health, 3, now);
+        health.begin(now + 30 * SECOND);
+        health.tried(Some(Result::Success), &POLICY, now);
+        assert!(sweep([&health].into_iter(), 1, &POLICY, now).is_empty());
+        fail(&health, 3, now);
+        assert_eq!(health.ejected(now).map(|e| e.left), Some(30 * SECOND));
+        sweep([&health].into_iter(), 5, &POLICY, now);
+        assert_eq!(health.ejected(now).map(|e| e.times), Some(1), "not while it is ejected");
+    }
+
+    #[test]
+    fn never_all_of_a_group() {
+        let policy = |max_ejected| Outliers { max_ejected, ..POLICY };
+        for (percent, total, most) in
+            [(50, 1, 0), (50, 2, 1), (50, 3, 1), (50, 4, 2), (10, 5, 1), (100, 5, 4), (0, 5, 0)]
+        {
+            let ejected = (0..total).take_while(|ejected| may_eject(*ejected, total, &policy(percent))).count();
+            assert_eq!(ejected, most, "{percent}% of {total}");
+        }
+    }
+
+    #[test]
+    fn an_endpoint_far_below_the_others_is_ejected() {
+        let rule = SuccessRate { endpoints: 5, requests: 100, deviation: 1900 };
+        let policy = Outliers { consecutive: 0, success_rate: Some(rule), ..POLICY };
+        let now = Instant::now();
+        let group = |bad: u32, requests: u32| {
+            let all: Vec<Health> = (0..6).map(|_| Health::default()).collect();
+            for (i, health) in all.iter().enumerate() {
+                for n in 0..requests {
+                    let fails = i == 2 && n % 100 < bad || n % 100 == 99;
+                    health.note(if fails { Result::Error } else { Result::Success }, &policy, now, || true);
+                }
+            }
+            sweep(all.iter(), 1, &policy, now)
+        };
+        assert_eq!(group(40, 100), [2]);
+        assert!(group(0, 100).is_empty(), "all the same");
+        assert!(group(40, 99).is_empty(), "too few requests");
+    }
+
+    /// Endpoints that fail, recover and are asked at random, for a day: the group is never ejected as a whole, who is
+    /// well comes back, and who is ill for long is asked ever more rarely.
+    #[test]
+    fn simulated() {
+        for seed in 0..20 {
+            let mut chance = fastrand::Rng::with_seed(seed);
+            let total = chance.usize(2..12);
+            let policy = Outliers { max_ejected: chance.u8(1..=100), ..POLICY };
+            let all: Vec<Health> = (0..total).map(|_| Health::default()).collect();
+            let mut ill = vec![false; total];
+            let start = Instant::now();
+            let mut asked_while_ill = 0u64;
+            for step in 0..200_000u64 {
+                let now = start + Duration::from_millis(step * 400);
+                if step % 25 == 0 {
+                    sweep(all.iter(), 1, &policy, now);
+                }
+                if chance.u32(0..2000) == 0 {
+                    let i = chance.usize(0..total);
+                    ill[i] = !ill[i];
+                }
+                let usable: Vec<usize> = (0..total).filter(|i| all[*i].is_usable(now)).collect();
+                let ejected = all.iter().filter(|health| health.is_ejected()).count();
+                assert!(ejected < total, "seed {seed}, step {step}: all are ejected");
+                assert!(!usable.is_empty(), "seed {seed}, step {step}: nobody is left");
+                let i = usable[chance.usize(0..usable.len())];
+                let result = if ill[i] { DOWN } else { Result::Success };
+                asked_while_ill += u64::from(ill[i]);
+                if all[i].begin(now) {
+                    all[i].tried((chance.u8(..) > 5).then_some(result), &policy, now);
+                } else {
+                    all[i].note(result, &policy, now, || may_eject(ejected, total, &policy));
+                }
+            }
+            if ill.iter().any(|ill| !ill) && policy.max_ejected > 50 && total > 4 {
+                assert!(asked_while_ill < 120_000, "seed {seed}: {asked_while_ill}");
+            }
+            // All are well again: within the longest ejection and one request each they are back.
+            let mut now = start + Duration::from_millis(200_000 * 400);
+            for _ in 0..3 {
+                now += policy.max_ejection;
+                for health in &all {
+                    if health.begin(now) {
+                        health.tried(Some(Result::Success), &policy, now);
+                    }
+                }
+            }
+            assert!(all.iter().all(|health| !health.is_ejected()), "seed {seed}");
+        }
+    }
+}

@@ -1,0 +1,433 @@
+//! One request to a destination: which endpoint, which link, and what is done when a try comes to nothing.
+
+use std::cell::Ref;
+use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::{Duration, Instant, SystemTime};
+
+use http::{HeaderName, HeaderValue};
+
+use super::breaker::{Breaker, Went};
+use super::endpoint::Endpoint;
+use super::gate::{SOON, Under};
+use super::outlier::{self, Result as Came};
+use super::replay::Replay;
+use super::retry::{self, Outcome};
+use super::{Carriage, Cluster};
+use crate::clock::Deadline;
+use crate::config::{Limits, Retries};
+use crate::fault::{Fault, Reason, Side};
+use crate::http::body::{Half, Length};
+use crate::http::client::Link;
+use crate::http::head::ResponseHead;
+use crate::http::{Body, Request, Response, deadline};
+use crate::telemetry::labels::Cause;
+use crate::telemetry::trail::{Busy, Trail};
+
+/// Which try this is, as the server may want to know (Envoy's `include_request_attempt_count`).
+const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
+
+impl Cluster {
+    /// Sends a request and waits for the head of its response. Chooses the endpoint and the link, and sends it again, or
+    /// elsewhere, as the service's `retries` allow.
+    ///
+    /// # Errors
+    /// The fault of the last try, or that a limit is used up.
+    pub async fn send(&self, mut request: Request, trail: &Trail) -> Result<Response, Fault> {
+        let mut pass = match &self.breaker {
+            // Boxed: few services have a breaker, and each request would hold room for it.
+            Some(breaker) => Some(Box::new(Pass::new(self, breaker, trail)?)),
+            None => None,
+        };
+        if self.counts {
+            self.gate.admit(&self.settings.limits, trail)?;
+        }
+        let mut started = self.settings.retries.as_ref().map(|_| Instant::now());
+        let replay = self.replay(&mut request);
+        // Endpoints that are better avoided, as long as there are others.
+        let mut tried = Vec::new();
+        let mut repeated: u16 = 0;
+        // Counted until there is an answer.
+        let mut under: Option<Under> = None;
+        let answer = loop {
+            let endpoint = match self.pick(&tried) {
+                Ok(endpoint) => endpoint,
+                Err(fault) => break Err(fault),
+            };
+            let carriage = Carriage::of(&request.head);
+            trail.attempt(endpoint.address);
+            // From now on, not only once there is a link: those that come meanwhile would all be sent there, too.
+            endpoint.load.start();
+            trail.carried(Rc::clone(&endpoint) as Rc<dyn Busy>);
+            let mut watch = Watch::new(self, &endpoint, trail);
+            let again = match self.link_in_bounds(&endpoint, carriage, trail).await {
+                Err(fault) => {
+                    if fault.side() == Side::Upstream {
+                        endpoint.rest();
+                        watch.came(Came::Failure(Cause::Reason(fault.reason)));
+                    }
+                    tried.push(endpoint.address);
+                    let elsewhere = self.endpoints.borrow().len() > tried.len();
+                    // Where nothing is said of retries, an endpoint is not asked twice.
+                    let kept = Some(request).filter(|_| elsewhere || self.settings.retries.is_some());
+                    drop(under.take());
+                    match self.again(&Outcome::Unreached(&fault, elsewhere), repeated, kept, None) {
+                        Some(again) => again,
+                        None => break Err(fault),
+                    }
+                }
+                Ok(link) => {
+                    let start = Instant::now();
+                    trail.leaves(link.carrier(), start);
+                    let kept = self.kept(&request, replay.as_ref(), repeated);
+                    if self.settings.retries.is_some() {
+                        request.head.headers.insert(ATTEMPT_COUNT, HeaderValue::from(repeated + 1));
+                    }
+                    let per_try = self.retries().per_try;
+                    let sent = if per_try.is_zero() {
+                        link.send(request).await
+                    } else {
+                        // Boxed: few services have such a bound, and each request would hold room for it.
+                        Box::pin(within(per_try, replay.as_deref(), link.send(request))).await
+                    };
+                    drop(under.take());
+                    match sent {
+                        Ok(response) => {
+                            let now = self.started.elapsed().as_nanos() as u64;
+                            endpoint.load.answered(start.elapsed(), now);
+                            watch.came(of_answer(&response.head));
+                            let outcome = Outcome::Answered(&response.head);
+                            match self.again(&outcome, repeated, kept, replay.as_deref()) {
+                                Some(again) => {
+                                    tried.push(endpoint.address);
+                                    again
+                                }
+                                None => break Ok(response),
+                            }
+                        }
+                        Err(fault) => {
+                            let refused = fault.reason == Reason::RefusedStream;
+                            if fault.side() == Side::Upstream && !refused {
+                                watch.came(Came::Failure(Cause::Reason(fault.reason)));
+                            }
+                            match self.again(&Outcome::Failed(&fault), repeated, kept, replay.as_deref()) {
+                                Some(again) => {
+                                    if !refused {
+                                        tried.push(endpoint.address);
+                                    }
+                                    again
+                                }
+                                None => break Err(fault),
+                            }
+                        }
+                    }
+                }
+            };
+            drop(watch);
+            trail.put_down();
+            if tried.len() >= self.endpoints.borrow().len() {
+                tried.clear();
+            }
+            repeated += 1;
+            under = Some(again.under);
+            request = again.request;
+            if !again.after.is_zero() {
+                // Boxed: the clock of the path is too coarse for it, and few requests wait.
+                Box::pin(tokio::time::sleep(again.after)).await;
+            }
+            let used = started.replace(Instant::now()).map_or(Duration::ZERO, |started| started.elapsed());
+            let grpc = request.head.is_grpc();
+            if let Some(left) = deadline::of(&request.head, grpc) {
+                deadline::pass_on(&mut request.head, grpc, left.saturating_sub(used));
+            }
+        };
+        if let Some(pass) = &mut pass {
+            pass.answered(&answer);
+        }
+        answer
+    }
+
+    /// When requests are sent again.
+    fn retries(&self) -> &Retries {
+        self.settings.retries.as_ref().unwrap_or(&retry::UNSAID)
+    }
+
+    /// Has the body kept while it is sent, where that may be of use.
+    fn replay(&self, request: &mut Request) -> Option<Rc<Replay>> {
+        let retries = self.settings.retries.as_ref().filter(|retries| retries.attempts > 0)?;
+        if request.body.is_end() || request.body.length() == Length::Tunnel {
+            return None;
+        }
+        let replay = Replay::new(std::mem::replace(&mut request.body, Body::empty(Half::Request)), retries.body);
+        request.body = replay.take();
+        Some(replay)
+    }
+
+    /// The request once more, for the case that this try comes to nothing.
+    fn kept(&self, request: &Request, replay: Option<&Rc<Replay>>, repeated: u16) -> Option<Request> {
+        if repeated >= self.retries().attempts {
+            return None;
+        }
+        let body = match replay {
+            Some(replay) => replay.take(),
+            None if request.body.is_end() => Body::empty(Half::Request),
+            None => return None,
+        };
+        Some(Request { head: request.head.clone(), body, interim: Rc::clone(&request.interim) })
+    }
+
+    /// What is sent again, and after what wait, if it is. Counts it then.
+    fn again(
+        &self,
+        outcome: &Outcome<'_>,
+        repeated: u16,
+        kept: Option<Request>,
+        replay: Option<&Replay>,
+    ) -> Option<Again> {
+        let retries = self.retries();
+        let request = kept.filter(|_| replay.is_none_or(Replay::is_whole))?;
+        let repeatable = || retries.repeatable(&request.head);
+        let again = retries.again(outcome, repeated, repeatable, SystemTime::now, &mut self.dialer.chance())?;
+        let budget = (!again.free && self.counts).then_some(retries.budget);
+        let under = self.gate.repeat(&self.settings.limits, budget)?;
+        self.dialer.metrics().retry(self.id, again.cause);
+        tracing::debug!(service = %self.name, cause = %again.cause, after = ?again.after, "sending again");
+        Some(Again { request, under, after: again.after })
+    }
+
+    pub(super) fn pick(&self, tried: &[SocketAddr]) -> Result<Rc<Endpoint>, Fault> {
+        let endpoints = self.endpoints.borrow();
+        let most = self.settings.limits.endpoint.requests;
+        let full = |endpoint: &Endpoint| endpoint.load.in_flight() >= most;
+        let passed = |i: usize| endpoints.get(i).is_none_or(|e| tried.contains(&e.address) || full(e));
+        let mut picked = self.balancer.pick(&endpoints, passed, &mut self.dialer.chance());
+        if picked.is_none() && !tried.is_empty() {
+            let passed = |i: usize| endpoints.get(i).is_none_or(|e| full(e));
+            picked = self.balancer.pick(&endpoints, passed, &mut self.dialer.chance());
+        }
+        picked.and_then(|i| endpoints.get(i).map(Rc::clone)).ok_or_else(|| self.nowhere(&endpoints, full))
+    }
+
+    /// Why there is no endpoint.
+    #[cold]
+    fn nowhere(&self, endpoints: &Ref<'_, Vec<Rc<Endpoint>>>, full: impl Fn(&Endpoint) -> bool) -> Fault {
+        if endpoints.iter().any(|endpoint| full(endpoint)) {
+            return Fault::new(Reason::LimitReached)
+                .detail(format!("every endpoint of {} has all it may", self.name))
+                .wait(SOON);
+        }
+        match &self.place.borrow().unknown {
+            Some(why) => Fault::new(Reason::DnsError).detail(format!("{} has no endpoint: {why}", self.name)),
+            None => Fault::new(Reason::DestinationUnavailable).detail(format!("{} has no endpoint", self.name)),
+        }
+    }
+
+    /// A link; a request that has to wait for one counts as one that waits.
+    async fn link_in_bounds(&self, endpoint: &Rc<Endpoint>, carriage: Carriage, trail: &Trail) -> Result<Link, Fault> {
+        if self.settings.limits.pending == u32::MAX {
+            return self.link(endpoint, carriage, trail).await;
+        }
+        let wait = || self.gate.wait(&self.settings.limits);
+        // Boxed: each request would hold room for a link twice.
+        Box::pin(bounded(wait, self.link(endpoint, carriage, trail))).await
+    }
+
+    /// Whether another connection to an endpoint may be opened beside those that are. The first always may: else a service
+    /// with more endpoints than connections would never reach some of them.
+    pub(super) fn may_connect(&self, endpoint: &Endpoint) -> bool {
+        let Limits { connections, endpoint: own, .. } = self.settings.limits;
+        if connections == u32::MAX && own.connections == u32::MAX {
+            return true;
+        }
+        let here = endpoint.connections();
+        here == 0
+            || here < own.connections as usize
+                && self.endpoints.borrow().iter().map(|e| e.connections()).sum::<usize>() < connections as usize
+    }
+
+    /// Draws the conclusions from what came of a request.
+    fn judge(&self, endpoint: &Endpoint, trying: bool, came: Option<Came>) {
+        let Some(policy) = &self.settings.outliers else { return };
+        let now = Instant::now();
+        self.sweep(now);
+        let ejected = match (trying, came) {
+            (true, came) => endpoint.health.tried(came, policy, now),
+            (false, None) => None,
+            (false, Some(came)) => endpoint.health.note(came, policy, now, || {
+                let endpoints = self.endpoints.borrow();
+                let ejected = endpoints.iter().filter(|endpoint| endpoint.health.is_ejected()).count();
+                outlier::may_eject(ejected, endpoints.len(), policy)
+            }),
+        };
+        if let Some(cause) = ejected {
+            self.ejected(endpoint, cause);
+        }
+    }
+
+    /// Once in an interval. There is no timer for it: without requests nothing changes.
+    fn sweep(&self, now: Instant) {
+        let Some(policy) = &self.settings.outliers else { return };
+        let since = now.saturating_duration_since(self.swept.get());
+        if since < policy.interval {
+            return;
+        }
+        self.swept.set(now);
+        let intervals = (since.as_millis() / policy.interval.as_millis().max(1)).try_into().unwrap_or(u32::MAX);
+        let endpoints = self.endpoints.borrow();
+        for at in outlier::sweep(endpoints.iter().map(|endpoint| &endpoint.health), intervals, policy, now) {
+            if let Some(endpoint) = endpoints.get(at) {
+                self.ejected(endpoint, Cause::SuccessRate);
+            }
+        }
+    }
+
+    #[cold]
+    fn ejected(&self, endpoint: &Endpoint, cause: Cause) {
+        self.dialer.metrics().ejection(self.id, cause);
+        let left = endpoint.health.ejected(Instant::now()).map(|ejected| ejected.left);
+        tracing::info!(service = %self.name, endpoint = %endpoint.address, ?cause, ?left, "an endpoint is ejected");
+    }
+}
+
+/// A request that the breaker has let in. Tells it how it went, even if nobody waits for it any more.
+struct Pass<'a> {
+    cluster: &'a Cluster,
+    breaker: &'a Breaker,
+    trail: &'a Trail,
+    start: Instant,
+    trying: bool,
+    over: bool,
+}
+
+impl<'a> Pass<'a> {
+    fn new(cluster: &'a Cluster, breaker: &'a Breaker, trail: &'a Trail) -> Result<Self, Fault> {
+        let start = Instant::now();
+        let trying = breaker.admit(start).map_err(|left| {
+            let detail = format!("too many requests to {} failed, or were answered late", cluster.name);
+            Fault::new(Reason::BreakerOpen).wait(left).detail(detail)
+        })?;
+        Ok(Pass { cluster, breaker, trail, start, trying, over: false })
+    }
+
+    fn answered(&mut self, answer: &Result<Response, Fault>) {
+        let failed = match answer {
+            Ok(response) => of_answer(&response.head) != Came::Success,
+            Err(fault) if fault.side() == Side::Upstream => true,
+            // A limit, or the caller: that says nothing of the service.
+            Err(_) => return,
+        };
+        self.went(Some(failed));
+    }
+
+    fn went(&mut self, failed: Option<bool>) {
+        self.over = true;
+        let now = Instant::now();
+        let went = failed.map(|failed| Went { failed, took: now.saturating_duration_since(self.start) });
+        if let Some(change) = self.breaker.note(self.trying, went, now) {
+            tracing::info!(service = %self.cluster.name, ?change, "a breaker changed");
+            self.cluster.gate.changed(change);
+        }
+    }
+}
+
+impl Drop for Pass<'_> {
+    fn drop(&mut self) {
+        if !self.over {
+            self.went(self.trail.is_expired().then_some(true));
+        }
+    }
+}
+
+/// A repetition that is about to be.
+struct Again {
+    request: Request,
+    under: Under,
+    after: Duration,
+}
+
+/// Tells an endpoint's health what came of a try, even if nobody waits for it any more.
+struct Watch<'a> {
+    cluster: &'a Cluster,
+    endpoint: &'a Endpoint,
+    trail: &'a Trail,
+    /// It is the one that tries an ejected endpoint.
+    trying: bool,
+    over: bool,
+}
+
+impl<'a> Watch<'a> {
+    fn new(cluster: &'a Cluster, endpoint: &'a Endpoint, trail: &'a Trail) -> Self {
+        let watched = cluster.settings.outliers.is_some();
+        let trying = watched && endpoint.health.is_ejected() && endpoint.health.begin(Instant::now());
+        Watch { cluster, endpoint, trail, trying, over: !watched }
+    }
+
+    fn came(&mut self, came: Came) {
+        if !std::mem::replace(&mut self.over, true) {
+            self.cluster.judge(self.endpoint, self.trying, Some(came));
+        }
+    }
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        if !self.over {
+            let late = Came::Failure(Cause::Reason(Reason::HttpResponseTimeout));
+            self.cluster.judge(self.endpoint, self.trying, self.trail.is_expired().then_some(late));
+        }
+    }
+}
+
+/// What an answer says of who gave it. The codes of gRPC count as the statuses that stand for them.
+fn of_answer(head: &ResponseHead) -> Came {
+    match (head.status.as_u16(), retry::grpc_status(head)) {
+        (status @ 502..=504, _) => Came::Failure(Cause::Status(status)),
+        (500.., _) => Came::Error,
+        (_, Some(code @ (4 | 14))) => Came::Failure(Cause::Grpc(code)),
+        (_, Some(2 | 13 | 15)) => Came::Error,
+        _ => Came::Success,
+    }
+}
+
+/// Gives a try up when no answer comes within this time from the end of the request.
+async fn within(
+    per_try: Duration,
+    replay: Option<&Replay>,
+    sent: impl Future<Output = Result<Response, Fault>>,
+) -> Result<Response, Fault> {
+    let (deadline, mut counts, mut sent) = (Deadline::new(), false, pin!(sent));
+    poll_fn(|cx| {
+        if let Poll::Ready(answer) = sent.as_mut().poll(cx) {
+            return Poll::Ready(answer);
+        }
+        if !counts && replay.is_none_or(Replay::is_read) {
+            deadline.set(per_try);
+            counts = true;
+        }
+        deadline
+            .poll(cx)
+            .map(|()| Err(Fault::new(Reason::PerTryTimeout).detail(format!("no answer within {per_try:?}"))))
+    })
+    .await
+}
+
+/// Waits if `wait` lets it.
+async fn bounded<T>(
+    wait: impl Fn() -> Result<Under, Fault>,
+    link: impl Future<Output = Result<T, Fault>>,
+) -> Result<T, Fault> {
+    let (mut waits, mut link) = (None, pin!(link));
+    poll_fn(|cx| {
+        if let Poll::Ready(link) = link.as_mut().poll(cx) {
+            return Poll::Ready(link);
+        }
+        if waits.is_none() {
+            waits = Some(wait()?);
+        }
+        Poll::Pending
+    })
+    .await
+}

@@ -1,0 +1,580 @@
+//! Retries, limits and ejection, with backends that fail, hang and recover. Backends count by request id: what is not
+//! safe to repeat must arrive once.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use lacis_tests::client::{self, Client};
+use lacis_tests::wire::{Response, Wire};
+use lacis_tests::{Link, Mesh, Sidecar, block_on, on_links, runtime, until};
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+/// What a backend does with a request.
+#[derive(Clone, Copy, Debug)]
+enum Act {
+    /// Answers with this status and these fields.
+    Answer(u16, &'static [(&'static str, &'static str)]),
+    /// Answers so after [`Backend::release`].
+    Hold(u16),
+    /// Closes the connection instead of an answer.
+    Abort,
+    /// Never answers.
+    Silent,
+}
+
+const OK: Act = Act::Answer(200, &[]);
+
+/// A request as a backend saw it.
+#[derive(Clone, Debug)]
+struct Seen {
+    id: String,
+    method: String,
+    /// `x-envoy-attempt-count`.
+    attempt: Option<u16>,
+    body: Vec<u8>,
+    /// `x-envoy-expected-rq-timeout-ms`, or `grpc-timeout` in milliseconds.
+    deadline: Option<u64>,
+}
+
+/// What is done with a request, given how often its id was seen here before.
+type Script = Box<dyn Fn(&Seen, usize) -> Act + Send>;
+
+/// An HTTP/1.1 application whose behaviour a test writes.
+struct Backend {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    alive: watch::Sender<()>,
+}
+
+struct Shared {
+    seen: Mutex<Vec<Seen>>,
+    script: Mutex<Script>,
+    released: watch::Sender<bool>,
+    connections: AtomicU64,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Backend {
+    fn new(script: impl Fn(&Seen, usize) -> Act + Send + 'static) -> Backend {
+        let listener = block_on(TcpListener::bind("127.0.0.1:0")).expect("a port");
+        let address = listener.local_addr().expect("a bound socket");
+        let shared = Arc::new(Shared {
+            seen: Mutex::default(),
+            script: Mutex::new(Box::new(script)),
+            released: watch::channel(false).0,
+            connections: AtomicU64::new(0),
+        });
+        let (alive, mut end) = watch::channel(());
+        let accepting = shared.clone();
+        runtime().spawn(async move {
+            loop {
+                let accepted = tokio::select! {
+                    _ = end.changed() => return,
+                    accepted = listener.accept() => accepted,
+                };
+                let Ok((stream, _)) = accepted else { continue };
+                accepting.connections.fetch_add(1, Ordering::SeqCst);
+                let (shared, mut end) = (accepting.clone(), end.clone());
+                tokio::spawn(async move {
+                    tokio::select! {
+                        _ = end.changed() => {}
+                        // An error is the peer's way to end.
+                        _ = serve(stream, &shared) => {}
+                    }
+                });
+            }
+        });
+        Backend { address, shared, alive }
+    }
+
+    fn now(&self, script: impl Fn(&Seen, usize) -> Act + Send + 'static) {
+        *lock(&self.shared.script) = Box::new(script);
+    }
+
+    fn release(&self) {
+        self.shared.released.send_replace(true);
+    }
+
+    fn seen(&self) -> Vec<Seen> {
+        lock(&self.shared.seen).clone()
+    }
+
+    fn count(&self) -> usize {
+        lock(&self.shared.seen).len()
+    }
+
+    fn of(&self, id: &str) -> Vec<Seen> {
+        self.seen().into_iter().filter(|seen| seen.id == id).collect()
+    }
+
+    fn wait(&self, count: usize) {
+        until("the backend has seen the requests", || (self.count() >= count).then_some(()));
+    }
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        let _ = self.alive.send(());
+    }
+}
+
+async fn serve(stream: TcpStream, shared: &Shared) -> std::io::Result<()> {
+    let _ = stream.set_nodelay(true);
+    let mut wire = Wire::new(stream);
+    while let Some(head) = wire.head().await? {
+        let (body, _) = wire.body(head.request_framing()?).await?;
+        let seen = Seen {
+            id: head.field("x-request-id").unwrap_or_default().to_owned(),
+            method: head.start.split(' ').next().unwrap_or_default().to_owned(),
+            attempt: head.field("x-envoy-attempt-count").and_then(|n| n.parse().ok()),
+            body: body.to_vec(),
+            deadline: head
+                .field("x-envoy-expected-rq-timeout-ms")
+                .or(head.field("grpc-timeout").and_then(|text| text.strip_suffix('m')))
+                .and_then(|text| text.parse().ok()),
+        };
+        let before = {
+            let mut all = lock(&shared.seen);
+            let before = all.iter().filter(|other| other.id == seen.id).count();
+            all.push(seen.clone());
+            before
+        };
+        let act = lock(&shared.script)(&seen, before);
+        let (status, fields) = match act {
+            Act::Answer(status, fields) => (status, fields),
+            Act::Hold(status) => {
+                let _ = shared.released.subscribe().wait_for(|go| *go).await;
+                (status, &[][..])
+            }
+            Act::Abort => return Ok(()),
+            Act::Silent => return wire.closed().await,
+        };
+        let mut text = format!("HTTP/1.1 {status} Status\r\ncontent-length: 2\r\n");
+        fields.iter().for_each(|(name, value)| text += &format!("{name}: {value}\r\n"));
+        wire.send(format!("{text}\r\nok").as_bytes()).await?;
+    }
+    Ok(())
+}
+
+/// One sidecar that calls `delta` at each of these backends; but for a plaintext link through a sidecar before each.
+struct Net {
+    alpha: Sidecar,
+    deltas: Vec<Sidecar>,
+    mesh: Mesh,
+}
+
+impl Net {
+    fn new(link: Link, backends: &[&Backend], service: Value) -> Net {
+        let mesh = Mesh::new();
+        let deltas: Vec<Sidecar> = match link {
+            Link::Plaintext => Vec::new(),
+            _ => backends.iter().map(|backend| mesh.sidecar("delta").application_at(backend.address).start()).collect(),
+        };
+        let endpoints: Vec<SocketAddr> = match link {
+            Link::Plaintext => backends.iter().map(|backend| backend.address).collect(),
+            _ => deltas.iter().map(Sidecar::inbound).collect(),
+        };
+        let alpha = mesh.sidecar("alpha").calls_all("delta", &endpoints, link);
+        let alpha = alpha.with(json!({"services": {"delta": service}})).start();
+        Net { alpha, deltas, mesh }
+    }
+
+    fn send(&self, method: &str, id: &str, fields: &[(&str, &str)], body: Option<&[u8]>) -> Response {
+        let fields = [&[("x-request-id", id)], fields].concat();
+        client::request(self.alpha.outbound(), method, "delta", "/", &fields, body)
+    }
+
+    fn get(&self, id: &str) -> Response {
+        self.send("GET", id, &[], None)
+    }
+
+    /// A request whose answer is not waited for yet.
+    fn begin(&self, id: &str) -> Client {
+        let mut client = Client::connect(self.alpha.outbound());
+        client.send(format!("GET / HTTP/1.1\r\nhost: delta\r\nx-request-id: {id}\r\n\r\n"));
+        client
+    }
+
+    /// `delta` on `/clusters`, with the only worker.
+    fn cluster(&self) -> Value {
+        let page: Value = serde_json::from_str(&self.alpha.admin_get("/clusters").text()).expect("JSON");
+        page["workers"][0]["clusters"]["delta"].clone()
+    }
+}
+
+on_links! {
+    /// By method, by key, by the word of the service; and with the body as it was.
+    [H2, H3] fn an_answer_is_asked_for_again_only_where_that_is_harmless(link) {
+        let backend = Backend::new(|_, before| if before == 0 { Act::Answer(503, &[]) } else { OK });
+        let retries = json!({"retries": {"on": ["connect_failure", "refused_stream", 503], "body": "100KiB"}});
+        let net = Net::new(link, &[&backend], retries);
+
+        assert_eq!(net.get("get").status(), 200);
+        let attempts: Vec<_> = backend.of("get").iter().map(|seen| seen.attempt).collect();
+        assert_eq!(attempts, [Some(1), Some(2)]);
+        let record = net.alpha.access("the repeated one", |record| record["request_id"] == "get");
+        assert_eq!((&record["attempts"], &record["response_code"]), (&json!(2), &json!(200)));
+        net.alpha.counts(1.0, "lacis_retries_total", &[("destination", "delta"), ("cause", "503")]);
+
+        let answer = net.send("POST", "paid", &[], Some(b"once"));
+        assert_eq!((answer.status(), backend.of("paid").len()), (503, 1), "nobody pays twice");
+
+        // 100 KiB are kept, and not a byte more.
+        let body: Vec<u8> = (0..100 * 1024 + 1).map(|i| (i % 251) as u8).collect();
+        let key = [("idempotency-key", "k")];
+        assert_eq!(net.send("POST", "fits", &key, Some(&body[1..])).status(), 200);
+        let bodies: Vec<_> = backend.of("fits").into_iter().map(|seen| seen.body == body[1..]).collect();
+        assert_eq!(bodies, [true, true]);
+        assert_eq!(net.send("POST", "long", &key, Some(&body)).status(), 503);
+        assert_eq!(backend.of("long").len(), 1);
+        assert!(backend.of("long")[0].body == body, "sent as it is all the same");
+        assert_eq!(net.send("PUT", "put", &[], Some(b"put")).status(), 200);
+    }
+
+    /// gRPC is always POST: its codes count where the service lets POST be repeated.
+    [H2] fn codes_of_grpc_are_repeated_for_methods_that_may_be(link) {
+        let unavailable = Act::Answer(200, &[("content-type", "application/grpc"), ("grpc-status", "14")]);
+        let backend = Backend::new(move |_, before| if before < 2 { unavailable } else { OK });
+        let retries = json!({"retries": {"on": ["unavailable"], "methods": ["POST"]}});
+        let net = Net::new(link, &[&backend], retries);
+        let grpc = [("content-type", "application/grpc"), ("te", "trailers")];
+        let answer = net.send("POST", "call", &grpc, Some(b"call"));
+        assert_eq!((answer.field("grpc-status"), backend.of("call").len()), (None, 3));
+        net.alpha.counts(2.0, "lacis_retries_total", &[("cause", "grpc_14")]);
+    }
+
+    /// What hangs is given up and asked elsewhere; what may not be repeated is told so.
+    [H2, H3] fn a_try_that_takes_too_long_is_given_up(link) {
+        let backend = Backend::new(|_, before| if before == 0 { Act::Silent } else { OK });
+        let net = Net::new(link, &[&backend], json!({"retries": {"per_try_timeout": "300ms"}}));
+        assert_eq!(net.get("get").status(), 200);
+        assert_eq!(backend.of("get").len(), 2);
+        let answer = net.send("POST", "post", &[], Some(b"x"));
+        assert_eq!((answer.status(), answer.proxy_error().as_deref()), (504, Some("http_response_timeout")));
+        assert_eq!(backend.of("post").len(), 1);
+        let record = net.alpha.access("the late one", |record| record["request_id"] == "post");
+        assert_eq!(record["response_code_details"], "upstream_per_try_timeout");
+    }
+
+    /// One that fails is passed over, is tried after a while, and comes back when it is well.
+    [H2, H3] fn an_endpoint_that_fails_is_ejected_until_it_is_well(link) {
+        let (well, ill) = (Backend::new(|_, _| OK), Backend::new(|_, _| Act::Answer(503, &[])));
+        let outliers = json!({"consecutive": 3, "ejection": "1h", "max_ejection": "1h"});
+        let mut net = Net::new(link, &[&well, &ill], json!({"outliers": outliers, "balance": "round_robin"}));
+        let failed = (0..20).filter(|i| net.get(&format!("a{i}")).status() == 503).count();
+        assert_eq!((failed, ill.count(), well.count()), (3, 3, 17));
+        net.alpha.counts(1.0, "lacis_ejections_total", &[("destination", "delta"), ("cause", "503")]);
+        let ejected = &net.cluster()["endpoints"][1]["ejected"];
+        assert_eq!((&ejected["cause"], &ejected["times"]), (&json!("503"), &json!(1)));
+        assert_eq!(net.cluster()["endpoints"][0]["ejected"], Value::Null);
+
+        // Never all of them: the other one is asked, however it fails.
+        well.now(|_, _| Act::Answer(503, &[]));
+        assert!((0..10).all(|i| net.get(&format!("b{i}")).status() == 503));
+        assert_eq!(ill.count(), 3);
+        well.now(|_, _| OK);
+
+        // What it is now, it is for the changed service too; there a try comes soon.
+        net.alpha.reload(json!({"services": {"delta": {"outliers": {"ejection": "1ms", "max_ejection": "1ms"}}}}));
+        assert_eq!(net.cluster()["endpoints"][1]["ejected"]["cause"], "503");
+    }
+}
+
+/// After its time one request at a time tries it; the first that succeeds brings it back.
+#[test]
+fn an_ejected_endpoint_is_tried() {
+    let (well, ill) = (Backend::new(|_, _| OK), Backend::new(|_, _| Act::Answer(503, &[])));
+    let outliers = json!({"consecutive": 2, "ejection": "1ms", "max_ejection": "1ms"});
+    let net = Net::new(Link::Plaintext, &[&well, &ill], json!({"outliers": outliers, "balance": "round_robin"}));
+    // Each try ejects it again.
+    until("it was tried and ejected again", || {
+        net.get("try");
+        (net.alpha.metrics().sum("lacis_ejections_total", &[]) >= 4.0).then_some(())
+    });
+    ill.now(|_, _| OK);
+    until("it is back", || {
+        net.get("try");
+        net.cluster()["endpoints"][1]["ejected"].is_null().then_some(())
+    });
+    let before = ill.count();
+    (0..4).for_each(|_| assert_eq!(net.get("share").status(), 200));
+    assert_eq!(ill.count(), before + 2);
+}
+
+/// No answer at all: the stream broke, and nobody knows how far it came.
+#[test]
+fn what_broke_is_repeated_where_that_is_asked_for() {
+    let backend = Backend::new(|_, before| if before == 0 { Act::Abort } else { OK });
+    let net = Net::new(
+        Link::Plaintext,
+        &[&backend],
+        json!({"retries": {"on": ["reset"]}, "limits": {"endpoint": {"requests": 1}}}),
+    );
+    assert_eq!(net.get("get").status(), 200);
+    assert_eq!(net.send("POST", "post", &[], Some(b"x")).status(), 502);
+    assert_eq!((backend.of("get").len(), backend.of("post").len()), (2, 1));
+
+    let net = Net::new(Link::Plaintext, &[&backend], json!({"retries": {"attempts": 0}}));
+    assert_eq!(net.get("never").status(), 502);
+    assert_eq!((backend.of("never").len(), backend.of("never")[0].attempt), (1, Some(1)));
+}
+
+/// An endpoint that cannot be reached costs no request, body or not, whatever the method; and counts against no budget.
+#[test]
+fn what_reached_nobody_goes_elsewhere() {
+    let backend = Backend::new(|_, _| OK);
+    let gone = Backend::new(|_, _| OK);
+    let dead = Backend { address: gone.address, shared: gone.shared.clone(), alive: watch::channel(()).0 };
+    drop(gone);
+    until("its port is closed", || std::net::TcpStream::connect(dead.address).is_err().then_some(()));
+    for service in [json!({}), json!({"retries": {"budget": "0%"}}), json!({"outliers": {"consecutive": 1}})] {
+        let mut service = service;
+        service["balance"] = json!("round_robin");
+        let net = Net::new(Link::Plaintext, &[&backend, &dead], service.clone());
+        let sent: Vec<u16> = (0..12).map(|i| net.send("POST", &format!("p{i}"), &[], Some(b"body")).status()).collect();
+        assert_eq!(sent, [200; 12], "{service}");
+        assert!(net.alpha.metrics().sum("lacis_retries_total", &[("cause", "connection_refused")]) >= 1.0);
+    }
+    assert_eq!(backend.count(), 36);
+}
+
+/// What a server asks for decides: a wait that is too long is the caller's.
+#[test]
+fn retry_after_is_honoured() {
+    let backend = Backend::new(|_, before| match before {
+        0 => Act::Answer(503, &[("retry-after", "60")]),
+        _ => OK,
+    });
+    let net = Net::new(Link::Plaintext, &[&backend], json!({"retries": {"attempts": 2}}));
+    let answer = net.get("late");
+    assert_eq!((answer.status(), answer.field("retry-after"), backend.count()), (503, Some("60"), 1));
+    backend.now(|_, before| if before == 0 { Act::Answer(503, &[("retry-after", "1")]) } else { OK });
+    let start = Instant::now();
+    assert_eq!(net.get("soon").status(), 200);
+    assert!(start.elapsed() >= Duration::from_secs(1), "no sooner than asked");
+}
+
+/// Fifty requests fail at once: of those in flight a fifth is sent again, and no more.
+#[test]
+fn a_budget_stops_a_storm() {
+    const MANY: usize = 50;
+    let backend = Backend::new(|seen, _| if seen.attempt == Some(1) { Act::Hold(503) } else { Act::Silent });
+    let net = Net::new(Link::Plaintext, &[&backend], json!({"retries": {"attempts": 2}}));
+    let mut clients: Vec<Client> = (0..MANY).map(|i| net.begin(&format!("s{i}"))).collect();
+    backend.wait(MANY);
+    assert_eq!(net.cluster()["limits"]["requests"]["now"], MANY);
+    // The second tries are never answered, so they stay under way until all is decided.
+    backend.release();
+    until("the budget is used up", || {
+        let retries = &net.cluster()["limits"]["retries"];
+        (retries["refused"] == MANY - MANY / 5).then(|| assert_eq!(retries["now"], MANY / 5))
+    });
+    backend.wait(MANY + MANY / 5);
+    net.alpha.counts(1.0, "lacis_breaker_open", &[("destination", "delta"), ("cause", "retries")]);
+    net.alpha.counts((MANY / 5) as f64, "lacis_retries_total", &[("cause", "503")]);
+    drop(clients.split_off(0));
+    net.alpha.counts(0.0, "lacis_breaker_open", &[("cause", "retries")]);
+    assert_eq!(backend.count(), MANY + MANY / 5);
+}
+
+on_links! {
+    /// The last that fits is served, the next is refused at once, with a reason, and a time to come back.
+    [H2, H3] fn requests_are_limited(link) {
+        let backend = Backend::new(|_, _| Act::Hold(200));
+        let net = Net::new(link, &[&backend], json!({"limits": {"requests": 2}}));
+        let mut held = [net.begin("one"), net.begin("two")];
+        backend.wait(2);
+        let answer = net.get("three");
+        assert_eq!((answer.status(), answer.field("retry-after")), (503, Some("1")));
+        assert_eq!(answer.proxy_error().as_deref(), Some("connection_limit_reached"));
+        let record = net.alpha.access("the refused one", |record| record["request_id"] == "three");
+        assert_eq!((&record["response_flags"], &record["reason"]), (&json!("UO"), &json!("limit_reached")));
+        let grpc = net.send("POST", "four", &[("content-type", "application/grpc")], Some(b""));
+        assert_eq!((grpc.field("grpc-status"), grpc.field("grpc-retry-pushback-ms")), (Some("14"), Some("1000")));
+        assert_eq!(net.cluster()["limits"]["requests"], json!({"now": 2, "limit": 2, "refused": 2}));
+        net.alpha.counts(1.0, "lacis_breaker_open", &[("destination", "delta"), ("cause", "requests")]);
+        backend.release();
+        assert!(held.iter_mut().all(|client| client.response("GET").status() == 200));
+        net.alpha.counts(0.0, "lacis_breaker_open", &[("destination", "delta"), ("cause", "requests")]);
+        assert_eq!(net.get("five").status(), 200);
+        assert_eq!(backend.count(), 3);
+    }
+}
+
+/// Beyond `connections` requests wait, beyond `pending` they do not.
+#[test]
+fn connections_and_those_who_wait_for_them_are_limited() {
+    let backend = Backend::new(|_, _| Act::Hold(200));
+    let net = Net::new(Link::Plaintext, &[&backend], json!({"limits": {"connections": 1, "pending": 1}}));
+    let mut first = net.begin("first");
+    backend.wait(1);
+    let mut second = net.begin("second");
+    until("the second waits", || (net.cluster()["limits"]["pending"]["now"] == 1).then_some(()));
+    let answer = net.get("third");
+    assert_eq!((answer.status(), answer.proxy_error().as_deref()), (503, Some("connection_limit_reached")));
+    assert_eq!(net.cluster()["limits"]["connections"], json!({"now": 1, "limit": 1}));
+    backend.release();
+    assert_eq!((first.response("GET").status(), second.response("GET").status()), (200, 200));
+    assert_eq!((backend.count(), backend.shared.connections.load(Ordering::SeqCst)), (2, 1));
+}
+
+on_links! {
+    /// Too many failures: all are refused at once, until it was tried and is well.
+    [H2, H3] fn a_breaker_gives_the_service_a_rest(link) {
+        let backend = Backend::new(|_, _| Act::Answer(500, &[]));
+        let breaker = json!({"failures": "50%", "requests": 6, "window": "1h", "open": "1h", "probes": 1});
+        let mut net = Net::new(link, &[&backend], json!({"breaker": breaker}));
+        assert!((0..6).all(|i| net.get(&format!("a{i}")).status() == 500));
+        let answer = net.get("refused");
+        assert_eq!((answer.status(), answer.field("retry-after")), (503, Some("3600")));
+        assert_eq!(answer.proxy_error().as_deref(), Some("destination_unavailable"));
+        let record = net.alpha.access("the refused one", |record| record["request_id"] == "refused");
+        assert_eq!((&record["response_flags"], &record["reason"]), (&json!("UO"), &json!("breaker_open")));
+        assert_eq!(backend.count(), 6);
+        assert_eq!(net.cluster()["breaker"]["state"], "open");
+        net.alpha.counts(1.0, "lacis_breaker_open", &[("destination", "delta"), ("cause", "failures")]);
+
+        backend.now(|_, _| OK);
+        net.alpha.reload(json!({"services": {"delta": {"breaker": {"open": "1ms"}}}}));
+        assert_eq!(net.get("fresh").status(), 200, "another breaker, which is closed");
+        backend.now(|_, _| Act::Answer(500, &[]));
+        until("it is open", || {
+            net.get("b");
+            (net.cluster()["breaker"]["state"] == "open").then_some(())
+        });
+        backend.now(|_, _| OK);
+        until("it is closed", || {
+            let answer = net.get("c");
+            (answer.status() == 200 && net.cluster()["breaker"]["state"] == "closed").then_some(())
+        });
+    }
+
+    /// The caller's deadline bounds the request, and is told on, shortened.
+    [H2, H3] fn a_deadline_is_honoured_and_passed_on(link) {
+        let backend = Backend::new(|_, _| OK);
+        let net = Net::new(link, &[&backend], json!({}));
+        assert_eq!(net.send("GET", "told", &[("x-envoy-upstream-rq-timeout-ms", "30000")], None).status(), 200);
+        assert_eq!(net.send("GET", "none", &[], None).status(), 200);
+        let grpc = [("content-type", "application/grpc"), ("grpc-timeout", "30S")];
+        net.send("POST", "call", &grpc, Some(b"x"));
+        let left = |id: &str| backend.of(id)[0].deadline;
+        assert!(left("told").is_some_and(|left| (1..=30_000).contains(&left)), "{:?}", left("told"));
+        assert_eq!(left("none"), None);
+        assert!(left("call").is_some_and(|left| (1..=30_000).contains(&left)), "{:?}", left("call"));
+
+        backend.now(|_, _| Act::Silent);
+        let answer = net.send("GET", "late", &[("x-envoy-upstream-rq-timeout-ms", "50")], None);
+        assert_eq!((answer.status(), answer.proxy_error().as_deref()), (504, Some("http_response_timeout")));
+        let grpc = [("content-type", "application/grpc"), ("grpc-timeout", "50m")];
+        assert_eq!(net.send("POST", "late-call", &grpc, Some(b"x")).field("grpc-status"), Some("4"));
+    }
+}
+
+/// One that has all it may is passed over; where all have, there is no waiting.
+#[test]
+fn endpoints_are_limited() {
+    let backends = [Backend::new(|_, _| Act::Hold(200)), Backend::new(|_, _| Act::Hold(200))];
+    let net = Net::new(
+        Link::Plaintext,
+        &[&backends[0], &backends[1]],
+        json!({"limits": {"endpoint": {"requests": 1}}, "balance": "random"}),
+    );
+    let mut held = [net.begin("one"), net.begin("two")];
+    backends.iter().for_each(|backend| backend.wait(1));
+    let answer = net.get("three");
+    assert_eq!((answer.status(), answer.field("retry-after")), (503, Some("1")));
+    backends.iter().for_each(Backend::release);
+    assert!(held.iter_mut().all(|client| client.response("GET").status() == 200));
+}
+
+on_links! {
+    /// Backends are killed and started again, stopped, and made to fail and to hang, one after the other, under load. No
+    /// request is lost that may be repeated, none arrives twice that may not. Ten minutes: `LACIS_CHAOS_SECONDS=600`.
+    [H2, H3] fn chaos(link) {
+        const CLIENTS: usize = 6;
+        /// Requests between one misfortune and the next.
+        const ROUND: u64 = 120;
+        let seconds = std::env::var("LACIS_CHAOS_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+        let backends: Vec<Backend> = (0..3).map(|_| Backend::new(|_, _| OK)).collect();
+        let service = json!({
+            "retries": {"attempts": 5, "on": ["connect_failure", "refused_stream", "reset", "gateway_error"],
+                "budget": "100%", "per_try_timeout": "2s"},
+            "outliers": {"consecutive": 3, "ejection": "500ms", "max_ejection": "1s", "max_ejected": "67%"},
+            "timeouts": {"connect": "2s", "request": "40s"},
+        });
+        let mut net = Net::new(link, &[&backends[0], &backends[1], &backends[2]], service);
+        let (stop, done) = (AtomicBool::new(false), AtomicU64::new(0));
+        let outbound = net.alpha.outbound();
+        let outcome: Vec<(String, &str, u16)> = std::thread::scope(|scope| {
+            let load = |client: usize| {
+                let (stop, done) = (&stop, &done);
+                move || {
+                    let mut all = Vec::new();
+                    for n in 0.. {
+                        if stop.load(Ordering::SeqCst) {
+                            break;
+                        }
+                        let (id, method) = (format!("{client}-{n}"), if n % 3 == 0 { "POST" } else { "GET" });
+                        let body = (method == "POST").then_some(&b"pay"[..]);
+                        let answer =
+                            client::request(outbound, method, "delta", "/", &[("x-request-id", &id)], body);
+                        all.push((id, method, answer.status()));
+                        done.fetch_add(1, Ordering::SeqCst);
+                    }
+                    all
+                }
+            };
+            let clients: Vec<_> = (0..CLIENTS).map(|client| scope.spawn(load(client))).collect();
+            let more = || {
+                let wanted = done.load(Ordering::SeqCst) + ROUND;
+                until("more requests are done", || (done.load(Ordering::SeqCst) >= wanted).then_some(()));
+            };
+            let (start, mut chance) = (Instant::now(), fastrand::Rng::with_seed(7));
+            for round in 0.. {
+                if round >= 5 && start.elapsed() >= Duration::from_secs(seconds) {
+                    break;
+                }
+                let victim = chance.usize(0..backends.len());
+                match round % 5 {
+                    0 => {
+                        let listen = net.deltas[victim].inbound().to_string();
+                        net.deltas[victim].signal("KILL");
+                        net.deltas[victim].wait();
+                        more();
+                        let again = net.mesh.sidecar("delta").application_at(backends[victim].address);
+                        net.deltas[victim] = again.with(json!({"inbound": {"listen": listen}})).start();
+                    }
+                    1 => {
+                        net.deltas[victim].signal("STOP");
+                        more();
+                        net.deltas[victim].signal("CONT");
+                    }
+                    2 => backends[victim].now(|seen, _| if seen.id.ends_with('1') { OK } else { Act::Answer(503, &[]) }),
+                    3 => backends[victim].now(|_, _| Act::Abort),
+                    _ => backends[victim].now(|_, _| Act::Silent),
+                }
+                more();
+                backends.iter().for_each(|backend| backend.now(|_, _| OK));
+            }
+            stop.store(true, Ordering::SeqCst);
+            clients.into_iter().flat_map(|client| client.join().expect("no client panicked")).collect()
+        });
+        let lost: Vec<_> = outcome.iter().filter(|(_, method, status)| *method == "GET" && *status != 200).collect();
+        assert!(lost.is_empty(), "{} of {} requests lost: {lost:?}", lost.len(), outcome.len());
+        let mut arrived = BTreeMap::<String, usize>::new();
+        for seen in backends.iter().flat_map(Backend::seen).filter(|seen| seen.method == "POST") {
+            *arrived.entry(seen.id).or_default() += 1;
+        }
+        let twice: Vec<_> = arrived.iter().filter(|(_, times)| **times > 1).collect();
+        assert!(twice.is_empty(), "{twice:?}");
+        assert!(net.alpha.metrics().sum("lacis_ejections_total", &[]) >= 1.0);
+    }
+}
