@@ -1,6 +1,9 @@
 //! Compiles the shipped filters to WebAssembly and makes the table of `src/filter/builtin.rs`, so that one `cargo build`
 //! is enough on a fresh machine.
 
+#[path = "build/templates.rs"]
+mod templates;
+
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
@@ -32,9 +35,10 @@ fn embed() -> Result<(), String> {
     let out = PathBuf::from(variable("OUT_DIR")?);
     let manifest = PathBuf::from(variable("CARGO_MANIFEST_DIR")?);
     let root = manifest.parent().ok_or("the package has no workspace around it")?;
-    for input in ["Cargo.toml", "Cargo.lock", "sdk/Cargo.toml", "sdk/src", "filters", "proxy/build.rs"] {
+    for input in ["Cargo.toml", "Cargo.lock", "sdk/Cargo.toml", "sdk/src", "filters", "proxy/build.rs", "proxy/build"] {
         println!("cargo::rerun-if-changed={}", root.join(input).display());
     }
+    templates::write(root, &out)?;
     ensure_target(installed, add_target)?;
     compile(root, &out.join("filters"))?;
     let modules = out.join("filters").join(TARGET).join("release");

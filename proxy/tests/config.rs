@@ -67,6 +67,33 @@ fn every_kind_of_mistake() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// The same of cases of filters, in `tests/cases`.
+#[test]
+fn every_kind_of_mistake_in_cases() {
+    let dir = Path::new("tests/cases");
+    let golden = |name: &str, said: &str| {
+        let path = dir.join(name);
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            fs::write(&path, said).expect("writable");
+        }
+        let golden = fs::read_to_string(&path).unwrap_or_default();
+        assert_eq!(said, golden, "{name}");
+    };
+    for name in ["empty", "good", "mistakes", "no-list", "none"] {
+        let outcome = config::read_cases(&dir.join(format!("{name}.yaml")));
+        assert_eq!(outcome.is_ok(), name == "good", "{name}");
+        let problems = outcome.err().unwrap_or_default();
+        golden(&format!("{name}.txt"), &problems.iter().map(|problem| format!("{problem}\n")).collect::<String>());
+    }
+    golden("schema.json", &config::schema::cases());
+    let schema: Value = serde_json::from_str(&config::schema::cases()).expect("JSON");
+    for (name, fits) in [("good", true), ("mistakes", false), ("no-list", false)] {
+        let text = fs::read_to_string(dir.join(format!("{name}.yaml"))).expect("text");
+        let value = serde_saphyr::from_str::<Value>(&text).expect("YAML");
+        assert_eq!(mismatch(&schema, &schema, &value, "$").is_none(), fits, "{name}");
+    }
+}
+
 /// The example of the documentation: nothing is refused but what it leaves out (two filters, a service, and the rest of
 /// a digest).
 #[test]
@@ -165,6 +192,13 @@ fn mismatch(root: &Value, schema: &Value, value: &Value, at: &str) -> Option<Str
             "type" => !list_or_one(rule).any(|name| has_type(value, name)),
             "minimum" => value.as_f64().is_some_and(|n| n < rule.as_f64().expect("a number")),
             "maximum" => value.as_f64().is_some_and(|n| n > rule.as_f64().expect("a number")),
+            "minItems" => value.as_array().is_some_and(|items| (items.len() as u64) < rule.as_u64().expect("a number")),
+            "minProperties" => {
+                value.as_object().is_some_and(|map| (map.len() as u64) < rule.as_u64().expect("a number"))
+            }
+            "maxProperties" => {
+                value.as_object().is_some_and(|map| (map.len() as u64) > rule.as_u64().expect("a number"))
+            }
             "required" => value.is_object() && list().any(|key| value.get(key.as_str().expect("a key")).is_none()),
             "items" => {
                 let mut items = value.as_array().into_iter().flatten().enumerate();

@@ -52,6 +52,19 @@ impl SharedData {
         space
     }
 
+    /// The value of a key as the filters of a `vm_id` see it, while there is one of them.
+    #[cfg(feature = "testing")]
+    pub fn value(&self, vm_id: &str, key: &[u8]) -> Option<Vec<u8>> {
+        let mut value = Vec::new();
+        self.space(vm_id).get(key, &mut value).ok().map(|_| value)
+    }
+
+    /// Sets a key for the filters of a `vm_id`; kept while there is one of them. False if it has no room.
+    #[cfg(feature = "testing")]
+    pub fn set_value(&self, vm_id: &str, key: &[u8], value: &[u8]) -> bool {
+        self.space(vm_id).set(key, value, 0, &Limits::default()).is_ok()
+    }
+
     /// Makes a queue of a `vm_id`, or changes its consumer; see [`Named::register`].
     pub(crate) fn register(&self, space: &Space, name: &[u8], consumer: Consumer, limits: &Limits) -> Option<u32> {
         space.queues.register(name, consumer, &self.queues, limits)

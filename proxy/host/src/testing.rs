@@ -59,6 +59,10 @@ pub struct TestWorld {
     pub metrics: Vec<(MetricKind, String, u64)>,
     /// Upstreams that there are; one named `broken` cannot be called, and takes no message.
     pub upstreams: Vec<String>,
+    /// Upstreams that were called and that there are not.
+    pub missed: Vec<String>,
+    /// Foreign functions that were called outside of exchanges, with their arguments, whatever came of it.
+    pub foreign: Vec<(Vec<u8>, Vec<u8>)>,
     /// Call-outs that were begun.
     pub calls: Vec<(CallId, RootId, CallOut)>,
     /// Messages that were sent on gRPC streams, and whether they are the last.
@@ -232,6 +236,7 @@ impl World for TestWorld {
             return Err(Status::InternalFailure);
         }
         if !self.upstreams.contains(upstream) {
+            self.missed.push(upstream.clone());
             return Err(Status::NotFound);
         }
         self.calls.push((id, root, call));
@@ -252,6 +257,7 @@ impl World for TestWorld {
 
     /// `fail`, with the status that the first argument byte says; `echo`.
     fn foreign(&mut self, _plugin: &str, name: &[u8], arguments: &[u8], out: &mut Vec<u8>) -> Result<(), Status> {
+        self.foreign.push((name.to_vec(), arguments.to_vec()));
         match (name, arguments) {
             (b"echo", _) => out.extend_from_slice(arguments),
             (b"fail", [status, ..]) => return Err(Status::from_u32((*status).into()).unwrap_or(Status::NotFound)),

@@ -4,6 +4,7 @@ pub mod cert;
 pub mod check;
 pub mod compile;
 pub mod demo;
+pub mod filter;
 pub mod run;
 pub mod schema;
 
@@ -68,6 +69,7 @@ enum Command {
     Schema(schema::Schema),
     Cert(cert::Cert),
     Demo(demo::Demo),
+    Filter(filter::Filter),
     #[command(hide = true)]
     Compile(compile::Compile),
 }
@@ -100,6 +102,7 @@ impl Command {
             Command::Schema(schema) => schema.execute(),
             Command::Cert(cert) => cert.execute(),
             Command::Demo(demo) => demo.execute(),
+            Command::Filter(filter) => filter.execute(),
             Command::Compile(compile) => compile.execute(),
         }
     }

@@ -1,6 +1,7 @@
 //! The sidecar's settings: `raw` is the file as written, `resolve` makes it valid, and past that point only the plain
 //! values of this module exist. Nothing downstream checks them again.
 
+pub mod cases;
 mod names;
 pub mod policy;
 mod problem;
@@ -15,7 +16,7 @@ mod yaml;
 pub use names::is_loopback;
 pub use policy::{Limits, Outliers, Retries};
 pub use problem::{Problem, Warning};
-pub use resolve::{endpoints, load, locate, parse};
+pub use resolve::{cases as read_cases, endpoints, load, locate, parse};
 pub use route::{Route, Rule};
 pub use word::{MAX_DURATION, MAX_SIZE};
 pub use yaml::{MAX_DEPTH, MAX_FILE_BYTES, MAX_NODES};

@@ -2,6 +2,7 @@
 //!
 //! A key without `#[serde(default)]` is required; what `lacis schema` prints is derived from the same types.
 
+pub(super) mod cases;
 pub(super) mod filter;
 pub(super) mod policy;
 pub(super) mod route;

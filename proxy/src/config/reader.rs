@@ -114,6 +114,11 @@ impl<'a> Report<'a> {
         self.key(spot).line
     }
 
+    /// Where a value's key stands; of an item of a list, the item.
+    pub(super) fn place(&self, spot: Spot) -> Place {
+        self.key(spot)
+    }
+
     /// All notes in the order of the text, and how many problems there are beyond them.
     pub(super) fn into_notes(self) -> (Vec<Note>, usize) {
         let mut notes = self.notes.into_inner();

@@ -1,5 +1,6 @@
 //! From the file to valid values. Reports everything that is wrong with it at once, each with its place.
 
+mod cases;
 mod filter;
 mod policy;
 mod route;
@@ -11,6 +12,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::cases::Cases;
 use super::names::{is_label, overlap};
 use super::raw::{self, Workers};
 use super::reader::{Entries, Field, Later, Report, Spot, Whole};
@@ -76,6 +78,17 @@ pub fn endpoints(path: &Path) -> Result<Vec<Endpoint>, Vec<Problem>> {
     let (base, host) = (Path::new("/"), here());
     let resolve = |report: &Report<'_>, raw, at| Resolver { report, base, host: &host }.endpoints_file(raw, at);
     Ok(document(&text, &name, resolve)?.0)
+}
+
+/// Reads a file of cases of a filter. Blocks; reads at most [`MAX_FILE_BYTES`] and one byte.
+///
+/// # Errors
+/// As [`load`].
+pub fn cases(path: &Path) -> Result<Cases, Vec<Problem>> {
+    let name = path.display().to_string();
+    let text = read(path).map_err(|error| unreadable(&name, &error))?;
+    let (base, host) = (Path::new("/"), here());
+    Ok(document(&text, &name, |report, raw, at| Resolver { report, base, host: &host }.cases(raw, at))?.0)
 }
 
 /// This machine.

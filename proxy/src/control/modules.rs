@@ -61,6 +61,41 @@ impl Tools {
         let engine = Engine::new(&Options::default()).map_err(|error| error.to_string())?;
         Ok(Tools { engine, compiler: Compiler::own()?, cache: Arc::new(Cache::open(|name| std::env::var_os(name))?) })
     }
+
+    /// The module with this digest, compiled; mostly that was done before.
+    fn plugin(&self, code: &[u8], digest: &str) -> Result<Plugin, String> {
+        let Tools { engine, cache, .. } = self;
+        let key = format!("{digest}-{:016x}", engine.compatibility());
+        let cached = cache.find(&key, Form::Artifact).map(|artifact| Plugin::load(engine, &artifact));
+        match cached {
+            // Whole, and still not for this engine or from this user.
+            Some(Err(LoadError::Artifact { path, why })) => {
+                tracing::warn!(artifact = %path.display(), why, "cannot use a compiled module, compiling it again");
+                let _ = std::fs::remove_file(path);
+                self.compile(&key, code)
+            }
+            Some(loaded) => loaded.map_err(|error| error.to_string()),
+            None => self.compile(&key, code),
+        }
+    }
+
+    fn compile(&self, key: &str, code: &[u8]) -> Result<Plugin, String> {
+        let started = Instant::now();
+        let Tools { engine, compiler, cache } = self;
+        let artifact = cache.add(key, Form::Artifact, |output| compiler.compile(code, output))?;
+        tracing::info!(artifact = %artifact.display(), duration = ?started.elapsed(), "compiled a module");
+        Plugin::load(engine, &artifact).map_err(|error| error.to_string())
+    }
+}
+
+/// A module that could be a filter's.
+pub struct Loaded {
+    /// Its bytes.
+    pub code: Vec<u8>,
+    /// Compiled and linked.
+    pub plugin: Plugin,
+    /// What it was written in, if that can be told.
+    pub language: Option<String>,
 }
 
 /// Why a filter cannot run.
@@ -131,6 +166,24 @@ impl Workshop {
             Err(why) => return Err(vec![Refusal { filter: String::new(), why }]),
         };
         prepare_with(config, &self.ready, tools, patience)
+    }
+
+    /// Reads and compiles one module, as a filter's would be; nothing of it runs. A path, or `builtin:NAME`.
+    ///
+    /// # Errors
+    /// What is wrong with it, and what would be right.
+    pub fn load(&mut self, module: &str) -> Result<Loaded, String> {
+        let code = match module.strip_prefix("builtin:") {
+            Some(name) => embedded(name)?.to_vec(),
+            None => file(Path::new(module))?,
+        };
+        let tools = match self.tools.take() {
+            Some(tools) => self.tools.insert(tools),
+            None => self.tools.insert(Tools::new()?),
+        };
+        let plugin = tools.plugin(&code, &sha256(&code)).map_err(|problem| format!("{module}: {problem}"))?;
+        let language = producers::language(&code).or_else(|| plugin.language().map(|known| known.name().to_owned()));
+        Ok(Loaded { code, plugin, language })
     }
 
     /// Remembers what has come into use.
@@ -249,29 +302,9 @@ impl Shop<'_> {
         if let Some(plugin) = self.loaded.get(digest) {
             return Ok(plugin.clone());
         }
-        let Tools { engine, cache, .. } = self.tools;
-        let key = format!("{digest}-{:016x}", engine.compatibility());
-        let cached = cache.find(&key, Form::Artifact).map(|artifact| Plugin::load(engine, &artifact));
-        let plugin = match cached {
-            // Whole, and still not for this engine or from this user.
-            Some(Err(LoadError::Artifact { path, why })) => {
-                tracing::warn!(artifact = %path.display(), why, "cannot use a compiled module, compiling it again");
-                let _ = std::fs::remove_file(path);
-                self.compile(&key, code)?
-            }
-            Some(loaded) => loaded.map_err(|error| error.to_string())?,
-            None => self.compile(&key, code)?,
-        };
+        let plugin = self.tools.plugin(code, digest)?;
         self.loaded.insert(digest.to_owned(), plugin.clone());
         Ok(plugin)
-    }
-
-    fn compile(&self, key: &str, code: &[u8]) -> Result<Plugin, String> {
-        let started = Instant::now();
-        let Tools { engine, compiler, cache } = self.tools;
-        let artifact = cache.add(key, Form::Artifact, |output| compiler.compile(code, output))?;
-        tracing::info!(artifact = %artifact.display(), duration = ?started.elapsed(), "compiled a module");
-        Plugin::load(engine, &artifact).map_err(|error| error.to_string())
     }
 }
 

@@ -31,7 +31,12 @@ pub struct Source {
     path: PathBuf,
     files: Vec<PathBuf>,
     watcher: Watcher,
+    /// What is made of the file each time that it is read.
+    change: Option<Change>,
 }
+
+/// See [`Source::open_changed`].
+type Change = Box<dyn Fn(&mut Config)>;
 
 impl Source {
     /// Begins to watch a config file, and then reads it.
@@ -39,17 +44,34 @@ impl Source {
     /// # Errors
     /// Every problem of the file.
     pub fn open(path: &Path) -> Result<(Self, Config), Vec<Problem>> {
+        Self::new(path, None)
+    }
+
+    /// The same with something else in the place of parts of the file, now and at each reload.
+    ///
+    /// # Errors
+    /// Every problem of the file.
+    pub fn open_changed(path: &Path, change: impl Fn(&mut Config) + 'static) -> Result<(Self, Config), Vec<Problem>> {
+        Self::new(path, Some(Box::new(change)))
+    }
+
+    fn new(path: &Path, change: Option<Change>) -> Result<(Self, Config), Vec<Problem>> {
         let files = vec![path.to_owned()];
-        let mut source = Source { path: path.to_owned(), watcher: Watcher::new(files.clone()), files };
+        let mut source = Source { path: path.to_owned(), watcher: Watcher::new(files.clone()), files, change };
         let config = source.read()?;
         Ok((source, config))
     }
 
     /// Reads the config file. From then on the modules that it refers to are watched as well: they are read after that.
     fn read(&mut self) -> Result<Config, Vec<Problem>> {
-        let (config, warnings) = config::load(&self.path)?;
-        for Warning(warning) in warnings {
-            tracing::warn!("{warning}");
+        let (mut config, warnings) = config::load(&self.path)?;
+        if let Some(change) = &self.change {
+            // What is worth a thought may be what is changed here; `lacis check` tells it of the file alone.
+            change(&mut config);
+        } else {
+            for Warning(warning) in warnings {
+                tracing::warn!("{warning}");
+            }
         }
         let modules = config.filters.iter().filter_map(|filter| match &filter.module {
             Module::Path(path) => Some(path.clone()),

@@ -214,7 +214,7 @@ impl Resolver<'_> {
     }
 
     /// The environment of a VM: its own variables, then those of the host.
-    fn environment(
+    pub(super) fn environment(
         &self,
         own: Field<Entries<String>>,
         from_host: Field<Vec<Field<String>>>,
