@@ -99,13 +99,13 @@ fn text_of(output: &Output) -> String {
 #[test]
 fn check_as_json() {
     let (_dir, path) = file(
-        "node: {service: alpha}\noutbound: {}\nservices:\n  delta: {endpoints: [127.0.0.1:80], link: plaintext, retries: {}}\n",
+        "node: {service: alpha}\noutbound: {}\nservices:\n  delta: {endpoints: [127.0.0.1:80], link: plaintext, balance: hash}\n",
     );
     let output = lacis(&["check", "-c", &path, "--output", "json"]);
     assert_eq!(output.status.code(), Some(1));
     let said: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let problem = serde_json::json!({
-        "file": path, "line": 4, "column": 55, "path": "services.delta.retries", "message": "not supported yet; remove it",
+        "file": path, "line": 4, "column": 64, "path": "services.delta.balance", "message": "\"hash\" is not supported yet; write least_load, round_robin, random",
     });
     assert_eq!(said, serde_json::json!({ "valid": false, "problems": [problem], "warnings": [] }));
 }
@@ -131,7 +131,7 @@ fn schema_is_json() {
 fn help_is_data_and_a_wrong_line_is_2() {
     let help = lacis(&["--help"]);
     assert_eq!((help.status.code(), text(&help.stderr)), (Some(0), ""));
-    for command in ["run", "check", "schema", "cert", "demo"] {
+    for command in ["run", "check", "schema", "cert", "demo", "filter"] {
         assert!(text(&help.stdout).contains(command), "{command}");
     }
     for wrong in [&["serve"][..], &[], &["check"], &["--log-level", "verbose", "schema"], &["demo", "--requests", "0"]]
