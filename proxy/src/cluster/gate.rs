@@ -59,12 +59,13 @@ pub struct Usage {
     pub refused: u64,
 }
 
-/// Something that is under way, until it is dropped.
+/// A request that waits for a connection, until this is dropped.
 #[derive(Debug)]
-pub(super) struct Under {
-    gate: Rc<Gate>,
-    of: fn(&Gate) -> &Count,
-}
+pub(super) struct Waiting(Rc<Gate>);
+
+/// A repetition that is under way, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Repeating(Rc<Gate>);
 
 impl Gate {
     pub(super) fn new(id: NameId, dialer: &Rc<Dialer>) -> Self {
@@ -87,17 +88,17 @@ impl Gate {
     }
 
     /// Lets a request wait for a connection.
-    pub(super) fn wait(self: &Rc<Self>, limits: &Limits) -> Result<Under, Fault> {
+    pub(super) fn wait(self: &Rc<Self>, limits: &Limits) -> Result<Waiting, Fault> {
         self.enter(&self.pending, limits.pending)?;
-        Ok(Under { gate: Rc::clone(self), of: |gate| &gate.pending })
+        Ok(Waiting(Rc::clone(self)))
     }
 
     /// Lets a request be sent again. `budget` is the share of requests in flight that may be so at once, in percent; those
     /// that it does not concern have none.
-    pub(super) fn repeat(self: &Rc<Self>, limits: &Limits, budget: Option<u8>) -> Option<Under> {
+    pub(super) fn repeat(self: &Rc<Self>, limits: &Limits, budget: Option<u8>) -> Option<Repeating> {
         let share = budget.map_or(u32::MAX, |percent| share(percent, self.requests.now.get()));
         self.enter(&self.retries, limits.retries.min(share)).ok()?;
-        Some(Under { gate: Rc::clone(self), of: |gate| &gate.retries })
+        Some(Repeating(Rc::clone(self)))
     }
 
     /// The breaker has opened, or closed.
@@ -181,9 +182,15 @@ impl Drop for Gate {
     }
 }
 
-impl Drop for Under {
+impl Drop for Waiting {
     fn drop(&mut self) {
-        self.gate.leave((self.of)(&self.gate));
+        self.0.leave(&self.0.pending);
+    }
+}
+
+impl Drop for Repeating {
+    fn drop(&mut self) {
+        self.0.leave(&self.0.retries);
     }
 }
 

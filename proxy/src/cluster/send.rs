@@ -12,7 +12,7 @@ use http::{HeaderName, HeaderValue};
 
 use super::breaker::{Breaker, Went};
 use super::endpoint::Endpoint;
-use super::gate::{SOON, Under};
+use super::gate::{Repeating, SOON, Waiting};
 use super::outlier::{self, Result as Came};
 use super::replay::Replay;
 use super::retry::{self, Outcome};
@@ -45,13 +45,12 @@ impl Cluster {
         if self.counts {
             self.gate.admit(&self.settings.limits, trail)?;
         }
-        let mut started = self.settings.retries.as_ref().map(|_| Instant::now());
         let replay = self.replay(&mut request);
         // Endpoints that are better avoided, as long as there are others.
         let mut tried = Vec::new();
         let mut repeated: u16 = 0;
         // Counted until there is an answer.
-        let mut under: Option<Under> = None;
+        let mut under: Option<Repeating> = None;
         let answer = loop {
             let endpoint = match self.pick(&tried) {
                 Ok(endpoint) => endpoint,
@@ -62,12 +61,13 @@ impl Cluster {
             // From now on, not only once there is a link: those that come meanwhile would all be sent there, too.
             endpoint.load.start();
             trail.carried(Rc::clone(&endpoint) as Rc<dyn Busy>);
-            let mut watch = Watch::new(self, &endpoint, trail);
+            // Boxed: few services eject endpoints, and each request would hold room for it.
+            let mut watch = self.settings.outliers.is_some().then(|| Box::new(Watch::new(self, &endpoint, trail)));
             let again = match self.link_in_bounds(&endpoint, carriage, trail).await {
                 Err(fault) => {
                     if fault.side() == Side::Upstream {
                         endpoint.rest();
-                        watch.came(Came::Failure(Cause::Reason(fault.reason)));
+                        came(&mut watch, Came::Failure(Cause::Reason(fault.reason)));
                     }
                     tried.push(endpoint.address);
                     let elsewhere = self.endpoints.borrow().len() > tried.len();
@@ -80,8 +80,7 @@ impl Cluster {
                     }
                 }
                 Ok(link) => {
-                    let start = Instant::now();
-                    trail.leaves(link.carrier(), start);
+                    trail.leaves(link.carrier(), Instant::now());
                     let kept = self.kept(&request, replay.as_ref(), repeated);
                     if self.settings.retries.is_some() {
                         request.head.headers.insert(ATTEMPT_COUNT, HeaderValue::from(repeated + 1));
@@ -96,9 +95,9 @@ impl Cluster {
                     drop(under.take());
                     match sent {
                         Ok(response) => {
-                            let now = self.started.elapsed().as_nanos() as u64;
-                            endpoint.load.answered(start.elapsed(), now);
-                            watch.came(of_answer(&response.head));
+                            let took = trail.sent().map_or(Duration::ZERO, |sent| sent.elapsed());
+                            endpoint.load.answered(took, self.started.elapsed().as_nanos() as u64);
+                            came(&mut watch, of_answer(&response.head));
                             let outcome = Outcome::Answered(&response.head);
                             match self.again(&outcome, repeated, kept, replay.as_deref()) {
                                 Some(again) => {
@@ -111,7 +110,7 @@ impl Cluster {
                         Err(fault) => {
                             let refused = fault.reason == Reason::RefusedStream;
                             if fault.side() == Side::Upstream && !refused {
-                                watch.came(Came::Failure(Cause::Reason(fault.reason)));
+                                came(&mut watch, Came::Failure(Cause::Reason(fault.reason)));
                             }
                             match self.again(&Outcome::Failed(&fault), repeated, kept, replay.as_deref()) {
                                 Some(again) => {
@@ -138,10 +137,9 @@ impl Cluster {
                 // Boxed: the clock of the path is too coarse for it, and few requests wait.
                 Box::pin(tokio::time::sleep(again.after)).await;
             }
-            let used = started.replace(Instant::now()).map_or(Duration::ZERO, |started| started.elapsed());
-            let grpc = request.head.is_grpc();
-            if let Some(left) = deadline::of(&request.head, grpc) {
-                deadline::pass_on(&mut request.head, grpc, left.saturating_sub(used));
+            if let Some(due) = trail.due() {
+                let grpc = request.head.is_grpc();
+                deadline::pass_on(&mut request.head, grpc, due.saturating_duration_since(Instant::now()));
             }
         };
         if let Some(pass) = &mut pass {
@@ -344,7 +342,7 @@ impl Drop for Pass<'_> {
 /// A repetition that is about to be.
 struct Again {
     request: Request,
-    under: Under,
+    under: Repeating,
     after: Duration,
 }
 
@@ -360,15 +358,17 @@ struct Watch<'a> {
 
 impl<'a> Watch<'a> {
     fn new(cluster: &'a Cluster, endpoint: &'a Endpoint, trail: &'a Trail) -> Self {
-        let watched = cluster.settings.outliers.is_some();
-        let trying = watched && endpoint.health.is_ejected() && endpoint.health.begin(Instant::now());
-        Watch { cluster, endpoint, trail, trying, over: !watched }
+        let trying = endpoint.health.is_ejected() && endpoint.health.begin(Instant::now());
+        Watch { cluster, endpoint, trail, trying, over: false }
     }
+}
 
-    fn came(&mut self, came: Came) {
-        if !std::mem::replace(&mut self.over, true) {
-            self.cluster.judge(self.endpoint, self.trying, Some(came));
-        }
+/// What came of a try, for the one who watches the endpoint, if somebody does.
+fn came(watch: &mut Option<Box<Watch<'_>>>, came: Came) {
+    if let Some(watch) = watch
+        && !std::mem::replace(&mut watch.over, true)
+    {
+        watch.cluster.judge(watch.endpoint, watch.trying, Some(came));
     }
 }
 
@@ -416,7 +416,7 @@ async fn within(
 
 /// Waits if `wait` lets it.
 async fn bounded<T>(
-    wait: impl Fn() -> Result<Under, Fault>,
+    wait: impl Fn() -> Result<Waiting, Fault>,
     link: impl Future<Output = Result<T, Fault>>,
 ) -> Result<T, Fault> {
     let (mut waits, mut link) = (None, pin!(link));

@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::Method;
 
@@ -82,6 +82,7 @@ async fn run(hop: &Hop, conn: &Rc<Conn>, pinned: Option<&Rc<str>>, mut request: 
             Some(asked) => {
                 let left = asked.saturating_sub(exchange.elapsed());
                 deadline::pass_on(&mut request.head, grpc, left);
+                exchange.trail.wanted(Instant::now() + left);
                 let due = Deadline::new();
                 due.set(left.max(Duration::from_millis(1)));
                 Some(due)

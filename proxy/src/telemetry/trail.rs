@@ -20,6 +20,7 @@ pub struct Trail {
     busy: RefCell<Option<Rc<dyn Busy>>>,
     admitted: RefCell<Option<Rc<dyn Busy>>>,
     expired: Cell<bool>,
+    due: Cell<Option<Instant>>,
 }
 
 /// What is known of a connection that carries requests, for those who ask.
@@ -48,6 +49,7 @@ impl Default for Trail {
             busy: RefCell::new(None),
             admitted: RefCell::new(None),
             expired: Cell::new(false),
+            due: Cell::new(None),
         }
     }
 }
@@ -90,6 +92,16 @@ impl Trail {
         if let Some(before) = self.admitted.replace(Some(by)) {
             before.end();
         }
+    }
+
+    /// Its caller waits until then.
+    pub fn wanted(&self, until: Instant) {
+        self.due.set(Some(until));
+    }
+
+    /// Until when its caller waits, if that is known.
+    pub fn due(&self) -> Option<Instant> {
+        self.due.get()
     }
 
     /// It is given up, because no answer came in time.
