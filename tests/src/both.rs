@@ -123,7 +123,7 @@ impl Both {
             alpha = alpha.calls(name, *address, Link::Plaintext);
         }
         let config = json!({"filters": {"shipped": section}, "outbound": {"filters": ["shipped"]}});
-        Side { proxy: Proxy::Lacis(Box::new(alpha.with(config).start())), apps, _mesh: mesh }
+        Side { proxy: Proxy::Lacis(Box::new(alpha.with(config).checked().start())), apps, _mesh: mesh }
     }
 
     fn envoy(&self) -> Option<Side> {

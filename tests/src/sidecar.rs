@@ -117,6 +117,17 @@ impl SidecarBuilder {
         self
     }
 
+    /// Has `lacis check` look at it first, which compiles its modules: a debug build takes longer over a large one than a
+    /// test waits for a sidecar.
+    #[must_use]
+    pub fn checked(self) -> Self {
+        let path = self.dir.join(format!("{}-{}.yaml", self.service, unique()));
+        write(&path, &self.config);
+        let output = command(&["check", "-c"]).arg(&path).current_dir(&self.dir).output().expect("lacis runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&[output.stdout, output.stderr].concat()));
+        self
+    }
+
     /// Starts it and waits until it is ready.
     pub fn start(self) -> Sidecar {
         let sidecar = self.start_unready();
