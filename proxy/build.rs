@@ -12,17 +12,20 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// Packages are `lacis-filter-NAME`, in `filters/NAME`.
-const FILTERS: [&str; 3] = ["auth", "metrics", "routing"];
+const FILTERS: [&str; 4] = ["auth", "jwt", "metrics", "routing"];
+/// The filter that is the package of another one with its default features, which all others are compiled without.
+const FULL: (&str, &str) = ("jwt", "auth");
 const TARGET: &str = "wasm32-wasip1";
 
 /// Settings of the shipped modules, over those of the release profile: small code is loaded faster and takes less
 /// memory in each worker, and none of the filters computes much. Relocations are padded to their greatest length
 /// unless the linker is told otherwise, a tenth of a module. The names of functions stay: the backtrace of a trap is made
-/// of them.
+/// of them. Arithmetic of signatures is on words of 32 bits: products of 64 bits are more than WebAssembly has an
+/// instruction for, and the larger curve would take twice as long.
 const SETTINGS: [&str; 3] = [
     "profile.release.opt-level=\"s\"",
     "profile.release.strip=\"debuginfo\"",
-    "target.wasm32-wasip1.rustflags=[\"-Clink-arg=--compress-relocations\"]",
+    "target.wasm32-wasip1.rustflags=[\"-Clink-arg=--compress-relocations\", \"--cfg=cpubits=\\\"32\\\"\"]",
 ];
 
 fn main() {
@@ -40,8 +43,13 @@ fn embed() -> Result<(), String> {
     }
     templates::write(root, &out)?;
     ensure_target(installed, add_target)?;
-    compile(root, &out.join("filters"))?;
-    let modules = out.join("filters").join(TARGET).join("release");
+    let target = out.join("filters");
+    let modules = target.join(TARGET).join("release");
+    let (name, package) = FULL;
+    compile(root, &target, &[package], &[])?;
+    fs::copy(module(&modules, package), module(&modules, name)).map_err(|error| format!("builtin:{name}: {error}"))?;
+    let others: Vec<&str> = FILTERS.into_iter().filter(|own| *own != name).collect();
+    compile(root, &target, &others, &["--no-default-features"])?;
     fs::write(out.join("builtin.rs"), table(&modules)).map_err(|error| format!("cannot write the table: {error}"))
 }
 
@@ -92,12 +100,12 @@ fn add_target() -> Result<(), String> {
     Err(error.unwrap_or("rustup failed without a word").to_owned())
 }
 
-/// One run of cargo for all filters, in a target folder of its own: the outer cargo holds the lock of the usual one.
-fn compile(root: &Path, target: &Path) -> Result<(), String> {
+/// One run of cargo for several filters, in a target folder of its own: the outer cargo holds the lock of the usual one.
+fn compile(root: &Path, target: &Path, filters: &[&str], features: &[&str]) -> Result<(), String> {
     let mut cargo = Command::new(tool("CARGO"));
     cargo.current_dir(root).args(["build", "--release", "--locked", "--quiet", "--target", TARGET, "--target-dir"]);
     cargo.arg(target).args(SETTINGS.iter().flat_map(|setting| ["--config", setting]));
-    cargo.args(FILTERS.iter().flat_map(|name| ["--package".to_owned(), format!("lacis-filter-{name}")]));
+    cargo.args(features).args(filters.iter().flat_map(|name| ["--package".to_owned(), format!("lacis-filter-{name}")]));
     for (name, _) in env::vars_os() {
         if leaks(&name) {
             cargo.env_remove(name);
@@ -132,10 +140,14 @@ fn leaks(name: &OsStr) -> bool {
         || matches!(&*name, "TARGET" | "HOST" | "PROFILE" | "OPT_LEVEL" | "DEBUG" | "OUT_DIR" | "NUM_JOBS")
 }
 
+fn module(modules: &Path, name: &str) -> PathBuf {
+    modules.join(format!("lacis_filter_{name}.wasm"))
+}
+
 fn table(modules: &Path) -> String {
     let mut table = String::from("&[\n");
     for name in FILTERS {
-        let module = modules.join(format!("lacis_filter_{name}.wasm"));
+        let module = module(modules, name);
         // Writing to a String cannot fail.
         let _ = writeln!(table, "    ({name:?}, include_bytes!({:?})),", module.display().to_string());
     }

@@ -64,3 +64,13 @@ pub fn trace(input: &[u8]) {
     assert_eq!(again.span_id(), context.span_id());
     assert_eq!(again.is_sampled(), context.is_sampled());
 }
+
+/// A token, as callers of the filter for authentication send it.
+pub fn token(input: &[u8]) {
+    lacis_filter_auth::fuzzing::token(input);
+}
+
+/// The keys of an issuer, as that filter fetches them.
+pub fn jwks(input: &[u8]) {
+    lacis_filter_auth::fuzzing::keys(input);
+}

@@ -131,6 +131,16 @@ fn pairs() {
 }
 
 #[test]
+fn jwks() {
+    smoke("jwks", checks::jwks);
+}
+
+#[test]
+fn token() {
+    smoke("token", checks::token);
+}
+
+#[test]
 fn trace() {
     smoke("trace", checks::trace);
 }

@@ -5,12 +5,15 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use subtle::{ConditionallySelectable, ConstantTimeEq};
 
-type Hash = [u8; 32];
+/// A SHA-256.
+pub(crate) type Hash = [u8; 32];
 
 /// One key as it is configured.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(not(target_family = "wasm"), derive(schemars::JsonSchema))]
 pub(crate) struct Entry {
+    /// Whose key it is; several may share a name while one replaces the other.
     name: String,
     /// The SHA-256 of the key in hexadecimal digits: a random key of 128 bits or more needs no slow hash.
     sha256: String,
@@ -53,7 +56,8 @@ impl Keys {
     }
 }
 
-fn hash(digits: &str) -> Option<Hash> {
+/// A hash in hexadecimal digits.
+pub(crate) fn hash(digits: &str) -> Option<Hash> {
     let digits = digits.as_bytes();
     let mut hash = Hash::default();
     if digits.len() != 2 * hash.len() {

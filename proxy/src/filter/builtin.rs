@@ -26,13 +26,18 @@ mod tests {
 
     #[test]
     fn each_filter_is_a_module_of_bounded_size() {
-        assert_eq!(names().collect::<Vec<_>>(), ["auth", "metrics", "routing"]);
+        assert_eq!(names().collect::<Vec<_>>(), ["auth", "jwt", "metrics", "routing"]);
         for name in names() {
             let module = module(name).unwrap();
             assert!(module.starts_with(b"\0asm\x01\0\0\0"), "{name}");
             // Grown by a dependency that nobody meant to add? A worker's memory and start time pay for it. A fifth are the
             // names of functions, which cost the binary only: nobody reads them before there is a trap.
-            assert!(module.len() < 208 << 10, "{name}: {} bytes", module.len());
+            let most = match name {
+                "auth" => 592 << 10,
+                "jwt" => 960 << 10,
+                _ => 224 << 10,
+            };
+            assert!(module.len() < most, "{name}: {} bytes", module.len());
         }
         assert_eq!(module("nothing"), None);
     }

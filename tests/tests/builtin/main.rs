@@ -1,6 +1,7 @@
 //! The filters that ship, each on Lacis and unmodified on Envoy: the same module, configuration and requests, and what
 //! comes of them must be the same.
 
+mod auth;
 mod metrics;
 mod routing;
 
