@@ -33,7 +33,6 @@ pub(crate) struct State {
     /// Root contexts for which `proxy_done` came and `proxy_on_delete` is due.
     pub(crate) done: Vec<u32>,
     pub(crate) world: Rc<RefCell<dyn World>>,
-    pub(crate) level: Level,
     pub(crate) vm_id: String,
     pub(crate) configuration: Vec<u8>,
     /// `NAME=value`.
@@ -194,10 +193,10 @@ impl State {
 
     /// Logs a line for the guest, if its level is wanted.
     pub(crate) fn log(&self, level: Level, text: &[u8]) -> Result<(), Fail> {
-        if level < self.level {
+        let mut world = self.world_mut()?;
+        if level < world.level() {
             return Ok(());
         }
-        let mut world = self.world_mut()?;
         let second = world.now().monotonic / 1_000_000_000;
         let (then, lines) = self.lines.get();
         let lines = if second == then { lines } else { 0 };

@@ -49,6 +49,8 @@ pub struct TestStream {
 pub struct TestWorld {
     /// Plugin, level and text of each line.
     pub lines: Vec<(String, Level, String)>,
+    /// The least level that is logged; none is `Info`.
+    pub level: Option<Level>,
     /// The time.
     pub now: Now,
     /// Properties outside of exchanges.
@@ -193,6 +195,10 @@ impl TestWorld {
 impl World for TestWorld {
     fn log(&mut self, plugin: &str, level: Level, text: &str) {
         self.lines.push((plugin.to_owned(), level, text.to_owned()));
+    }
+
+    fn level(&self) -> Level {
+        self.level.unwrap_or(Level::Info)
     }
 
     fn now(&self) -> Now {

@@ -10,7 +10,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lacis_abi::Level;
 use wasmtime::{ExternType, Store, TypedFunc, WasmParams, WasmResults};
 
 use crate::callout::CallOuts;
@@ -41,8 +40,6 @@ pub struct VmSettings {
     pub time: Duration,
     /// Budget of each step of the start.
     pub start_time: Duration,
-    /// Least level that is logged, and what the guest is told.
-    pub level: Level,
     /// The shared data of the process.
     pub shared: Arc<SharedData>,
     /// The other limits.
@@ -126,7 +123,6 @@ impl Default for VmSettings {
             memory: limits::MEMORY,
             time: limits::CALL_TIME,
             start_time: limits::START_TIME,
-            level: Level::Info,
             shared: Arc::default(),
             limits: Limits::default(),
             wake: Wake::default(),
@@ -152,7 +148,7 @@ const VALIDATE: &str = "proxy_validate_configuration";
 impl Vm {
     /// Instantiates the module and runs its start-up: the start section, then `_initialize` and `main`, or `_start`.
     pub fn new(plugin: &Plugin, settings: VmSettings, world: Rc<RefCell<dyn World>>) -> Result<Vm, StartError> {
-        let VmSettings { vm_id, configuration, env, memory, time, start_time, level, shared, limits, wake } = settings;
+        let VmSettings { vm_id, configuration, env, memory, time, start_time, shared, limits, wake } = settings;
         let memory = memory.min(limits::MEMORY_MAX);
         if let Some(ExternType::Memory(ty)) = plugin.instance.module().get_export("memory") {
             let needs = ty.minimum().saturating_mul(ty.page_size());
@@ -177,7 +173,6 @@ impl Vm {
             contexts: Default::default(),
             done: Vec::new(),
             world,
-            level,
             shared: shared.space(&vm_id),
             process: shared,
             mailbox: Arc::new(Mailbox::new(wake)),
@@ -351,11 +346,6 @@ impl Vm {
     /// Contexts alive of one plugin: its own and those of its exchanges.
     pub fn contexts_of(&self, root: RootId) -> usize {
         self.runner.store.data().contexts.values().filter(|context| context.root == root.0).count()
-    }
-
-    /// Sets the least level that is logged.
-    pub fn set_level(&mut self, level: Level) {
-        self.runner.store.data_mut().level = level;
     }
 
     /// Calls an export in a context; `None` when the module has it not, and then the guest is not entered.

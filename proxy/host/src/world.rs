@@ -15,6 +15,11 @@ pub trait World {
     /// character.
     fn log(&mut self, plugin: &str, level: Level, text: &str);
 
+    /// The least level that is logged now, which guests are told if they ask. Lines below it are not even read.
+    fn level(&self) -> Level {
+        Level::Info
+    }
+
     /// What time it is.
     fn now(&self) -> Now;
 

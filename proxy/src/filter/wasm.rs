@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lacis_host::abi::{Action, BodyAnswer, Level, Peer};
+use lacis_host::abi::{Action, BodyAnswer, Peer};
 use lacis_host::{
     Allow, Cause, ContextId, Half, HeadersAction, Limits, Plugin, PluginSettings, RootId, SharedData, Stream, Trap, Vm,
     VmSettings, limits,
@@ -73,8 +73,6 @@ impl Compiled {
             env: self.settings.env.clone(),
             memory: size(memory),
             time,
-            // What the log drops, the guest need not make; the log's own levels decide beyond that.
-            level: Level::Trace,
             shared: Arc::clone(shared),
             limits: Limits {
                 calls: calls as usize,

@@ -153,6 +153,18 @@ impl World for FilterWorld {
         }
     }
 
+    /// What the log drops, the guest need not make. The levels may change while it runs.
+    fn level(&self) -> Level {
+        use tracing::{Level as Of, enabled};
+        match () {
+            () if enabled!(target: "filter", Of::TRACE) => Level::Trace,
+            () if enabled!(target: "filter", Of::DEBUG) => Level::Debug,
+            () if enabled!(target: "filter", Of::INFO) => Level::Info,
+            () if enabled!(target: "filter", Of::WARN) => Level::Warn,
+            () => Level::Error,
+        }
+    }
+
     fn now(&self) -> Now {
         let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Now { unix: unix.as_nanos() as u64, monotonic: self.began.elapsed().as_nanos() as u64 }

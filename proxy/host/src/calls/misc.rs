@@ -18,7 +18,8 @@ pub(crate) fn log(call: &mut Call<'_>, level: u32, text: u32, size: u32) -> Answ
 /// The level from which lines are kept.
 pub(crate) fn log_level(call: &mut Call<'_>, level: u32) -> Answer {
     let (mut guest, state) = split(call)?;
-    Ok(guest.write_u32(level, state.level as u32)?)
+    let wanted = state.world()?.level();
+    Ok(guest.write_u32(level, wanted as u32)?)
 }
 
 /// Nanoseconds since 1970.

@@ -101,11 +101,11 @@ impl Stage {
         let settings = VmSettings {
             configuration: vm_config.clone(),
             env: env.clone(),
-            level: Level::Trace,
             shared: shared.clone(),
             ..VmSettings::default()
         };
         let world = TestWorld::shared();
+        world.borrow_mut().level = Some(Level::Trace);
         world.borrow_mut().now.unix = given.now.unwrap_or(NOON);
         world.borrow_mut().upstreams = upstreams(given.answers);
         let mut vm = Vm::new(plugin, settings, world.clone()).map_err(|error| not_started(error, &world))?;
