@@ -81,10 +81,10 @@ impl Cluster {
                 }
                 Ok(link) => {
                     trail.leaves(link.carrier(), Instant::now());
-                    let kept = self.kept(&request, replay.as_ref(), repeated);
                     if self.settings.retries.is_some() {
                         request.head.headers.insert(ATTEMPT_COUNT, HeaderValue::from(repeated + 1));
                     }
+                    let kept = self.kept(&mut request, replay.as_ref(), repeated);
                     let per_try = self.retries().per_try;
                     let sent = if per_try.is_zero() {
                         link.send(request).await
@@ -165,7 +165,7 @@ impl Cluster {
     }
 
     /// The request once more, for the case that this try comes to nothing.
-    fn kept(&self, request: &Request, replay: Option<&Rc<Replay>>, repeated: u16) -> Option<Request> {
+    fn kept(&self, request: &mut Request, replay: Option<&Rc<Replay>>, repeated: u16) -> Option<Request> {
         if repeated >= self.retries().attempts {
             return None;
         }
@@ -174,7 +174,7 @@ impl Cluster {
             None if request.body.is_end() => Body::empty(Half::Request),
             None => return None,
         };
-        Some(Request { head: request.head.clone(), body, interim: Rc::clone(&request.interim) })
+        Some(Request { head: request.head.share(), body, interim: Rc::clone(&request.interim) })
     }
 
     /// What is sent again, and after what wait, if it is. Counts it then.

@@ -232,7 +232,7 @@ async fn grpc(
     if head.headers.contains_key(grpc::STATUS) {
         // "Trailers-Only": as Envoy, after initial metadata of nothing.
         tell(GrpcEvent::InitialMetadata(Box::new(GuestTrailers::default())));
-        return trailing(head.headers, &mut tell);
+        return trailing(head.take().headers, &mut tell);
     }
     tell(GrpcEvent::InitialMetadata(Box::new(GuestResponse::new(head, false))));
     let mut messages = Messages::new(limit);
@@ -273,7 +273,7 @@ fn made(status: StatusCode, text: &str) -> HttpAnswer {
     let mut head = ResponseHead::new(status);
     head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(text.len()));
     head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-    HttpAnswer { headers: Box::new(GuestResponse::new(head, false)), body: text.into(), trailers: None }
+    HttpAnswer { headers: Box::new(GuestResponse::new(head.into(), false)), body: text.into(), trailers: None }
 }
 
 /// What Envoy says of it; filters read that text.
@@ -306,7 +306,7 @@ fn http_request(call: HttpCall) -> Result<Request, String> {
             Body::source(Half::Request, Source::Made(Box::new(outbox)), length)
         }
     };
-    Ok(Request { head, body, interim: Rc::new(Interim::default()) })
+    Ok(Request { head: head.into(), body, interim: Rc::new(Interim::default()) })
 }
 
 fn grpc_request(call: GrpcCall, body: Body) -> Result<Request, String> {
@@ -327,7 +327,7 @@ fn grpc_request(call: GrpcCall, body: Body) -> Result<Request, String> {
         version: Version::Http2,
         upgrade: None,
     };
-    Ok(Request { head, body, interim: Rc::new(Interim::default()) })
+    Ok(Request { head: head.into(), body, interim: Rc::new(Interim::default()) })
 }
 
 /// A head of a guest's header lines, or what is wrong with them.

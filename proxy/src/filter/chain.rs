@@ -1,6 +1,5 @@
 //! Filters in order, and the passage of one exchange through them: those of the listener, then those of where it goes.
 
-use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,13 +16,13 @@ use super::grpc;
 use super::guest::{self, GuestRequest, GuestResponse};
 use super::machine::Machines;
 use super::node::NodeFacts;
-use super::run::{Legs, Run};
+use super::run::Run;
 use super::seen::Seen;
 use super::tunnel;
 use super::wasm::{Compiled, Filter};
 use crate::fault::{Fault, Reason};
 use crate::http::body::{self, Length, Observer};
-use crate::http::{Body, Request, RequestHead, Response, ResponseHead};
+use crate::http::{Body, Request, Response, ResponseHead};
 use crate::telemetry::labels::Outcome;
 
 /// Why an exchange ends before it has gone all the way; either way the answer is a response.
@@ -190,7 +189,7 @@ impl Passage<'_> {
         if chains.iter().any(|chain| !chain.is_empty()) {
             match &self.run {
                 None => self.begin(exchange, request),
-                Some(run) if changed => run.seen.borrow_mut().replace_request(&mut request.head),
+                Some(run) if changed => run.seen.borrow_mut().replace_request(std::mem::take(&mut request.head)),
                 Some(_) => {}
             }
             if let Some(run) = &self.run {
@@ -199,32 +198,30 @@ impl Passage<'_> {
             self.leg(request).await?;
         } else if let Some(run) = self.run.as_ref().filter(|_| changed) {
             // The log callbacks may read it.
-            run.seen.borrow_mut().replace_request(&mut request.head.clone());
+            run.seen.borrow_mut().replace_request(request.head.share());
         }
         if let Some(flow) = self.flow.take() {
             if flow.has_asked() {
                 request.head.headers.remove(header::EXPECT);
             }
-            request.body = flow.body(&mut request.head.headers)?;
+            let (body, length) = flow.body(&request.head.headers)?;
+            if let Some(length) = length {
+                request.head.headers.insert(header::CONTENT_LENGTH, length);
+            }
+            request.body = body;
         }
         Ok(())
     }
 
     /// Puts a request into the hands of filters.
     fn begin(&mut self, exchange: &Rc<Exchange>, request: &mut Request) {
-        let head = std::mem::replace(&mut request.head, RequestHead::unread());
+        let head = std::mem::take(&mut request.head);
         let body = std::mem::replace(&mut request.body, Body::empty(body::Half::Request));
         (self.grpc, self.method) = (head.is_grpc(), head.method.clone());
         let bare = body.is_end();
         let expects = !bare && head.headers.contains_key(header::EXPECT);
         let seen = Seen::new(exchange, &self.chain.node, GuestRequest::new(head, false), self.chain.filters.len());
-        let run = Rc::new(Run {
-            filters: Legs::new(&self.chain.filters),
-            exchange: Rc::clone(exchange),
-            seen: Rc::new(RefCell::new(seen)),
-            tcp: false,
-            ours: Cell::new(false),
-        });
+        let run = Run::new(exchange, &self.chain.filters, seen, false);
         let mut flow = Flow::new(&run, Half::Request, body, bare);
         if expects {
             flow.expects(&request.interim);
@@ -239,7 +236,7 @@ impl Passage<'_> {
             return Err(self.stop(fault));
         }
         // The log callback may still read the request; upstream gets it now.
-        let head = self.run.as_ref().and_then(|run| Some(run.seen.borrow().request.as_ref()?.head.clone()));
+        let head = self.run.as_ref().and_then(|run| Some(run.seen.borrow_mut().request.as_mut()?.head.share()));
         request.head = head.ok_or_else(|| lost("request"))?;
         Ok(())
     }
@@ -263,9 +260,14 @@ impl Passage<'_> {
         let mut flow = Flow::new(&run, Half::Response, body, bare);
         let passed = match flow.head().await {
             Ok(()) => {
-                let head = run.seen.borrow().response.as_ref().map(|response| response.head.clone());
-                head.ok_or_else(|| lost("response"))
-                    .and_then(|mut head| flow.body(&mut head.headers).map(|body| Response { head, body }))
+                let head = run.seen.borrow_mut().response.as_mut().map(|response| response.head.share());
+                head.ok_or_else(|| lost("response")).and_then(|mut head| {
+                    let (body, length) = flow.body(&head.headers)?;
+                    if let Some(length) = length {
+                        head.headers.insert(header::CONTENT_LENGTH, length);
+                    }
+                    Ok(Response { head, body })
+                })
             }
             Err(fault) => Err(fault),
         };
@@ -339,11 +341,11 @@ fn local_reply(reply: Reply, grpc: bool) -> Response {
         if !body.is_empty() {
             head.headers.insert(grpc::MESSAGE, percent_encoded(&body));
         }
-        return Response { head, body: Body::empty(body::Half::Response) };
+        return Response { head: head.into(), body: Body::empty(body::Half::Response) };
     }
     let bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     if body.is_empty() || bodiless {
-        return Response { head, body: Body::empty(body::Half::Response) };
+        return Response { head: head.into(), body: Body::empty(body::Half::Response) };
     }
     head.headers.entry(header::CONTENT_TYPE).or_insert(HeaderValue::from_static("text/plain"));
     Response::whole(head, Bytes::from(body))

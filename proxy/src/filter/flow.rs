@@ -117,11 +117,12 @@ impl Flow {
         }
     }
 
-    /// The body that goes on with the head, which has passed. `fields` are that head's; framing is set right in them.
+    /// The body that goes on with the head, which has passed and has these `fields`; and, where these say another length
+    /// than the content has by now, the right one.
     ///
     /// # Errors
     /// If a filter announces a length that is none.
-    pub(super) fn body(mut self, fields: &mut HeaderMap) -> Result<Body, Fault> {
+    pub(super) fn body(mut self, fields: &HeaderMap) -> Result<(Body, Option<HeaderValue>), Fault> {
         let half = match self.half {
             Half::Request => body::Half::Request,
             Half::Response => body::Half::Response,
@@ -130,8 +131,9 @@ impl Flow {
         let seen = run.seen.borrow();
         let way = &seen.ways[self.half as usize];
         if way.bare || !run.see(self.half) && way.out.is_empty() && !way.ended {
-            return Ok(self.below);
+            return Ok((self.below, None));
         }
+        let mut right = None;
         let length = match self.below.length() {
             Length::Tunnel => Length::Tunnel,
             _ if run.tcp => Length::Tunnel,
@@ -139,11 +141,13 @@ impl Flow {
                 // All of it is here: what is said of its length can be set right.
                 let data = way.out.iter().map(|frame| if let Frame::Data(data) = frame { data.len() } else { 0 });
                 let total = data.sum::<usize>() as u64;
-                if fields.contains_key(header::CONTENT_LENGTH) {
-                    fields.insert(header::CONTENT_LENGTH, HeaderValue::from(total));
-                    Length::Known(total)
-                } else {
-                    Length::Unknown
+                match fields.contains_key(header::CONTENT_LENGTH) {
+                    true => {
+                        let value = HeaderValue::from(total);
+                        right = (!fields.get_all(header::CONTENT_LENGTH).iter().eq([&value])).then_some(value);
+                        Length::Known(total)
+                    }
+                    false => Length::Unknown,
                 }
             }
             _ => rules::content_length(fields, Reason::FilterInvalid)?.map_or(Length::Unknown, Length::Known),
@@ -157,7 +161,7 @@ impl Flow {
         if let Some(upload) = upload {
             body.carry(upload);
         }
-        Ok(body)
+        Ok((body, right))
     }
 
     /// Reads one frame from below, if it can move on, and shows it. Pending also when it cannot.

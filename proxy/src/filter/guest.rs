@@ -8,7 +8,7 @@ use http::uri::{Authority, PathAndQuery};
 use http::{Method, StatusCode};
 use lacis_host::Headers;
 
-use crate::http::head::{RequestHead, ResponseHead};
+use crate::http::head::{RequestHead, ResponseHead, Shared};
 use crate::http::rules::{self, CONNECTION_FIELDS};
 
 const HTTP: &[u8] = b"http";
@@ -17,7 +17,7 @@ const HTTPS: &[u8] = b"https";
 /// A request head in a guest's hands.
 #[derive(Debug)]
 pub(super) struct GuestRequest {
-    pub(super) head: RequestHead,
+    pub(super) head: Shared<RequestHead>,
     length: Length,
     /// Pseudo-headers that the guest removed and did not set again, as bits: authority, path, method, scheme.
     missing: u8,
@@ -27,7 +27,7 @@ pub(super) struct GuestRequest {
 /// A response head in a guest's hands.
 #[derive(Debug)]
 pub(super) struct GuestResponse {
-    pub(super) head: ResponseHead,
+    pub(super) head: Shared<ResponseHead>,
     status: String,
     length: Length,
     missing: bool,
@@ -58,7 +58,7 @@ const SCHEME: u8 = 8;
 
 impl GuestRequest {
     /// `open` where filters will see content, and may say how long it becomes.
-    pub(super) fn new(head: RequestHead, open: bool) -> Self {
+    pub(super) fn new(head: Shared<RequestHead>, open: bool) -> Self {
         let length = Length::of(&head.headers, open);
         GuestRequest { head, length, missing: 0, broken: None }
     }
@@ -189,7 +189,7 @@ impl Headers for GuestRequest {
 
 impl GuestResponse {
     /// See [`GuestRequest::new`].
-    pub(super) fn new(head: ResponseHead, open: bool) -> Self {
+    pub(super) fn new(head: Shared<ResponseHead>, open: bool) -> Self {
         let length = Length::of(&head.headers, open);
         GuestResponse { status: head.status.as_str().to_owned(), head, length, missing: false, broken: None }
     }
@@ -388,7 +388,7 @@ mod tests {
             version: Version::Http11,
             upgrade: None,
         };
-        GuestRequest::new(head, open)
+        GuestRequest::new(head.into(), open)
     }
 
     fn pairs(map: &dyn Headers) -> String {
@@ -443,7 +443,7 @@ mod tests {
             map.remove(name.as_bytes());
             assert_eq!(map.check(), Err(format!("missing required header: {name}")));
         }
-        let mut response = GuestResponse::new(ResponseHead::new(StatusCode::OK), false);
+        let mut response = GuestResponse::new(ResponseHead::new(StatusCode::OK).into(), false);
         for bad in ["", "0", "100", "1000", "abc"] {
             response.replace(b":status", bad.as_bytes());
             assert!(response.check().is_err(), "{bad}");

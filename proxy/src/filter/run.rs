@@ -28,6 +28,9 @@ pub(super) struct Run {
     pub(super) tcp: bool,
     /// The response is one of ours. A filter whose VM died has no part in it: mostly it is the very cause.
     pub(super) ours: Cell<bool>,
+    /// When a filter let the head of the request go on to the next, which begins at that moment: one look at the clock
+    /// for both.
+    passed: Cell<Option<Instant>>,
 }
 
 /// The filters of an exchange, numbered in the order in which its request passes them.
@@ -66,6 +69,18 @@ impl Index<usize> for Legs {
 }
 
 impl Run {
+    /// An exchange that is about to pass the first of these. `tcp` for a connection.
+    pub(super) fn new(exchange: &Rc<Exchange>, filters: &Rc<[Rc<Filter>]>, seen: Seen, tcp: bool) -> Rc<Run> {
+        Rc::new(Run {
+            filters: Legs::new(filters),
+            exchange: Rc::clone(exchange),
+            seen: Rc::new(RefCell::new(seen)),
+            tcp,
+            ours: Cell::new(false),
+            passed: Cell::new(None),
+        })
+    }
+
     /// It is known where the exchange goes: these filters are next.
     pub(super) fn extend(&self, chains: [Rc<[Rc<Filter>]>; 2]) {
         let _ = self.filters.onward.set(chains);
@@ -165,6 +180,7 @@ impl Run {
             self.part(half, at, |part| part.head = head);
             return Ok(());
         }
+        self.passed.set(None);
         self.seen.borrow_mut().ways[half as usize].released = true;
         Ok(())
     }
@@ -183,7 +199,7 @@ impl Run {
                 number
             };
             let Some(filter) = self.filters.get(number) else { return Ok(None) };
-            let since = Instant::now();
+            let since = self.passed.take().unwrap_or_else(Instant::now);
             let Some(place) = filter.open(Rc::clone(&self.seen) as _, self.tcp)? else { continue };
             let stages = &mut self.seen.borrow_mut().stages;
             stages.push(Stage {
@@ -421,7 +437,9 @@ impl Run {
             }
             (stage.number, stage.since)
         };
-        self.exchange.verdict(self.filters[number].said(outcome, since.elapsed()));
+        let now = Instant::now();
+        self.passed.set(Some(now));
+        self.exchange.verdict(self.filters[number].said(outcome, now.saturating_duration_since(since)));
     }
 
     /// Whether a filter has no callback for what follows a head of this half.

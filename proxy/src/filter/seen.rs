@@ -17,7 +17,7 @@ use super::property;
 use super::wasm::Place;
 use crate::fault::Reason;
 use crate::http::body::Frame;
-use crate::http::head::RequestHead;
+use crate::http::head::{RequestHead, Shared};
 
 /// Bytes that the filters of one exchange may keep as properties, names and values.
 const MAX_PROPERTY_BYTES: usize = 64 * 1024;
@@ -151,10 +151,10 @@ impl Seen {
         }
     }
 
-    /// Somebody else has changed the head of the request, which is taken.
-    pub(super) fn replace_request(&mut self, head: &mut RequestHead) {
+    /// Somebody else has changed the head of the request.
+    pub(super) fn replace_request(&mut self, head: Shared<RequestHead>) {
         if let Some(request) = &mut self.request {
-            request.head = std::mem::replace(head, RequestHead::unread());
+            request.head = head;
         }
     }
 

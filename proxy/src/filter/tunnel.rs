@@ -1,6 +1,5 @@
 //! The passage of a TCP connection: an exchange of which filters see the bytes of both directions, and no head.
 
-use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use http::HeaderMap;
@@ -9,7 +8,7 @@ use lacis_host::Half;
 use super::chain::{Chain, Passage, Stop};
 use super::exchange::Exchange;
 use super::flow::Flow;
-use super::run::{Legs, Run};
+use super::run::Run;
 use super::seen::{Head, Seen};
 use crate::fault::Fault;
 use crate::http::body;
@@ -27,17 +26,12 @@ impl Passage<'_> {
             return Ok(());
         }
         let body = std::mem::replace(&mut request.body, Body::empty(body::Half::Request));
-        let run = Rc::new(Run {
-            filters: Legs::new(&chain.filters),
-            exchange: Rc::clone(exchange),
-            seen: Rc::new(RefCell::new(Seen::tcp(exchange, &chain.node, chain.filters.len()))),
-            tcp: true,
-            ours: Cell::new(false),
-        });
+        let seen = Seen::tcp(exchange, &chain.node, chain.filters.len());
+        let run = Run::new(exchange, &chain.filters, seen, true);
         self.run = Some(Rc::clone(&run));
         let mut flow = Flow::new(&run, Half::Request, body, false);
         flow.head().await.map_err(|fault| self.stop(fault))?;
-        request.body = flow.body(&mut request.head.headers)?;
+        (request.body, _) = flow.body(&request.head.headers)?;
         Ok(())
     }
 }
@@ -52,6 +46,6 @@ pub(super) fn response(run: &Rc<Run>, response: Response) -> Result<Response, Fa
     for stage in &mut run.seen.borrow_mut().stages {
         stage.parts[Half::Response as usize].head = Head::Gone;
     }
-    let body = flow.body(&mut HeaderMap::new())?;
+    let (body, _) = flow.body(&HeaderMap::new())?;
     Ok(Response { head, body })
 }

@@ -3,6 +3,9 @@
 //! Connection-specific fields (RFC 9110 section 7.6.1) never reach a head: each protocol takes its own away when it
 //! reads and adds its own when it writes. What they said that matters beyond one hop is a value here.
 
+use std::ops::{Deref, DerefMut};
+use std::rc::Rc;
+
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
@@ -47,6 +50,84 @@ pub struct ResponseHead {
     pub headers: HeaderMap,
     /// The protocol that the server switches to; only with status 101.
     pub upgrade: Option<HeaderValue>,
+}
+
+impl Default for RequestHead {
+    fn default() -> Self {
+        RequestHead::unread()
+    }
+}
+
+impl Default for ResponseHead {
+    fn default() -> Self {
+        ResponseHead::new(StatusCode::OK)
+    }
+}
+
+/// A head that several may hold: whoever sends it, a retry that may have to send it once more, filters that may read it
+/// when all is over. To share it costs a pointer. Who changes it while others hold it gets one of his own first.
+#[derive(Clone, Debug)]
+pub enum Shared<T> {
+    /// Held by this one alone.
+    Own(T),
+    /// Held by others too, or once was.
+    Shared(Rc<T>),
+}
+
+impl<T: Clone> Shared<T> {
+    /// The same head for another holder.
+    #[must_use]
+    pub fn share(&mut self) -> Self
+    where
+        T: Default,
+    {
+        if let Shared::Own(head) = self {
+            *self = Shared::Shared(Rc::new(std::mem::take(head)));
+        }
+        self.clone()
+    }
+
+    /// The head itself: a copy only if others hold it.
+    pub fn take(self) -> T {
+        match self {
+            Shared::Own(head) => head,
+            Shared::Shared(head) => Rc::unwrap_or_clone(head),
+        }
+    }
+}
+
+impl<T: Default> Default for Shared<T> {
+    fn default() -> Self {
+        Shared::Own(T::default())
+    }
+}
+
+impl<T> From<T> for Shared<T> {
+    fn from(head: T) -> Self {
+        Shared::Own(head)
+    }
+}
+
+impl<T> Deref for Shared<T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        match self {
+            Shared::Own(head) => head,
+            Shared::Shared(head) => head,
+        }
+    }
+}
+
+impl<T: Clone> DerefMut for Shared<T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        match self {
+            Shared::Own(head) => head,
+            Shared::Shared(head) => Rc::make_mut(head),
+        }
+    }
 }
 
 impl RequestHead {

@@ -24,13 +24,13 @@ use crate::fault::Fault;
 
 pub use body::Body;
 use body::Half;
-pub use head::{RequestHead, ResponseHead};
+pub use head::{RequestHead, ResponseHead, Shared};
 
 /// A request on its way through this hop.
 #[derive(Debug)]
 pub struct Request {
     /// Method, target and fields.
-    pub head: RequestHead,
+    pub head: Shared<RequestHead>,
     /// Content and trailers.
     pub body: Body,
     /// Where interim (1xx) responses go.
@@ -41,7 +41,7 @@ pub struct Request {
 #[derive(Debug)]
 pub struct Response {
     /// Status and fields.
-    pub head: ResponseHead,
+    pub head: Shared<ResponseHead>,
     /// Content and trailers.
     pub body: Body,
 }
@@ -50,7 +50,7 @@ impl Response {
     /// A response whose content is all here; its length is announced, for versions that do not delimit by it too.
     pub fn whole(mut head: ResponseHead, content: Bytes) -> Self {
         head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(content.len()));
-        Response { head, body: Body::bytes(Half::Response, content) }
+        Response { head: head.into(), body: Body::bytes(Half::Response, content) }
     }
 }
 

@@ -40,7 +40,7 @@ async fn tunnel(io: Io, served: Rc<Served>) {
         version: Version::Http11,
         upgrade: None,
     };
-    let response = served.call(Request { head, body, interim: Rc::default() }).await;
+    let response = served.call(Request { head: head.into(), body, interim: Rc::default() }).await;
     if response.head.status.is_success() {
         tunnel.answer(response.body).await;
     } else {

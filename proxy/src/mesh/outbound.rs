@@ -95,7 +95,7 @@ pub(super) fn route<'a>(
     if let Some(redirect) = &rule.redirect {
         let mut head = route::redirect(head, redirect, prefix)?;
         route::fields(&mut head.headers, &rule.response);
-        return Err(Stop::Reply(Box::new(Response { head, body: Body::empty(Half::Response) })));
+        return Err(Stop::Reply(Box::new(Response { head: head.into(), body: Body::empty(Half::Response) })));
     }
     if let Some(rewrite) = &rule.rewrite {
         route::rewrite(head, rewrite, prefix)?;

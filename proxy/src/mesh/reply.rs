@@ -64,7 +64,7 @@ fn response(node: &str, reason: Reason, wait: Option<Duration>, grpc: bool) -> R
             let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
             head.headers.insert(GRPC_PUSHBACK, HeaderValue::from(millis));
         }
-        return Response { head, body: Body::empty(Half::Response) };
+        return Response { head: head.into(), body: Body::empty(Half::Response) };
     }
     if let Some(wait) = wait {
         // In whole seconds, and no sooner: zero would have all of them come back at once.

@@ -211,5 +211,5 @@ fn finish(
     if let Some(upload) = upload {
         body.carry(body::Pump::H1(upload));
     }
-    Ok(Response { head, body })
+    Ok(Response { head: head.into(), body })
 }

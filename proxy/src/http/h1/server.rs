@@ -136,7 +136,7 @@ async fn exchange<S: Service>(
     let (method, version, tunnel) = (head.method.clone(), head.version, framing == Framing::Tunnel);
     // What an abandoned exchange left belongs to nobody.
     interim.take();
-    let mut call = pin!(Rc::clone(service).call(Request { head, body, interim: Rc::clone(interim) }));
+    let mut call = pin!(Rc::clone(service).call(Request { head: head.into(), body, interim: Rc::clone(interim) }));
     let response = poll_fn(|cx| {
         let response = call.as_mut().poll(cx);
         // Also those that came with the final head: they go before it.

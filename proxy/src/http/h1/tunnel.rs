@@ -47,7 +47,7 @@ pub fn connect(wire: Wire, request: Request) -> Response {
     let wire = Rc::new(RefCell::new(wire));
     let mut body = incoming(&wire, Half::Response);
     body.carry(body::Pump::H1(Pump::new(request.body, wire, Framing::Tunnel, Half::Request)));
-    Response { head: ResponseHead::new(StatusCode::OK), body }
+    Response { head: ResponseHead::new(StatusCode::OK).into(), body }
 }
 
 fn incoming(wire: &Rc<RefCell<Wire>>, half: Half) -> Body {

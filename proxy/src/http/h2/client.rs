@@ -106,7 +106,7 @@ impl Link {
             return Err(refused(error));
         }
         let (end, connect) = (body.is_end(), head.method == Method::CONNECT);
-        let (mut response, stream) = send.send_request(outgoing_request(head)?, end).map_err(refused)?;
+        let (mut response, stream) = send.send_request(outgoing_request(head.take())?, end).map_err(refused)?;
         drop(send);
         let mut upload = (!end).then(|| Pump::new(body, stream, Half::Request));
         let response = poll_fn(|cx| {
@@ -133,7 +133,7 @@ impl Link {
         if let Some(pump) = upload {
             body.carry(body::Pump::H2(pump));
         }
-        Ok(Response { head: incoming_response(parts), body })
+        Ok(Response { head: incoming_response(parts).into(), body })
     }
 
     /// What is known of its connection.

@@ -111,7 +111,7 @@ async fn exchange<S: Service>(
     let Response { head, body } = response;
     let bodiless = head.is_bodiless(&method);
     let end = body.is_end() || bodiless;
-    let Ok(stream) = respond.send_response(outgoing_response(head), end) else { return };
+    let Ok(stream) = respond.send_response(outgoing_response(head.take()), end) else { return };
     if end {
         let mut body = body;
         let _ = poll_fn(|cx| body.poll_uploaded(cx)).await;
@@ -158,7 +158,7 @@ fn incoming_request(request: http::Request<RecvStream>, interim: &Rc<Interim>) -
         upgrade: None,
     };
     let body = incoming_body(stream, length, Half::Request, None);
-    Ok(Request { head, body, interim: Rc::clone(interim) })
+    Ok(Request { head: head.into(), body, interim: Rc::clone(interim) })
 }
 
 fn outgoing_response(head: ResponseHead) -> http::Response<()> {

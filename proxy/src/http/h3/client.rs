@@ -111,7 +111,9 @@ impl Link {
         let flight = InFlight::new(&self.0);
         let (send, receive) = self.open().await?;
         let method = head.method.clone();
-        head.authority.get_or_insert_with(|| self.0.name.clone());
+        if head.authority.is_none() {
+            head.authority = Some(self.0.name.clone());
+        }
         let wire = &self.0.h3.wire;
         let mut writer = Writer::new(Rc::clone(wire), send);
         let mut reader = Reader::new(Rc::clone(wire), receive);
@@ -120,7 +122,7 @@ impl Link {
         let mut upload = Some(Pump::new(writer, body));
         let head = self.receive(&mut reader, &mut upload, &interim, id).await?;
         let body = self.body(reader, &head, &method, flight).await?;
-        let mut response = Response { head, body };
+        let mut response = Response { head: head.into(), body };
         if let Some(upload) = upload {
             response.body.carry(body::Pump::H3(upload));
         }

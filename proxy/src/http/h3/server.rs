@@ -166,7 +166,7 @@ async fn exchange<S: Service>(server: &Server, service: Rc<S>, mut reader: Reade
     let method = head.method.clone();
     let interim = Rc::new(Interim::default());
     let mut stopped = pin!(writer.stopped());
-    let mut call = pin!(service.call(Request { head, body, interim: Rc::clone(&interim) }));
+    let mut call = pin!(service.call(Request { head: head.into(), body, interim: Rc::clone(&interim) }));
     let response = poll_fn(|cx| {
         let response = call.as_mut().poll(cx);
         // Also those that came with the final head: they go before it. One that cannot be said is left out: it carries

@@ -208,7 +208,7 @@ fn request(method: Method, body: Body) -> Request {
         version: Version::Http11,
         upgrade: None,
     };
-    Request { head, body, interim: Rc::new(Interim::default()) }
+    Request { head: head.into(), body, interim: Rc::new(Interim::default()) }
 }
 
 fn get() -> Request {
@@ -216,7 +216,7 @@ fn get() -> Request {
 }
 
 fn response(status: u16, body: Body) -> Response {
-    Response { head: ResponseHead::new(status.try_into().unwrap()), body }
+    Response { head: ResponseHead::new(status.try_into().unwrap()).into(), body }
 }
 
 fn text(text: &'static str) -> Body {

@@ -74,7 +74,7 @@ fn huffman_coded_pseudo_headers_are_the_same_pseudo_headers() {
     run(async {
         let net = Net::new();
         net.serve(|request| async move {
-            assert_eq!((request.head.method, request.head.path.as_str()), (Method::PUT, "/x"));
+            assert_eq!((&request.head.method, request.head.path.as_str()), (&Method::PUT, "/x"));
             response(200, text("fine"))
         });
         let client = net.raw_client().await;
