@@ -13,8 +13,9 @@ use super::family::Kind;
 /// names, so this is as many as [`super::family::MAX_SERIES`]; a histogram takes about 300 bytes.
 pub const MAX_GUEST_METRICS: usize = 4096;
 
-/// Longest name of a metric in bytes; it is kept and shown at each scrape.
-pub const MAX_GUEST_NAME_BYTES: usize = 512;
+/// Longest name of a metric in bytes; it is kept and shown at each scrape. Istio's 25 labels are part of it, with values
+/// of up to 128 bytes.
+pub const MAX_GUEST_NAME_BYTES: usize = 4096;
 
 /// Why an operation on a guest's metric did nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -154,16 +154,44 @@ fn builtin(blocks: &[Arc<Block>], place: usize) -> Values {
 fn guests(blocks: &[Arc<Block>]) -> BTreeMap<(String, Kind), Values> {
     let mut families: BTreeMap<_, Values> = BTreeMap::new();
     for GuestSeries { filter, kind, name, cell } in blocks.iter().flat_map(|block| block.guests.series()) {
+        let (name, own) = labelled(&name);
         let mut labels = String::new();
         label(&mut labels, "filter", |out| escape(&filter, out));
+        for (name, value) in own {
+            label(&mut labels, name, |out| escape(value, out));
+        }
         let value = match &cell {
             GuestCell::Counter(counter) => Value::from(&**counter),
             GuestCell::Gauge(gauge) => Value::from(&**gauge),
             GuestCell::Histogram(histogram) => Value::from(&**histogram),
         };
-        put(families.entry((allowed(&name), kind)).or_default(), labels.into(), value);
+        put(families.entry((allowed(name), kind)).or_default(), labels.into(), value);
     }
     families
+}
+
+/// The labels that a guest has put into a name, as Istio's filters do and its Envoys take them out:
+/// `LABEL=.=VALUE;.;LABEL=.=VALUE;.;NAME`. A name with a label that cannot be one is taken as it is.
+fn labelled(whole: &str) -> (&str, Vec<(&str, &str)>) {
+    let Some((labels, name)) = whole.rsplit_once(";.;") else { return (whole, Vec::new()) };
+    let mut found: Vec<(&str, &str)> = Vec::new();
+    for part in labels.split(";.;") {
+        match part.split_once("=.=") {
+            Some((label, value)) if is_label(label) && found.iter().all(|(other, _)| *other != label) => {
+                found.push((label, value));
+            }
+            _ => return (whole, Vec::new()),
+        }
+    }
+    (name, found)
+}
+
+/// Whether a guest's label can stand beside ours: `[a-zA-Z_][a-zA-Z0-9_]*`, and not what we set.
+fn is_label(name: &str) -> bool {
+    !matches!(name, "filter" | "le")
+        && !name.starts_with(|first: char| first.is_ascii_digit())
+        && !name.is_empty()
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
 /// A name with `_` for what Prometheus does not allow: `[a-zA-Z_:][a-zA-Z0-9_:]*`.

@@ -105,6 +105,30 @@ fn a_guest_cannot_spoil_the_page() {
     }
 }
 
+#[test]
+fn labels_in_a_guests_names_are_labels() {
+    let registry = Registry::default();
+    let workers = [registry.metrics(), registry.metrics()];
+    for (metrics, name) in workers.iter().zip(["a=.=x;.;b=.=say \"hi\";.;hits_total", "a=.=y;.;b=.=;.;hits_total"]) {
+        let guest = metrics.guest("f");
+        for name in [name, "9a=.=x;.;odd", "filter=.=x;.;odd", "a=.=x;.;a=.=y;.;odd", "a;.;odd"] {
+            guest.increment(guest.define(Kind::Counter, name).unwrap(), 2).unwrap();
+        }
+    }
+    let text = expose(&registry, Format::Prometheus);
+    for line in [
+        r#"hits_total{filter="f",a="x",b="say \"hi\""} 2"#,
+        r#"hits_total{filter="f",a="y",b=""} 2"#,
+        r#"_9a___x___odd{filter="f"} 4"#,
+        r#"filter___x___odd{filter="f"} 4"#,
+        r#"a___x___a___y___odd{filter="f"} 4"#,
+        r#"a___odd{filter="f"} 4"#,
+    ] {
+        assert!(text.lines().any(|own| own == line), "{line}: {text}");
+    }
+    assert_eq!(text.matches("# TYPE hits_total counter").count(), 1);
+}
+
 /// Two workers and control after some traffic, with values that are easily mistaken.
 fn busy() -> Registry {
     let registry = Registry::default();
