@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// Packages are `lacis-filter-NAME`, in `filters/NAME`.
-const FILTERS: [&str; 4] = ["auth", "jwt", "metrics", "routing"];
+const FILTERS: [&str; 8] = ["auth", "cors", "jwt", "metrics", "quota", "routing", "transform", "validate"];
 /// The filter that is the package of another one with its default features, which all others are compiled without.
 const FULL: (&str, &str) = ("jwt", "auth");
 const TARGET: &str = "wasm32-wasip1";

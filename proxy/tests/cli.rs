@@ -59,7 +59,7 @@ filters:
   foreign:
     module: foreign.wasm
   strict: {module: builtin:auth, config: {keys: wrong}}
-  fine: {module: builtin:metrics, config: {header: x-tenant}}
+  fine: {module: builtin:metrics, config: {preset: istio}}
 ";
     let (dir, path) = file(config);
     let module = |name: &str, bytes: &[u8]| std::fs::write(dir.path().join(name), bytes).expect("writable");
@@ -85,7 +85,7 @@ filters:
         "{said}"
     );
 
-    let fine = "node: {service: alpha}\noutbound: {filters: [fine]}\nfilters:\n  fine: {module: builtin:metrics, config: {header: x-tenant}}\n";
+    let fine = "node: {service: alpha}\noutbound: {filters: [fine]}\nfilters:\n  fine: {module: builtin:metrics, config: {preset: istio}}\n";
     std::fs::write(&path, fine).expect("writable");
     let output = check(&path);
     assert_eq!(output.status.code(), Some(0), "{}", text_of(&output));

@@ -6,7 +6,7 @@
 //! use serde_json::json;
 //!
 //! let module = lacis::filter::builtin::module("routing").unwrap();
-//! let config = json!({"rules": [{"header": "x-v2", "present": true, "service": "v2"}]});
+//! let config = json!({"rules": [{"match": [{"from": {"header": "x-v2"}}], "to": [{"service": "v2"}]}]});
 //! Both::new("routing", module, config).app("v2").run(|side| {
 //!     assert_eq!(side.get("/echo", &[]).status(), 200);
 //!     side.get("/echo", &[("x-v2", "")]);

@@ -99,19 +99,23 @@ fn auth_lets_in_who_has_a_key() {
     pair.delta().counts(1.0, "lacis_filter_requests_total", &[("filter", "shipped"), ("outcome", "continue")]);
 }
 
-/// `builtin:metrics`: what it counts is on `/metrics`, under its own names.
+/// `builtin:metrics`: what it counts is on `/metrics`, under its own names and labels.
 #[test]
 fn metrics_of_a_filter_are_exported() {
-    let pair = with_builtin("metrics", json!({"header": "x-tenant", "values": ["blue", "green"]}));
+    let pair = with_builtin(
+        "metrics",
+        json!({"metrics": [{"name": "tenants_total", "labels": [
+            {"name": "tenant", "from": {"header": "x-tenant"}}, {"name": "class", "response": "class"}]}]}),
+    );
     let mut client = pair.connect();
     for tenant in ["blue", "blue", "green"] {
         client.request("GET", "delta", "/bytes/1", &[("x-tenant", tenant)], None);
     }
     client.request("GET", "delta", "/nowhere", &[("x-tenant", "blue")], None);
-    let counts = |value, name: &str| pair.delta().counts(value, name, &[("filter", "shipped")]);
-    counts(2.0, "requests_by_x_tenant_blue_2xx_total");
-    counts(1.0, "requests_by_x_tenant_green_2xx_total");
-    counts(1.0, "requests_by_x_tenant_blue_4xx_total");
+    for (value, tenant, class) in [(2.0, "blue", "2xx"), (1.0, "green", "2xx"), (1.0, "blue", "4xx")] {
+        let labels = [("filter", "shipped"), ("tenant", tenant), ("class", class)];
+        pair.delta().counts(value, "tenants_total", &labels);
+    }
 }
 
 /// `builtin:routing`: a header sends requests to another service.
@@ -122,7 +126,7 @@ fn routing_moves_requests_to_another_service() {
     let first = mesh.sidecar("delta").application(&stable).start();
     let second = mesh.sidecar("delta-v2").application(&canary).start();
     let filter = json!({
-        "filters": {"canary": {"module": "builtin:routing", "config": {"rules": [{"header": "x-canary", "value": "yes", "service": "delta-v2"}]}}},
+        "filters": {"canary": {"module": "builtin:routing", "config": {"rules": [{"match": [{"from": {"header": "x-canary"}}], "to": [{"service": "delta-v2"}]}]}}},
         "outbound": {"filters": ["canary"]},
     });
     let alpha =

@@ -115,7 +115,7 @@ fn a_listeners_filter_chooses_the_service_whose_filters_run() {
     let (mesh, filters) = stamps(&["a", "b"]);
     let config = json!({
         "filters": {"move": {"module": "builtin:routing",
-            "config": {"rules": [{"header": "x-to", "value": "other", "service": "other"}]}}},
+            "config": {"rules": [{"match": [{"from": {"header": "x-to"}}], "to": [{"service": "other"}]}]}}},
         "outbound": {"filters": ["move"]},
         "services": {
             "delta": {"filters": ["a"]},

@@ -3,6 +3,7 @@
 
 mod condition;
 mod hash;
+mod json;
 mod path;
 #[cfg(not(target_family = "wasm"))]
 pub mod schema;
@@ -10,6 +11,7 @@ mod source;
 
 pub use condition::{Condition, ConditionEntry};
 pub use hash::hash;
+pub use json::is_json;
 pub use path::{Paths, path_of};
 pub use source::Source;
 

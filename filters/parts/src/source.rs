@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use lacis_sdk::{Request, is_header_name};
+use lacis_sdk::{Attributes, Direction, Headers, Request, is_header_name};
 use serde::Deserialize;
 
 use crate::path_of;
@@ -43,6 +43,8 @@ pub enum Source {
     Service,
     /// The route that was chosen before filters ran.
     Route,
+    /// `inbound` or `outbound`.
+    Direction,
 }
 
 impl Source {
@@ -64,11 +66,15 @@ impl Source {
 
     /// The value in a request, with U+FFFD for what is not UTF-8; absent if the request has none.
     pub fn read(&self, request: &Request) -> Option<String> {
-        let attributes = request.attributes();
-        let header = |name: &str| request.headers().get(name).map(|value| value.to_text().into_owned());
+        self.read_from(request.headers(), request.attributes())
+    }
+
+    /// The value in what is known of a request, also after its end.
+    pub fn read_from(&self, headers: &Headers, attributes: Attributes<'_>) -> Option<String> {
+        let header = |name: &str| headers.get(name).map(|value| value.to_text().into_owned());
         match self {
             Source::Header(name) => header(name),
-            Source::Cookie(name) => cookie(request, name),
+            Source::Cookie(name) => cookie(headers, name),
             Source::Query(name) => query(&header(":path")?, name),
             Source::Claim(name) => claim(&header("authorization")?, name),
             Source::Attribute(name) => attributes.text(&name.split('.').collect::<Vec<_>>()),
@@ -79,6 +85,10 @@ impl Source {
             Source::Address => attributes.source_address().map(|address| without_port(&address).to_owned()),
             Source::Service => attributes.service(),
             Source::Route => attributes.route().filter(|route| !route.is_empty()),
+            Source::Direction => attributes.direction().map(|direction| match direction {
+                Direction::Inbound => "inbound".to_owned(),
+                Direction::Outbound => "outbound".to_owned(),
+            }),
         }
     }
 }
@@ -102,10 +112,11 @@ impl FromStr for Source {
             ("address", None) => Source::Address,
             ("service", None) => Source::Service,
             ("route", None) => Source::Route,
+            ("direction", None) => Source::Direction,
             _ => {
                 return Err(format!(
                     "{text:?} is no value of a request; there are header:NAME, cookie:NAME, query:NAME, claim:NAME, \
-                     attribute:NAME, identity, method, path, host, address, service, route"
+                     attribute:NAME, identity, method, path, host, address, service, route, direction"
                 ));
             }
         };
@@ -129,15 +140,16 @@ impl fmt::Display for Source {
             Source::Address => f.write_str("address"),
             Source::Service => f.write_str("service"),
             Source::Route => f.write_str("route"),
+            Source::Direction => f.write_str("direction"),
         }
     }
 }
 
-fn cookie(request: &Request, name: &str) -> Option<String> {
-    let first = request.headers().get("cookie")?;
+fn cookie(headers: &Headers, name: &str) -> Option<String> {
+    let first = headers.get("cookie")?;
     // HTTP/2 and HTTP/3 may send each cookie in a field of its own (RFC 9113 section 8.2.3).
     cookie_in(&first.to_text(), name).or_else(|| {
-        let all = request.headers().all();
+        let all = headers.all();
         let mut cookies = all.iter().filter(|(own, _)| own == "cookie");
         cookies.find_map(|(_, value)| cookie_in(&value.to_text(), name))
     })

@@ -11,8 +11,8 @@ pub(super) type Counts = BTreeMap<String, u64>;
 /// The filters of the demo, by the sidecar that runs them.
 const FILTERS: [(&str, &str); 3] = [("alpha", "routing"), ("delta", "metrics"), ("delta", "auth")];
 
-/// The counters of `builtin:metrics` as delta's configuration makes it name them.
-const COUNTERS: (&str, &str) = ("requests_by_x_tenant_", "_total");
+/// The counter of `builtin:metrics` as delta's configuration names it.
+const COUNTER: &str = "requests_by_tenant_total";
 
 /// All of it at one moment.
 #[derive(Clone, Debug, Default)]
@@ -53,8 +53,9 @@ impl View {
             samples(alpha).filter(|s| s.name == "lacis_requests_total" && s.label("direction") == "outbound");
         let handshakes =
             samples(alpha).filter(|s| s.name == "lacis_link_handshakes_total" && s.label("result") == "ok");
-        let counted =
-            samples(delta).filter_map(|s| Some((s.name.strip_prefix(COUNTERS.0)?.strip_suffix(COUNTERS.1)?, s.value)));
+        let counted = samples(delta).filter(|s| s.name == COUNTER);
+        let counted: Vec<_> =
+            counted.map(|s| (format!("{}_{}", s.label("tenant"), s.label("class")), s.value)).collect();
         View {
             elapsed: tally.elapsed(),
             wanted: tally.wanted(),
@@ -66,7 +67,7 @@ impl View {
             links: counts(requests.map(|s| (s.label("link"), s.value))),
             handshakes: handshakes.map(|s| s.value).sum(),
             verdicts: verdicts.into(),
-            counted: counts(counted),
+            counted: counts(counted.iter().map(|(name, value)| (name.as_str(), *value))),
             names: tally.names.clone(),
             callers: tally.callers.clone(),
         }
@@ -172,8 +173,8 @@ lacis_config_generation 1
 lacis_filter_requests_total{filter=\"metrics\",outcome=\"continue\"} 3
 lacis_filter_requests_total{filter=\"auth\",outcome=\"continue\"} 2
 lacis_filter_requests_total{filter=\"auth\",outcome=\"reply\"} 1
-requests_by_x_tenant_blue_2xx_total{filter=\"metrics\"} 2
-requests_by_x_tenant_red_4xx_total{filter=\"metrics\"} 1
+requests_by_tenant_total{filter=\"metrics\",tenant=\"blue\",class=\"2xx\"} 2
+requests_by_tenant_total{filter=\"metrics\",tenant=\"red\",class=\"4xx\"} 1
 ";
 
     fn tally() -> Tally {

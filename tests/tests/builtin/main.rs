@@ -2,8 +2,14 @@
 //! comes of them must be the same.
 
 mod auth;
+mod cors;
 mod metrics;
+mod quota;
 mod routing;
+mod transform;
+mod validate;
+#[path = "../words/mod.rs"]
+mod words;
 
 use lacis_tests::Both;
 use serde_json::Value;

@@ -136,7 +136,7 @@ impl Service<http::Request<Body>> for Words {
 }
 
 /// A method that is a function.
-struct Method<F>(F);
+pub struct Method<F>(pub F);
 
 impl<F, M, R, A> Service<Request<M>> for Method<F>
 where

@@ -234,7 +234,8 @@ fn every_problem_is_told_with_its_filter() {
         ])
         .unwrap_err();
     let expected = [
-        "filters.one: there is no builtin:nothing; there are builtin:auth, builtin:jwt, builtin:metrics, builtin:routing",
+        "filters.one: there is no builtin:nothing; there are builtin:auth, builtin:cors, builtin:jwt, builtin:metrics, \
+         builtin:quota, builtin:routing, builtin:transform, builtin:validate",
         "filters.two: cannot read /nonexistent/a.wasm: No such file or directory (os error 2); write the path of a \
          WebAssembly module",
         "filters.three: / is not a file; write the path of a WebAssembly module",

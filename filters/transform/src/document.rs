@@ -1,0 +1,295 @@
+//! A JSON document that is changed in places, and stays as it was written everywhere else: numbers keep their digits,
+//! members their order.
+
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+/// A place in a document (RFC 6901).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Pointer {
+    tokens: Vec<String>,
+}
+
+impl Pointer {
+    pub(crate) fn new(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is no JSON Pointer; write one like /user/name (RFC 6901)");
+        if text.is_empty() {
+            return Ok(Self { tokens: Vec::new() });
+        }
+        let rest = text.strip_prefix('/').ok_or_else(wrong)?;
+        let token = |token: &str| {
+            let stray = token.replace("~0", "").replace("~1", "").contains('~');
+            if stray { Err(wrong()) } else { Ok(token.replace("~1", "/").replace("~0", "~")) }
+        };
+        Ok(Self { tokens: rest.split('/').map(token).collect::<Result<_, _>>()? })
+    }
+
+    /// Whether it is the document itself.
+    pub(crate) fn is_root(&self) -> bool {
+        self.tokens.is_empty()
+    }
+}
+
+/// A document, or a part of it. What nobody has looked into is a piece of the text.
+#[derive(Debug)]
+pub(crate) enum Node<'a> {
+    Text(&'a RawValue),
+    New(Value),
+    Array(Vec<Node<'a>>),
+    Object(Vec<(String, Node<'a>)>),
+}
+
+impl<'a> Node<'a> {
+    /// Reads a document; the error says where it is none.
+    pub(crate) fn new(text: &'a str) -> Result<Self, serde_json::Error> {
+        serde_json::from_str(text).map(Node::Text)
+    }
+
+    /// Puts a value at a place; objects on the way there are made. At an array's end, or at `-`, it is added.
+    /// False if there is something else on the way.
+    pub(crate) fn put(&mut self, pointer: &Pointer, value: Node<'a>) -> bool {
+        let Some((last, parents)) = pointer.tokens.split_last() else {
+            *self = value;
+            return true;
+        };
+        match self.descend(parents, true) {
+            Some(Node::Object(members)) => {
+                match members.iter().position(|(name, _)| name == last) {
+                    Some(index) => {
+                        members[index].1 = value;
+                        // Readers do not agree on which of two members of one name counts.
+                        let mut place = 0;
+                        members.retain(|(name, _)| {
+                            place += 1;
+                            name != last || place == index + 1
+                        });
+                    }
+                    None => members.push((last.clone(), value)),
+                }
+                true
+            }
+            Some(Node::Array(items)) => {
+                let place = if last == "-" { Some(items.len()) } else { index(last) };
+                match place {
+                    Some(place) if place < items.len() => items[place] = value,
+                    Some(place) if place == items.len() => items.push(value),
+                    _ => return false,
+                }
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Takes a value out of its place, with every member of its name. Absent if there is none.
+    pub(crate) fn take(&mut self, pointer: &Pointer) -> Option<Node<'a>> {
+        let (last, parents) = pointer.tokens.split_last()?;
+        match self.descend(parents, false)? {
+            Node::Object(members) => {
+                let mut taken = None;
+                while let Some(place) = members.iter().position(|(name, _)| name == last) {
+                    taken = Some(members.remove(place).1);
+                }
+                taken
+            }
+            Node::Array(items) => index(last).filter(|place| *place < items.len()).map(|place| items.remove(place)),
+            _ => None,
+        }
+    }
+
+    /// The text of it.
+    pub(crate) fn write(&self, out: &mut String) {
+        match self {
+            Node::Text(text) => out.push_str(text.get()),
+            Node::New(value) => out.push_str(&value.to_string()),
+            Node::Array(items) => {
+                out.push('[');
+                for (place, item) in items.iter().enumerate() {
+                    out.push_str(if place == 0 { "" } else { "," });
+                    item.write(out);
+                }
+                out.push(']');
+            }
+            Node::Object(members) => {
+                out.push('{');
+                for (place, (name, value)) in members.iter().enumerate() {
+                    out.push_str(if place == 0 { "" } else { "," });
+                    out.push_str(&Value::from(name.as_str()).to_string());
+                    out.push(':');
+                    value.write(out);
+                }
+                out.push('}');
+            }
+        }
+    }
+
+    fn descend(&mut self, tokens: &[String], make: bool) -> Option<&mut Node<'a>> {
+        let mut node = self;
+        node.expand();
+        for token in tokens {
+            node = match node {
+                Node::Object(members) => {
+                    // Of several of one name the last one counts, as for most readers.
+                    let place = match members.iter().rposition(|(name, _)| name == token) {
+                        Some(place) => place,
+                        None if make => {
+                            members.push((token.clone(), Node::Object(Vec::new())));
+                            members.len() - 1
+                        }
+                        None => return None,
+                    };
+                    &mut members.get_mut(place)?.1
+                }
+                Node::Array(items) => items.get_mut(index(token)?)?,
+                Node::Text(_) | Node::New(_) => return None,
+            };
+            node.expand();
+        }
+        Some(node)
+    }
+
+    /// Looks one level into an array or an object.
+    fn expand(&mut self) {
+        let expanded = match self {
+            Node::Text(text) => match text.get().as_bytes().first() {
+                Some(b'{') => {
+                    serde_json::from_str::<Members<'a>>(text.get()).map(|members| Node::Object(members.0)).ok()
+                }
+                Some(b'[') => serde_json::from_str::<Vec<&'a RawValue>>(text.get())
+                    .map(|items| Node::Array(items.into_iter().map(Node::Text).collect()))
+                    .ok(),
+                _ => None,
+            },
+            Node::New(Value::Object(members)) => {
+                let members = std::mem::take(members).into_iter();
+                Some(Node::Object(members.map(|(name, value)| (name, Node::New(value))).collect()))
+            }
+            Node::New(Value::Array(items)) => {
+                Some(Node::Array(std::mem::take(items).into_iter().map(Node::New).collect()))
+            }
+            _ => None,
+        };
+        if let Some(expanded) = expanded {
+            *self = expanded;
+        }
+    }
+}
+
+/// An index of an array as RFC 6901 writes it: no sign, no zero in front.
+fn index(token: &str) -> Option<usize> {
+    let plain = token == "0" || (!token.starts_with('0') && token.bytes().all(|byte| byte.is_ascii_digit()));
+    token.parse().ok().filter(|_| plain)
+}
+
+/// The members of an object in their order, those of one name included.
+struct Members<'a>(Vec<(String, Node<'a>)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Read;
+        impl<'de> Visitor<'de> for Read {
+            type Value = Vec<(String, Node<'de>)>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::new();
+                while let Some((name, value)) = map.next_entry::<String, &'de RawValue>()? {
+                    members.push((name, Node::Text(value)));
+                }
+                Ok(members)
+            }
+        }
+        deserializer.deserialize_map(Read).map(Members)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pointer(text: &str) -> Pointer {
+        Pointer::new(text).unwrap()
+    }
+
+    fn edit(text: &str, act: impl FnOnce(&mut Node<'_>) -> bool) -> Option<String> {
+        let mut node = Node::new(text).unwrap();
+        let changed = act(&mut node);
+        let mut out = String::new();
+        node.write(&mut out);
+        changed.then_some(out)
+    }
+
+    #[test]
+    fn values_are_put_in_their_places() {
+        let put = |text: &str, at: &str| edit(text, |node| node.put(&pointer(at), Node::New(Value::from(1))));
+        for (text, at, expected) in [
+            (r#"{"a": 0}"#, "/a", Some(r#"{"a":1}"#)),
+            (
+                r#"{"z": 1.10, "a": {"y": 12345678901234567890123}}"#,
+                "/a/b/c",
+                Some(r#"{"z":1.10,"a":{"y":12345678901234567890123,"b":{"c":1}}}"#),
+            ),
+            (r#"{"a": 2, "b": 3, "a": 4}"#, "/a", Some(r#"{"a":1,"b":3}"#)),
+            (r#"{"a/~\u00e9": [0, {"b": 0}]}"#, "/a~1~0é/1/b", Some(r#"{"a/~é":[0,{"b":1}]}"#)),
+            ("[0]", "/-", Some("[0,1]")),
+            ("[0]", "/1", Some("[0,1]")),
+            ("[0]", "/0", Some("[1]")),
+            ("[0]", "/2", None),
+            ("[0]", "/00", None),
+            ("[0]", "/+0", None),
+            (r#"{"a": "text"}"#, "/a/b", None),
+            (r#"{"a": "text"}"#, "", Some("1")),
+            ("null", "/a", None),
+        ] {
+            assert_eq!(put(text, at).as_deref(), expected, "{text} {at}");
+        }
+    }
+
+    #[test]
+    fn values_are_taken_out() {
+        let take = |text: &str, at: &str| edit(text, |node| node.take(&pointer(at)).is_some());
+        for (text, at, expected) in [
+            (r#"{"a": 0, "b" : 1e2}"#, "/a", Some(r#"{"b":1e2}"#)),
+            (r#"{"a": 0, "b": 1, "a": 2}"#, "/a", Some(r#"{"b":1}"#)),
+            (r#"{"a": [0, 1]}"#, "/a/0", Some(r#"{"a":[1]}"#)),
+            (r#"{"a": [0, 1]}"#, "/a/2", None),
+            (r#"{"a": [0, 1]}"#, "/b", None),
+            (r#"{"a": [0, 1]}"#, "/b/c", None),
+            (r#"{"": {"": 1}}"#, "//", Some(r#"{"":{}}"#)),
+        ] {
+            assert_eq!(take(text, at).as_deref(), expected, "{text} {at}");
+        }
+    }
+
+    #[test]
+    fn what_was_put_can_be_looked_into() {
+        let text = edit("{}", |node| {
+            node.put(&pointer("/a"), Node::New(serde_json::json!({"b": [1]})));
+            node.put(&pointer("/a/b/0"), Node::New(Value::Null)) && node.take(&pointer("/x")).is_none()
+        });
+        assert_eq!(text.as_deref(), Some(r#"{"a":{"b":[null]}}"#));
+    }
+
+    #[test]
+    fn depth_is_no_danger() {
+        let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+        assert_eq!(
+            edit(&format!(r#"{{"a":1,"b":{deep}}}"#), |node| node.take(&pointer("/a")).is_some()).unwrap().len(),
+            200_006
+        );
+    }
+
+    #[test]
+    fn pointers_are_checked() {
+        for text in ["a", "a/b", "/~", "/~2", "/a~"] {
+            assert!(Pointer::new(text).unwrap_err().contains("like /user/name"), "{text}");
+        }
+        assert_eq!(pointer("/a~01b").tokens, ["a~1b"]);
+    }
+}
