@@ -284,7 +284,8 @@ fn what_is_wrong_is_told_with_what_would_be_right() {
 #[test]
 fn a_module_is_inspected() {
     let bench = Bench::new();
-    let config = r#"{"header": "x-tenant"}"#;
+    let config =
+        r#"{"metrics": [{"name": "requests_total", "labels": [{"name": "tenant", "from": {"header": "x-tenant"}}]}]}"#;
     let out = bench.fine(".", &["filter", "inspect", "builtin:metrics", "--filter-config", config, "--output", "json"]);
     let told: Value = serde_json::from_str(&out).expect("JSON");
     assert_eq!((&told["abi"], &told["language"]), (&"0.2.1".into(), &"Rust".into()), "{told}");
@@ -310,7 +311,7 @@ fn a_module_runs_without_a_file() {
     let bench = Bench::new();
     let mut run = bench.command(".", &["--log-format", "json", "filter", "run", "builtin:routing"]);
     run.args(["--listen", "127.0.0.1:0", "--filter-config"]);
-    run.arg(r#"{"rules": [{"header": "x-away", "present": true, "service": "nowhere"}]}"#);
+    run.arg(r#"{"rules": [{"match": [{"from": {"header": "x-away"}}], "to": [{"service": "nowhere"}]}]}"#);
     let run = Process::start("lacis filter run", run);
     let address = listening(&run);
     assert!(body(address, &[]).1.starts_with("app: GET / HTTP/1.1\n"));
