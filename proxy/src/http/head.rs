@@ -170,3 +170,21 @@ impl ResponseHead {
             || matches!(self.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shared_head_is_copied_by_whoever_changes_it_while_others_hold_it() {
+        let mut mine = Shared::from(ResponseHead::new(StatusCode::OK));
+        let mut theirs = mine.share();
+        assert!(std::ptr::eq(&*mine, &*theirs), "sharing copies nothing");
+        theirs.headers.insert("x-changed", HeaderValue::from_static("yes"));
+        assert!(mine.headers.is_empty() && !theirs.headers.is_empty());
+        let before: *const ResponseHead = &*mine;
+        mine.status = StatusCode::CREATED;
+        assert!(std::ptr::eq(&*mine, before), "nobody else holds it any more");
+        assert_eq!((mine.take().status, theirs.take().status), (StatusCode::CREATED, StatusCode::OK));
+    }
+}
