@@ -5,11 +5,11 @@
 #![allow(dead_code, unreachable_pub, reason = "shared by the conformance tests; each uses its own part")]
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use lacis_tests::{App, Link, Mesh, Pair, Peer, Process, Sidecar, SidecarBuilder, peer, until};
+use lacis_tests::{App, Link, Mesh, Pair, Peer, Process, Sidecar, SidecarBuilder, peer, until, unused};
 use serde_json::{Value, json};
 
 /// Identity of the calling service.
@@ -172,20 +172,17 @@ impl Nginx {
         let nginx = peer("nginx")?;
         let dir = mesh.dir().join("nginx");
         fs::create_dir_all(&dir).expect("a directory");
-        // nginx cannot say which port it was given, so it gets one that was free just now; another may be quicker.
-        (0..10).find_map(|_| {
-            let address = free();
-            let server = server.replace("LISTEN", &address.to_string());
-            let path = mesh.file("nginx/nginx.conf", NGINX.replace("SERVER", &server));
-            let mut command = nginx.command();
-            command.args(["-e", "stderr", "-p"]).arg(&dir).arg("-c").arg(path);
-            let process = Process::start("nginx", command);
-            let started = until("nginx listens", || {
-                let listens = TcpStream::connect(address).is_ok();
-                (listens || process.ended().is_some()).then_some(listens)
-            });
-            started.then_some(Nginx { process, address })
-        })
+        let address = unused();
+        let server = server.replace("LISTEN", &address.to_string());
+        let path = mesh.file("nginx/nginx.conf", NGINX.replace("SERVER", &server));
+        let mut command = nginx.command();
+        command.args(["-e", "stderr", "-p"]).arg(&dir).arg("-c").arg(path);
+        let process = Process::start("nginx", command);
+        until("nginx listens", || {
+            assert_eq!(process.ended(), None, "nginx ended");
+            TcpStream::connect(address).ok()
+        });
+        Some(Nginx { process, address })
     }
 }
 
@@ -209,11 +206,6 @@ pub fn http_server(directory: &Path) -> Option<(Process, SocketAddr)> {
         lines.first()?.split_whitespace().skip_while(|word| *word != "port").nth(1)?.parse::<u16>().ok()
     });
     Some((process, SocketAddr::from(([127, 0, 0, 1], port))))
-}
-
-/// A loopback port that nobody has now.
-fn free() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port")
 }
 
 /// The lines that are JSON.

@@ -43,7 +43,9 @@ mod web;
 pub mod wire;
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 pub use app::{App, Seen};
@@ -88,6 +90,15 @@ pub fn until<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
         assert!(Instant::now() < end, "waited in vain until {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// A loopback address where nobody listens, and nobody will who is not told so: for programs that take no port 0, and
+/// for places where nothing is. A port of 127.0.0.1 that is free now may be anybody's in a moment; of this part of
+/// 127.0.0.0/8 each process of tests has an address of its own, by its number (22 bits, `PID_MAX_LIMIT`).
+pub fn unused() -> SocketAddr {
+    static PORT: AtomicU16 = AtomicU16::new(7000);
+    let [_, second, third, fourth] = std::process::id().to_be_bytes();
+    SocketAddr::from(([127, 64 | second, third, fourth], PORT.fetch_add(1, Ordering::Relaxed)))
 }
 
 /// Makes one test per link out of one function: `on_links! { [H2, H3] fn trailers_cross(link) { … } }` gives the tests

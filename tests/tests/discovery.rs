@@ -1,11 +1,11 @@
 //! Services whose endpoints the configuration does not list: a name in the DNS, or a file.
 
 use std::fs;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use lacis_tests::dns::{Dns, Says};
-use lacis_tests::{App, Link, Mesh, Process, Sidecar, SidecarBuilder, client, on_links, peer, until};
+use lacis_tests::{App, Link, Mesh, Process, Sidecar, SidecarBuilder, client, on_links, peer, until, unused};
 use serde_json::{Value, json};
 
 const ONE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 1));
@@ -121,12 +121,14 @@ fn many_addresses_of_dnsmasq() {
     let four = (1..=ADDRESSES).map(|n| format!("127.1.0.{n} delta.internal\n"));
     let hosts: String = four.chain(["::1 delta.internal\n".to_owned()]).collect();
     let hosts = mesh.file("hosts", hosts);
-    // It takes no port 0. Should somebody take this one first, dnsmasq says so and ends.
-    let server = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port");
+    let server = unused();
     let mut command = dnsmasq.command();
     command.args(["--no-daemon", "--conf-file=/dev/null", "--no-resolv", "--no-hosts"]);
-    command.args(["--listen-address=127.0.0.1", "--bind-interfaces", "--local-ttl=1", "--local=/internal/"]);
-    command.arg(format!("--port={}", server.port())).arg(format!("--addn-hosts={}", hosts.display()));
+    command.args(["--bind-interfaces", "--local-ttl=1", "--local=/internal/"]);
+    command
+        .arg(format!("--listen-address={}", server.ip()))
+        .arg(format!("--port={}", server.port()))
+        .arg(format!("--addn-hosts={}", hosts.display()));
     let dnsmasq = Process::start("dnsmasq", command);
     dnsmasq
         .err

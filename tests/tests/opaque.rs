@@ -10,6 +10,7 @@ use bytes::Bytes;
 use lacis_tests::client::{self, H2c};
 use lacis_tests::{
     Link, Mesh, PATIENCE, Pair, Process, Sidecar, SidecarBuilder, TRUST_DOMAIN, app, block_on, guest, on_links, until,
+    unused,
 };
 use serde_json::json;
 
@@ -330,7 +331,7 @@ on_links! {
 
     /// Nobody listens there: the caller sees a reset, and the records say why.
     [H2, H3, Plaintext] fn a_refused_application_is_a_reset(link) {
-        let closed = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port");
+        let closed = unused();
         let mirror = Mirror::new(link, closed);
         assert_eq!(reset(&mut mirror.connect()), 0);
         for side in mirror.sides() {

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 
 use lacis_tests::wire::{Data, Framing, Left};
-use lacis_tests::{App, Link, Mesh, Pair, Process, app, client, on_links, until};
+use lacis_tests::{App, Link, Mesh, Pair, Process, app, client, on_links, until, unused};
 use serde_json::json;
 
 /// Request heads that a stricter or a laxer reader behind us would understand differently (RFC 9112 sections 2.2, 5, 6,
@@ -243,8 +243,8 @@ fn an_immense_answer_head_is_a_bad_gateway() {
 #[test]
 fn a_service_that_is_not_there_is_unavailable() {
     let mesh = Mesh::new();
-    // A port that was free a moment ago; and one whose owner never says a word.
-    let closed = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port");
+    // Where nobody is; and where somebody is who never says a word.
+    let closed = unused();
     let mute = TcpListener::bind("127.0.0.1:0").expect("a port");
     let quick = json!({"timeouts": {"connect": "300ms"}});
     let mute_at = mute.local_addr().expect("bound");
