@@ -10,6 +10,7 @@ use crate::process::target;
 const INSTALL: &[(&str, &str)] = &[
     ("curl", "apt-get install curl"),
     ("dnsmasq", "apt-get install dnsmasq-base"),
+    ("strace", "apt-get install strace"),
     ("openssl", "apt-get install openssl"),
     ("nghttp", "apt-get install nghttp2-client"),
     ("h2load", "apt-get install nghttp2-client"),
@@ -21,6 +22,7 @@ const INSTALL: &[(&str, &str)] = &[
     ("asc", "tests/peers/install"),
     ("sdk-asc", "tests/peers/install"),
     ("ip", "apt-get install iproute2"),
+    ("setpriv", "apt-get install util-linux"),
     ("unshare", "apt-get install util-linux"),
 ];
 
