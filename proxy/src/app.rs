@@ -288,7 +288,7 @@ impl Control {
             (Arc::clone(&self.peers), Arc::clone(&self.peers), (Arc::clone(&self.peers), Rc::clone(&self.generations)));
         let (waiting, current) = (readiness.clone(), Rc::clone(&self.generations));
         let missing = move || pages::missing(&current.config(), current.current(), |part| waiting.waits_for(part));
-        let (drain, quit) = (Rc::clone(stop), Rc::clone(stop));
+        let (drain, quit, requests) = (Rc::clone(stop), Rc::clone(stop), Arc::clone(&self.peers));
         Admin {
             readiness,
             metrics: self.registry.clone(),
@@ -296,6 +296,7 @@ impl Control {
             clusters: Box::new(move || Box::pin(pages::clusters(pages::ask(&clusters), sources()))),
             filters: Box::new(move || Box::pin(pages::filters(pages::ask(&filters), missing()))),
             generations: Box::new(move || Box::pin(pages::generations(pages::ask(&history.0), Rc::clone(&history.1)))),
+            requests: Box::new(move |id, most| Box::pin(pages::requests(&requests, id, most))),
             logging: Box::new(|levels| {
                 levels.map_or(Ok(()), log::set_level)?;
                 Ok(log::level())

@@ -8,7 +8,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use serde_json::Value;
 
-use super::Admin;
+use super::{Admin, requests};
 use crate::telemetry::text::{self, Format};
 
 /// The answer to a request; never fails.
@@ -17,6 +17,10 @@ pub(super) async fn answer<B>(admin: &Admin, request: &Request<B>, loopback: boo
         return plain(StatusCode::FORBIDDEN, format!("{why}\n"));
     }
     let path = request.uri().path();
+    let (path, id) = match path.strip_prefix("/requests/") {
+        Some(id) => ("/requests", Some(id)),
+        None => (path, None),
+    };
     let Some((endpoint, ..)) = ENDPOINTS.iter().find(|(_, known, ..)| *known == path) else {
         return plain(StatusCode::NOT_FOUND, format!("there is no {path:?} here; there are:\n{}", index()));
     };
@@ -42,6 +46,7 @@ pub(super) async fn answer<B>(admin: &Admin, request: &Request<B>, loopback: boo
         Endpoint::Clusters => json_page(&(admin.clusters)().await),
         Endpoint::Filters => json_page(&(admin.filters)().await),
         Endpoint::Generations => json_page(&(admin.generations)().await),
+        Endpoint::Requests => requests::answer(admin, id, request.uri().query().unwrap_or_default()).await,
         Endpoint::Logging => logging(admin, method, request.uri().query().unwrap_or_default()),
         Endpoint::Drain => {
             (admin.drain)();
@@ -64,6 +69,7 @@ enum Endpoint {
     Clusters,
     Filters,
     Generations,
+    Requests,
     Logging,
     Drain,
     Quit,
@@ -80,6 +86,11 @@ const ENDPOINTS: &[(Endpoint, &str, &str)] = &[
     (Endpoint::Clusters, "/clusters", "services, endpoints and links, as each worker sees them"),
     (Endpoint::Filters, "/filters", "filters: their VMs, what they did and what they cost"),
     (Endpoint::Generations, "/generations", "configurations: which is in use, which ends, which was refused and why"),
+    (
+        Endpoint::Requests,
+        "/requests",
+        "the last requests and why they ended so; /requests/ID one of them; ?format=text",
+    ),
     (Endpoint::Logging, "/logging", "log levels; POST ?level=info,filter=debug changes them"),
     (Endpoint::Drain, "/drain", "finish what is running, take nothing new, then end"),
     (Endpoint::Quit, "/quit", "end now"),
@@ -96,7 +107,8 @@ impl Endpoint {
             | Endpoint::Config
             | Endpoint::Clusters
             | Endpoint::Filters
-            | Endpoint::Generations => &[Method::GET, Method::HEAD],
+            | Endpoint::Generations
+            | Endpoint::Requests => &[Method::GET, Method::HEAD],
             Endpoint::Logging => &[Method::GET, Method::HEAD, Method::POST],
             Endpoint::Drain | Endpoint::Quit => &[Method::POST],
         }
@@ -169,7 +181,7 @@ fn logging(admin: &Admin, method: &Method, query: &str) -> Response<Full<Bytes>>
 }
 
 /// Percent-decoded text (RFC 3986 section 2.1).
-fn decode(text: &str) -> Option<String> {
+pub(super) fn decode(text: &str) -> Option<String> {
     let mut parts = text.split('%');
     let mut bytes = parts.next()?.as_bytes().to_vec();
     for part in parts {
@@ -182,15 +194,15 @@ fn decode(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-fn json_page(value: &Value) -> Response<Full<Bytes>> {
+pub(super) fn json_page(value: &Value) -> Response<Full<Bytes>> {
     respond(StatusCode::OK, "application/json", format!("{value:#}\n"))
 }
 
-fn plain(status: StatusCode, text: impl Into<Bytes>) -> Response<Full<Bytes>> {
+pub(super) fn plain(status: StatusCode, text: impl Into<Bytes>) -> Response<Full<Bytes>> {
     respond(status, "text/plain; charset=utf-8", text)
 }
 
-fn respond(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+pub(super) fn respond(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
     let headers = response.headers_mut();

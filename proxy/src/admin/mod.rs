@@ -5,12 +5,14 @@
 mod answer;
 mod gather;
 mod readiness;
+mod requests;
 
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::server::conn::http1;
@@ -24,6 +26,7 @@ use tokio::time::{sleep, timeout};
 pub use self::gather::{Heard, gather};
 pub use self::readiness::{Readiness, Token};
 use crate::telemetry::metrics::Registry;
+use crate::telemetry::why::Record;
 
 /// Connections that are served at once; more wait in the listener's queue. Probes, a scraper or two, and a human.
 pub const MAX_CONNECTIONS: usize = 64;
@@ -59,6 +62,8 @@ pub struct Admin {
     pub filters: Box<Asked>,
     /// Answers `/generations`.
     pub generations: Box<Asked>,
+    /// Answers `/requests` and `/requests/ID`.
+    pub requests: Box<Requests>,
     /// Answers `/logging`: sets the levels if there are any, and tells those in use, or what is wrong.
     pub logging: Box<Logging>,
     /// Starts the drain; asked again it does nothing.
@@ -78,6 +83,10 @@ pub type Logging = dyn Fn(Option<&str>) -> Result<String, String>;
 
 /// Asks every worker when it is called, and gives the page when they have answered: see [`gather`].
 pub type Asked = dyn Fn() -> Pin<Box<dyn Future<Output = Value>>>;
+
+/// Asks every worker for what it knows of the last requests: of those with an id or of all, the newest first, so many
+/// at the most.
+pub type Requests = dyn Fn(Option<&str>, usize) -> Pin<Box<dyn Future<Output = Vec<Arc<Record>>>>>;
 
 /// Serves the endpoints until the future is dropped; then its connections close at once. To be polled inside a
 /// `LocalSet`.

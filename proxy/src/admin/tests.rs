@@ -176,6 +176,41 @@ fn an_idle_connection_is_closed() {
     });
 }
 
+#[test]
+fn requests_are_explained() {
+    run(|_, address, _| async move {
+        let (status, _, body) = get(address, "/requests").await;
+        let page: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!((status, page["requests"].as_array().map(Vec::len)), (200, Some(2)));
+        let (status, head, body) = get(address, "/requests/a%20b?format=text&limit=1").await;
+        assert!(status == 200 && head.contains("text/plain") && body.starts_with("no answer: "), "{body}");
+        let (status, _, body) = get(address, "/requests/none").await;
+        assert_eq!(status, 404);
+        assert!(body.starts_with("no record of the request \"none\": "), "{body}");
+        for wrong in ["?limit=0", "?limit=1001", "?limit=x", "?format=xml", "?nonsense", "/%zz"] {
+            assert_eq!(get(address, &format!("/requests{wrong}")).await.0, 400, "{wrong}");
+        }
+        assert_eq!(get(address, "/requests?limit=1000").await.0, 200);
+    });
+}
+
+/// A record of a request that is called `a b`.
+fn record() -> Arc<Record> {
+    Record::new(&crate::telemetry::why::Asked {
+        started: std::time::Instant::now(),
+        direction: crate::telemetry::labels::Direction::Outbound,
+        asked: false,
+        keep: 1,
+        id: "a b",
+        method: &http::Method::GET,
+        host: "delta",
+        path: "/",
+        query: false,
+        caller: ([127, 0, 0, 1], 1).into(),
+        identity: None,
+    })
+}
+
 type Answer = (u16, String, String);
 
 /// Serves an [`Admin`] with four workers, of which one is stuck and one is gone, and notes what it was told to do.
@@ -210,6 +245,11 @@ fn run<F: Future<Output = ()>>(test: impl FnOnce(Rc<Admin>, SocketAddr, Rc<RefCe
             }),
             filters: Box::new(|| Box::pin(async { json!([]) })),
             generations: Box::new(|| Box::pin(async { json!([]) })),
+            requests: Box::new(|id, most| {
+                let fits = |id: Option<&str>| id.is_none_or(|id| id == "a b");
+                let all = if fits(id) { vec![record(); most.min(2)] } else { Vec::new() };
+                Box::pin(async { all })
+            }),
             logging: Box::new({
                 let done = done.clone();
                 move |levels| match levels {

@@ -1,5 +1,6 @@
 //! What the admin listener shows of the configuration and the workers.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -20,6 +21,7 @@ use crate::control::generations::{Entry, Generations, State};
 use crate::filter::wasm::FilterReport;
 use crate::telemetry::cell::Histogram;
 use crate::telemetry::labels::Callback;
+use crate::telemetry::why::Record;
 use crate::tls::settings::date;
 use crate::worker::{Order, Peers, Report};
 
@@ -32,6 +34,25 @@ pub(super) fn ask(peers: &Peers) -> Vec<impl Future<Output = Option<Report>> + u
         Order::Report(answer)
     });
     asked.into_iter().map(|report| async move { report.await.ok() }).collect()
+}
+
+/// `/requests`: what the workers know of the last requests, the newest first.
+pub(super) fn requests(peers: &Peers, id: Option<&str>, most: usize) -> impl Future<Output = Vec<Arc<Record>>> + use<> {
+    let id: Option<Arc<str>> = id.map(Arc::from);
+    let mut asked: Vec<oneshot::Receiver<Vec<Arc<Record>>>> = Vec::new();
+    peers.tell(|| {
+        let (answer, records) = oneshot::channel();
+        asked.push(records);
+        Order::Requests(id.clone(), most, answer)
+    });
+    let asked = asked.into_iter().map(|records| async move { records.await.ok() }).collect::<Vec<_>>();
+    async move {
+        let heard = gather(asked).await;
+        let mut all: Vec<Arc<Record>> = heard.iter().filter_map(Heard::said).flatten().map(Arc::clone).collect();
+        all.sort_by_key(|record| Reverse(record.started()));
+        all.truncate(most);
+        all
+    }
 }
 
 /// `/config`: what is in use, and what was bound.

@@ -64,8 +64,19 @@ impl Check {
 
 /// One line about what a config has.
 fn summary(config: &Config) -> String {
-    let Config { node, identity: _, outbound, inbound, services, filters, admin, access_log: _, workers, routes } =
-        config;
+    let Config {
+        node,
+        identity: _,
+        outbound,
+        inbound,
+        services,
+        filters,
+        admin,
+        access_log: _,
+        why: _,
+        workers,
+        routes,
+    } = config;
     let mut text = node.spiffe.to_string();
     let mut add = |item: String| {
         let written = write!(text, ", {item}");

@@ -7,6 +7,7 @@ pub mod demo;
 pub mod filter;
 pub mod run;
 pub mod schema;
+pub mod why;
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -70,6 +71,7 @@ enum Command {
     Cert(cert::Cert),
     Demo(demo::Demo),
     Filter(filter::Filter),
+    Why(why::Why),
     #[command(hide = true)]
     Compile(compile::Compile),
 }
@@ -103,6 +105,7 @@ impl Command {
             Command::Cert(cert) => cert.execute(),
             Command::Demo(demo) => demo.execute(),
             Command::Filter(filter) => filter.execute(),
+            Command::Why(why) => why.execute(),
             Command::Compile(compile) => compile.execute(),
         }
     }

@@ -46,8 +46,8 @@ impl Load {
         self.latency_nanos.set(if latency > old { latency } else { old * keep + latency * (1.0 - keep) });
     }
 
-    /// The cost of one request more.
-    fn cost(&self) -> f64 {
+    /// The cost of one request more, in nanoseconds of all that it carries then.
+    pub fn cost(&self) -> f64 {
         let latency = self.latency_nanos.get();
         (if latency == 0.0 { UNKNOWN_NANOS } else { latency }) * f64::from(self.in_flight.get() + 1)
     }

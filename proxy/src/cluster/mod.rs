@@ -4,6 +4,7 @@ pub mod balance;
 pub mod breaker;
 mod dial;
 mod endpoint;
+mod explain;
 mod gate;
 pub mod outlier;
 pub mod pool;
@@ -38,6 +39,7 @@ use crate::identity::SpiffeId;
 use crate::telemetry::labels;
 use crate::telemetry::labels::NameId;
 use crate::telemetry::trail::Trail;
+use crate::telemetry::why::{Because, What};
 
 /// With `link: auto`, how long a first request waits for a peer's UDP to answer before it goes over TCP. A handshake
 /// within a region takes well under 100 ms; a firewall that drops never answers.
@@ -288,7 +290,7 @@ impl Cluster {
         let (policy, identity) = match &self.transport {
             Transport::Mesh(policy, identity, _) => (*policy, identity),
             plain => {
-                trail.over(labels::Link::Plaintext);
+                over(trail, labels::Link::Plaintext, Because::Configured);
                 return match (plain, carriage) {
                     (Transport::Tcp, _) => {
                         let wire = Box::pin(self.dialer.tcp(endpoint.address, self.settings.timeouts.connect)).await?;
@@ -302,11 +304,14 @@ impl Cluster {
             }
         };
         if carriage == Carriage::Http1 || policy == LinkPolicy::H1 {
-            trail.over(labels::Link::H1);
+            let upgrade = carriage == Carriage::Http1 && policy != LinkPolicy::H1;
+            over(trail, labels::Link::H1, if upgrade { Because::Upgrade } else { Because::Configured });
             return self.http1(endpoint, Some(identity)).await;
         }
+        let mut because = Because::Configured;
         if policy == LinkPolicy::H3 || policy == LinkPolicy::Auto && self.tries_udp(endpoint, identity) {
-            trail.over(labels::Link::H3);
+            let works = if endpoint.udp.get() == Udp::Works { Because::UdpWorks } else { Because::UdpUnknown };
+            over(trail, labels::Link::H3, if policy == LinkPolicy::H3 { Because::Configured } else { works });
             let connect = self.settings.timeouts.connect;
             let more = || self.may_connect(endpoint);
             let link = endpoint.h3.take(more, || self.dialer.h3(endpoint.address, &self.name, identity, connect));
@@ -329,11 +334,17 @@ impl Cluster {
                 Err(fault) if policy == LinkPolicy::H3 || fault.reason == Reason::ConnectionTerminated => {
                     return Err(fault);
                 }
-                Err(fault) => endpoint.udp_failed(&fault, &self.name),
+                Err(fault) => {
+                    trail.note(|| What::NoUdp(fault.to_string().into()));
+                    because = Because::UdpFailed;
+                    endpoint.udp_failed(&fault, &self.name);
+                }
             }
+        } else if let (LinkPolicy::Auto, Udp::Silent(again, _)) = (policy, endpoint.udp.get()) {
+            because = Because::UdpSilent(again.saturating_duration_since(Instant::now()));
         }
         if !endpoint.only_http1(Instant::now()) {
-            trail.over(labels::Link::H2);
+            over(trail, labels::Link::H2, because);
             let wires = Rc::clone(&endpoint.h1);
             let more = || self.may_connect(endpoint);
             match endpoint
@@ -358,7 +369,7 @@ impl Cluster {
                 .retry(Retry::Safe)
                 .detail("the peer speaks HTTP/1.1 only, and opaque TCP crosses on HTTP/2 or HTTP/3"));
         }
-        trail.over(labels::Link::H1);
+        over(trail, labels::Link::H1, Because::NothingBetter);
         self.http1(endpoint, Some(identity)).await
     }
 
@@ -452,6 +463,12 @@ impl Cluster {
             endpoints,
         }
     }
+}
+
+/// This kind of link is to carry a request, because of this.
+fn over(trail: &Trail, link: labels::Link, because: Because) {
+    trail.over(link);
+    trail.note(|| What::Link(link, because));
 }
 
 #[cfg(test)]

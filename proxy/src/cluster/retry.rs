@@ -33,6 +33,16 @@ pub enum Outcome<'a> {
     Answered(&'a ResponseHead),
 }
 
+impl Outcome<'_> {
+    /// Whether somebody could wish for another.
+    pub fn is_failure(&self) -> bool {
+        match self {
+            Outcome::Unreached(..) | Outcome::Failed(_) => true,
+            Outcome::Answered(head) => head.status.is_server_error() || grpc_status(head).is_some_and(|code| code != 0),
+        }
+    }
+}
+
 /// A repetition.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Again {

@@ -16,7 +16,7 @@ use super::gate::{Repeating, SOON, Waiting};
 use super::outlier::{self, Result as Came};
 use super::replay::Replay;
 use super::retry::{self, Outcome};
-use super::{Carriage, Cluster};
+use super::{Carriage, Cluster, explain};
 use crate::clock::Deadline;
 use crate::config::{Limits, Retries};
 use crate::fault::{Fault, Reason, Side};
@@ -26,6 +26,7 @@ use crate::http::head::ResponseHead;
 use crate::http::{Body, Request, Response, deadline};
 use crate::telemetry::labels::Cause;
 use crate::telemetry::trail::{Busy, Trail};
+use crate::telemetry::why::What;
 
 /// Which try this is, as the server may want to know (Envoy's `include_request_attempt_count`).
 const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
@@ -39,11 +40,11 @@ impl Cluster {
     pub async fn send(&self, mut request: Request, trail: &Trail) -> Result<Response, Fault> {
         let mut pass = match &self.breaker {
             // Boxed: few services have a breaker, and each request would hold room for it.
-            Some(breaker) => Some(Box::new(Pass::new(self, breaker, trail)?)),
+            Some(breaker) => Some(Box::new(self.told(trail, Pass::new(self, breaker, trail))?)),
             None => None,
         };
         if self.counts {
-            self.gate.admit(&self.settings.limits, trail)?;
+            self.told(trail, self.gate.admit(&self.settings.limits, trail))?;
         }
         let replay = self.replay(&mut request);
         // Endpoints that are better avoided, as long as there are others.
@@ -58,6 +59,7 @@ impl Cluster {
             };
             let carriage = Carriage::of(&request.head);
             trail.attempt(endpoint.address);
+            trail.note(|| self.chose(&endpoint));
             // From now on, not only once there is a link: those that come meanwhile would all be sent there, too.
             endpoint.load.start();
             trail.carried(Rc::clone(&endpoint) as Rc<dyn Busy>);
@@ -65,6 +67,7 @@ impl Cluster {
             let mut watch = self.settings.outliers.is_some().then(|| Box::new(Watch::new(self, &endpoint, trail)));
             let again = match self.link_in_bounds(&endpoint, carriage, trail).await {
                 Err(fault) => {
+                    explain::failed(trail, &fault, false);
                     if fault.side() == Side::Upstream {
                         endpoint.rest();
                         came(&mut watch, Came::Failure(Cause::Reason(fault.reason)));
@@ -74,7 +77,7 @@ impl Cluster {
                     // Where nothing is said of retries, an endpoint is not asked twice.
                     let kept = Some(request).filter(|_| elsewhere || self.settings.retries.is_some());
                     drop(under.take());
-                    match self.again(&Outcome::Unreached(&fault, elsewhere), repeated, kept, None) {
+                    match self.again(&Outcome::Unreached(&fault, elsewhere), repeated, kept, None, trail) {
                         Some(again) => again,
                         None => break Err(fault),
                     }
@@ -96,10 +99,15 @@ impl Cluster {
                     match sent {
                         Ok(response) => {
                             let took = trail.sent().map_or(Duration::ZERO, |sent| sent.elapsed());
+                            if let Some(sent) = trail.sent().filter(|_| trail.is_recorded()) {
+                                let code = retry::grpc_status(&response.head);
+                                let status = response.head.status.as_u16();
+                                trail.note_at(sent + took, || What::Answered(status, code, took));
+                            }
                             endpoint.load.answered(took, self.started.elapsed().as_nanos() as u64);
                             came(&mut watch, of_answer(&response.head));
                             let outcome = Outcome::Answered(&response.head);
-                            match self.again(&outcome, repeated, kept, replay.as_deref()) {
+                            match self.again(&outcome, repeated, kept, replay.as_deref(), trail) {
                                 Some(again) => {
                                     tried.push(endpoint.address);
                                     again
@@ -108,11 +116,12 @@ impl Cluster {
                             }
                         }
                         Err(fault) => {
+                            explain::failed(trail, &fault, true);
                             let refused = fault.reason == Reason::RefusedStream;
                             if fault.side() == Side::Upstream && !refused {
                                 came(&mut watch, Came::Failure(Cause::Reason(fault.reason)));
                             }
-                            match self.again(&Outcome::Failed(&fault), repeated, kept, replay.as_deref()) {
+                            match self.again(&Outcome::Failed(&fault), repeated, kept, replay.as_deref(), trail) {
                                 Some(again) => {
                                     if !refused {
                                         tried.push(endpoint.address);
@@ -145,7 +154,15 @@ impl Cluster {
         if let Some(pass) = &mut pass {
             pass.answered(&answer);
         }
-        answer
+        self.told(trail, answer)
+    }
+
+    /// The same; if it is a failure, the service as it was then is noted where that is wanted.
+    fn told<T>(&self, trail: &Trail, outcome: Result<T, Fault>) -> Result<T, Fault> {
+        if outcome.is_err() {
+            trail.note(|| self.state());
+        }
+        outcome
     }
 
     /// When requests are sent again.
@@ -184,13 +201,26 @@ impl Cluster {
         repeated: u16,
         kept: Option<Request>,
         replay: Option<&Replay>,
+        trail: &Trail,
     ) -> Option<Again> {
         let retries = self.retries();
-        let request = kept.filter(|_| replay.is_none_or(Replay::is_whole))?;
-        let repeatable = || retries.repeatable(&request.head);
-        let again = retries.again(outcome, repeated, repeatable, SystemTime::now, &mut self.dialer.chance())?;
-        let budget = (!again.free && self.counts).then_some(retries.budget);
-        let under = self.gate.repeat(&self.settings.limits, budget)?;
+        let whole = replay.is_none_or(Replay::is_whole);
+        let repeatable = |kept: &Request| retries.repeatable(&kept.head);
+        let allowed = kept.as_ref().filter(|_| whole).and_then(|kept| {
+            let chance = &mut self.dialer.chance();
+            let again = retries.again(outcome, repeated, || repeatable(kept), SystemTime::now, chance)?;
+            let budget = (!again.free && self.counts).then_some(retries.budget);
+            Some((again, self.gate.repeat(&self.settings.limits, budget)?))
+        });
+        let Some((again, under)) = allowed else {
+            if outcome.is_failure() {
+                let known = [kept.is_some(), whole, kept.as_ref().is_some_and(repeatable)];
+                trail.note(|| What::NotAgain(self.not_again(outcome, retries, repeated, known)));
+            }
+            return None;
+        };
+        let request = kept?;
+        trail.note(|| What::Again(again.cause, again.after));
         self.dialer.metrics().retry(self.id, again.cause);
         tracing::debug!(service = %self.name, cause = %again.cause, after = ?again.after, "sending again");
         Some(Again { request, under, after: again.after })
@@ -247,7 +277,7 @@ impl Cluster {
     }
 
     /// Draws the conclusions from what came of a request.
-    fn judge(&self, endpoint: &Endpoint, trying: bool, came: Option<Came>) {
+    fn judge(&self, endpoint: &Endpoint, trying: bool, came: Option<Came>, trail: &Trail) {
         let Some(policy) = &self.settings.outliers else { return };
         let now = Instant::now();
         self.sweep(now);
@@ -261,6 +291,7 @@ impl Cluster {
             }),
         };
         if let Some(cause) = ejected {
+            trail.note(|| What::Ejected(endpoint.address, cause));
             self.ejected(endpoint, cause);
         }
     }
@@ -307,6 +338,9 @@ impl<'a> Pass<'a> {
             let detail = format!("too many requests to {} failed, or were answered late", cluster.name);
             Fault::new(Reason::BreakerOpen).wait(left).detail(detail)
         })?;
+        if trying {
+            trail.note(|| What::Trial);
+        }
         Ok(Pass { cluster, breaker, trail, start, trying, over: false })
     }
 
@@ -368,7 +402,7 @@ fn came(watch: &mut Option<Box<Watch<'_>>>, came: Came) {
     if let Some(watch) = watch
         && !std::mem::replace(&mut watch.over, true)
     {
-        watch.cluster.judge(watch.endpoint, watch.trying, Some(came));
+        watch.cluster.judge(watch.endpoint, watch.trying, Some(came), watch.trail);
     }
 }
 
@@ -376,7 +410,7 @@ impl Drop for Watch<'_> {
     fn drop(&mut self) {
         if !self.over {
             let late = Came::Failure(Cause::Reason(Reason::HttpResponseTimeout));
-            self.cluster.judge(self.endpoint, self.trying, self.trail.is_expired().then_some(late));
+            self.cluster.judge(self.endpoint, self.trying, self.trail.is_expired().then_some(late), self.trail);
         }
     }
 }

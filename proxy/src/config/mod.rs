@@ -49,6 +49,8 @@ pub struct Config {
     pub admin: Option<SocketAddr>,
     /// Where access records go; absent: nowhere.
     pub access_log: Option<AccessLog>,
+    /// Which requests can be explained afterwards; absent: none.
+    pub why: Option<Why>,
     /// Number of worker threads, at least one.
     pub workers: usize,
 }
@@ -371,4 +373,32 @@ pub struct FilterLimits {
 pub struct AccessLog {
     /// A file (appended to), `/dev/stdout` or `/dev/stderr`.
     pub path: PathBuf,
+}
+
+/// Which requests can be explained afterwards (`lacis why`, `/requests`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Why {
+    /// How many of a hundred; those of whom that is asked always are.
+    pub sample: u8,
+    /// The last so many of each worker, 1 to [`MAX_RECORDS`].
+    pub keep: usize,
+    /// Which responses say under which id.
+    pub header: Tell,
+    /// Peers who may ask for it with `x-lacis-why`, beside the own application.
+    pub trusted: Vec<SpiffeId>,
+}
+
+/// Most records that a worker may be told to keep: each takes 1 to 2 KiB, with many tries up to 10, and all of them are
+/// looked through when somebody asks.
+pub const MAX_RECORDS: usize = 10_000;
+
+/// Which responses say by what id they can be explained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tell {
+    /// Those to requests that ask for it.
+    Asked,
+    /// Those that failed, too.
+    Failed,
+    /// All.
+    Always,
 }

@@ -19,9 +19,9 @@ use serde::de::{self, Deserializer, MapAccess, Visitor};
 
 use self::filter::Filter;
 use super::reader::{Entries, Field, Whole};
-use super::word::{LogFormat, Notation, Word, host_and_port};
+use super::word::{LogFormat, Notation, Percent, Word, host_and_port};
 use super::yaml::clip;
-use super::{AppProtocol, Balance, LinkPolicy, ServiceProtocol};
+use super::{AppProtocol, Balance, LinkPolicy, MAX_RECORDS, ServiceProtocol, Tell};
 use crate::identity::SpiffeId;
 
 pub(super) const NAMESPACE: &str = "default";
@@ -33,6 +33,8 @@ pub(super) const CONNECT: &str = "1s";
 pub(super) const REQUEST: &str = "15s";
 pub(super) const IDLE: &str = "5m";
 pub(super) const ACCESS_LOG: &str = "/dev/stdout";
+pub(super) const SAMPLE: &str = "100%";
+pub(super) const KEEP: usize = 1000;
 /// Most worker threads that a file may ask for: more than any machine that this runs on has cores for a sidecar.
 pub(super) const MAX_WORKERS: u64 = 256;
 /// Largest weight of an endpoint (Gateway API, `HTTPBackendRef.weight`).
@@ -301,6 +303,29 @@ pub(super) struct Telemetry {
     /// One record per request; without it there are none.
     #[serde(default)]
     pub(super) access_log: Field<AccessLog>,
+    /// What was decided for the last requests is kept, for `lacis why ID` and `/requests/ID`; without it nothing is.
+    #[serde(default)]
+    pub(super) why: Field<Why>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a map such as {sample: 100%, keep: 1000, header: failed}, or {}")]
+pub(super) struct Why {
+    /// The share of requests; those that ask for it with the field `x-lacis-why` always are.
+    #[serde(default)]
+    #[schemars(extend("default" = SAMPLE))]
+    pub(super) sample: Field<Word<Percent>>,
+    /// The last so many, of each worker.
+    #[serde(default)]
+    #[schemars(extend("default" = KEEP, "maximum" = MAX_RECORDS))]
+    pub(super) keep: Field<usize>,
+    /// Which responses say their id in `x-lacis-why`: those to requests that ask for it, those that failed, too, or all.
+    #[serde(default)]
+    #[schemars(extend("default" = "asked"))]
+    pub(super) header: Field<Word<Tell>>,
+    /// Peers who may ask for it, beside the own application; from others the field is taken away.
+    #[serde(default)]
+    pub(super) trusted: Field<Vec<Field<Word<SpiffeId>>>>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]

@@ -16,11 +16,11 @@ use super::cases::Cases;
 use super::names::{is_label, overlap};
 use super::raw::{self, Workers};
 use super::reader::{Entries, Field, Later, Report, Spot, Whole};
-use super::word::{LogFormat, Notation, Size, Word};
+use super::word::{LogFormat, Notation, Percent, Size, Word};
 use super::yaml::{Document, EMPTY, MAX_FILE_BYTES, Value, clip};
 use super::{
-    AccessLog, AppProtocol, Config, Endpoint, Endpoints, IdentityFiles, Inbound, LinkPolicy, Node, Outbound, Problem,
-    Source, Timeouts, Warning,
+    AccessLog, AppProtocol, Config, Endpoint, Endpoints, IdentityFiles, Inbound, LinkPolicy, MAX_RECORDS, Node,
+    Outbound, Problem, Source, Tell, Timeouts, Warning, Why,
 };
 use crate::identity::SpiffeId;
 use route::Known;
@@ -216,7 +216,7 @@ impl Resolver<'_> {
             let raw::Admin { listen } = raw;
             self.listen(listen, raw::ADMIN_LISTEN, spot, "admin", &mut listeners).map(Some)
         });
-        let access_log = self.optional(telemetry, None, |raw, _| self.telemetry(raw));
+        let told = self.optional(telemetry, (None, None), |raw, _| self.telemetry(raw));
         let workers = match workers.or(Workers::Count(1))? {
             Workers::Auto => self.host.cores.max(1),
             Workers::Count(count) => count,
@@ -228,6 +228,7 @@ impl Resolver<'_> {
         if no_identity {
             self.without_identity(root, inbound_spot, services.as_deref(), &service_spots);
         }
+        let (access_log, why) = told?;
         Some(Config {
             node: node?,
             identity: identity?,
@@ -237,7 +238,8 @@ impl Resolver<'_> {
             routes: routes?,
             filters: filters?,
             admin: admin?,
-            access_log: access_log?,
+            access_log,
+            why,
             workers,
         })
     }
@@ -338,9 +340,9 @@ impl Resolver<'_> {
         })
     }
 
-    fn telemetry(&self, raw: raw::Telemetry) -> Option<Option<AccessLog>> {
-        let raw::Telemetry { access_log } = raw;
-        self.optional(access_log, None, |raw, _| {
+    fn telemetry(&self, raw: raw::Telemetry) -> Option<(Option<AccessLog>, Option<Why>)> {
+        let raw::Telemetry { access_log, why } = raw;
+        let access_log = self.optional(access_log, None, |raw, _| {
             let raw::AccessLog { path, format } = raw;
             let path = match path {
                 Field::Absent => Some(PathBuf::from(raw::ACCESS_LOG)),
@@ -349,7 +351,19 @@ impl Resolver<'_> {
             };
             let Word(LogFormat::Json) = format.or(Word(LogFormat::Json))?;
             Some(Some(AccessLog { path: path? }))
-        })
+        });
+        let why = self.optional(why, None, |raw, _| {
+            let raw::Why { sample, keep, header, trusted } = raw;
+            let sample = self.word(sample, raw::SAMPLE).map(|Percent(sample)| sample);
+            let keep = self.optional(keep, raw::KEEP, |keep, spot| match keep {
+                1..=MAX_RECORDS => Some(keep),
+                _ => self.refuse(spot, format!("not a number of records; write 1 to {MAX_RECORDS}")),
+            });
+            let header = header.or(Word(Tell::Asked)).map(|Word(tell)| tell);
+            let trusted = trusted.or(Vec::new()).and_then(|all| self.each(all, |Word(id), _| Some(id)));
+            Some(Some(Why { sample: sample?, keep: keep?, header: header?, trusted: trusted? }))
+        });
+        Some((access_log?, why?))
     }
 
     fn timeouts(&self, field: Field<raw::Timeouts>) -> Option<Timeouts> {

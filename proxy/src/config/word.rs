@@ -12,7 +12,7 @@ use serde::de::{self, Deserialize, Deserializer, Visitor};
 use super::reader::nearest;
 use super::route::Scheme;
 use super::yaml::clip;
-use super::{AppProtocol, Balance, Failure, LinkPolicy, ServiceProtocol};
+use super::{AppProtocol, Balance, Failure, LinkPolicy, ServiceProtocol, Tell};
 use crate::identity::{InvalidId, SpiffeId};
 
 /// Longest duration that a config may state: beyond it a bound bounds nothing.
@@ -75,6 +75,12 @@ impl Choice for Scheme {
 impl Choice for LogFormat {
     const EXPECTED: &'static str = "a log format";
     const WORDS: &'static [(&'static str, Option<Self>)] = &[("json", Some(Self::Json)), ("text", None)];
+}
+
+impl Choice for Tell {
+    const EXPECTED: &'static str = "a choice of responses";
+    const WORDS: &'static [(&'static str, Option<Self>)] =
+        &[("asked", Some(Self::Asked)), ("failed", Some(Self::Failed)), ("always", Some(Self::Always))];
 }
 
 impl Choice for AppProtocol {

@@ -22,25 +22,25 @@ const MAX_BODY: usize = 1 << 20;
 
 /// Asks one server.
 #[derive(Debug)]
-pub(super) struct Client {
+pub(crate) struct Client {
     address: SocketAddr,
     idle: Option<SendRequest<Full<Bytes>>>,
 }
 
 /// What it said.
 #[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) status: u16,
-    pub(super) body: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: String,
 }
 
 impl Client {
-    pub(super) fn new(address: SocketAddr) -> Self {
+    pub(crate) fn new(address: SocketAddr) -> Self {
         Client { address, idle: None }
     }
 
     /// Where it asks.
-    pub(super) fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
@@ -48,7 +48,7 @@ impl Client {
     ///
     /// # Errors
     /// If there was no answer in time, or none of text.
-    pub(super) async fn ask(
+    pub(crate) async fn ask(
         &mut self,
         method: &str,
         path: &str,

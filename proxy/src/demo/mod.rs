@@ -2,7 +2,7 @@
 //! filters that ship, live traffic, and a table of what the sidecars say about it.
 
 mod child;
-mod client;
+pub mod client;
 mod mesh;
 mod service;
 mod table;

@@ -21,6 +21,7 @@ use crate::telemetry::labels::{Direction, Link, Method, NameId, Protocol};
 use crate::telemetry::metrics::{Metrics, RequestRecord};
 use crate::telemetry::trace::TraceContext;
 use crate::telemetry::trail::Trail;
+use crate::telemetry::why::{End, Ring, What};
 use crate::tls::Peer;
 
 /// What is known of a connection.
@@ -67,6 +68,8 @@ pub struct Ledger {
     pub metrics: Rc<Metrics>,
     /// The access log, if there is one.
     pub access: Option<AccessLog>,
+    /// Records of the last requests, where these are wanted.
+    pub why: Ring,
 }
 
 /// One exchange, from the first header to the last byte.
@@ -210,6 +213,7 @@ impl Exchange {
             if let Some(line) = self.line.borrow_mut().as_mut() {
                 line.failure = Text::Shared(fault.to_string().into());
             }
+            self.trail.write(|record| record.failed(&fault.to_string()));
         }
     }
 
@@ -221,11 +225,24 @@ impl Exchange {
         }
     }
 
-    /// What a filter said of it.
-    pub fn verdict(&self, verdict: Verdict) {
+    /// What a filter said of it, and after what time.
+    pub fn verdict(&self, verdict: Verdict, took: Duration) {
+        self.trail.note(|| What::Filter(Arc::clone(&verdict.filter), verdict.outcome, took));
         if let Some(line) = self.line.borrow_mut().as_mut() {
             line.verdicts.push(verdict);
         }
+    }
+
+    /// What identifies it across the mesh, where that was not known when it began.
+    pub fn identified(&self, id: &HeaderValue) {
+        if let Some(line) = self.line.borrow_mut().as_mut() {
+            line.request_id = Text::Value(id.clone());
+        }
+    }
+
+    /// When its first byte came.
+    pub fn started(&self) -> Instant {
+        self.started
     }
 
     /// Since its first byte.
@@ -273,6 +290,23 @@ impl Exchange {
     /// Content bytes that passed.
     pub fn bytes(&self, half: Half) -> u64 {
         self.bytes[half as usize].get()
+    }
+
+    /// Puts the record of it to those of the last requests.
+    fn remember(&self, record: &RequestRecord) {
+        let end = End {
+            status: record.status,
+            reason: record.reason,
+            duration: record.duration,
+            link: record.link,
+            attempts: self.trail.attempts(),
+            service: self.service(),
+            route: self.route(),
+        };
+        self.trail.write(|record| record.ended(end));
+        if let Some(record) = self.trail.recorded() {
+            self.ledger.why.push(record);
+        }
     }
 }
 
@@ -332,6 +366,9 @@ impl Drop for Exchange {
         };
         self.ledger.metrics.requests_active(self.conn.direction).sub(1);
         self.ledger.metrics.request_end(&record);
+        if self.trail.is_recorded() {
+            self.remember(&record);
+        }
         if let (Some(access), Some(line)) = (&self.ledger.access, self.line.take()) {
             let Line {
                 start,

@@ -3,6 +3,7 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::ops::Index;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -18,6 +19,7 @@ use super::wasm::{Filter, Place};
 use crate::fault::{Fault, Reason};
 use crate::http::body::{self, Frame, Observer};
 use crate::telemetry::labels::Outcome;
+use crate::telemetry::why::What;
 
 /// One exchange in the hands of its filters.
 pub(super) struct Run {
@@ -178,6 +180,7 @@ impl Run {
                 HeadersAction::Hold => Head::Held,
             };
             self.part(half, at, |part| part.head = head);
+            self.exchange.trail.note(|| What::Paused(Arc::clone(self.filter(at).name())));
             return Ok(());
         }
         self.passed.set(None);
@@ -439,7 +442,8 @@ impl Run {
         };
         let now = Instant::now();
         self.passed.set(Some(now));
-        self.exchange.verdict(self.filters[number].said(outcome, now.saturating_duration_since(since)));
+        let took = now.saturating_duration_since(since);
+        self.exchange.verdict(self.filters[number].said(outcome, took), took);
     }
 
     /// Whether a filter has no callback for what follows a head of this half.

@@ -377,6 +377,11 @@ impl Filter {
         Verdict { filter: Arc::clone(&self.account.name), outcome }
     }
 
+    /// Its name in the configuration.
+    pub(super) fn name(&self) -> &Arc<str> {
+        &self.account.name
+    }
+
     /// How it is.
     pub fn report(&self) -> FilterReport {
         let Account { name, metrics, meter, last_error } = &*self.account;

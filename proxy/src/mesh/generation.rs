@@ -238,6 +238,11 @@ impl Generation {
         self.filters.none()
     }
 
+    /// Which requests can be explained afterwards.
+    pub fn why(&self) -> Option<&config::Why> {
+        self.config.why.as_ref()
+    }
+
     /// The settings of the mesh's side.
     pub fn inbound(&self) -> Option<&config::Inbound> {
         self.config.inbound.as_ref()

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use http::Method;
 
 use super::generation::Generation;
-use super::{inbound, outbound, reply};
+use super::{inbound, outbound, reply, why};
 use crate::clock::Deadline;
 use crate::config::Rule;
 use crate::fault::{Fault, Reason};
@@ -20,6 +20,7 @@ use crate::http::head::RequestHead;
 use crate::http::{Body, Request, Response, Service, deadline};
 use crate::route;
 use crate::telemetry::labels::{Direction, NameId};
+use crate::telemetry::why::What;
 
 /// One of the two ways through a sidecar, in one worker.
 pub struct Hop {
@@ -45,10 +46,14 @@ async fn run(hop: &Hop, conn: &Rc<Conn>, pinned: Option<&Rc<str>>, mut request: 
     let (grpc, method) = (request.head.is_grpc(), request.head.method.clone());
     let mut passage = generation.chain(hop.direction).open();
     let outcome = async {
-        match hop.direction {
-            Direction::Outbound => outbound::admit(hop, conn, &mut request.head)?,
-            Direction::Inbound => inbound::admit(&generation, conn, &mut request.head)?,
+        let admitted = match hop.direction {
+            Direction::Outbound => outbound::admit(hop, conn, &exchange, &mut request.head),
+            Direction::Inbound => inbound::admit(&generation, conn, &mut request.head),
+        };
+        if let Some(settings) = generation.why() {
+            why::begin(hop, settings, &exchange, &mut request.head);
         }
+        admitted?;
         let asked = request.head.authority.clone();
         // Those of a listener that has them beside HTTP see HTTP only.
         if method != Method::CONNECT {
@@ -77,12 +82,14 @@ async fn run(hop: &Hop, conn: &Rc<Conn>, pinned: Option<&Rc<str>>, mut request: 
             }
         }
         exchange.bounded(target.timeouts());
+        exchange.trail.note(|| What::Bound(target.timeouts().request));
         // What the caller says of how long it waits; counts from the beginning.
         let due = match deadline::of(&request.head, grpc) {
             Some(asked) => {
                 let left = asked.saturating_sub(exchange.elapsed());
                 deadline::pass_on(&mut request.head, grpc, left);
                 exchange.trail.wanted(Instant::now() + left);
+                exchange.trail.note(|| What::Due(left));
                 let due = Deadline::new();
                 due.set(left.max(Duration::from_millis(1)));
                 Some(due)
@@ -105,6 +112,7 @@ async fn run(hop: &Hop, conn: &Rc<Conn>, pinned: Option<&Rc<str>>, mut request: 
                         return Poll::Pending;
                     }
                     exchange.trail.expire();
+                    exchange.trail.note(|| target.cluster.state());
                     let detail = if passed { "no answer in time" } else { "the caller's deadline has passed" };
                     Poll::Ready(Err(Fault::new(Reason::HttpResponseTimeout).detail(detail)))
                 }
@@ -126,6 +134,9 @@ async fn run(hop: &Hop, conn: &Rc<Conn>, pinned: Option<&Rc<str>>, mut request: 
         response.body = Body::empty(Half::Response);
     }
     exchange.answered(response.head.status);
+    if let Some(settings) = generation.why() {
+        why::tell(settings, &exchange, &mut response.head);
+    }
     response.body.observe(passage.observer(exchange));
     response
 }

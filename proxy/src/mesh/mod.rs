@@ -7,3 +7,4 @@ pub mod inbound;
 pub mod opaque;
 pub mod outbound;
 pub mod reply;
+mod why;

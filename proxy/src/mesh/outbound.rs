@@ -1,6 +1,7 @@
 //! The application's side: which service does it mean?
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use http::HeaderName;
 use http::uri::Authority;
@@ -17,17 +18,20 @@ use crate::http::{Body, Response};
 use crate::route::{self, Found};
 use crate::telemetry::labels::Protocol;
 use crate::telemetry::trace::{self, TraceContext};
+use crate::telemetry::why::What;
 
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// Gives the request what identifies it across the mesh, where the application did not. An HTTP client's CONNECT is refused.
-pub(super) fn admit(hop: &Hop, conn: &Conn, head: &mut RequestHead) -> Result<(), Fault> {
+pub(super) fn admit(hop: &Hop, conn: &Conn, exchange: &Exchange, head: &mut RequestHead) -> Result<(), Fault> {
     opaque::admit(head, conn.protocol == Protocol::Tcp)?;
     let chance = &mut hop.chance.borrow_mut();
     if !head.headers.get(X_REQUEST_ID).is_some_and(|id| trace::keeps_request_id(id.as_bytes())) {
-        head.headers.insert(X_REQUEST_ID, trace::request_id(chance));
+        let id = trace::request_id(chance);
+        exchange.identified(&id);
+        head.headers.insert(X_REQUEST_ID, id);
     }
     // A trace of the application's is passed on as it is: this hop records no span that could stand between.
     if TraceContext::read(head.headers.get_all(TRACEPARENT).iter().map(|v| v.as_bytes())).is_none() {
@@ -87,6 +91,7 @@ pub(super) fn route<'a>(
     exchange.destined(name, id, protocol);
     let found = routes.table.find(head).and_then(|found| Some((found, routes.rules.get(found.number)?)));
     let Some((Found { rule, prefix, .. }, own)) = found else {
+        exchange.trail.note(|| What::NoRule);
         let detail = format!("no rule of {name}'s routes is for {} {}", head.method, head.path.path());
         return Err(Fault::new(Reason::DestinationNotFound).detail(detail).into());
     };
@@ -109,6 +114,10 @@ pub(super) fn route<'a>(
                 Fault::new(Reason::ProxyConfigurationError).detail(detail)
             })?,
     };
+    exchange.trail.note(|| {
+        let elsewhere = !std::ptr::eq(backend, service);
+        What::Rule(Arc::clone(&own.name), elsewhere.then(|| Arc::clone(backend.cluster.name())))
+    });
     let filters = [&own.filters, &backend.filters];
     Ok(Target { filters, rule: Some(rule), ..straight(backend) })
 }

@@ -475,7 +475,7 @@ impl<'a> Object<'a> {
 }
 
 /// A moment as RFC 3339 with milliseconds; one outside the years 1970 to 9999 as their nearest end.
-struct Timestamp(SystemTime);
+pub struct Timestamp(pub SystemTime);
 
 impl std::fmt::Display for Timestamp {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

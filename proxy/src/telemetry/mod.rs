@@ -10,3 +10,4 @@ pub mod metrics;
 pub mod text;
 pub mod trace;
 pub mod trail;
+pub mod why;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::labels::Link;
+use super::why::{Record, What};
 use crate::identity::Peer;
 
 /// The way of one request.
@@ -21,6 +22,8 @@ pub struct Trail {
     admitted: RefCell<Option<Rc<dyn Busy>>>,
     expired: Cell<bool>,
     due: Cell<Option<Instant>>,
+    /// Only where somebody may ask why it ended as it did.
+    record: RefCell<Option<Arc<Record>>>,
 }
 
 /// What is known of a connection that carries requests, for those who ask.
@@ -50,6 +53,7 @@ impl Default for Trail {
             admitted: RefCell::new(None),
             expired: Cell::new(false),
             due: Cell::new(None),
+            record: RefCell::new(None),
         }
     }
 }
@@ -78,6 +82,51 @@ impl Trail {
     pub fn leaves(&self, on: Rc<Carrier>, now: Instant) {
         self.sent.set(Some(now));
         self.carrier.replace(Some(on));
+        self.note_at(now, || What::Sent);
+    }
+
+    /// From now on it is noted what becomes of it.
+    pub fn record(&self, record: Arc<Record>) {
+        self.record.replace(Some(record));
+    }
+
+    /// Whether it is noted what becomes of it.
+    #[inline]
+    pub fn is_recorded(&self) -> bool {
+        self.record.borrow().is_some()
+    }
+
+    /// Notes what happened, if that is wanted.
+    #[inline]
+    pub fn note(&self, what: impl FnOnce() -> What) {
+        if self.is_recorded() {
+            self.write(|record| record.note(None, what()));
+        }
+    }
+
+    /// Notes what happened at this moment, if that is wanted.
+    #[inline]
+    pub fn note_at(&self, at: Instant, what: impl FnOnce() -> What) {
+        if self.is_recorded() {
+            self.write(|record| record.note(Some(at), what()));
+        }
+    }
+
+    /// Changes the record, if there is one. Nobody else has it before [`Trail::recorded`].
+    pub fn write(&self, change: impl FnOnce(&mut Record)) {
+        if let Some(record) = self.record.borrow_mut().as_mut().and_then(Arc::get_mut) {
+            change(record);
+        }
+    }
+
+    /// Whether somebody asked for the record.
+    pub fn is_asked(&self) -> bool {
+        self.record.borrow().as_ref().is_some_and(|record| record.is_asked())
+    }
+
+    /// What was noted; there is none any more then.
+    pub fn recorded(&self) -> Option<Arc<Record>> {
+        self.record.take()
     }
 
     /// Nothing carries it any more, until it is sent again.

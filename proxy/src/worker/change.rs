@@ -111,6 +111,7 @@ impl Worker {
         let ready = self.generations.next.borrow_mut().take_if(|ready| ready.generation.number() == number);
         let Some(Ready { generation, listeners, closed }) = ready else { return };
         generation.take_over(&self.generations.machines);
+        self.outbound.hop.ledger.why.keep(generation.why().map_or(0, |why| why.keep));
         for way in [&self.outbound, &self.inbound] {
             *way.hop.generation.borrow_mut() = Rc::clone(&generation);
         }

@@ -33,6 +33,7 @@ use crate::net::quic;
 use crate::telemetry::access::Queue;
 use crate::telemetry::labels::{Direction, NameId};
 use crate::telemetry::metrics::Registry;
+use crate::telemetry::why::Ring;
 use crate::tls::TlsSettings;
 
 /// How often it is looked for what nobody uses any more: links, filters.
@@ -149,7 +150,11 @@ async fn work(seed: Seed) -> io::Result<()> {
     let server = udp.map(|udp| quic_endpoint(udp, tls.borrow().as_deref())).transpose()?;
 
     let metrics = Rc::new(registry.metrics());
-    let ledger = Rc::new(Ledger { metrics: Rc::clone(&metrics), access: access.map(|queue| queue.log(&metrics)) });
+    let ledger = Rc::new(Ledger {
+        metrics: Rc::clone(&metrics),
+        access: access.map(|queue| queue.log(&metrics)),
+        why: Ring::default(),
+    });
     let (drain_in, drain_out, drain_links) = (Drain::default(), Drain::default(), Drain::default());
     let dialer = Rc::new(Dialer::new(Rc::clone(&tls), Rc::clone(&metrics), drain_links));
     let node = &snapshot.config.node;
@@ -217,6 +222,7 @@ async fn work(seed: Seed) -> io::Result<()> {
                 }
                 Some(Order::Discard(number)) => worker.discard(number),
                 Some(Order::Moved(source, place)) => worker.generations.moved(&source, &place),
+                Some(Order::Requests(id, most, answer)) => drop(answer.send(ledger.why.find(id.as_deref(), most))),
                 Some(Order::Report(answer)) => drop(answer.send(worker.generations.report())),
                 Some(Order::Drain) if ending.is_none() => {
                     if let Some(endpoint) = &server {

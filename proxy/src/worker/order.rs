@@ -9,6 +9,7 @@ use crate::cluster::{ClusterReport, Place};
 use crate::config::Source;
 use crate::filter::wasm::FilterReport;
 use crate::mesh::generation::Snapshot;
+use crate::telemetry::why::Record;
 use crate::tls::TlsSettings;
 
 /// An order to a worker. Carried out in sequence.
@@ -31,6 +32,8 @@ pub enum Order {
     Cut,
     /// Tell how you are.
     Report(oneshot::Sender<Report>),
+    /// Tell what is known of the last requests: of those with this id or of all, the newest first, so many at the most.
+    Requests(Option<Arc<str>>, usize, oneshot::Sender<Vec<Arc<Record>>>),
 }
 
 /// A generation for one worker.

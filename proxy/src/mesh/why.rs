@@ -1,0 +1,73 @@
+//! Which requests can be explained afterwards, and who may ask for it.
+
+use http::{HeaderName, HeaderValue};
+
+use super::hop::Hop;
+use super::outbound::X_REQUEST_ID;
+use crate::config::{Tell, Why};
+use crate::fault::Reason;
+use crate::filter::exchange::{Conn, Exchange};
+use crate::http::head::{RequestHead, ResponseHead, Shared};
+use crate::telemetry::labels::Direction;
+use crate::telemetry::why::{Asked, Record};
+
+/// In a request it asks for an explanation, in a response it says by what id that is found.
+const X_LACIS_WHY: HeaderName = HeaderName::from_static("x-lacis-why");
+
+/// Begins the record of a request, if it is to have one.
+pub(super) fn begin(hop: &Hop, settings: &Why, exchange: &Exchange, head: &mut Shared<RequestHead>) {
+    let Why { sample, keep, header: _, trusted } = settings;
+    let conn = &exchange.conn;
+    let asked = head.headers.contains_key(X_LACIS_WHY) && {
+        let may = may_ask(conn, trusted);
+        if !may {
+            head.headers.remove(X_LACIS_WHY);
+        }
+        may
+    };
+    if !asked && (*sample < 100 && hop.chance.borrow_mut().u8(..100) >= *sample) {
+        return;
+    }
+    let id = head.headers.get(X_REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or_default();
+    exchange.trail.record(Record::new(&Asked {
+        started: exchange.started(),
+        direction: conn.direction,
+        asked,
+        keep: *keep,
+        id,
+        method: &head.method,
+        host: head.authority.as_ref().map_or("", |authority| authority.as_str()),
+        path: head.path.path(),
+        query: head.path.query().is_some(),
+        caller: conn.remote,
+        identity: conn.peer.as_ref().map(|peer| &peer.spiffe),
+    }));
+}
+
+/// The own application may, for it is the only one that a loopback address lets in; of peers those that are named, whom
+/// TLS has verified.
+fn may_ask(conn: &Conn, trusted: &[crate::identity::SpiffeId]) -> bool {
+    match conn.direction {
+        Direction::Outbound => conn.remote.ip().to_canonical().is_loopback(),
+        Direction::Inbound => conn.peer.as_ref().is_some_and(|peer| trusted.contains(&peer.spiffe)),
+    }
+}
+
+/// Says in a response by what id it can be explained, if it is to.
+pub(super) fn tell(settings: &Why, exchange: &Exchange, head: &mut Shared<ResponseHead>) {
+    if !exchange.trail.is_recorded() {
+        return;
+    }
+    let told = match settings.header {
+        Tell::Always => true,
+        Tell::Failed => exchange.reason() != Reason::None || exchange.status() >= 500 || exchange.trail.is_asked(),
+        Tell::Asked => exchange.trail.is_asked(),
+    };
+    let mut id = None;
+    if told {
+        exchange.trail.write(|record| id = HeaderValue::from_str(record.id()).ok().filter(|id| !id.is_empty()));
+    }
+    if let Some(id) = id {
+        head.headers.insert(X_LACIS_WHY, id);
+    }
+}
