@@ -86,9 +86,19 @@ impl SpiffeId {
 
     /// The service of an identity that follows the convention of [`SpiffeId::service`].
     pub fn service_name(&self) -> Option<&str> {
+        self.conventional().map(|(_, service)| service)
+    }
+
+    /// The namespace of an identity that follows the convention of [`SpiffeId::service`].
+    pub fn namespace(&self) -> Option<&str> {
+        self.conventional().map(|(namespace, _)| namespace)
+    }
+
+    /// Namespace and service.
+    fn conventional(&self) -> Option<(&str, &str)> {
         let mut segments = self.path().split('/').skip(1);
         match (segments.next(), segments.next(), segments.next(), segments.next(), segments.next()) {
-            (Some("ns"), Some(_), Some("sa"), Some(service), None) => Some(service),
+            (Some("ns"), Some(namespace), Some("sa"), Some(service), None) => Some((namespace, service)),
             _ => None,
         }
     }
@@ -141,6 +151,9 @@ mod tests {
             (id.trust_domain(), id.path(), id.service_name()),
             ("mesh.local", "/ns/default/sa/alpha", Some("alpha"))
         );
+        assert_eq!(id.namespace(), Some("default"));
+        let other: SpiffeId = "spiffe://mesh.local/ns/default/sa/alpha/x".parse().expect("valid");
+        assert_eq!((other.namespace(), other.service_name()), (None, None));
     }
 
     #[test]

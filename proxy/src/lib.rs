@@ -19,6 +19,7 @@ pub mod tls;
 // Layer 3: decisions.
 pub mod cluster;
 pub mod filter;
+pub mod policy;
 pub mod route;
 // Layer 4: the story.
 pub mod mesh;

@@ -8,14 +8,18 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Method;
+use http::{HeaderName, Method};
 use serde_json::{Map, Value, json};
 use tokio::sync::oneshot;
 
 use crate::admin::{Heard, gather};
 use crate::cluster::{ClusterReport, EndpointReport, Usage};
+use crate::config::admission::Conditions;
 use crate::config::policy::Breaker;
-use crate::config::{self, Config, Dns, Endpoints, Failure, Limits, LinkPolicy, Outliers, Retries, Rule, Source};
+use crate::config::route::{PathMatch, TextMatch};
+use crate::config::{
+    self, AccessRule, Config, Dns, Endpoints, Failure, Limits, LinkPolicy, Outliers, Retries, Rule, Source,
+};
 use crate::control::discovery::{Discovery, Status};
 use crate::control::generations::{Entry, Generations, State};
 use crate::filter::wasm::FilterReport;
@@ -102,12 +106,41 @@ pub(super) fn config(config: &Config, generation: u64, addresses: &[(String, Soc
             "application": inbound.application.to_string(),
             "protocol": format!("{:?}", inbound.protocol).to_lowercase(),
             "filters": filters(&inbound.filters),
-            "allow": inbound.allow.as_ref().map(|allow| allow.iter().map(ToString::to_string).collect::<Vec<_>>()),
+            "allow": inbound.access.allow.as_ref().map(|allow| allow.iter().map(access_rule).collect::<Vec<_>>()),
+            "deny": inbound.access.deny.iter().map(access_rule).collect::<Vec<_>>(),
         })),
         "services": services,
         "routes": routes,
         "workers": config.workers,
     })
+}
+
+/// What is not said is not shown.
+fn access_rule(rule: &AccessRule) -> Value {
+    let AccessRule { name, when, except, dry_run } = rule;
+    json!({"name": &**name, "when": conditions(when), "except": except.as_ref().map(conditions), "dry_run": dry_run})
+}
+
+fn conditions(conditions: &Conditions) -> Value {
+    let Conditions { identities, namespaces, paths, methods, headers, ports, lenient: _ } = conditions;
+    let path = |path: &PathMatch| match path {
+        PathMatch::Exact(path) => json!({"exact": path}),
+        PathMatch::Prefix(path) => json!({"prefix": path}),
+        PathMatch::Regex(pattern) => json!({"regex": pattern.as_str()}),
+    };
+    let header = |(name, text): &(HeaderName, TextMatch)| match text {
+        TextMatch::Exact(value) => json!({"name": name.as_str(), "value": value}),
+        TextMatch::Regex(pattern) => json!({"name": name.as_str(), "regex": pattern.as_str()}),
+    };
+    let all = [
+        ("identity", identities.iter().map(|id| json!(id.to_string())).collect::<Vec<_>>()),
+        ("namespace", namespaces.iter().map(|name| json!(name)).collect()),
+        ("path", paths.iter().map(path).collect()),
+        ("method", methods.iter().map(|method| json!(method.as_str())).collect()),
+        ("headers", headers.iter().map(header).collect()),
+        ("port", ports.iter().map(|port| json!(port)).collect()),
+    ];
+    all.into_iter().filter(|(_, of)| !of.is_empty()).map(|(key, of)| (key.to_owned(), Value::from(of))).collect()
 }
 
 fn seconds(duration: Duration) -> f64 {

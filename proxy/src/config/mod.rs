@@ -1,6 +1,7 @@
 //! The sidecar's settings: `raw` is the file as written, `resolve` makes it valid, and past that point only the plain
 //! values of this module exist. Nothing downstream checks them again.
 
+pub mod admission;
 pub mod cases;
 mod names;
 pub mod policy;
@@ -13,6 +14,7 @@ pub mod schema;
 mod word;
 mod yaml;
 
+pub use admission::{Access, AccessRule};
 pub use names::is_loopback;
 pub use policy::{Limits, Outliers, Retries};
 pub use problem::{Problem, Warning};
@@ -118,8 +120,8 @@ pub struct Inbound {
     pub protocol: AppProtocol,
     /// Indices into [`Config::filters`], in the order in which requests pass them.
     pub filters: Vec<usize>,
-    /// Who may call; `None`: any identity of the trust domain.
-    pub allow: Option<Vec<SpiffeId>>,
+    /// Who may ask what of it.
+    pub access: Access,
     /// Bounds on the application side.
     pub timeouts: Timeouts,
 }

@@ -2,6 +2,7 @@
 //!
 //! A key without `#[serde(default)]` is required; what `lacis schema` prints is derived from the same types.
 
+pub(super) mod admission;
 pub(super) mod cases;
 pub(super) mod filter;
 pub(super) mod policy;
@@ -17,6 +18,7 @@ use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 
+use self::admission::AccessRule;
 use self::filter::Filter;
 use super::reader::{Entries, Field, Whole};
 use super::word::{LogFormat, Notation, Percent, Word, host_and_port};
@@ -140,16 +142,12 @@ pub(super) struct Inbound {
     /// Names of filters, in the order in which requests pass them; with `protocol: tcp` of filters of TCP connections.
     #[serde(default)]
     pub(super) filters: Field<Vec<Field<String>>>,
-    /// Who may call; without it any identity of the trust domain.
+    /// Who may call, and what; without it any identity of the trust domain.
     #[serde(default)]
-    pub(super) allow: Field<Vec<Field<Allow>>>,
-}
-
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, expecting = "a map such as {identity: spiffe://…}")]
-pub(super) struct Allow {
-    /// The identity of a caller.
-    pub(super) identity: Field<Word<SpiffeId>>,
+    pub(super) allow: Field<Vec<Field<AccessRule>>>,
+    /// What is refused before `allow` is asked.
+    #[serde(default)]
+    pub(super) deny: Field<Vec<Field<AccessRule>>>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]

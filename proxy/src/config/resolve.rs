@@ -1,5 +1,6 @@
 //! From the file to valid values. Reports everything that is wrong with it at once, each with its place.
 
+mod admission;
 mod cases;
 mod filter;
 mod policy;
@@ -309,23 +310,15 @@ impl Resolver<'_> {
         names: &FilterNames,
         listeners: &mut Vec<Listener>,
     ) -> Option<Inbound> {
-        let raw::Inbound { listen, application, protocol, filters, allow } = raw;
+        let raw::Inbound { listen, application, protocol, filters, allow, deny } = raw;
         let listen = self.listen(listen, raw::INBOUND_LISTEN, at, "inbound", listeners);
         let application = self
             .required(application, at, "application", "where the application listens, such as 127.0.0.1:8080")
             .and_then(|(Word(address), spot)| self.target(address, spot));
         let protocol = protocol.or(Word(AppProtocol::Http1));
         let filters = self.chain(filters, names);
-        let allow = self.optional(allow, None, |callers, spot| {
-            if callers.is_empty() {
-                self.report.warn(spot, "nobody may call; remove `allow` to let every identity of the trust domain in");
-            }
-            self.each(callers, |raw::Allow { identity }, spot| {
-                let (Word(id), _) = self.required(identity, spot, "identity", "the SPIFFE ID of a caller")?;
-                Some(id)
-            })
-            .map(Some)
-        });
+        let opaque = matches!(protocol, Some(Word(AppProtocol::Tcp)));
+        let access = self.access(allow, deny, opaque);
         // The caller's side bounds the request; a second bound here could only cut what that one allows.
         // A full accept queue drops SYNs, which are repeated after one and three seconds: a burst must get in.
         let timeouts =
@@ -335,7 +328,7 @@ impl Resolver<'_> {
             application: application?,
             protocol: protocol?.0,
             filters: filters?,
-            allow: allow?,
+            access: access?,
             timeouts,
         })
     }

@@ -194,9 +194,26 @@ impl Pattern {
         }
     }
 
+    /// As the file has it.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
     /// Whether it matches all of a value.
     pub fn matches(&self, value: &[u8]) -> bool {
         self.regex.is_match(value)
+    }
+
+    /// The same in any case of its ASCII letters.
+    ///
+    /// # Errors
+    /// If it is too complex then.
+    pub fn in_any_case(&self) -> Result<Self, &'static str> {
+        let text = whole(&self.text);
+        let built =
+            RegexBuilder::new(&text).unicode(false).case_insensitive(true).size_limit(2 * PATTERN_MEMORY).build();
+        let regex = built.map_err(|_| "is too complex in any case of its letters; write it with fewer repetitions")?;
+        Ok(Pattern { text: self.text.clone(), regex })
     }
 
     /// Several as one. `None` if that would be too large.

@@ -17,7 +17,7 @@ use crate::fault::{Fault, Reason};
 use crate::http::body::{Half, Observer};
 use crate::http::head::{RequestHead, Version};
 use crate::telemetry::access::{AccessLog, Record, Text, Verdict};
-use crate::telemetry::labels::{Direction, Link, Method, NameId, Protocol};
+use crate::telemetry::labels::{Authorization, Direction, Link, Method, NameId, Protocol};
 use crate::telemetry::metrics::{Metrics, RequestRecord};
 use crate::telemetry::trace::TraceContext;
 use crate::telemetry::trail::Trail;
@@ -113,6 +113,7 @@ struct Line {
     trace_id: Option<[u8; 16]>,
     failure: Text,
     service_time: Option<Duration>,
+    authorization: Option<(Authorization, Arc<str>)>,
     verdicts: Vec<Verdict>,
 }
 
@@ -148,6 +149,7 @@ impl Exchange {
                     .map(|t| t.trace_id()),
                 failure: Text::None,
                 service_time: None,
+                authorization: None,
                 verdicts: Vec::new(),
             })
         });
@@ -222,6 +224,13 @@ impl Exchange {
         match self.conn.drain.phase() {
             Phase::Cut => Fault::new(Reason::Draining),
             Phase::Running | Phase::Quiet => Fault::new(Reason::DownstreamAborted),
+        }
+    }
+
+    /// What a rule of authorization said of it.
+    pub fn authorized(&self, verdict: Authorization, rule: &Arc<str>) {
+        if let Some(line) = self.line.borrow_mut().as_mut() {
+            line.authorization = Some((verdict, Arc::clone(rule)));
         }
     }
 
@@ -382,6 +391,7 @@ impl Drop for Exchange {
                 trace_id,
                 failure,
                 service_time,
+                authorization,
                 verdicts,
             } = *line;
             access.write(Box::new(Record {
@@ -412,6 +422,7 @@ impl Drop for Exchange {
                 link: record.link,
                 peer: self.conn.peer.as_ref().map(|peer| Arc::new(peer.spiffe.clone())),
                 attempts: self.trail.attempts(),
+                authorization,
                 filters: verdicts,
             }));
         }

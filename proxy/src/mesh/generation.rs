@@ -10,6 +10,7 @@ use crate::config::{self, AppProtocol, Balance, Config, Rule, Source, Timeouts};
 use crate::drain::Drain;
 use crate::filter::chain::{Chain, Filters, Plan};
 use crate::filter::machine::Machines;
+use crate::policy::access::Access;
 use crate::route::{self, Table};
 use crate::telemetry::labels::{Direction, Protocol};
 
@@ -25,6 +26,7 @@ pub struct Generation {
     /// Services whose endpoints change without a change of the configuration.
     found: HashMap<Source, Vec<Rc<Cluster>>>,
     application: Option<(Rc<Cluster>, Protocol)>,
+    access: Option<Access>,
     outbound: Chain,
     inbound: Chain,
     filters: Filters,
@@ -146,6 +148,7 @@ impl Generation {
         }
         let known = before.and_then(Generation::application).map(|(cluster, _)| cluster);
         let application = config.inbound.as_ref().map(|inbound| application(config, inbound, known, dialer));
+        let access = config.inbound.as_ref().and_then(|inbound| Access::new(&inbound.access, dialer.metrics()));
         if before.is_none() {
             machines.reach(Rc::new(Services::new(services.iter().map(|service| &service.cluster))));
         }
@@ -159,6 +162,7 @@ impl Generation {
             ends,
             found,
             application,
+            access,
             filters,
             exchanges: Drain::default(),
         };
@@ -246,6 +250,11 @@ impl Generation {
     /// The settings of the mesh's side.
     pub fn inbound(&self) -> Option<&config::Inbound> {
         self.config.inbound.as_ref()
+    }
+
+    /// Who may ask what of the application, if that is said.
+    pub fn access(&self) -> Option<&Access> {
+        self.access.as_ref()
     }
 
     /// All clusters: the services, then the application.

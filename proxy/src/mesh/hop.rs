@@ -48,7 +48,7 @@ async fn run(hop: &Hop, conn: &Rc<Conn>, pinned: Option<&Rc<str>>, mut request: 
     let outcome = async {
         let admitted = match hop.direction {
             Direction::Outbound => outbound::admit(hop, conn, &exchange, &mut request.head),
-            Direction::Inbound => inbound::admit(&generation, conn, &mut request.head),
+            Direction::Inbound => inbound::admit(&generation, conn, &mut request.head, &exchange),
         };
         if let Some(settings) = generation.why() {
             why::begin(hop, settings, &exchange, &mut request.head);

@@ -4,21 +4,30 @@ use http::HeaderName;
 
 use super::generation::{Generation, Target};
 use super::opaque;
+use crate::config::admission::UNMATCHED;
 use crate::fault::{Fault, Reason};
-use crate::filter::exchange::Conn;
+use crate::filter::exchange::{Conn, Exchange};
 use crate::http::head::RequestHead;
-use crate::telemetry::labels::Protocol;
+use crate::identity::SpiffeId;
+use crate::policy::Asked;
+use crate::policy::access::{Access, Decision};
+use crate::telemetry::labels::{Authorization, Protocol};
 
 const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
 /// Checks the caller and tells the application who it is. What the caller says of itself is dropped.
-pub(super) fn admit(generation: &Generation, conn: &Conn, head: &mut RequestHead) -> Result<(), Fault> {
+pub(super) fn admit(
+    generation: &Generation,
+    conn: &Conn,
+    head: &mut RequestHead,
+    exchange: &Exchange,
+) -> Result<(), Fault> {
     let peer =
         conn.peer.as_ref().ok_or_else(|| Fault::new(Reason::HttpRequestDenied).detail("the caller has no identity"))?;
     let inbound =
         generation.inbound().ok_or_else(|| Fault::new(Reason::DestinationNotFound).detail("no inbound section"))?;
-    if inbound.allow.as_ref().is_some_and(|allow| !allow.contains(&peer.spiffe)) {
-        return Err(Fault::new(Reason::HttpRequestDenied).detail(format!("{} is not in inbound.allow", peer.spiffe)));
+    if let Some(access) = generation.access() {
+        authorize(access, &Asked::new(head, Some(&peer.spiffe), inbound.application.port()), exchange)?;
     }
     opaque::admit(head, target(generation)?.protocol == Protocol::Tcp)?;
     match &conn.forwarded {
@@ -26,6 +35,24 @@ pub(super) fn admit(generation: &Generation, conn: &Conn, head: &mut RequestHead
         None => head.headers.remove(X_FORWARDED_CLIENT_CERT),
     };
     Ok(())
+}
+
+/// Asks the rules. The caller learns that it is refused; the log and the access record, by which rule.
+fn authorize(access: &Access, asked: &Asked<'_>, exchange: &Exchange) -> Result<(), Fault> {
+    let Decision { refused_by, dry_run } = access.decide(asked);
+    if let Some((verdict, rule)) = dry_run {
+        tracing::debug!(rule = &**rule, verdict = verdict.token(), "a rule in its dry run");
+        exchange.authorized(verdict, rule);
+    }
+    let Some(rule) = refused_by else { return Ok(()) };
+    exchange.authorized(Authorization::Deny, rule);
+    let (peer, head) = (asked.peer().map_or("", SpiffeId::as_str), asked.head());
+    let said = match **rule == *UNMATCHED {
+        true => "no rule of inbound.allow lets".to_owned(),
+        false => format!("the rule {rule} of inbound.deny does not let"),
+    };
+    let detail = format!("{said} {peer} ask {} {}", head.method, head.path.path());
+    Err(Fault::new(Reason::HttpRequestDenied).detail(detail))
 }
 
 /// The application.

@@ -20,7 +20,7 @@ use http::HeaderValue;
 use http::uri::{Authority, PathAndQuery};
 
 use super::cell::Counter;
-use super::labels::{Direction, Link, Outcome};
+use super::labels::{Authorization, Direction, Link, Outcome};
 use super::metrics::{Metrics, Registry};
 use crate::fault::Reason;
 use crate::identity::SpiffeId;
@@ -140,6 +140,8 @@ pub struct Record {
     pub peer: Option<Arc<SpiffeId>>,
     /// How often it was sent upstream.
     pub attempts: u16,
+    /// What a rule of authorization refused it, or would have done in its dry run.
+    pub authorization: Option<(Authorization, Arc<str>)>,
     /// What each filter said, in the order in which they were asked.
     pub filters: Vec<Verdict>,
 }
@@ -344,6 +346,7 @@ fn line(record: &Record, out: &mut Vec<u8>) {
         link,
         peer,
         attempts,
+        authorization,
         filters,
     } = record;
     let row = reason.row();
@@ -382,6 +385,8 @@ fn line(record: &Record, out: &mut Vec<u8>) {
     object.text("link", Some(link.token().as_bytes()));
     object.text("peer", peer.as_ref().map(|peer| peer.as_str().as_bytes()));
     object.number("attempts", attempts);
+    let rule = authorization.as_ref().map(|(verdict, rule)| format!("{} {rule}", verdict.token()));
+    object.text("authorization", rule.as_ref().map(String::as_bytes));
     object.key("filters");
     object.0.push(b'[');
     for (i, Verdict { filter, outcome }) in filters.iter().enumerate() {

@@ -2,15 +2,9 @@
 
 use std::fmt::Write as _;
 use std::hash::Hash;
-use std::sync::Arc;
 
-use foldhash::{HashMap, HashMapExt as _};
-
+pub use super::names::{MAX_NAMES, NameId, Names};
 use crate::fault::Reason;
-
-/// Most names that one worker interns. Names are services of the mesh; beyond this the mesh is too large for one label
-/// per service, and further ones are [`NameId::OTHER`].
-pub const MAX_NAMES: usize = 4096;
 
 /// The values of one metric's labels, small enough to be hashed for every request.
 pub trait Labels: Copy + Eq + Hash {
@@ -209,6 +203,18 @@ words! {
         Aside = "aside",
     }
 
+    /// What a rule of authorization says of a request.
+    pub enum Authorization {
+        /// It lets it in.
+        Allow = "allow",
+        /// It refuses it.
+        Deny = "deny",
+        /// It would let it in, were it no dry run; nothing else does.
+        WouldAllow = "would_allow",
+        /// It would refuse it, were it no dry run.
+        WouldDeny = "would_deny",
+    }
+
     /// What became of a changed configuration.
     pub enum Reload {
         /// It is in use.
@@ -353,57 +359,6 @@ impl Label for Cause {
     }
 }
 
-/// A name that a worker has interned; means nothing to another worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct NameId(u16);
-
-impl NameId {
-    /// Every name beyond [`MAX_NAMES`]: `other`.
-    pub const OTHER: NameId = NameId(0);
-    /// A service that is not known: `unknown`.
-    pub const UNKNOWN: NameId = NameId(1);
-}
-
-impl Label for NameId {
-    fn write(self, names: &Names, out: &mut String) {
-        escape(names.text.get(usize::from(self.0)).map_or("other", |name| name), out);
-    }
-}
-
-/// The names that one worker has interned.
-#[derive(Debug)]
-pub struct Names {
-    ids: HashMap<Arc<str>, NameId>,
-    text: Vec<Arc<str>>,
-}
-
-impl Default for Names {
-    fn default() -> Self {
-        let mut names = Names { ids: HashMap::new(), text: Vec::new() };
-        names.id("other");
-        names.id("unknown");
-        names
-    }
-}
-
-impl Names {
-    /// The id of a name, the same for equal names; [`NameId::OTHER`] once [`MAX_NAMES`] are known.
-    pub fn id(&mut self, name: &str) -> NameId {
-        if let Some(&id) = self.ids.get(name) {
-            return id;
-        }
-        match u16::try_from(self.text.len()) {
-            Ok(next) if self.text.len() < MAX_NAMES => {
-                let name: Arc<str> = name.into();
-                self.text.push(name.clone());
-                self.ids.insert(name, NameId(next));
-                NameId(next)
-            }
-            _ => NameId::OTHER,
-        }
-    }
-}
-
 macro_rules! keys {
     ($($(#[doc = $doc:literal])+ pub struct $name:ident { $($(#[doc = $field_doc:literal])+ $field:ident: $type:ty,)+ })+) => { $(
         $(#[doc = $doc])+
@@ -533,6 +488,14 @@ keys! {
         callback: Callback,
     }
 
+    /// Labels of what a rule of authorization says.
+    pub struct AuthorizationKey {
+        /// Its name in the configuration.
+        rule: NameId,
+        /// What it says.
+        verdict: Authorization,
+    }
+
     /// One label: what became of a reload.
     pub struct ReloadKey {
         /// What became of it.
@@ -605,16 +568,6 @@ mod tests {
         {
             assert_eq!(StatusClass::from(status).token(), token);
         }
-    }
-
-    #[test]
-    fn names_are_bounded() {
-        let mut names = Names::default();
-        assert_eq!(names.id("unknown"), NameId::UNKNOWN);
-        let ids: Vec<_> = (2..MAX_NAMES).map(|i| names.id(&format!("s{i}"))).collect();
-        assert!(!ids.contains(&NameId::OTHER));
-        assert_eq!(names.id("one too many"), NameId::OTHER);
-        assert_eq!(names.id("s2"), ids[0]);
     }
 
     #[test]

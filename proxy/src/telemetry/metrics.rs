@@ -13,10 +13,10 @@ use super::cell::{Counter, FILTER_SECONDS, Gauge, Histogram, REQUEST_SECONDS};
 use super::family::{Family, Kind, Readable};
 use super::guest::{GuestMetrics, GuestShared, Guests};
 use super::labels::{
-    CallResult, Callback, Cause, CauseKey, Certificate, CertificateKey, ConnectionKey, Direction, DirectionKey,
-    Discovered, DiscoveryKey, EdgeKey, EdgeStatusKey, FilterCallKey, FilterCallbackKey, FilterKey, FilterLimitKey,
-    FilterOutcomeKey, Handshake, HandshakeKey, Labels, Limit, Link, Method, NameId, Names, Origin, Outcome, Protocol,
-    Reload, ReloadKey, RequestKey, Status,
+    Authorization, AuthorizationKey, CallResult, Callback, Cause, CauseKey, Certificate, CertificateKey, ConnectionKey,
+    Direction, DirectionKey, Discovered, DiscoveryKey, EdgeKey, EdgeStatusKey, FilterCallKey, FilterCallbackKey,
+    FilterKey, FilterLimitKey, FilterOutcomeKey, Handshake, HandshakeKey, Labels, Limit, Link, Method, NameId, Names,
+    Origin, Outcome, Protocol, Reload, ReloadKey, RequestKey, Status,
 };
 use crate::fault::Reason;
 
@@ -79,6 +79,8 @@ metrics! {
         "Endpoints that were taken out of balancing, by why.";
     breaker_open: "lacis_breaker_open", Gauge(Gauge::default) by CauseKey,
         "Workers in which a limit of a destination is used up.";
+    authorization: "lacis_authorization_total", Counter(Counter::default) by AuthorizationKey,
+        "Requests that a rule of authorization was about, by what it says of them.";
     filter_requests: "lacis_filter_requests_total", Counter(Counter::default) by FilterOutcomeKey,
         "Requests that a filter has seen, by how it left them.";
     filter_duration: "lacis_filter_duration_seconds", Histogram(|| Histogram::new(&FILTER_SECONDS)) by FilterKey,
@@ -265,6 +267,12 @@ impl Metrics {
     /// Says whether a limit of a destination is used up in this worker.
     pub fn breaker(&self, destination: NameId, cause: Cause, open: bool) {
         self.families.breaker_open.cell(CauseKey { destination, cause }, &self.names.borrow()).set(open.into());
+    }
+
+    /// Where what a rule of authorization says is counted.
+    pub fn authorization(&self, rule: &str, verdict: Authorization) -> Arc<Counter> {
+        let key = AuthorizationKey { rule: self.name(rule), verdict };
+        self.families.authorization.cell(key, &self.names.borrow())
     }
 
     /// The metrics of a filter of the configuration. Handles for the same name share their cells.

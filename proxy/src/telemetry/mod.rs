@@ -7,6 +7,7 @@ pub mod guest;
 pub mod labels;
 pub mod log;
 pub mod metrics;
+mod names;
 pub mod text;
 pub mod trace;
 pub mod trail;

@@ -166,8 +166,8 @@ impl Resolver<'_> {
                 Ok(method) if method != Method::CONNECT && text == text.to_ascii_uppercase() => Some(Some(method)),
                 _ => self.refuse(spot, format!("\"{}\" is not a method of HTTP; write one such as GET", clip(&text))),
             });
-            let headers = self.conditions(headers, |name, spot| self.field_name(&name, spot));
-            let query = self.conditions(query, |name, _| Some(name));
+            let headers = self.text_matches(headers, |name, spot| self.field_name(&name, spot));
+            let query = self.text_matches(query, |name, _| Some(name));
             if matches!(path, Some(PathMatch::Regex(_))) {
                 gathered.patterns += 1;
                 if gathered.patterns > MAX_PATTERNS {
@@ -217,7 +217,7 @@ impl Resolver<'_> {
         Some(if wild { HostMatch::Under(format!(".{end}")) } else { HostMatch::Exact(end) })
     }
 
-    fn path_match(&self, raw: raw::PathMatch, at: Spot) -> Option<PathMatch> {
+    pub(super) fn path_match(&self, raw: raw::PathMatch, at: Spot) -> Option<PathMatch> {
         let raw::PathMatch { exact, prefix, regex } = raw;
         match (exact, prefix, regex) {
             (Field::Given(path, spot), Field::Absent, Field::Absent) => {
@@ -258,7 +258,7 @@ impl Resolver<'_> {
     }
 
     /// Fields or parameters, each once.
-    fn conditions<N: Clone + Eq + std::hash::Hash>(
+    pub(super) fn text_matches<N: Clone + Eq + std::hash::Hash>(
         &self,
         field: Field<Vec<Field<raw::TextMatch>>>,
         read: impl Fn(String, Spot) -> Option<N>,
@@ -402,7 +402,7 @@ impl Resolver<'_> {
         })
     }
 
-    fn field_name(&self, text: &str, spot: Spot) -> Option<HeaderName> {
+    pub(super) fn field_name(&self, text: &str, spot: Spot) -> Option<HeaderName> {
         let name = HeaderName::from_bytes(text.as_bytes()).ok();
         name.or_else(|| self.refuse(spot, format!("\"{}\" is not the name of a field", clip(text))))
     }

@@ -167,6 +167,7 @@ fn full() -> Record {
         link: Link::H3,
         peer: Some(Arc::new("spiffe://mesh.local/ns/default/sa/alpha".parse().unwrap())),
         attempts: 2,
+        authorization: Some((Authorization::WouldDeny, "no-admin".into())),
         filters: vec![
             Verdict { filter: "auth".into(), outcome: Outcome::Continue },
             Verdict { filter: "canary".into(), outcome: Outcome::Reply },
@@ -203,6 +204,7 @@ fn empty() -> Record {
         link: Link::None,
         peer: None,
         attempts: 0,
+        authorization: None,
         filters: Vec::new(),
     }
 }
