@@ -90,6 +90,8 @@ reasons! {
     /// This process ended before the response was complete: its deadline for draining passed, or it was told to end at
     /// once. Nobody reads this answer.
     Draining = "draining", "proxy_internal_response", 503, 14, "OM", "draining", Proxy, Unsafe;
+    /// The answer is one on purpose: the configuration says that some requests fail (`fault.abort`).
+    FaultInjected = "fault_injected", "proxy_internal_response", 503, 14, "FI", "fault_filter_abort", Proxy, Unsafe;
     /// A filter left a message that cannot be sent: an invalid field, or a pseudo-header removed.
     FilterInvalid = "filter_invalid", "proxy_internal_error", 500, 13, "", "wasm_invalid_message", Proxy, Unsafe;
     /// A filter ended the stream, or answered where no answer could be sent any more.

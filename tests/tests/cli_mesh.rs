@@ -58,10 +58,7 @@ fn check_reports_every_problem_with_its_place() {
 #[test]
 fn what_is_not_supported_is_refused() {
     let mesh = Mesh::foreign();
-    mesh.file(
-        "later.yaml",
-        format!("{SMALLEST}routes: [{{service: delta, rules: [{{filters: [{{mirror: {{service: delta}}}}]}}]}}]\n"),
-    );
+    mesh.file("later.yaml", format!("{SMALLEST}telemetry: {{access_log: {{format: text}}}}\n"));
     let (code, out, err) = lacis_in(&mesh, &["check", "-c", "later.yaml"]);
     assert_eq!(code, Some(1));
     assert!(format!("{out}{err}").contains("not supported yet"), "{out}{err}");

@@ -15,7 +15,8 @@ use tokio::sync::oneshot;
 use crate::admin::{Heard, gather};
 use crate::cluster::{ClusterReport, EndpointReport, Usage};
 use crate::config::admission::Conditions;
-use crate::config::policy::Breaker;
+use crate::config::fault::{Abort, Faults, Portion};
+use crate::config::policy::{After, Breaker, Hedge};
 use crate::config::route::{PathMatch, TextMatch};
 use crate::config::{
     self, AccessRule, Config, Dns, Endpoints, Failure, Limits, LinkPolicy, Outliers, Retries, Rule, Source,
@@ -83,6 +84,7 @@ pub(super) fn config(config: &Config, generation: u64, addresses: &[(String, Soc
                 "balance": format!("{:?}", service.balance), "timeouts": timeouts, "filters": filters(&service.filters),
                 "retries": service.retries.as_ref().map(retries), "limits": limits(&service.limits),
                 "outliers": service.outliers.as_ref().map(outliers), "breaker": service.breaker.as_ref().map(breaker),
+                "fault": service.fault.as_ref().map(fault),
             });
             (service.name.clone(), about)
         })
@@ -90,7 +92,16 @@ pub(super) fn config(config: &Config, generation: u64, addresses: &[(String, Soc
     let name = |service: usize| config.services.get(service).map(|service| service.name.as_str());
     let rule = |rule: &Rule| {
         let to: Vec<_> = rule.to.iter().map(|to| json!({"service": name(to.service), "weight": to.weight})).collect();
-        json!({"name": &*rule.name, "filters": filters(&rule.filters), "to": to})
+        let mirrors: Vec<_> = rule
+            .mirrors
+            .iter()
+            .map(|mirror| {
+                let Portion { numerator, denominator } = mirror.portion;
+                json!({"service": name(mirror.service), "numerator": numerator, "denominator": denominator})
+            })
+            .collect();
+        let fault = rule.fault.as_ref().map(fault);
+        json!({"name": &*rule.name, "filters": filters(&rule.filters), "to": to, "mirrors": mirrors, "fault": fault})
     };
     let routes: Vec<_> = config
         .routes
@@ -149,7 +160,7 @@ fn seconds(duration: Duration) -> f64 {
 
 /// What is repeated by default is not shown: nothing was said of it.
 fn retries(retries: &Retries) -> Value {
-    let Retries { attempts, on, methods, budget, backoff, per_try, body } = retries;
+    let Retries { attempts, on, methods, budget, backoff, per_try, hedge, body } = retries;
     let words = [("connect_failure", on.connect_failure), ("refused_stream", on.refused_stream), ("reset", on.reset)];
     let on: Vec<Value> = words
         .iter()
@@ -162,6 +173,10 @@ fn retries(retries: &Retries) -> Value {
         "attempts": attempts, "on": on, "methods": methods.iter().map(Method::as_str).collect::<Vec<_>>(),
         "budget_percent": budget, "backoff": seconds(backoff.base), "max_backoff": seconds(backoff.max),
         "per_try_timeout": seconds(*per_try), "body": body,
+        "hedge": hedge.map(|Hedge { after, max }| match after {
+            After::Fixed(after) => json!({"after": seconds(after), "max": max}),
+            After::Quantile(per_mille) => json!({"quantile": f64::from(per_mille) / 1000.0, "max": max}),
+        }),
     })
 }
 
@@ -190,6 +205,19 @@ fn breaker(breaker: &Breaker) -> Value {
     json!({
         "failures_percent": failures, "window": seconds(*window), "requests": requests, "open": seconds(*open), "probes": probes,
         "slow": slow.map(|(share, after)| json!({"percent": share, "after": seconds(after)})),
+    })
+}
+
+fn fault(faults: &Faults) -> Value {
+    let Faults { headers, delay, abort } = faults;
+    let share = |Portion { numerator, denominator }: Portion| f64::from(numerator) * 100.0 / f64::from(denominator);
+    json!({
+        "headers": headers.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
+        "delay": delay.map(|(time, portion)| json!({"fixed": seconds(time), "percentage": share(portion)})),
+        "abort": abort.map(|(abort, portion)| match abort {
+            Abort::Http(status) => json!({"http_status": status, "percentage": share(portion)}),
+            Abort::Grpc(code) => json!({"grpc_status": code, "percentage": share(portion)}),
+        }),
     })
 }
 

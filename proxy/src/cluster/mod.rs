@@ -6,9 +6,11 @@ mod dial;
 mod endpoint;
 mod explain;
 mod gate;
+mod hedge;
 pub mod outlier;
 pub mod pool;
-mod replay;
+pub mod quantile;
+pub mod replay;
 pub mod retry;
 mod send;
 
@@ -27,7 +29,9 @@ pub use endpoint::EndpointReport;
 use endpoint::{Endpoint, Udp};
 use gate::Gate;
 pub use gate::{GateReport, Usage};
+use quantile::Quantile;
 
+use crate::config::policy::After;
 use crate::config::{
     self, Balance, Endpoints, Limits, LinkPolicy, Outliers, Retries, ServiceProtocol, Source, Timeouts, policy,
 };
@@ -44,6 +48,9 @@ use crate::telemetry::why::{Because, What};
 /// With `link: auto`, how long a first request waits for a peer's UDP to answer before it goes over TCP. A handshake
 /// within a region takes well under 100 ms; a firewall that drops never answers.
 const UDP_PATIENCE: Duration = Duration::from_millis(300);
+
+/// Bytes of a body that are kept where the service says nothing of it: as many as `retries.body` is by default.
+const REPLAY_ROOM: u64 = 64 << 10;
 
 /// How a cluster's endpoints are spoken to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,6 +105,8 @@ pub struct Cluster {
     started: Instant,
     gate: Rc<Gate>,
     breaker: Option<Rc<Breaker>>,
+    /// How long answers take, where hedges go by that.
+    quantile: Option<Rc<Quantile>>,
     /// Whether requests in flight are counted: something wants to know how many there are.
     counts: bool,
     /// When an interval of `outliers` was over last.
@@ -224,10 +233,20 @@ impl Cluster {
             (Some(kept), _) => Some(Rc::clone(kept)),
             (None, policy) => policy.map(|policy| Rc::new(Breaker::new(policy, Instant::now()))),
         };
+        let hedge = settings.retries.as_ref().and_then(|retries| retries.hedge);
+        let quantile = match hedge.map(|hedge| hedge.after) {
+            Some(After::Quantile(per_mille)) => {
+                let known = before.and_then(|before| before.quantile.as_ref());
+                let known = known.filter(|known| known.per_mille() == per_mille);
+                Some(known.map_or_else(|| Rc::new(Quantile::new(per_mille)), Rc::clone))
+            }
+            Some(After::Fixed(_)) | None => None,
+        };
         Rc::new(Cluster {
             name: name.into(),
             id,
             breaker,
+            quantile,
             source: source.cloned(),
             place: RefCell::new(place),
             endpoints: RefCell::new(endpoints),
@@ -284,6 +303,11 @@ impl Cluster {
     /// Its bounds.
     pub fn timeouts(&self) -> Timeouts {
         self.settings.timeouts
+    }
+
+    /// Bytes of a request's body that are kept for it.
+    pub fn replay_room(&self) -> u64 {
+        self.settings.retries.as_ref().map_or(REPLAY_ROOM, |retries| retries.body)
     }
 
     async fn link(&self, endpoint: &Rc<Endpoint>, carriage: Carriage, trail: &Trail) -> Result<Link, Fault> {

@@ -13,11 +13,14 @@ use crate::http::body::{Frame, Half, Made, Source};
 
 /// What was read of a body so far, and the rest of it.
 #[derive(Debug)]
-pub(super) struct Replay(RefCell<State>);
+pub struct Replay(RefCell<State>);
 
-#[derive(Debug)]
+/// What is done when a body was read to its end: with it, or, if it was too long or broke, without.
+type Then = Box<dyn FnOnce(Option<&Rc<Replay>>)>;
+
 struct State {
     body: Body,
+    then: Option<Then>,
     /// Handles of what was read, as long as that is no more than `room`.
     kept: Vec<Bytes>,
     trailers: Option<HeaderMap>,
@@ -37,25 +40,31 @@ struct Take {
 
 impl Replay {
     /// Keeps up to this many bytes of a body.
-    pub(super) fn new(body: Body, room: u64) -> Rc<Self> {
-        let state = State { body, kept: Vec::new(), trailers: None, room, lost: false, read: false };
+    pub fn new(body: Body, room: u64) -> Rc<Self> {
+        let state = State { body, then: None, kept: Vec::new(), trailers: None, room, lost: false, read: false };
         Rc::new(Replay(RefCell::new(state)))
     }
 
     /// The body from its beginning. One that was taken before must not be read any more.
-    pub(super) fn take(self: &Rc<Self>) -> Body {
+    pub fn take(self: &Rc<Self>) -> Body {
         let length = self.0.borrow().body.length();
         let take = Take { replay: Rc::clone(self), next: 0, trailers_sent: false };
         Body::source(Half::Request, Source::Made(Box::new(take)), length)
     }
 
+    /// Has this done as soon as the body was read to its end, or cannot be kept. From then on it may be taken as often as
+    /// one likes, and read side by side.
+    pub fn when_read(&self, then: impl FnOnce(Option<&Rc<Replay>>) + 'static) {
+        self.0.borrow_mut().then = Some(Box::new(then));
+    }
+
     /// Whether it can be sent from its beginning.
-    pub(super) fn is_whole(&self) -> bool {
+    pub fn is_whole(&self) -> bool {
         !self.0.borrow().lost
     }
 
     /// Whether it was read to its end.
-    pub(super) fn is_read(&self) -> bool {
+    pub fn is_read(&self) -> bool {
         self.0.borrow().read
     }
 }
@@ -75,8 +84,33 @@ impl State {
     }
 }
 
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State").field("body", &self.body).field("lost", &self.lost).finish_non_exhaustive()
+    }
+}
+
 impl Made for Take {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, Fault>>> {
+        let frame = self.poll_next(cx);
+        let then = {
+            let mut state = self.replay.0.borrow_mut();
+            if state.read || state.lost { state.then.take().map(|then| (then, state.lost)) } else { None }
+        };
+        if let Some((then, lost)) = then {
+            then((!lost).then_some(&self.replay));
+        }
+        frame
+    }
+
+    fn is_end(&self) -> bool {
+        let state = self.replay.0.borrow();
+        state.read && self.next >= state.kept.len() && (self.trailers_sent || state.trailers.is_none())
+    }
+}
+
+impl Take {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, Fault>>> {
         let mut state = self.replay.0.borrow_mut();
         if let Some(data) = state.kept.get(self.next) {
             self.next += 1;
@@ -103,11 +137,6 @@ impl Made for Take {
             None => state.read = true,
         }
         Poll::Ready(frame)
-    }
-
-    fn is_end(&self) -> bool {
-        let state = self.replay.0.borrow();
-        state.read && self.next >= state.kept.len() && (self.trailers_sent || state.trailers.is_none())
     }
 }
 
@@ -193,6 +222,28 @@ mod tests {
         assert_eq!(read(&mut only), "abcdef.");
         assert!(!replay.is_whole() && replay.is_read());
         assert!(replay.0.borrow().kept.is_empty(), "and its memory is free");
+    }
+
+    #[test]
+    fn what_was_read_to_its_end_is_given_on_once() {
+        let told = Rc::new(RefCell::new(Vec::new()));
+        let watched = |frames: Vec<Option<Result<Frame, Fault>>>, room| {
+            let (replay, told) = (Replay::new(body(frames, Length::Unknown), room), Rc::clone(&told));
+            replay.when_read(move |replay| told.borrow_mut().push(replay.map(|replay| read(&mut replay.take()))));
+            replay
+        };
+        let replay = watched(vec![data("ab"), None, data("cd")], 4);
+        let mut first = replay.take();
+        assert_eq!(read(&mut first), "ab…");
+        assert!(told.borrow().is_empty(), "not whole yet");
+        assert_eq!(read(&mut first), "cd.");
+        assert_eq!(read(&mut replay.take()), "abcd.");
+        assert_eq!(told.take(), [Some("abcd.".to_owned())]);
+        read(&mut watched(vec![data("abc"), data("de")], 4).take());
+        read(&mut watched(vec![data("a"), Some(Err(Fault::new(Reason::DownstreamAborted)))], 4).take());
+        assert_eq!(told.take(), [None, None], "too long, and broken");
+        drop(watched(vec![data("a")], 4).take());
+        assert!(told.borrow().is_empty(), "never read");
     }
 
     #[test]

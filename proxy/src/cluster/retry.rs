@@ -68,6 +68,7 @@ pub static UNSAID: Retries = Retries {
     budget: 100,
     backoff: Backoff { base: Duration::from_millis(25), max: Duration::from_millis(250) },
     per_try: Duration::ZERO,
+    hedge: None,
     body: 0,
 };
 

@@ -29,7 +29,7 @@ use crate::telemetry::trail::{Busy, Trail};
 use crate::telemetry::why::What;
 
 /// Which try this is, as the server may want to know (Envoy's `include_request_attempt_count`).
-const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
+pub(super) const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
 
 impl Cluster {
     /// Sends a request and waits for the head of its response. Chooses the endpoint and the link, and sends it again, or
@@ -53,7 +53,7 @@ impl Cluster {
         // Counted until there is an answer.
         let mut under: Option<Repeating> = None;
         let answer = loop {
-            let endpoint = match self.pick(&tried) {
+            let mut endpoint = match self.pick(&tried) {
                 Ok(endpoint) => endpoint,
                 Err(fault) => break Err(fault),
             };
@@ -87,13 +87,30 @@ impl Cluster {
                     if self.settings.retries.is_some() {
                         request.head.headers.insert(ATTEMPT_COUNT, HeaderValue::from(repeated + 1));
                     }
-                    let kept = self.kept(&mut request, replay.as_ref(), repeated);
+                    let mut kept = self.kept(&mut request, replay.as_ref(), repeated);
                     let per_try = self.retries().per_try;
-                    let sent = if per_try.is_zero() {
-                        link.send(request).await
+                    let sent = if let Some(hedging) = self.hedging(kept.as_ref(), repeated) {
+                        let first = within(per_try, replay.as_deref(), link.send(request));
+                        let mut asked = tried.clone();
+                        asked.push(endpoint.address);
+                        // Boxed: few services have hedges, and each request would hold room for them.
+                        let hedged = self.hedged(first, hedging, &mut kept, replay.as_ref(), asked, trail);
+                        let (answer, won) = Box::pin(hedged).await;
+                        if let Some(second) = won {
+                            (endpoint, watch) = (second.endpoint, second.watch);
+                        }
+                        answer
                     } else {
-                        // Boxed: few services have such a bound, and each request would hold room for it.
-                        Box::pin(within(per_try, replay.as_deref(), link.send(request))).await
+                        let sent = if per_try.is_zero() {
+                            link.send(request).await
+                        } else {
+                            // Boxed: few services have such a bound, and each request would hold room for it.
+                            Box::pin(within(per_try, replay.as_deref(), link.send(request))).await
+                        };
+                        if sent.is_ok() {
+                            self.learn(trail.sent());
+                        }
+                        sent
                     };
                     drop(under.take());
                     match sent {
@@ -166,7 +183,7 @@ impl Cluster {
     }
 
     /// When requests are sent again.
-    fn retries(&self) -> &Retries {
+    pub(super) fn retries(&self) -> &Retries {
         self.settings.retries.as_ref().unwrap_or(&retry::UNSAID)
     }
 
@@ -254,7 +271,12 @@ impl Cluster {
     }
 
     /// A link; a request that has to wait for one counts as one that waits.
-    async fn link_in_bounds(&self, endpoint: &Rc<Endpoint>, carriage: Carriage, trail: &Trail) -> Result<Link, Fault> {
+    pub(super) async fn link_in_bounds(
+        &self,
+        endpoint: &Rc<Endpoint>,
+        carriage: Carriage,
+        trail: &Trail,
+    ) -> Result<Link, Fault> {
         if self.settings.limits.pending == u32::MAX {
             return self.link(endpoint, carriage, trail).await;
         }
@@ -381,9 +403,9 @@ struct Again {
 }
 
 /// Tells an endpoint's health what came of a try, even if nobody waits for it any more.
-struct Watch<'a> {
+pub(super) struct Watch<'a> {
     cluster: &'a Cluster,
-    endpoint: &'a Endpoint,
+    endpoint: Rc<Endpoint>,
     trail: &'a Trail,
     /// It is the one that tries an ejected endpoint.
     trying: bool,
@@ -391,18 +413,18 @@ struct Watch<'a> {
 }
 
 impl<'a> Watch<'a> {
-    fn new(cluster: &'a Cluster, endpoint: &'a Endpoint, trail: &'a Trail) -> Self {
+    pub(super) fn new(cluster: &'a Cluster, endpoint: &Rc<Endpoint>, trail: &'a Trail) -> Self {
         let trying = endpoint.health.is_ejected() && endpoint.health.begin(Instant::now());
-        Watch { cluster, endpoint, trail, trying, over: false }
+        Watch { cluster, endpoint: Rc::clone(endpoint), trail, trying, over: false }
     }
 }
 
 /// What came of a try, for the one who watches the endpoint, if somebody does.
-fn came(watch: &mut Option<Box<Watch<'_>>>, came: Came) {
+pub(super) fn came(watch: &mut Option<Box<Watch<'_>>>, came: Came) {
     if let Some(watch) = watch
         && !std::mem::replace(&mut watch.over, true)
     {
-        watch.cluster.judge(watch.endpoint, watch.trying, Some(came), watch.trail);
+        watch.cluster.judge(&watch.endpoint, watch.trying, Some(came), watch.trail);
     }
 }
 
@@ -410,13 +432,13 @@ impl Drop for Watch<'_> {
     fn drop(&mut self) {
         if !self.over {
             let late = Came::Failure(Cause::Reason(Reason::HttpResponseTimeout));
-            self.cluster.judge(self.endpoint, self.trying, self.trail.is_expired().then_some(late), self.trail);
+            self.cluster.judge(&self.endpoint, self.trying, self.trail.is_expired().then_some(late), self.trail);
         }
     }
 }
 
 /// What an answer says of who gave it. The codes of gRPC count as the statuses that stand for them.
-fn of_answer(head: &ResponseHead) -> Came {
+pub(super) fn of_answer(head: &ResponseHead) -> Came {
     match (head.status.as_u16(), retry::grpc_status(head)) {
         (status @ 502..=504, _) => Came::Failure(Cause::Status(status)),
         (500.., _) => Came::Error,

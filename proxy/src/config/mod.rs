@@ -3,6 +3,7 @@
 
 pub mod admission;
 pub mod cases;
+pub mod fault;
 mod names;
 pub mod policy;
 mod problem;
@@ -178,6 +179,8 @@ pub struct Service {
     pub outliers: Option<Outliers>,
     /// When all requests to it are refused for a while.
     pub breaker: Option<policy::Breaker>,
+    /// Faults on purpose for its requests, where the rule that they follow has none of its own.
+    pub fault: Option<fault::Faults>,
 }
 
 /// Where a service is.

@@ -22,6 +22,8 @@ pub struct Retries {
     pub backoff: Backoff,
     /// From the end of the request until the head of the response, for each try; zero: no bound.
     pub per_try: Duration,
+    /// When another endpoint is asked beside one that takes long.
+    pub hedge: Option<Hedge>,
     /// Bytes of a request's body that are kept for a repetition; a longer one is not repeated once it was begun to be read.
     pub body: u64,
 }
@@ -69,6 +71,27 @@ impl Statuses {
         let at = usize::from(status).checked_sub(400).filter(|at| *at < 200)?;
         Some((at / 64, 1 << (at % 64)))
     }
+}
+
+/// When another endpoint is asked beside one whose answer takes long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hedge {
+    /// After what wait from the end of the request.
+    pub after: After,
+    /// How many at the most, 1 to [`MAX_HEDGES`].
+    pub max: u16,
+}
+
+/// Most endpoints that one request asks beside the first: a third rarely comes before the second.
+pub const MAX_HEDGES: u16 = 3;
+
+/// A wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum After {
+    /// This.
+    Fixed(Duration),
+    /// As long as so many thousandths of the recent answers took at the most.
+    Quantile(u16),
 }
 
 /// Exponential, with full jitter.

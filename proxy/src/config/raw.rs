@@ -4,6 +4,7 @@
 
 pub(super) mod admission;
 pub(super) mod cases;
+pub(super) mod fault;
 pub(super) mod filter;
 pub(super) mod policy;
 pub(super) mod route;
@@ -204,6 +205,9 @@ pub(super) struct Service {
     /// When all requests are refused for a while; without it, never.
     #[serde(default)]
     pub(super) breaker: Field<policy::Breaker>,
+    /// Faults on purpose, for requests whose rule has none of its own.
+    #[serde(default)]
+    pub(super) fault: Field<fault::Fault>,
 }
 
 /// Exactly one of these keys is there.

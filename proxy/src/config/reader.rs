@@ -68,10 +68,6 @@ pub(super) trait Whole: de::DeserializeOwned {
     const SMALLEST: &'static str;
 }
 
-/// A part of the config that is described but not built yet: refused wherever it appears.
-#[derive(Debug)]
-pub(super) struct Later;
-
 impl<'a> Report<'a> {
     pub(super) fn new(document: &'a Document) -> Self {
         Report { document, notes: RefCell::default(), wrong: Cell::new(0), warned: Cell::new(0) }
@@ -259,13 +255,6 @@ impl<T: JsonSchema> JsonSchema for Entries<T> {
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": "object", "additionalProperties": generator.subschema_for::<T>() })
-    }
-}
-
-impl<'de> Deserialize<'de> for Later {
-    fn deserialize<D: Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
-        // Whatever stands there, the answer is about its key.
-        Ok(Later)
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod admission;
 mod cases;
+mod fault;
 mod filter;
 mod policy;
 mod route;
@@ -16,7 +17,7 @@ use std::time::Duration;
 use super::cases::Cases;
 use super::names::{is_label, overlap};
 use super::raw::{self, Workers};
-use super::reader::{Entries, Field, Later, Report, Spot, Whole};
+use super::reader::{Entries, Field, Report, Spot, Whole};
 use super::word::{LogFormat, Notation, Percent, Size, Word};
 use super::yaml::{Document, EMPTY, MAX_FILE_BYTES, Value, clip};
 use super::{
@@ -490,13 +491,6 @@ impl Resolver<'_> {
             Field::Absent => T::read(default).ok(),
             Field::Bad => None,
             Field::Given(Word(value), _) => Some(value),
-        }
-    }
-
-    /// Refuses what is described but not built yet.
-    fn later<const N: usize>(&self, fields: [Field<Later>; N]) {
-        for spot in fields.iter().filter_map(Field::spot) {
-            self.report.wrong_key(spot, "not supported yet; remove it");
         }
     }
 

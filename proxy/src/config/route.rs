@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::fault::{Faults, Mirror};
 use http::{HeaderName, HeaderValue, Method};
 use regex::bytes::{Regex, RegexBuilder, RegexSet, RegexSetBuilder};
 
@@ -49,6 +50,10 @@ pub struct Rule {
     pub to: Vec<Backend>,
     /// In place of the service's `timeouts.request`; zero: no bound.
     pub timeout: Option<Duration>,
+    /// Faults on purpose, in place of those of the service that they go to.
+    pub fault: Option<Faults>,
+    /// Who gets a copy of them.
+    pub mirrors: Vec<Mirror>,
 }
 
 impl Rule {
@@ -130,6 +135,15 @@ pub struct Redirect {
     pub path: Option<PathChange>,
     /// 301, 302, 303, 307 or 308.
     pub status: u16,
+}
+
+/// How what a gRPC request calls is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GrpcKind {
+    /// It is the same.
+    Exact,
+    /// A pattern matches it as a whole.
+    Regex,
 }
 
 /// A scheme of HTTP.

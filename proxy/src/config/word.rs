@@ -10,7 +10,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 
 use super::reader::nearest;
-use super::route::Scheme;
+use super::route::{GrpcKind, Scheme};
 use super::yaml::clip;
 use super::{AppProtocol, Balance, Failure, LinkPolicy, ServiceProtocol, Tell};
 use crate::identity::{InvalidId, SpiffeId};
@@ -75,6 +75,12 @@ impl Choice for Scheme {
 impl Choice for LogFormat {
     const EXPECTED: &'static str = "a log format";
     const WORDS: &'static [(&'static str, Option<Self>)] = &[("json", Some(Self::Json)), ("text", None)];
+}
+
+impl Choice for GrpcKind {
+    const EXPECTED: &'static str = "a type of match";
+    const WORDS: &'static [(&'static str, Option<Self>)] =
+        &[("exact", Some(Self::Exact)), ("regex", Some(Self::Regex))];
 }
 
 impl Choice for Tell {

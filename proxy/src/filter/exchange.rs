@@ -114,6 +114,7 @@ struct Line {
     failure: Text,
     service_time: Option<Duration>,
     authorization: Option<(Authorization, Arc<str>)>,
+    delayed: bool,
     verdicts: Vec<Verdict>,
 }
 
@@ -150,6 +151,7 @@ impl Exchange {
                 failure: Text::None,
                 service_time: None,
                 authorization: None,
+                delayed: false,
                 verdicts: Vec::new(),
             })
         });
@@ -216,6 +218,13 @@ impl Exchange {
                 line.failure = Text::Shared(fault.to_string().into());
             }
             self.trail.write(|record| record.failed(&fault.to_string()));
+        }
+    }
+
+    /// It is made to wait on purpose.
+    pub fn delayed(&self) {
+        if let Some(line) = self.line.borrow_mut().as_mut() {
+            line.delayed = true;
         }
     }
 
@@ -392,6 +401,7 @@ impl Drop for Exchange {
                 failure,
                 service_time,
                 authorization,
+                delayed,
                 verdicts,
             } = *line;
             access.write(Box::new(Record {
@@ -403,6 +413,7 @@ impl Drop for Exchange {
                 authority,
                 status: record.status,
                 reason: record.reason,
+                delayed,
                 failure,
                 bytes_received: record.request_bytes,
                 bytes_sent: record.response_bytes,

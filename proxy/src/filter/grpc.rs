@@ -48,7 +48,7 @@ pub(super) fn timeout(timeout: Duration) -> HeaderValue {
 }
 
 /// The gRPC code for an HTTP status (grpc/doc/http-grpc-status-mapping.md).
-pub(super) fn of_http(status: StatusCode) -> u32 {
+pub fn of_http(status: StatusCode) -> u32 {
     match status.as_u16() {
         400 => INTERNAL,
         401 => 16,

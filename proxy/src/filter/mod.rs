@@ -7,7 +7,7 @@ mod content;
 pub mod exchange;
 mod flow;
 mod foreign;
-mod grpc;
+pub mod grpc;
 mod guest;
 pub mod machine;
 mod meter;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::callout::Services;
 use crate::cluster::{Cluster, Dialer, Place, Places, Settings, Transport};
+use crate::config::fault::Faults;
 use crate::config::{self, AppProtocol, Balance, Config, Rule, Source, Timeouts};
 use crate::drain::Drain;
 use crate::filter::chain::{Chain, Filters, Plan};
@@ -41,6 +42,8 @@ pub struct Destination {
     pub filters: Chain,
     /// Its routes, if it has some.
     pub routes: Option<Routes>,
+    /// Faults on purpose for its requests.
+    pub fault: Option<Box<Faults>>,
 }
 
 /// The routes of a service.
@@ -92,6 +95,8 @@ pub struct Target<'a> {
     pub rule: Option<&'a Rule>,
     /// What the application on this hop speaks.
     pub protocol: Protocol,
+    /// Faults on purpose.
+    pub fault: Option<&'a Faults>,
 }
 
 impl Target<'_> {
@@ -121,7 +126,12 @@ impl Generation {
         let destination = |service: &config::Service| {
             let known = before.and_then(|before| before.by_host(&service.name)).map(|known| &known.cluster);
             let cluster = Cluster::service(service, places, known, dialer);
-            Destination { cluster, filters: filters.chain(&service.filters), routes: None }
+            Destination {
+                cluster,
+                filters: filters.chain(&service.filters),
+                routes: None,
+                fault: service.fault.clone().map(Box::new),
+            }
         };
         let mut services: Vec<_> = config.services.iter().map(destination).collect();
         let (mut hosts, mut ends) = (HashMap::default(), HashMap::default());

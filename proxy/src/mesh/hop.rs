@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use http::Method;
 
 use super::generation::Generation;
-use super::{inbound, outbound, reply, why};
+use super::mirror::Mirrors;
+use super::{inbound, inject, mirror, outbound, reply, why};
 use crate::clock::Deadline;
 use crate::config::Rule;
 use crate::fault::{Fault, Reason};
@@ -36,6 +37,8 @@ pub struct Hop {
     pub generation: RefCell<Rc<Generation>>,
     /// For request ids and trace ids, which must only be unlikely to meet.
     pub chance: RefCell<fastrand::Rng>,
+    /// Copies of requests that are under way.
+    pub mirrors: Mirrors,
 }
 
 /// Runs one request. Never fails: a fault becomes a response. Dropping the future cancels the request.
@@ -80,6 +83,13 @@ async fn run(hop: &Hop, conn: &Rc<Conn>, pinned: Option<&Rc<str>>, mut request: 
                     .onward(&exchange, &mut request, target.filters, target.rule.is_some_and(Rule::changes_request))
                     .await?
             }
+        }
+        if let Some(faults) = target.fault {
+            // Boxed, as each request would hold room for it.
+            Box::pin(inject::faults(hop, &exchange, target.cluster, faults, &request.head)).await?;
+        }
+        if let Some(Rule { mirrors, .. }) = target.rule.filter(|rule| !rule.mirrors.is_empty()) {
+            mirror::copies(hop, &generation, mirrors, &exchange.trail, &mut request);
         }
         exchange.bounded(target.timeouts());
         exchange.trail.note(|| What::Bound(target.timeouts().request));

@@ -62,6 +62,7 @@ pub(super) fn target(generation: &Generation) -> Result<Target<'_>, Fault> {
         filters: [generation.no_filters(); 2],
         rule: None,
         protocol,
+        fault: None,
     });
     application.ok_or_else(|| Fault::new(Reason::DestinationNotFound).detail("no inbound section"))
 }

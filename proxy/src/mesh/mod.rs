@@ -4,6 +4,8 @@ mod callout;
 pub mod generation;
 pub mod hop;
 pub mod inbound;
+mod inject;
+pub mod mirror;
 pub mod opaque;
 pub mod outbound;
 pub mod reply;

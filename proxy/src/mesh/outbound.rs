@@ -84,6 +84,7 @@ pub(super) fn route<'a>(
         filters: [generation.no_filters(), &service.filters],
         rule: None,
         protocol,
+        fault: service.fault.as_deref(),
     };
     let Some(routes) = &service.routes else { return Ok(straight(service)) };
     // Whatever comes of it, the account names the service that was called, unless there is a backend.
@@ -119,5 +120,6 @@ pub(super) fn route<'a>(
         What::Rule(Arc::clone(&own.name), elsewhere.then(|| Arc::clone(backend.cluster.name())))
     });
     let filters = [&own.filters, &backend.filters];
-    Ok(Target { filters, rule: Some(rule), ..straight(backend) })
+    let straight = straight(backend);
+    Ok(Target { filters, rule: Some(rule), fault: rule.fault.as_ref().or(straight.fault), ..straight })
 }

@@ -8,9 +8,11 @@ use http::StatusCode;
 use http::header::{self, HeaderName, HeaderValue};
 
 use super::hop::Hop;
+use crate::config::fault::Abort;
 use crate::fault::{Fault, Reason, Side};
 use crate::filter::chain::Stop;
 use crate::filter::exchange::{Conn, Exchange};
+use crate::filter::grpc;
 use crate::http::body::Half;
 use crate::http::head::RequestHead;
 use crate::http::{Body, Response, ResponseHead};
@@ -43,6 +45,25 @@ pub(super) fn refuse(hop: &Hop, conn: &Rc<Conn>, fault: Fault) -> Response {
     let mut response = settle(&hop.node, &exchange, false, Err(Stop::Fault(fault)));
     exchange.answered(response.head.status);
     response.body.observe(exchange);
+    response
+}
+
+/// An answer on purpose. Who did not ask in gRPC gets a code of it all the same, and who did gets that of a status.
+pub(super) fn aborted(node: &str, abort: Abort, grpc: bool) -> Response {
+    let mut response = response(node, Reason::FaultInjected, None, grpc || matches!(abort, Abort::Grpc(_)));
+    match abort {
+        Abort::Http(status) => {
+            let status = StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+            if grpc {
+                response.head.headers.insert(GRPC_STATUS, HeaderValue::from(grpc::of_http(status)));
+            } else {
+                response.head.status = status;
+            }
+        }
+        Abort::Grpc(code) => {
+            response.head.headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(code)));
+        }
+    }
     response
 }
 
@@ -94,6 +115,19 @@ mod tests {
             );
             assert!(grpc.body.is_end(), "headers only");
         }
+    }
+
+    #[test]
+    fn an_answer_on_purpose_is_in_the_callers_words() {
+        let told = |abort, grpc| {
+            let head = aborted("delta", abort, grpc).head;
+            let code = head.headers.get(GRPC_STATUS).map(|code| code.to_str().expect("text").to_owned());
+            (head.status.as_u16(), code)
+        };
+        assert_eq!(told(Abort::Http(418), false), (418, None));
+        assert_eq!(told(Abort::Http(404), true), (200, Some("12".into())));
+        assert_eq!(told(Abort::Grpc(8), true), (200, Some("8".into())));
+        assert_eq!(told(Abort::Grpc(8), false), (200, Some("8".into())));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::HashMap;
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use regex::bytes::RegexSet;
 
 use crate::config::Rule;
@@ -150,7 +150,7 @@ impl Asked<'_> {
         super::tests::MET.with(|met| met.set(met.get() + 1));
         let Some(Match { method, headers, query, .. }) = self.get(number) else { return false };
         method.as_ref().is_none_or(|method| *method == self.head.method)
-            && headers.iter().all(|(name, text)| self.has_header(name, text))
+            && has_headers(&self.head.headers, headers)
             && query.iter().all(|(name, text)| self.has_parameter(name, text))
     }
 
@@ -158,28 +158,29 @@ impl Asked<'_> {
         numbers.iter().copied().find(|number| self.meets(*number))
     }
 
-    fn has_header(&self, name: &HeaderName, text: &TextMatch) -> bool {
-        self.header(name).is_some_and(|value| matches(text, &value))
-    }
-
-    /// The value of a field; of several lines as one (RFC 9110 section 5.3).
-    fn header(&self, name: &HeaderName) -> Option<Cow<'_, [u8]>> {
-        let mut lines = self.head.headers.get_all(name).iter().map(HeaderValue::as_bytes);
-        let first = lines.next()?;
-        let mut value = Cow::Borrowed(first);
-        for line in lines {
-            let value = value.to_mut();
-            value.push(b',');
-            value.extend_from_slice(line);
-        }
-        Some(value)
-    }
-
     /// The first parameter of this name counts. Names and values as they are written: nothing is decoded.
     fn has_parameter(&self, name: &str, text: &TextMatch) -> bool {
         let mut pairs = self.head.path.query().unwrap_or("").split('&').map(|p| p.split_once('=').unwrap_or((p, "")));
         pairs.find(|(key, _)| *key == name).is_some_and(|(_, value)| matches(text, value.as_bytes()))
     }
+}
+
+/// Whether a head has all of these fields.
+pub fn has_headers(headers: &HeaderMap, wanted: &[(HeaderName, TextMatch)]) -> bool {
+    wanted.iter().all(|(name, text)| header(headers, name).is_some_and(|value| matches(text, &value)))
+}
+
+/// The value of a field; of several lines as one (RFC 9110 section 5.3).
+fn header<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<Cow<'h, [u8]>> {
+    let mut lines = headers.get_all(name).iter().map(HeaderValue::as_bytes);
+    let first = lines.next()?;
+    let mut value = Cow::Borrowed(first);
+    for line in lines {
+        let value = value.to_mut();
+        value.push(b',');
+        value.extend_from_slice(line);
+    }
+    Some(value)
 }
 
 fn matches(text: &TextMatch, value: &[u8]) -> bool {
@@ -277,7 +278,7 @@ impl List {
         let Some(index) = &self.index else { return asked.first(&self.all) };
         let by_header = asked.head.headers.keys().filter_map(|name| {
             let values = index.by_header.get(name)?;
-            asked.first(values.get(asked.header(name)?.as_ref())?)
+            asked.first(values.get(header(&asked.head.headers, name)?.as_ref())?)
         });
         by_header.chain(asked.first(&index.rest)).min()
     }

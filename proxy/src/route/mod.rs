@@ -2,6 +2,7 @@
 //! an argument.
 
 mod change;
+mod inject;
 mod matcher;
 
 use std::sync::Arc;
@@ -9,6 +10,8 @@ use std::sync::Arc;
 use matcher::Matcher;
 
 pub use change::{fields, redirect, rewrite};
+pub use inject::{Injected, inject};
+pub use matcher::has_headers;
 
 use crate::config::Rule;
 use crate::config::route::Backend;

@@ -426,3 +426,69 @@ fn thousands_of_rules_cost_what_ten_do() {
         assert_eq!((compared(10, rule, &head), compared(10_000, rule, &head)), (1, 1), "{what}");
     }
 }
+
+/// `conformance/tests/grpcroute-exact-method-matching.yaml`, and the order of GRPCRoute.
+#[test]
+fn grpc_methods() {
+    check(
+        "- {matches: [{grpc: {service: echo.GrpcEcho, method: Echo}}], to: [{service: v1}]}
+- {matches: [{grpc: {service: echo.GrpcEcho, method: EchoTwo}}], to: [{service: v2}]}",
+        &[
+            ("POST /echo.GrpcEcho/Echo", 1),
+            ("POST /echo.GrpcEcho/EchoTwo", 2),
+            ("POST /echo.GrpcEcho/EchoThree", 0),
+            ("POST /echo.GrpcEcho2/Echo", 0),
+            ("POST /echo.grpcecho/Echo", 0),
+            ("GET /echo.GrpcEcho/Echo", 0),
+        ],
+    );
+    check(
+        "- {matches: [{grpc: {method: Echo}}], to: [{service: v3}]}
+- {matches: [{grpc: {service: echo.GrpcEcho}}], to: [{service: v2}]}
+- {matches: [{grpc: {service: echo.GrpcEcho, method: Echo}}], to: [{service: v1}]}",
+        &[
+            ("POST /echo.GrpcEcho/Echo", 1),
+            ("POST /echo.GrpcEcho/EchoTwo", 2),
+            ("POST /echo.GrpcEcho2/Echo", 3),
+            ("POST /echo.GrpcEcho2/Echo2", 0),
+            ("POST /a/b/Echo", 0),
+        ],
+    );
+    check(
+        "- {matches: [{grpc: {service: 'echo[.].*', method: Echo|EchoTwo, type: regex}}], to: [{service: v1}]}
+- {matches: [{grpc: {method: 'Echo.*', type: regex}}], to: [{service: v2}]}
+- {matches: [{grpc: {service: a.b}}], to: [{service: v3}]}",
+        &[
+            ("POST /echo.GrpcEcho/EchoTwo", 1),
+            ("POST /echo.GrpcEcho/EchoThree", 2),
+            ("POST /echoxGrpcEcho/Echo", 2),
+            ("POST /a.b/Echo", 3),
+            ("POST /axb/Some", 0),
+            ("POST /echo.GrpcEcho/Some", 0),
+        ],
+    );
+}
+
+/// `conformance/tests/grpcroute-header-matching.yaml`.
+#[test]
+fn grpc_headers() {
+    check(
+        "- {matches: [{grpc: {service: e.E}, headers: [{name: version, value: one}]}], to: [{service: v1}]}
+- {matches: [{grpc: {service: e.E}, headers: [{name: version, value: two}]}], to: [{service: v2}]}
+- {matches: [{grpc: {service: e.E}, headers: [{name: version, value: two}, {name: color, value: orange}]}], to: [{service: v1}]}
+- {matches: [{headers: [{name: color, value: blue}]}, {headers: [{name: color, value: green}]}], to: [{service: v1}]}
+- {matches: [{headers: [{name: color, value: red}]}, {headers: [{name: color, value: yellow}]}], to: [{service: v2}]}",
+        &[
+            ("POST /e.E/Echo version:one", 1),
+            ("POST /e.E/Echo version:two", 2),
+            ("POST /e.E/Echo version:two color:orange", 1),
+            ("POST /e.E/Echo color:blue", 1),
+            ("POST /e.E/Echo color:green", 1),
+            ("POST /e.E/Echo color:red", 2),
+            ("POST /e.E/Echo color:yellow", 2),
+            ("POST /e.E/Echo color:purple", 0),
+            ("POST /e.E/Echo", 0),
+            ("POST /e.E/Echo version:three", 0),
+        ],
+    );
+}

@@ -102,6 +102,8 @@ pub struct Record {
     pub status: u16,
     /// Why it failed, or [`Reason::None`].
     pub reason: Reason,
+    /// It was made to wait on purpose.
+    pub delayed: bool,
     /// What the failure was caused by, in words.
     pub failure: Text,
     /// Body bytes from downstream.
@@ -327,6 +329,7 @@ fn line(record: &Record, out: &mut Vec<u8>) {
         authority,
         status,
         reason,
+        delayed,
         failure,
         bytes_received,
         bytes_sent,
@@ -350,7 +353,12 @@ fn line(record: &Record, out: &mut Vec<u8>) {
         filters,
     } = record;
     let row = reason.row();
-    let flag = if row.flag.is_empty() { "-" } else { row.flag };
+    let (both, flag) = match (*delayed, row.flag) {
+        (false, "") => ("", "-"),
+        (true, "") => ("", "DI"),
+        (true, flag) => ("DI,", flag),
+        (false, flag) => ("", flag),
+    };
     let mut object = Object::open(out);
     object.plain("start_time", Some(Timestamp(*start)));
     object.text("direction", Some(direction.token().as_bytes()));
@@ -358,7 +366,7 @@ fn line(record: &Record, out: &mut Vec<u8>) {
     object.text("path", path.bytes());
     object.text("protocol", protocol.map(|version| version_text(version).as_bytes()));
     object.number("response_code", status);
-    object.text("response_flags", Some(flag.as_bytes()));
+    object.plain("response_flags", Some(format_args!("{both}{flag}")));
     object.text("response_code_details", Some(row.details.as_bytes()));
     object.text("reason", Some(row.token.as_bytes()));
     object.text("upstream_transport_failure_reason", failure.bytes());

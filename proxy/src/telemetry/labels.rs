@@ -241,6 +241,30 @@ words! {
         Failed = "failed",
     }
 
+    /// What became of a request that was sent beside another.
+    pub enum Hedged {
+        /// Its answer was the first good one.
+        Won = "won",
+        /// Another was, and it was cancelled.
+        Lost = "lost",
+        /// It had no good answer.
+        Failed = "failed",
+        /// It was not sent: the budget is used up.
+        Refused = "refused",
+    }
+
+    /// What became of a copy of a request.
+    pub enum Mirrored {
+        /// It was answered, which nobody sees.
+        Answered = "answered",
+        /// It was not answered.
+        Failed = "failed",
+        /// It was not sent: too many are under way.
+        Refused = "refused",
+        /// It was not sent: its body is longer than what is kept of one.
+        TooLarge = "too_large",
+    }
+
     /// Which certificate.
     pub enum Certificate {
         /// The workload's own leaf.
@@ -330,6 +354,10 @@ pub enum Cause {
     Requests,
     /// `limits.retries` or the budget is used up.
     Retries,
+    /// `fault.delay`.
+    Delay,
+    /// `fault.abort`.
+    Abort,
 }
 
 impl std::fmt::Display for Cause {
@@ -351,6 +379,8 @@ impl Label for Cause {
             Cause::Retries => out.push_str("retries"),
             Cause::Failures => out.push_str("failures"),
             Cause::Slow => out.push_str("slow"),
+            Cause::Delay => out.push_str("delay"),
+            Cause::Abort => out.push_str("abort"),
             Cause::SuccessRate => out.push_str("success_rate"),
             Cause::Grpc(code) => {
                 let _ = write!(out, "grpc_{code}");
@@ -446,6 +476,22 @@ keys! {
         destination: NameId,
         /// Why.
         cause: Cause,
+    }
+
+    /// Labels of a request that was sent beside another.
+    pub struct HedgeKey {
+        /// The called service.
+        destination: NameId,
+        /// What became of it.
+        result: Hedged,
+    }
+
+    /// Labels of a copy of a request.
+    pub struct MirrorKey {
+        /// The service that gets it.
+        destination: NameId,
+        /// What became of it.
+        result: Mirrored,
     }
 
     /// One label: which filter.

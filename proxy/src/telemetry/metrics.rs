@@ -15,8 +15,8 @@ use super::guest::{GuestMetrics, GuestShared, Guests};
 use super::labels::{
     Authorization, AuthorizationKey, CallResult, Callback, Cause, CauseKey, Certificate, CertificateKey, ConnectionKey,
     Direction, DirectionKey, Discovered, DiscoveryKey, EdgeKey, EdgeStatusKey, FilterCallKey, FilterCallbackKey,
-    FilterKey, FilterLimitKey, FilterOutcomeKey, Handshake, HandshakeKey, Labels, Limit, Link, Method, NameId, Names,
-    Origin, Outcome, Protocol, Reload, ReloadKey, RequestKey, Status,
+    FilterKey, FilterLimitKey, FilterOutcomeKey, Handshake, HandshakeKey, HedgeKey, Hedged, Labels, Limit, Link,
+    Method, MirrorKey, Mirrored, NameId, Names, Origin, Outcome, Protocol, Reload, ReloadKey, RequestKey, Status,
 };
 use crate::fault::Reason;
 
@@ -81,6 +81,12 @@ metrics! {
         "Workers in which a limit of a destination is used up.";
     authorization: "lacis_authorization_total", Counter(Counter::default) by AuthorizationKey,
         "Requests that a rule of authorization was about, by what it says of them.";
+    hedges: "lacis_hedges_total", Counter(Counter::default) by HedgeKey,
+        "Requests that were sent beside one whose answer took long, by what became of them.";
+    faults: "lacis_faults_total", Counter(Counter::default) by CauseKey,
+        "Faults on purpose that requests met.";
+    mirrors: "lacis_mirrors_total", Counter(Counter::default) by MirrorKey,
+        "Copies of requests, by what became of them.";
     filter_requests: "lacis_filter_requests_total", Counter(Counter::default) by FilterOutcomeKey,
         "Requests that a filter has seen, by how it left them.";
     filter_duration: "lacis_filter_duration_seconds", Histogram(|| Histogram::new(&FILTER_SECONDS)) by FilterKey,
@@ -262,6 +268,21 @@ impl Metrics {
     /// Counts an endpoint that is taken out of balancing.
     pub fn ejection(&self, destination: NameId, cause: Cause) {
         self.families.ejections.cell(CauseKey { destination, cause }, &self.names.borrow()).add(1);
+    }
+
+    /// Counts a request that was sent beside another.
+    pub fn hedged(&self, destination: NameId, result: Hedged) {
+        self.families.hedges.cell(HedgeKey { destination, result }, &self.names.borrow()).add(1);
+    }
+
+    /// Counts a fault on purpose.
+    pub fn fault(&self, destination: NameId, cause: Cause) {
+        self.families.faults.cell(CauseKey { destination, cause }, &self.names.borrow()).add(1);
+    }
+
+    /// Counts a copy of a request.
+    pub fn mirrored(&self, destination: NameId, result: Mirrored) {
+        self.families.mirrors.cell(MirrorKey { destination, result }, &self.names.borrow()).add(1);
     }
 
     /// Says whether a limit of a destination is used up in this worker.

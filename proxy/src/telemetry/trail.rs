@@ -129,6 +129,22 @@ impl Trail {
         self.record.take()
     }
 
+    /// It is sent once more, beside what carries it.
+    pub fn doubled(&self) {
+        self.attempts.set(self.attempts.get().saturating_add(1));
+    }
+
+    /// What was sent beside it has won: it travelled that way.
+    pub fn adopt(&self, other: &Trail) {
+        self.address.set(other.address.get());
+        self.link.set(other.link.get());
+        self.sent.set(other.sent.get());
+        self.carrier.replace(other.carrier.take());
+        if let Some(busy) = other.busy.take() {
+            self.carried(busy);
+        }
+    }
+
     /// Nothing carries it any more, until it is sent again.
     pub fn put_down(&self) {
         if let Some(busy) = self.busy.take() {

@@ -118,6 +118,10 @@ pub enum What {
     Rule(Arc<str>, Option<Arc<str>>),
     /// There was no rule for it.
     NoRule,
+    /// It is made to wait so long on purpose.
+    Delayed(Duration),
+    /// A copy goes to this service.
+    Mirrored(Arc<str>),
     /// The head of the response must come within this time from the end of the request; zero: no bound.
     Bound(Duration),
     /// Its caller waits so long yet.
@@ -136,6 +140,10 @@ pub enum What {
     Answered(u16, Option<u8>, Duration),
     /// The try failed; whether the request was sent before.
     Failed(Box<str>, bool),
+    /// The answer takes long, and this endpoint is asked, too.
+    Hedge(SocketAddr),
+    /// Of those that were asked this one was the first with a good answer.
+    Won(SocketAddr),
     /// It is sent again, for this, after this wait.
     Again(Cause, Duration),
     /// It is not sent again.

@@ -29,6 +29,7 @@ use crate::filter::machine::Machines;
 use crate::filter::node::NodeFacts;
 use crate::mesh::generation::Snapshot;
 use crate::mesh::hop::Hop;
+use crate::mesh::mirror::Mirrors;
 use crate::net::quic;
 use crate::telemetry::access::Queue;
 use crate::telemetry::labels::{Direction, NameId};
@@ -169,6 +170,7 @@ async fn work(seed: Seed) -> io::Result<()> {
             nowhere: if direction == Direction::Outbound { NameId::UNKNOWN } else { source },
             generation: RefCell::new(generations.current()),
             chance: RefCell::new(fastrand::Rng::new()),
+            mirrors: Mirrors::default(),
         })
     };
     let way =

@@ -8,7 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 
-use super::super::policy::RetryOn;
+use super::super::policy::{After, MAX_HEDGES, RetryOn};
 use super::super::reader::{Field, nearest};
 use super::super::word::{Notation, Percent, Size, Word};
 use super::super::yaml::clip;
@@ -68,10 +68,52 @@ pub(in super::super) struct Retries {
     #[serde(default)]
     #[schemars(extend("default" = PER_TRY))]
     pub(in super::super) per_try_timeout: Field<Word<Duration>>,
+    /// Another endpoint is asked, too, when an answer takes long, and the first good answer counts. Only for requests that
+    /// may be repeated whatever became of them, and within `budget`.
+    #[serde(default)]
+    pub(in super::super) hedge: Field<Hedge>,
     /// Bytes of a request's body that are kept for a repetition.
     #[serde(default)]
     #[schemars(extend("default" = BODY))]
     pub(in super::super) body: Field<Word<Size>>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a map such as {after: p95}")]
+pub(in super::super) struct Hedge {
+    /// After what wait from the end of the request: a time, or a quantile of the recent ones such as p95, which needs a
+    /// hundred answers first.
+    pub(in super::super) after: Field<Word<After>>,
+    /// How many at the most for one request.
+    #[serde(default)]
+    #[schemars(extend("default" = 1, "minimum" = 1, "maximum" = MAX_HEDGES))]
+    pub(in super::super) max: Field<Count>,
+}
+
+/// `50ms`, or `p95`.
+impl Notation for After {
+    const EXPECTED: &'static str = "a wait such as 50ms, or a quantile such as p95";
+
+    fn read(text: &str) -> Result<Self, String> {
+        let wrong = || format!("\"{}\" is not {}", clip(text), Self::EXPECTED);
+        let Some(quantile) = text.strip_prefix('p') else {
+            return Duration::read(text).map(After::Fixed).map_err(|_| wrong());
+        };
+        let (whole, tenth) = quantile.split_once('.').unwrap_or((quantile, "0"));
+        let digits = |text: &str, most| text.len() <= most && text.bytes().all(|b| b.is_ascii_digit());
+        if !digits(whole, 2) || !digits(tenth, 1) {
+            return Err(wrong());
+        }
+        match (whole.parse::<u16>(), tenth.parse::<u16>()) {
+            (Ok(whole @ 50..), Ok(tenth)) => Ok(After::Quantile(whole * 10 + tenth)),
+            (Ok(_), Ok(_)) => Err(format!("\"{}\" would ask twice for most requests; write p50 to p99.9", clip(text))),
+            _ => Err(wrong()),
+        }
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "string", "pattern": r"^([0-9]+(ms|s|m|h)|p[5-9][0-9](\.[0-9])?)$", "examples": ["50ms", "p95"] })
+    }
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -251,7 +293,7 @@ pub(in super::super) enum Condition {
 const WORDS: [&str; 5] = ["connect_failure", "refused_stream", "reset", "gateway_error", "5xx"];
 
 /// The codes of gRPC by number (`google.rpc.Code`), as Envoy's `retry_on` spells some of them.
-const GRPC: [&str; 17] = [
+pub(super) const GRPC: [&str; 17] = [
     "ok",
     "cancelled",
     "unknown",

@@ -8,10 +8,11 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 
-use super::super::reader::{Field, Later};
-use super::super::route::Scheme;
+use super::super::reader::Field;
+use super::super::route::{GrpcKind, Scheme};
 use super::super::word::Word;
 use super::MAX_WEIGHT;
+use super::fault::{Fault, Mirror};
 
 /// Which requests to a service go where (Gateway API, HTTPRoute). Of all rules of a service the most specific counts.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -41,6 +42,9 @@ pub(in super::super) struct Rule {
     /// In place of the service's `timeouts.request`; `0s`: no bound.
     #[serde(default)]
     pub(in super::super) timeout: Field<Word<Duration>>,
+    /// Faults on purpose, in place of those of the service that it goes to.
+    #[serde(default)]
+    pub(in super::super) fault: Field<Fault>,
 }
 
 /// What a request must be, in every respect that is given.
@@ -56,6 +60,9 @@ pub(in super::super) struct Match {
     /// Its method.
     #[serde(default)]
     pub(in super::super) method: Field<String>,
+    /// The gRPC service and method that it calls (Gateway API, GRPCRoute), in place of path and method.
+    #[serde(default)]
+    pub(in super::super) grpc: Field<GrpcMatch>,
     /// Its fields.
     #[serde(default)]
     pub(in super::super) headers: Field<Vec<Field<TextMatch>>>,
@@ -77,6 +84,22 @@ pub(in super::super) struct PathMatch {
     /// All paths that this matches as a whole (RE2's syntax).
     #[serde(default)]
     pub(in super::super) regex: Field<String>,
+}
+
+/// What a gRPC request calls: a service, a method, or both.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a map such as {service: shop.v1.Orders, method: Place}")]
+pub(in super::super) struct GrpcMatch {
+    /// The service, with its package.
+    #[serde(default)]
+    pub(in super::super) service: Field<String>,
+    /// The method.
+    #[serde(default)]
+    pub(in super::super) method: Field<String>,
+    /// Whether these are meant as they are, or as patterns of the whole (RE2's syntax).
+    #[serde(default, rename = "type")]
+    #[schemars(extend("default" = "exact"))]
+    pub(in super::super) kind: Field<Word<GrpcKind>>,
 }
 
 /// A field, or a parameter, and its value: one of two.
@@ -112,9 +135,9 @@ pub(in super::super) struct RuleFilter {
     /// The name of one of `filters`; several run in the order in which they stand.
     #[serde(default)]
     pub(in super::super) filter: Field<String>,
+    /// A copy goes to another service; there may be several.
     #[serde(default)]
-    #[schemars(skip)]
-    pub(in super::super) mirror: Field<Later>,
+    pub(in super::super) mirror: Field<Mirror>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use http::Method;
 
-use super::super::policy::{Backoff, Breaker, EndpointLimits, Limits, Outliers, Retries, RetryOn, SuccessRate};
+use super::super::policy::{
+    After, Backoff, Breaker, EndpointLimits, Hedge, Limits, MAX_HEDGES, Outliers, Retries, RetryOn, SuccessRate,
+};
 use super::super::raw::policy as raw;
 use super::super::reader::{Field, Spot};
 use super::super::word::{Percent, Size, Word};
@@ -26,7 +28,9 @@ const MIN_RATED: u32 = 3;
 impl Resolver<'_> {
     pub(super) fn retries(&self, field: Field<raw::Retries>) -> Option<Option<Retries>> {
         self.optional(field, None, |raw, _| {
-            let raw::Retries { attempts, on, methods, budget, backoff, max_backoff, per_try_timeout, body } = raw;
+            let raw::Retries { attempts, on, methods, budget, backoff, max_backoff, per_try_timeout, hedge, body } =
+                raw;
+            let none = matches!(attempts, Field::Given(raw::Count(0), _));
             let attempts = self.optional(attempts, raw::ATTEMPTS, |raw::Count(count), spot| match count {
                 0..=MAX_ATTEMPTS => Some(count),
                 _ => self.refuse(spot, format!("too many; write 0 to {MAX_ATTEMPTS}")),
@@ -64,6 +68,25 @@ impl Resolver<'_> {
                 }
                 body => self.word(body, raw::BODY),
             };
+            let hedge = self.optional(hedge, None, |raw::Hedge { after, max }, at| {
+                let after = self.required(after, at, "after", "a wait such as 50ms, or p95");
+                let after = after.and_then(|(Word(after), spot)| match after {
+                    After::Fixed(Duration::ZERO) => {
+                        self.refuse(spot, "every request would be sent twice; write at least 1ms")
+                    }
+                    after => Some(after),
+                });
+                let most = u32::from(MAX_HEDGES);
+                let max = self.optional(max, 1, |raw::Count(max), spot| match max {
+                    max if (1..=most).contains(&max) => Some(max as u16),
+                    _ => self.refuse(spot, format!("not a number of hedges; write 1 to {most}")),
+                });
+                if none {
+                    self.report.wrong_key(at, "a hedge is a repetition, and `attempts` allows none; write at least 1");
+                    return None;
+                }
+                Some(Some(Hedge { after: after?, max: max? }))
+            });
             let ((), Percent(budget), Size(body)) = (on?, budget?, body?);
             Some(Some(Retries {
                 attempts: attempts? as u16,
@@ -72,6 +95,7 @@ impl Resolver<'_> {
                 budget,
                 backoff: backoff?,
                 per_try: per_try?,
+                hedge: hedge?,
                 body,
             }))
         })

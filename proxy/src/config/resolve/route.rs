@@ -6,12 +6,13 @@ use http::Method;
 use http::header::{self, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
 
+use super::super::fault::Mirror;
 use super::super::names::{host, is_label};
 use super::super::raw::route as raw;
 use super::super::reader::{Field, Spot};
 use super::super::route::{
-    Backend, FieldChanges, HostMatch, MAX_MATCHES, MAX_PATTERNS, Match, PathChange, PathMatch, Pattern, Redirect,
-    Rewrite, Route, Rule, TextMatch,
+    Backend, FieldChanges, GrpcKind, HostMatch, MAX_MATCHES, MAX_PATTERNS, Match, PathChange, PathMatch, Pattern,
+    Redirect, Rewrite, Route, Rule, TextMatch,
 };
 use super::super::word::Word;
 use super::super::yaml::clip;
@@ -50,6 +51,7 @@ struct Actions {
     redirect: Option<Redirect>,
     rewrite: Option<Rewrite>,
     filters: Vec<usize>,
+    mirrors: Vec<Mirror>,
     /// Replaces a matched prefix.
     prefix: Option<Spot>,
 }
@@ -106,7 +108,7 @@ impl Resolver<'_> {
         gathered: &mut Gathered,
         known: &mut Known<'_>,
     ) -> Option<Rule> {
-        let raw::Rule { name, matches, filters, to, timeout } = raw;
+        let raw::Rule { name, matches, filters, to, timeout, fault } = raw;
         gathered.count += 1;
         let default = format!("rule-{}", gathered.count);
         let name_spot = name.spot().unwrap_or(at);
@@ -128,21 +130,26 @@ impl Resolver<'_> {
             Some(Backend { service: service?, weight: weight?.0 })
         });
         let timeout = self.optional(timeout, None, |Word(timeout), _| Some(Some(timeout)));
+        let fault_spot = fault.spot();
+        let fault = self.fault(fault);
         let (matches, actions, to) = (matches?, actions?, to?);
         let by_prefix = |m: &Match| matches!(m.path, PathMatch::Prefix(_));
         if let Some(spot) = actions.prefix.filter(|_| !matches.iter().all(by_prefix)) {
             return self.refuse(spot, "replaces a prefix, but not every match of the rule is one; write `full`");
         }
-        if actions.redirect.is_some() && !(to.is_empty() && actions.filters.is_empty()) {
-            self.report.wrong_key(at, "a redirect goes to no service and passes no filter; remove `to` and `filter`");
+        let goes = !(to.is_empty() && actions.filters.is_empty() && actions.mirrors.is_empty()) || fault_spot.is_some();
+        if actions.redirect.is_some() && goes {
+            let right = "remove `to`, `filter`, `mirror` and `fault`";
+            self.report.wrong_key(at, format!("a redirect goes to no service and passes no filter; {right}"));
             return None;
         }
         if !to.is_empty() && to.iter().all(|backend| backend.weight == 0) {
             self.report.warn(at, "no backend has a weight, so every request is answered 500");
         }
-        let Actions { request, response, redirect, rewrite, filters, .. } = actions;
+        let Actions { request, response, redirect, rewrite, filters, mirrors, prefix: _ } = actions;
         let name = format!("{service}/{}", name?).into();
-        Some(Rule { name, matches, request, response, redirect, rewrite, filters, to, timeout: timeout? })
+        let (timeout, fault) = (timeout?, fault?);
+        Some(Rule { name, matches, request, response, redirect, rewrite, filters, to, timeout, fault, mirrors })
     }
 
     fn matches(
@@ -158,7 +165,12 @@ impl Resolver<'_> {
             return self.refuse(spot, format!("a rule has at most {MAX_MATCHES} matches; make it several rules"));
         }
         let mut matches = self.each(matches, |raw, spot| {
-            let raw::Match { host, path, method, headers, query } = raw;
+            let raw::Match { host, path, method, grpc, headers, query } = raw;
+            let of_grpc = (grpc.spot(), path.spot().or(method.spot()));
+            if let (Some(_), Some(spot)) = of_grpc {
+                self.report.wrong_key(spot, "`grpc` says path and method already; keep one of them");
+                return None;
+            }
             let host = self
                 .optional(host, None, |text, spot| self.host_match(&text, spot, service, gathered, known).map(Some));
             let path = self.optional(path, PathMatch::Prefix(String::new()), |path, spot| self.path_match(path, spot));
@@ -166,6 +178,12 @@ impl Resolver<'_> {
                 Ok(method) if method != Method::CONNECT && text == text.to_ascii_uppercase() => Some(Some(method)),
                 _ => self.refuse(spot, format!("\"{}\" is not a method of HTTP; write one such as GET", clip(&text))),
             });
+            let (path, method) = match self.optional(grpc, None, |raw, at| self.grpc_match(raw, at).map(Some)) {
+                Some(None) => (path, method),
+                // Every call is a POST (gRPC over HTTP/2).
+                Some(Some(path)) => (Some(path), Some(Some(Method::POST))),
+                None => (None, None),
+            };
             let headers = self.text_matches(headers, |name, spot| self.field_name(&name, spot));
             let query = self.text_matches(query, |name, _| Some(name));
             if matches!(path, Some(PathMatch::Regex(_))) {
@@ -229,6 +247,45 @@ impl Resolver<'_> {
             (Field::Absent, Field::Absent, Field::Given(text, spot)) => self.pattern(&text, spot).map(PathMatch::Regex),
             (Field::Bad, ..) | (_, Field::Bad, _) | (.., Field::Bad) => None,
             _ => self.refuse(at, "not a match; write one of exact, prefix and regex"),
+        }
+    }
+
+    /// The path of a gRPC call is `/SERVICE/METHOD`. The order of GRPCRoute comes of it: service and method, then the
+    /// service, then the method alone, and patterns.
+    fn grpc_match(&self, raw: raw::GrpcMatch, at: Spot) -> Option<PathMatch> {
+        let raw::GrpcMatch { service, method, kind } = raw;
+        let Word(kind) = kind.or(Word(GrpcKind::Exact))?;
+        if service.is_absent() && method.is_absent() {
+            return self.refuse(at, "matches nothing in particular; write service, method, or both");
+        }
+        let name = |field: Field<String>| {
+            self.optional(field, None, |name, spot| match kind {
+                GrpcKind::Regex => Some(Some((name, spot))),
+                GrpcKind::Exact => match name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) {
+                    true if !name.is_empty() && name.len() <= MAX_PATH_BYTES / 4 => Some(Some((name, spot))),
+                    _ => self.refuse(spot, format!("\"{}\" is not a name of gRPC such as shop.v1.Orders", clip(&name))),
+                },
+            })
+        };
+        let (service, method) = (name(service), name(method));
+        let any = || r"[^/]+".to_owned();
+        match (kind, service?, method?) {
+            (GrpcKind::Exact, Some((service, _)), Some((method, _))) => {
+                Some(PathMatch::Exact(format!("/{service}/{method}")))
+            }
+            (GrpcKind::Exact, Some((service, _)), None) => Some(PathMatch::Prefix(format!("/{service}"))),
+            (GrpcKind::Exact, None, method) => {
+                let (method, spot) = method?;
+                self.pattern(&format!("/[^/]+/{}", regex::escape(&method)), spot).map(PathMatch::Regex)
+            }
+            (GrpcKind::Regex, service, method) => {
+                // By themselves first: what is not whole by itself must not become so between our parts.
+                for (text, spot) in [&service, &method].into_iter().flatten() {
+                    self.pattern(text, *spot)?;
+                }
+                let part = |text: Option<(String, Spot)>| text.map_or_else(any, |(text, _)| format!("(?:{text})"));
+                self.pattern(&format!("/{}/{}", part(service), part(method)), at).map(PathMatch::Regex)
+            }
         }
     }
 
@@ -296,17 +353,19 @@ impl Resolver<'_> {
                 ("filter", !filter.is_absent()),
                 ("mirror", !mirror.is_absent()),
             ];
-            self.later([mirror]);
             let mut given = given.iter().filter(|(_, given)| *given).map(|(kind, _)| *kind);
             let (Some(kind), None) = (given.next(), given.next()) else {
-                let right = "request_headers, response_headers, redirect, rewrite or filter";
+                let right = "request_headers, response_headers, redirect, rewrite, mirror or filter";
                 return self.refuse(at, format!("not one filter; write one of {right} in each item"));
             };
-            if kind != "filter" && !kinds.insert(kind) {
+            if !matches!(kind, "filter" | "mirror") && !kinds.insert(kind) {
                 return self.refuse(at, format!("`{kind}` is in this list already; make it one"));
             }
             if !filter.is_absent() {
                 filters.push(filter);
+            }
+            if let Some(mirror) = self.optional(mirror, None, |raw, spot| self.mirror(raw, spot, known).map(Some))? {
+                actions.mirrors.push(mirror);
             }
             let mut prefix = None;
             let mut replaces = |path: &Option<PathChange>, spot| {
@@ -408,7 +467,7 @@ impl Resolver<'_> {
     }
 
     /// The position of a service that speaks HTTP.
-    fn http_service(&self, name: &str, spot: Spot, known: &Known<'_>) -> Option<usize> {
+    pub(super) fn http_service(&self, name: &str, spot: Spot, known: &Known<'_>) -> Option<usize> {
         let Some(&position) = known.services.get(name) else {
             let right = match self.report.suggest(name, known.services.keys().map(String::as_str)) {
                 Some(known) => format!("did you mean \"{known}\"?"),

@@ -70,11 +70,13 @@ impl Resolver<'_> {
             limits,
             outliers,
             breaker,
+            fault,
         } = raw;
         if !is_label(&name) {
             self.report.wrong_key(at, not_label(&name, "a service name"));
             return None;
         }
+        let fault_spot = fault.spot();
         let protocol = protocol.or(Word(ServiceProtocol::Http)).map(|Word(protocol)| protocol);
         let link_spot = link.spot();
         let link = link.or(Word(LinkPolicy::Auto)).map(|Word(link)| link);
@@ -91,6 +93,13 @@ impl Resolver<'_> {
         let timeouts = self.timeouts(timeouts);
         let (retries, limits, outliers) = (self.retries(retries), self.limits(limits), self.outliers(outliers));
         let breaker = self.breaker(breaker);
+        let fault = match (fault_spot, protocol) {
+            (Some(spot), Some(ServiceProtocol::Tcp)) => {
+                self.report.wrong_key(spot, "opaque TCP has no requests that could be answered; remove it");
+                None
+            }
+            _ => self.fault(fault),
+        };
         let (endpoints, link, protocol) = (endpoints?, link?, protocol?);
         if let (LinkPolicy::Plaintext, Some(whom)) = (link, outside(&endpoints)) {
             let message = format!("requests to {whom} cross the network unencrypted, and nobody verifies who answers");
@@ -113,6 +122,7 @@ impl Resolver<'_> {
             limits: limits?,
             outliers: outliers?,
             breaker: breaker?,
+            fault: fault?,
             name,
         })
     }

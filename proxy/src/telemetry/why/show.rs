@@ -167,6 +167,8 @@ impl Display for Said<'_> {
             What::Rule(rule, None) => write!(f, "it follows the rule {rule}"),
             What::Rule(rule, Some(backend)) => write!(f, "it follows the rule {rule}, to {backend}"),
             What::NoRule => f.write_str("no rule of the service's routes is for it"),
+            What::Delayed(delay) => write!(f, "it waits for {} on purpose, as `fault` says", Time(*delay)),
+            What::Mirrored(service) => write!(f, "a copy is for {service}"),
             What::Bound(Duration::ZERO) => f.write_str("an answer may take any time"),
             What::Bound(bound) => write!(f, "an answer may take {}", Time(*bound)),
             What::Due(left) => write!(f, "its caller waits for another {}", Time(*left)),
@@ -208,6 +210,8 @@ impl Display for Said<'_> {
             }
             What::Failed(why, true) => write!(f, "the try failed: {}", Safe(why)),
             What::Failed(why, false) => write!(f, "it could not be sent: {}", Safe(why)),
+            What::Hedge(address) => write!(f, "the answer takes long: {address} is asked, too"),
+            What::Won(address) => write!(f, "{address} was the first with a good answer"),
             What::Again(cause, Duration::ZERO) => write!(f, "it is sent again at once, for {cause}"),
             What::Again(cause, after) => write!(f, "it is sent again after {}, for {cause}", Time(*after)),
             What::NotAgain(not) => write!(f, "it is not sent again: {}", not_again(*not)),
@@ -300,6 +304,8 @@ fn step(step: &Step) -> Value {
         }
         What::Rule(rule, backend) => ("rule", json!({"rule": &**rule, "backend": backend.as_deref()})),
         What::NoRule => ("no_rule", json!({})),
+        What::Delayed(delay) => ("delayed", json!({"delay_ms": millis(*delay)})),
+        What::Mirrored(service) => ("mirrored", json!({"service": &**service})),
         What::Bound(bound) => ("bound", json!({"request_ms": millis(*bound)})),
         What::Due(left) => ("due", json!({"left_ms": millis(*left)})),
         What::Trial => ("trial", json!({})),
@@ -318,6 +324,8 @@ fn step(step: &Step) -> Value {
             ("answered", json!({"status": status, "grpc_status": code, "took_ms": millis(*took)}))
         }
         What::Failed(why, sent) => ("failed", json!({"error": why, "sent": sent})),
+        What::Hedge(address) => ("hedge", json!({"endpoint": address.to_string()})),
+        What::Won(address) => ("won", json!({"endpoint": address.to_string()})),
         What::Again(cause, after) => ("again", json!({"cause": cause.to_string(), "after_ms": millis(*after)})),
         What::NotAgain(not) => ("not_again", json!({"because": not_again(*not)})),
         What::Ejected(address, cause) => {
