@@ -181,7 +181,13 @@ on_links! {
         exactly(&mut stream, b"");
         assert_eq!(stream.read(&mut [0]).expect("an end"), 0);
         let length: usize = said.iter().map(|message| message.len()).sum();
-        let carried = if link == Link::Auto { "h3" } else { link.name() };
+        // On a machine that has no time for us `auto` may have given up waiting for QUIC.
+        let carried = match link {
+            Link::Auto => mirror.alpha.access("of the tunnel", |record| record["method"] == "CONNECT")["link"].clone(),
+            link => json!(link.name()),
+        };
+        let carried = carried.as_str().expect("a link");
+        assert!(link != Link::Auto || ["h2", "h3"].contains(&carried), "{carried}");
         for side in mirror.sides() {
             let labels = [("protocol", "tcp"), ("method", "CONNECT"), ("status", "200"), ("reason", "none"),
                 ("link", carried), ("source", "alpha"), ("destination", "delta")];
