@@ -4,7 +4,7 @@ import random
 import statistics
 
 from harness.machine import processors
-from harness.proxies import Load
+from harness.proxies import Load, resident
 
 # A window in which others used more of the sidecars' processor, or the hypervisor more of it, says nothing about them.
 FOREIGN_LIMIT = 0.05
@@ -45,7 +45,8 @@ def run_block(arms, order, rate, options):
             if proxy:
                 proxy.check()
             windows[name].append(window)
-        return {"order": order, "windows": windows, "noise": noise(windows, rate)}
+        memory = {name: sum(resident(process)["rss_mib"] for process in proxy.processes) for name, proxy in running.items()}
+        return {"order": order, "windows": windows, "rss_mib": memory, "noise": noise(windows, rate)}
     finally:
         for proxy in running.values():
             proxy.stop()
@@ -56,6 +57,12 @@ def cost(windows):
     """Microseconds of processor time that the sidecars used for one request."""
     used = sum(process["cpu_ns"] for window in windows for process in window["processes"])
     return used / 1000 / max(1, sum(window["done"] for window in windows))
+
+
+def added(windows, direct, quantile):
+    """Microseconds that the sidecars add to a quantile of the latency."""
+    middle = lambda windows: statistics.mean(window["latency"][quantile] for window in windows)
+    return middle(windows) - middle(direct)
 
 
 def noise(windows, rate):

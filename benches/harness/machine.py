@@ -3,6 +3,7 @@
 import functools
 import os
 import platform
+import resource
 import shutil
 import socket
 import subprocess
@@ -16,10 +17,9 @@ PEERS = TARGET / "peers"
 
 
 def install(peers):
-    missing = {"haproxy": "haproxy", "ip": "iproute2", "unshare": "util-linux"}
-    if "haproxy" not in peers:
-        del missing["haproxy"]
-    packages = [package for program, package in missing.items() if not find(program)]
+    needed = {"haproxy": "haproxy", "nginx": "nginx-light", "ip": "iproute2", "unshare": "util-linux"}
+    packages = [package for program, package in needed.items()
+                if not find(program) and (program in peers or program not in ("haproxy", "nginx"))]
     if packages:
         say(f"apt-get install {' '.join(packages)}")
         run("apt-get", "update", "-q")
@@ -42,7 +42,8 @@ def envoy_program():
 
 
 def build():
-    for variable, package, binary in [("LACIS_BIN", "lacis", "lacis"), ("MESHLOAD_BIN", "lacis-benches", "meshload")]:
+    programs = [("LACIS_BIN", "lacis", "lacis"), ("MESHLOAD_BIN", "lacis-benches", "meshload"), ("MESHDIAL_BIN", "lacis-benches", "meshdial")]
+    for variable, package, binary in programs:
         if variable not in os.environ:
             say(f"cargo build --release -p {package}")
             run("cargo", "build", "--release", "-p", package, cwd=ROOT)
@@ -50,9 +51,9 @@ def build():
 
 
 def build_filter():
-    """In a target directory of its own, whose builds do not wait for the usual one."""
+    """With its twin on the SDK beside it; in a target directory of its own, whose builds do not wait for the usual one."""
     target, directory = "wasm32-wasip1", TARGET / "guests"
-    run("cargo", "build", "--release", "--locked", "--package", "lacis-bench-filter", "--target", target, "--target-dir", directory, cwd=ROOT)
+    run("cargo", "build", "--release", "--locked", "--package", "lacis-bench-filter", "--package", "lacis-bench-filter-sdk", "--target", target, "--target-dir", directory, cwd=ROOT)
     return directory / target / "release" / "lacis_bench_filter.wasm"
 
 
@@ -70,6 +71,11 @@ def enter_namespace():
     os.execvp("unshare", ["unshare", "--net", "--", sys.executable, *sys.argv])
 
 
+def descriptors():
+    """Files that each process may have open: as many as this one may allow itself."""
+    return min(65536, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+
+
 def prepare_network():
     """Brings the loopback up with cubic as the congestion control of every TCP connection over it, whatever the machine's
     default is: an attribute of the namespace's own routes, so that no setting of the machine changes. Returns what a
@@ -78,6 +84,8 @@ def prepare_network():
     for destination in ["127.0.0.0/8", "127.0.0.1"]:
         run("ip", "route", "replace", "table", "local", "local", destination, "dev", "lo", "proto", "kernel",
             "scope", "host", "src", "127.0.0.1", "congctl", "cubic")
+    # Thousands of connections end in one process.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors(), descriptors()))
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
         accepted, _ = server.accept()
         with accepted:
@@ -112,6 +120,8 @@ def versions(peers):
         programs["envoy"] = "envoy " + first(envoy_program(), "--version").split("version:")[1].strip()
     if "haproxy" in peers:
         programs["haproxy"] = first(find("haproxy"), "-v")
+    if "nginx" in peers:
+        programs["nginx"] = subprocess.run([find("nginx"), "-v"], capture_output=True, text=True).stderr.strip()
     return programs
 
 

@@ -27,8 +27,12 @@ def certificates(directory):
         combined.write_text((directory / f"{service}.pem").read_text() + (directory / f"{service}-key.pem").read_text())
 
 
+# Sidecars by the link that is measured: `h1` is one proxy and no link, from the application straight to the service.
+SIDES = {"h1": ["hop"], "h2": ["delta", "alpha"], "h3": ["delta", "alpha"]}
+
+
 class Pair:
-    """Two sidecars of one kind, running."""
+    """The sidecars of one kind on the way of a request, running: two, or one where there is no link between them."""
 
     def __init__(self, name, kind, link, backend, work):
         self.name, self.directory = name, work / "run" / name
@@ -38,7 +42,7 @@ class Pair:
         values = dict(zip(["alpha", "delta", "admin_alpha", "admin_delta"], ports),
                       backend=backend, link=link, certs=work / "certs")
         self.processes = []
-        for side in ["delta", "alpha"]:
+        for side in SIDES[link]:
             self.processes.append(start(command(kind, link, side, self.directory, values), self.directory / f"{side}.log"))
 
     def pids(self):
@@ -58,13 +62,17 @@ class Pair:
 
 def command(kind, link, side, directory, values):
     """Writes the configuration of one sidecar; the command that starts it."""
-    template = {"lacis": f"lacis/{side}.yaml", "envoy": f"envoy/{link}-{side}.yaml", "haproxy": f"haproxy/{side}.cfg"}[kind]
+    if kind == "relay":
+        return [os.environ["MESHLOAD_BIN"], "relay", "--listen", f"127.0.0.1:{values['alpha']}", "--target", f"127.0.0.1:{values['backend']}"]
+    linked = side if side == "hop" else f"{link}-{side}"
+    template = {"lacis": f"lacis/{side}.yaml", "envoy": f"envoy/{linked}.yaml", "haproxy": f"haproxy/{side}.cfg", "nginx": f"nginx/{side}.conf"}[kind]
     config = directory / Path(template).name
     config.write_text(string.Template((HERE / "peers" / template).read_text()).substitute(values))
     return {
         "lacis": [os.environ["LACIS_BIN"], "run", "-c", config, "--log-level", "warn"],
         "envoy": [envoy_program(), "-c", config, "--concurrency", "1", "--disable-hot-restart", "--log-level", "warn"],
         "haproxy": [find("haproxy"), "-db", "-f", config],
+        "nginx": [find("nginx"), "-e", "stderr", "-p", directory, "-c", config],
     }[kind]
 
 

@@ -2,8 +2,10 @@
 //! costs. `benches/README.md` says how they are used and why they are made this way.
 
 pub mod account;
+pub mod dial;
 pub mod load;
 mod message;
 pub mod plan;
+pub mod relay;
 mod run;
 mod schedule;

@@ -4,11 +4,12 @@ use clap::{Parser, Subcommand};
 use lacis_benches::{
     load::Generator,
     plan::{Arrivals, Plan},
+    relay::relay,
 };
 use std::{
     error::Error,
     io::{self, BufRead, Write},
-    net::SocketAddr,
+    net::{SocketAddr, TcpListener},
     process::ExitCode,
 };
 
@@ -54,6 +55,15 @@ enum Command {
         #[arg(long = "pid", value_name = "PID")]
         pids: Vec<u32>,
     },
+    /// Relay the bytes of each connection to a target, and read none of them: the floor under every proxy of one hop.
+    Relay {
+        /// Where connections come.
+        #[arg(long, value_name = "ADDRESS")]
+        listen: SocketAddr,
+        /// Where they go.
+        #[arg(long, value_name = "ADDRESS")]
+        target: SocketAddr,
+    },
     /// Print the backend's address, then carry out the plans that come on standard input, a line of JSON each, and
     /// print their windows, a line of JSON each. A plan that fails answers `{"error": "…"}`.
     Serve,
@@ -70,18 +80,25 @@ fn main() -> ExitCode {
 }
 
 fn work(arguments: Arguments) -> Result<(), Box<dyn Error>> {
-    let mut generator = Generator::bind(arguments.backend, arguments.size)
-        .map_err(|error| format!("cannot listen on {}: {error}", arguments.backend))?;
-    let backend = generator.backend()?;
+    let bind = || {
+        Generator::bind(arguments.backend, arguments.size)
+            .map_err(|error| format!("cannot listen on {}: {error}", arguments.backend))
+    };
     let mut output = io::stdout().lock();
     match arguments.command {
         Command::Run { target, host, connections, warmup, seconds, rate, arrivals, pids } => {
-            let target = target.unwrap_or(backend);
+            let mut generator = bind()?;
+            let target = target.map_or_else(|| generator.backend(), Ok)?;
             let plan = Plan { target, host, connections, warmup, seconds, rate, arrivals, pids };
             writeln!(output, "{}", serde_json::to_string_pretty(&generator.run(&plan)?)?)?;
         }
+        Command::Relay { listen, target } => {
+            let listener = TcpListener::bind(listen).map_err(|error| format!("cannot listen on {listen}: {error}"))?;
+            relay(listener, target)?;
+        }
         Command::Serve => {
-            writeln!(output, "{}", serde_json::json!({ "backend": backend }))?;
+            let mut generator = bind()?;
+            writeln!(output, "{}", serde_json::json!({ "backend": generator.backend()? }))?;
             for line in io::stdin().lock().lines() {
                 let plan: Plan = serde_json::from_str(&line?)?;
                 match generator.run(&plan) {
