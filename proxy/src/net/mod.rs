@@ -5,3 +5,4 @@ pub mod detect;
 pub mod io;
 pub mod listen;
 pub mod quic;
+pub mod turn;

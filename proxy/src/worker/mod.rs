@@ -30,7 +30,7 @@ use crate::filter::node::NodeFacts;
 use crate::mesh::generation::Snapshot;
 use crate::mesh::hop::Hop;
 use crate::mesh::mirror::Mirrors;
-use crate::net::quic;
+use crate::net::{quic, turn};
 use crate::telemetry::access::Queue;
 use crate::telemetry::labels::{Direction, NameId};
 use crate::telemetry::metrics::Registry;
@@ -139,7 +139,7 @@ struct Worker {
 /// # Errors
 /// If the system gives it no runtime or sockets.
 pub fn run(seed: Seed) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().on_thread_park(turn::over).build()?;
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, work(seed))
 }

@@ -16,6 +16,7 @@ use super::parse::{self, Framing};
 use crate::fault::{Fault, Reason};
 use crate::http::body::{Body, Frame, Half};
 use crate::net::io::Io;
+use crate::net::turn::Turn;
 use crate::telemetry::trail::Carrier;
 
 /// Bytes asked of one read when little is expected. Small, since every open connection that reads holds it.
@@ -327,12 +328,15 @@ pub struct Pump {
     wire: Rc<RefCell<Wire>>,
     framing: Framing,
     state: Stage,
+    turn: Turn,
     side: Half,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Body,
+    /// The rest is small, and may wait for other messages.
+    Turn,
     Flush,
     Shutdown,
     Upload,
@@ -340,7 +344,7 @@ enum Stage {
 
 impl Pump {
     pub(super) fn new(body: Body, wire: Rc<RefCell<Wire>>, framing: Framing, side: Half) -> Self {
-        Pump { body, wire, framing, state: Stage::Body, side }
+        Pump { body, wire, framing, state: Stage::Body, turn: Turn::default(), side }
     }
 
     /// See [`crate::http::body::Pump::poll`].
@@ -385,9 +389,15 @@ impl Pump {
                             if self.framing == Framing::Chunked {
                                 wire.output.small.put_slice(b"0\r\n\r\n");
                             }
-                            Stage::Flush
+                            Stage::Turn
                         }
                     };
+                }
+                Stage::Turn => {
+                    if self.wire.borrow().output.len() < COLLECT {
+                        ready!(self.turn.poll(cx));
+                    }
+                    self.state = Stage::Flush;
                 }
                 Stage::Flush => {
                     ready!(self.wire.borrow_mut().poll_flush(cx)).map_err(broken)?;
