@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::control::certificates::Certificates;
 use crate::control::discovery::{Discovery, START_PATIENCE};
 use crate::control::generations::Generations;
+use crate::control::memory;
 use crate::control::modules::{self, Absence, Missing, Workshop};
 use crate::control::ports::Ports;
 use crate::control::reload::{Reload, Source};
@@ -73,7 +74,8 @@ pub fn run(source: Source, config: Config) -> Result<(), String> {
     let discovery = Discovery::new(Arc::clone(&peers), Rc::clone(&metrics));
     discovery.follow(&config);
     let places = discovery.places(&config);
-    let snapshot = Snapshot::new(generations.current(), config, filters, places);
+    let load = Arc::default();
+    let snapshot = Snapshot::new(generations.current(), config, filters, places, &load);
     let shared = Arc::default();
     let mut workers = Vec::new();
     for (number, (sockets, mailbox)) in bound.sockets.into_iter().zip(inboxes).enumerate() {
@@ -100,6 +102,7 @@ pub fn run(source: Source, config: Config) -> Result<(), String> {
         discovery: Rc::clone(&discovery),
         peers: Arc::clone(&peers),
         generations: Rc::clone(&generations),
+        load,
         metrics: Rc::clone(&metrics),
         asked: Arc::default(),
         missing: None,
@@ -201,6 +204,7 @@ impl Control {
         reload.missing = pursue(std::mem::take(&mut self.missing), &reload, &readiness)?;
         let stop = Rc::new(Stop::default());
         tokio::task::spawn_local(Rc::clone(&self.discovery).run());
+        tokio::task::spawn_local(memory::watch(Arc::clone(&reload.load), Rc::clone(&self.generations)));
         tokio::task::spawn_local(first_answers(
             Rc::clone(&self.discovery),
             self.generations.config(),

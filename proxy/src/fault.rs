@@ -5,6 +5,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 /// Whose side failed, as seen from this process.
@@ -120,12 +121,16 @@ reasons! {
     LimitReached = "limit_reached", "connection_limit_reached", 503, 14, "UO", "upstream_reset_before_response_started{overflow}", Proxy, Unsafe;
     /// No failure.
     None = "none", "", 200, 0, "", "via_upstream", Proxy, Unsafe;
+    /// A bound of the whole sidecar is reached: requests in flight, or memory.
+    Overload = "overload", "proxy_internal_response", 503, 14, "OM", "overload", Proxy, Unsafe;
     /// The server did not answer within `retries.per_try_timeout`, and the request was not sent again.
     PerTryTimeout = "per_try_timeout", "http_response_timeout", 504, 4, "UT", "upstream_per_try_timeout", Upstream, Unsafe;
     /// The route that a request follows leads nowhere: none of its backends has a weight.
     ProxyConfigurationError = "proxy_configuration_error", "proxy_configuration_error", 500, 13, "NC", "route_without_backend", Proxy, Unsafe;
     /// A defect or an exhausted resource of this process.
     ProxyInternalError = "proxy_internal_error", "proxy_internal_error", 500, 13, "", "internal_error", Proxy, Unsafe;
+    /// A rate limit is used up (RFC 6585 section 4).
+    RateLimited = "rate_limited", "http_request_denied", 429, 8, "RL", "local_rate_limited", Proxy, Unsafe;
     /// The server refused the stream before it processed anything of it.
     RefusedStream = "refused_stream", "connection_limit_reached", 503, 14, "UR", "upstream_reset_before_response_started{refused_stream}", Upstream, Safe;
     /// The request body ended before it was complete.
@@ -138,6 +143,8 @@ reasons! {
     StreamIdleTimeout = "stream_idle_timeout", "connection_read_timeout", 504, 4, "SI", "stream_idle_timeout", Upstream, Unsafe;
     /// The server reset the stream.
     StreamReset = "stream_reset", "connection_terminated", 502, 14, "UR", "upstream_reset_before_response_started{remote_reset}", Upstream, Unsafe;
+    /// The exchange was not over within `timeouts.stream`.
+    StreamTimeout = "stream_timeout", "http_response_timeout", 504, 4, "UMSDR", "upstream_max_stream_duration_reached", Upstream, Unsafe;
     /// The peer's certificate was not acceptable: wrong authority, expired, or not the identity asked for.
     TlsCertificateError = "tls_certificate_error", "tls_certificate_error", 503, 14, "UF", "upstream_reset_before_response_started{tls_certificate_error}", Upstream, Safe;
     /// The TLS handshake failed for another cause.
@@ -175,6 +182,8 @@ pub struct Fault {
     pub retry: Retry,
     /// When to try again, if that is known.
     pub wait: Option<Duration>,
+    /// How many requests the limit allows that refused it, if one did.
+    pub quota: Option<NonZeroU32>,
     detail: Option<Box<str>>,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
@@ -182,7 +191,7 @@ pub struct Fault {
 impl Fault {
     /// A fault of this reason, with the reason's own word on retries.
     pub fn new(reason: Reason) -> Self {
-        Fault { reason, retry: reason.row().retry, wait: None, detail: None, source: None }
+        Fault { reason, retry: reason.row().retry, wait: None, quota: None, detail: None, source: None }
     }
 
     /// Adds what happened, for the log only.
@@ -203,6 +212,13 @@ impl Fault {
     #[must_use]
     pub fn wait(mut self, wait: Duration) -> Self {
         self.wait = Some(wait);
+        self
+    }
+
+    /// Says how many requests the limit allows that refused it.
+    #[must_use]
+    pub fn quota(mut self, quota: Option<NonZeroU32>) -> Self {
+        self.quota = quota;
         self
     }
 

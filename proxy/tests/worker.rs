@@ -51,7 +51,7 @@ fn start(text: &str, sockets: Sockets, tls: Option<Arc<TlsSettings>>) -> (Unboun
     let (orders, mailbox) = mpsc::unbounded_channel();
     let seed = Seed {
         number: 0,
-        snapshot: Snapshot::new(1, Arc::new(config), Plan::default(), Places::default()),
+        snapshot: Snapshot::new(1, Arc::new(config), Plan::default(), Places::default(), &Arc::default()),
         sockets,
         tls,
         registry: Registry::default(),

@@ -1,7 +1,7 @@
 //! Who is let in, and how much: rules of access, rate limits, load shedding, over real links.
 
 use lacis_tests::{App, Pair, TRUST_DOMAIN, client, on_links};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// What asks for one path as it stands, and for gRPC as gRPC does.
 const GRPC: (&str, &str) = ("content-type", "application/grpc");
@@ -70,5 +70,136 @@ on_links! {
         assert_eq!(first.response("GET").status(), 200);
         let refused = pair.delta_mut().refused(json!({"inbound": {"deny": [{}]}}));
         assert!(refused.contains("inbound.deny[0]: no condition"), "{refused}");
+    }
+}
+
+on_links! {
+    /// Of the inbound side by caller, of a service by a field, of a rule; the answer says when to come again.
+    [H2, H3] fn rate_limits_refuse_what_is_too_much(link) {
+        let hour = |more: Value| {
+            let mut limit = json!({"per": "1h"});
+            limit.as_object_mut().expect("a map").extend(more.as_object().expect("a map").clone());
+            limit
+        };
+        let inbound = json!({"inbound": {"rate_limits": [
+            hour(json!({"name": "callers", "requests": 3, "key": "identity", "matches": [{"path": {"prefix": "/bytes"}}]})),
+        ]}});
+        let outbound = json!({
+            "services": {"delta": {"rate_limits": [
+                hour(json!({"name": "users", "requests": 2, "key": {"header": "x-user"}, "matches": [{"method": "PUT"}]})),
+            ]}},
+            "routes": [{"service": "delta", "rules": [
+                {"name": "once", "matches": [{"path": {"exact": "/once"}}], "rate_limits": [hour(json!({"requests": 1}))]},
+                {},
+            ]}],
+        });
+        let mut pair = Pair::with(link, App::start(), |alpha| alpha.with(outbound), |delta| delta.with(inbound));
+        let address = pair.alpha.outbound();
+        let ask = |method: &str, path: &str, fields: &[(&str, &str)]| {
+            client::request(address, method, "delta", path, fields, None)
+        };
+        // The whole burst, and then none; another spelling is no other path.
+        let statuses = ["/bytes/1", "/bytes/1", "/BYTES/1", "/bytes/1", "/%62ytes/1"].map(|path| ask("GET", path, &[]).status());
+        assert_eq!(statuses, [200, 200, 404, 429, 429]);
+        let refused = ask("GET", "/bytes/1", &[]);
+        assert_eq!((refused.status(), refused.proxy_error().as_deref()), (429, Some("http_request_denied")));
+        let wait: u64 = refused.field("retry-after").expect("a time").parse().expect("seconds");
+        assert!((1100..=1200).contains(&wait), "a third of an hour: {wait}");
+        let limit = ["x-ratelimit-limit", "x-ratelimit-remaining"].map(|name| refused.field(name));
+        assert_eq!(limit, [Some("3"), Some("0")]);
+        let grpc = ask("POST", "/bytes/1", &[GRPC]);
+        assert_eq!((grpc.status(), grpc.field("grpc-status")), (200, Some("8")));
+        assert!(grpc.field("grpc-retry-pushback-ms").is_some());
+        assert_eq!(ask("GET", "/echo", &[]).status(), 200, "nothing is said of others");
+
+        // Nobody else's is used up; and what was counted outlives a change that leaves the limit as it is.
+        let ops = pair.mesh.sidecar("ops").calls("delta", pair.delta().inbound(), link).start();
+        assert_eq!(client::get(ops.outbound(), "delta", "/bytes/1").status(), 200);
+        pair.delta_mut().reload(json!({"inbound": {"deny": [{"path": {"exact": "/never"}}]}}));
+        assert_eq!(ask("GET", "/bytes/1", &[]).status(), 429);
+        pair.delta_mut().reload(json!({"inbound": {"rate_limits": [hour(json!({"name": "callers", "requests": 4}))]}}));
+        assert_eq!(ask("GET", "/bytes/1", &[]).status(), 200, "another limit");
+
+        let user = |user| ask("PUT", "/echo", &[("x-user", user)]).status();
+        assert_eq!(["ann", "ann", "ann", "bob"].map(user), [200, 200, 429, 200]);
+        assert_eq!(["/once", "/once"].map(|path| ask("GET", path, &[]).status()), [429; 2], "the inbound limit has gone");
+        pair.alpha.counts(1.0, "lacis_rate_limited_total", &[("limit", "delta/users")]);
+        pair.alpha.counts(1.0, "lacis_rate_limited_total", &[("limit", "delta/once/limit-1")]);
+        pair.delta().counts(6.0, "lacis_rate_limited_total", &[("limit", "callers")]);
+        pair.delta().counts(5.0, "lacis_requests_total", &[("reason", "rate_limited"), ("status", "429")]);
+    }
+
+    /// `timeouts.stream` bounds an exchange that moves all the time; what had not begun is answered 504.
+    [H2, H3] fn a_stream_ends_when_its_time_is_over(link) {
+        let timeouts = json!({"services": {"delta": {"timeouts": {"stream": "300ms", "request": "0s", "idle": "0s"}}}});
+        let pair = Pair::with(link, App::start(), |alpha| alpha.with(timeouts), |delta| delta);
+        let late = pair.get("/hold");
+        assert_eq!((late.status(), late.proxy_error().as_deref()), (504, Some("http_response_timeout")));
+        let mut client = pair.connect();
+        client.send("GET /drip HTTP/1.1\r\nhost: delta\r\n\r\n");
+        assert!(client.try_response("GET").is_err(), "a body that breaks off");
+        pair.alpha.counts(2.0, "lacis_requests_total", &[("reason", "stream_timeout")]);
+        assert_eq!(pair.get("/bytes/1").status(), 200);
+        pair.alpha.counts(2.0, "lacis_requests_total", &[("reason", "stream_timeout")]);
+    }
+}
+
+on_links! {
+    /// What matters least is refused first, and at once; what matters most is let in to the end.
+    [H2, H3] fn a_sidecar_that_has_enough_refuses_the_least_important(link) {
+        let overload = json!({"overload": {"requests": 10, "priorities": [
+            {"priority": "critical", "matches": [{"path": {"exact": "/status/204"}}]},
+            {"priority": "low", "matches": [{"path": {"prefix": "/chunked"}}]},
+        ]}});
+        let pair = Pair::with(link, App::start(), |alpha| alpha, |delta| delta.with(overload));
+        let held = |already: u64| {
+            let mut client = pair.connect();
+            client.send("GET /hold HTTP/1.1\r\nhost: delta\r\n\r\n");
+            pair.app.wait_held(already + 1);
+            client
+        };
+        let mut clients: Vec<_> = (0..7).map(held).collect();
+        assert_eq!(pair.get("/chunked/1").status(), 200);
+        clients.push(held(7));
+        let shed = pair.get("/chunked/1");
+        assert_eq!((shed.status(), shed.field("retry-after")), (503, Some("1")));
+        assert_eq!(shed.proxy_error().as_deref(), Some("proxy_internal_response"));
+        assert_eq!(pair.get("/bytes/1").status(), 200);
+        clients.push(held(8));
+        assert_eq!(pair.get("/bytes/1").status(), 503);
+        let grpc = client::request(pair.alpha.outbound(), "POST", "delta", "/bytes/1", &[GRPC], None);
+        assert_eq!((grpc.status(), grpc.field("grpc-status")), (200, Some("14")));
+        assert_eq!(pair.get("/status/204").status(), 204, "a probe");
+        assert_eq!(pair.get("/grpc.health.v1.Health/Check").status(), 404, "another, which the application does not know");
+        let delta = pair.delta();
+        delta.counts(1.0, "lacis_shed_total", &[("priority", "low")]);
+        delta.counts(2.0, "lacis_shed_total", &[("priority", "normal")]);
+        delta.counts(3.0, "lacis_requests_total", &[("reason", "overload")]);
+        pair.app.release();
+        assert!(clients.iter_mut().all(|client| client.response("GET").status() == 200));
+        delta.counts(0.0, "lacis_requests_active", &[]);
+        assert_eq!(pair.get("/chunked/1").status(), 200);
+    }
+
+    /// The application is asked no more at a time than the limit; a change of the configuration keeps it, or takes it away.
+    [H2] fn an_adaptive_limit_is_kept(link) {
+        let limit = json!({"inbound": {"concurrency": {"min": 2, "max": 2}}});
+        let mut pair = Pair::with(link, App::start(), |alpha| alpha, |delta| delta.with(limit));
+        pair.delta().counts(2.0, "lacis_concurrency_limit", &[]);
+        let mut clients = [pair.connect(), pair.connect()];
+        clients.iter_mut().for_each(|client| client.send("GET /hold HTTP/1.1\r\nhost: delta\r\n\r\n"));
+        pair.app.wait_held(2);
+        let refused = pair.get("/bytes/1");
+        assert_eq!((refused.status(), refused.field("retry-after")), (503, Some("1")));
+        pair.delta().counts(1.0, "lacis_requests_total", &[("reason", "limit_reached")]);
+        pair.delta_mut().reload(json!({"inbound": {"deny": [{"path": {"exact": "/never"}}]}}));
+        assert_eq!(pair.get("/bytes/1").status(), 503, "they are still in flight");
+        pair.app.release();
+        assert!(clients.iter_mut().all(|client| client.response("GET").status() == 200));
+        pair.delta().counts(0.0, "lacis_requests_active", &[]);
+        assert_eq!(pair.get("/bytes/1").status(), 200);
+        pair.delta_mut().reload(json!({"inbound": {"concurrency": null}}));
+        assert_eq!(pair.get("/bytes/1").status(), 200);
+        pair.delta().counts(0.0, "lacis_concurrency_limit", &[]);
     }
 }

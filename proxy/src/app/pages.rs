@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use crate::admin::{Heard, gather};
 use crate::cluster::{ClusterReport, EndpointReport, Usage};
-use crate::config::admission::Conditions;
+use crate::config::admission::{Concurrency, Conditions, Overload, Priority, RateKey, RateLimit};
 use crate::config::fault::{Abort, Faults, Portion};
 use crate::config::policy::{After, Breaker, Hedge};
 use crate::config::route::{PathMatch, TextMatch};
@@ -78,11 +78,13 @@ pub(super) fn config(config: &Config, generation: u64, addresses: &[(String, Soc
             let identity: Vec<_> = service.identity.iter().map(ToString::to_string).collect();
             let timeouts = json!({
                 "connect": seconds(service.timeouts.connect), "request": seconds(service.timeouts.request), "idle": seconds(service.timeouts.idle),
+                "stream": seconds(service.timeouts.stream),
             });
             let about = json!({
                 "hosts": service.hosts, "endpoints": endpoints, "identity": identity, "link": link(service.link),
                 "balance": format!("{:?}", service.balance), "timeouts": timeouts, "filters": filters(&service.filters),
                 "retries": service.retries.as_ref().map(retries), "limits": limits(&service.limits),
+                "rate_limits": service.rate_limits.iter().map(rate_limit).collect::<Vec<_>>(),
                 "outliers": service.outliers.as_ref().map(outliers), "breaker": service.breaker.as_ref().map(breaker),
                 "fault": service.fault.as_ref().map(fault),
             });
@@ -101,7 +103,11 @@ pub(super) fn config(config: &Config, generation: u64, addresses: &[(String, Soc
             })
             .collect();
         let fault = rule.fault.as_ref().map(fault);
-        json!({"name": &*rule.name, "filters": filters(&rule.filters), "to": to, "mirrors": mirrors, "fault": fault})
+        let limits: Vec<_> = rule.rate_limits.iter().map(rate_limit).collect();
+        json!({
+            "name": &*rule.name, "filters": filters(&rule.filters), "to": to, "mirrors": mirrors, "fault": fault,
+            "rate_limits": limits,
+        })
     };
     let routes: Vec<_> = config
         .routes
@@ -119,9 +125,12 @@ pub(super) fn config(config: &Config, generation: u64, addresses: &[(String, Soc
             "filters": filters(&inbound.filters),
             "allow": inbound.access.allow.as_ref().map(|allow| allow.iter().map(access_rule).collect::<Vec<_>>()),
             "deny": inbound.access.deny.iter().map(access_rule).collect::<Vec<_>>(),
+            "concurrency": inbound.concurrency.map(|Concurrency { min, max, initial }| json!({"min": min, "max": max, "initial": initial})),
+            "rate_limits": inbound.rate_limits.iter().map(rate_limit).collect::<Vec<_>>(),
         })),
         "services": services,
         "routes": routes,
+        "overload": config.overload.as_ref().map(overload),
         "workers": config.workers,
     })
 }
@@ -130,6 +139,24 @@ pub(super) fn config(config: &Config, generation: u64, addresses: &[(String, Soc
 fn access_rule(rule: &AccessRule) -> Value {
     let AccessRule { name, when, except, dry_run } = rule;
     json!({"name": &**name, "when": conditions(when), "except": except.as_ref().map(conditions), "dry_run": dry_run})
+}
+
+fn rate_limit(limit: &RateLimit) -> Value {
+    let RateLimit { name, matches, requests, per, burst, key, max_keys } = limit;
+    let key = key.as_ref().map(|key| match key {
+        RateKey::Identity => json!("identity"),
+        RateKey::Header(name) => json!({"header": name.as_str()}),
+    });
+    json!({
+        "name": &**name, "matches": matches.iter().map(conditions).collect::<Vec<_>>(), "requests": requests,
+        "per": seconds(*per), "burst": burst, "key": key, "max_keys": max_keys,
+    })
+}
+
+fn overload(overload: &Overload) -> Value {
+    let Overload { requests, memory, priorities } = overload;
+    let rule = |(priority, matches): &(Priority, Vec<Conditions>)| json!({"priority": priority.token(), "matches": matches.iter().map(conditions).collect::<Vec<_>>()});
+    json!({"requests": requests, "memory": memory, "priorities": priorities.iter().map(rule).collect::<Vec<_>>()})
 }
 
 fn conditions(conditions: &Conditions) -> Value {

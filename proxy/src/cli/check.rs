@@ -76,6 +76,7 @@ fn summary(config: &Config) -> String {
         why: _,
         workers,
         routes,
+        overload: _,
     } = config;
     let mut text = node.spiffe.to_string();
     let mut add = |item: String| {

@@ -513,7 +513,7 @@ mod tests {
     }
 
     const SECOND: Duration = Duration::from_secs(1);
-    const TIMEOUTS: Timeouts = Timeouts { connect: SECOND, request: SECOND, idle: SECOND };
+    const TIMEOUTS: Timeouts = Timeouts { connect: SECOND, request: SECOND, idle: SECOND, stream: Duration::ZERO };
 
     fn cluster(link: LinkPolicy, place: Place, timeouts: Timeouts, before: Option<&Rc<Cluster>>) -> Rc<Cluster> {
         let source = Source::File("/delta.yaml".into());

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderName, Method};
 
@@ -65,6 +66,105 @@ pub struct Conditions {
     /// Whether what can be read in several ways (a path, a field of several lines) meets a condition if one of them does;
     /// else only if all do. What refuses is lenient, so that no spelling gets around it; what lets in is not.
     pub lenient: bool,
+}
+
+/// Most limits in a list: a request is counted in one after the other.
+pub const MAX_RATE_LIMITS: usize = 16;
+
+/// Most keys of a limit: 16 MiB.
+pub const MAX_KEYS: u32 = 1 << 20;
+
+/// A token bucket, or one for each key. All workers together count against it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RateLimit {
+    /// Its name, unique in the file: that of the list before it, unless that is the inbound side's.
+    pub name: Arc<str>,
+    /// It is about requests that meet one of them; empty: about all.
+    pub matches: Vec<Conditions>,
+    /// So many tokens come, at least one,
+    pub requests: u32,
+    /// in this time, evenly; never so many that there are several in a nanosecond.
+    pub per: Duration,
+    /// A bucket holds so many, at least one.
+    pub burst: u32,
+    /// What requests have buckets of their own by; `None`: one for all.
+    pub key: Option<RateKey>,
+    /// Buckets at the most. Keys beyond it share one.
+    pub max_keys: u32,
+}
+
+impl RateLimit {
+    /// Whether what was counted for this one holds for the other: all but which requests they are about is equal.
+    pub fn counts_as(&self, other: &RateLimit) -> bool {
+        let RateLimit { name: _, matches: _, requests, per, burst, key, max_keys } = self;
+        (requests, per, burst, key, max_keys)
+            == (&other.requests, &other.per, &other.burst, &other.key, &other.max_keys)
+    }
+}
+
+/// What tells the buckets of a limit apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RateKey {
+    /// The identity of who calls.
+    Identity,
+    /// The lines of this field; none of them is a key, too.
+    Header(HeaderName),
+}
+
+/// An adaptive limit of the requests that the application is asked at a time, in each worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Concurrency {
+    /// It never falls below this, at least one.
+    pub min: u32,
+    /// It never rises above this, at least `min`.
+    pub max: u32,
+    /// Where it begins, between the two.
+    pub initial: u32,
+}
+
+/// Bounds of the whole sidecar, beyond which requests are refused.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Overload {
+    /// Requests in flight, both ways, in all workers.
+    pub requests: Option<u32>,
+    /// Resident memory of the process, in bytes.
+    pub memory: Option<u64>,
+    /// Which requests matter more or less than others: the first that one meets counts.
+    pub priorities: Vec<(Priority, Vec<Conditions>)>,
+}
+
+/// How much of the bounds a request may find in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Priority {
+    /// Refused first.
+    Low,
+    /// What most are.
+    Normal,
+    /// Refused last: probes of health, and what must work when nothing else does.
+    Critical,
+}
+
+impl Priority {
+    /// Every one, in this order.
+    pub const ALL: [Priority; 3] = [Priority::Low, Priority::Normal, Priority::Critical];
+
+    /// Percent of a bound.
+    pub fn share(self) -> u64 {
+        match self {
+            Priority::Low => 80,
+            Priority::Normal => 95,
+            Priority::Critical => 100,
+        }
+    }
+
+    /// Its word in the configuration and in metrics.
+    pub fn token(self) -> &'static str {
+        match self {
+            Priority::Low => "low",
+            Priority::Normal => "normal",
+            Priority::Critical => "critical",
+        }
+    }
 }
 
 /// An identity, or several.

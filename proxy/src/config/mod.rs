@@ -15,7 +15,7 @@ pub mod schema;
 mod word;
 mod yaml;
 
-pub use admission::{Access, AccessRule};
+pub use admission::{Access, AccessRule, Concurrency, Overload, RateLimit};
 pub use names::is_loopback;
 pub use policy::{Limits, Outliers, Retries};
 pub use problem::{Problem, Warning};
@@ -54,11 +54,22 @@ pub struct Config {
     pub access_log: Option<AccessLog>,
     /// Which requests can be explained afterwards; absent: none.
     pub why: Option<Why>,
+    /// When requests are refused, whatever they are for; `None`: never.
+    pub overload: Option<Overload>,
     /// Number of worker threads, at least one.
     pub workers: usize,
 }
 
 impl Config {
+    /// Every rate limit: of the inbound side, of services, of rules.
+    pub fn rate_limits(&self) -> impl Iterator<Item = &RateLimit> {
+        let rules = self.routes.iter().flat_map(|route| route.rules.iter());
+        let inbound = self.inbound.iter().flat_map(|inbound| &inbound.rate_limits);
+        inbound
+            .chain(self.services.iter().flat_map(|service| &service.rate_limits))
+            .chain(rules.flat_map(|rule| &rule.rate_limits))
+    }
+
     /// Every list of filters that requests may pass, as indices into [`Config::filters`].
     pub fn chains(&self) -> impl Iterator<Item = &[usize]> {
         let listeners = self.outbound.iter().map(|outbound| &outbound.filters);
@@ -123,6 +134,10 @@ pub struct Inbound {
     pub filters: Vec<usize>,
     /// Who may ask what of it.
     pub access: Access,
+    /// How often it may be asked.
+    pub rate_limits: Vec<RateLimit>,
+    /// How much it is asked at a time; `None`: no limit.
+    pub concurrency: Option<Concurrency>,
     /// Bounds on the application side.
     pub timeouts: Timeouts,
 }
@@ -175,6 +190,8 @@ pub struct Service {
     pub retries: Option<Retries>,
     /// How much it may be asked at once.
     pub limits: Limits,
+    /// How often it may be asked.
+    pub rate_limits: Vec<RateLimit>,
     /// When endpoints are passed over, beside those that cannot be reached.
     pub outliers: Option<Outliers>,
     /// When all requests to it are refused for a while.
@@ -256,6 +273,14 @@ pub struct Timeouts {
     pub request: Duration,
     /// Silence on a stream or an unused connection; zero: no bound.
     pub idle: Duration,
+    /// From the first byte of a request to the last of its response; zero: no bound.
+    pub stream: Duration,
+}
+
+impl Timeouts {
+    /// No bound at all.
+    pub const NONE: Timeouts =
+        Timeouts { connect: Duration::ZERO, request: Duration::ZERO, idle: Duration::ZERO, stream: Duration::ZERO };
 }
 
 /// A filter that listeners, services and routes can name.

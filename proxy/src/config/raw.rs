@@ -19,7 +19,7 @@ use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 
-use self::admission::AccessRule;
+use self::admission::{AccessRule, Concurrency, Overload, RateLimit};
 use self::filter::Filter;
 use super::reader::{Entries, Field, Whole};
 use super::word::{LogFormat, Notation, Percent, Word, host_and_port};
@@ -35,6 +35,7 @@ pub(super) const ADMIN_LISTEN: &str = "127.0.0.1:15000";
 pub(super) const CONNECT: &str = "1s";
 pub(super) const REQUEST: &str = "15s";
 pub(super) const IDLE: &str = "5m";
+pub(super) const STREAM: &str = "0s";
 pub(super) const ACCESS_LOG: &str = "/dev/stdout";
 pub(super) const SAMPLE: &str = "100%";
 pub(super) const KEEP: usize = 1000;
@@ -73,6 +74,9 @@ pub(super) struct File {
     /// What the sidecar tells about the traffic.
     #[serde(default)]
     pub(super) telemetry: Field<Telemetry>,
+    /// Bounds of the whole sidecar, beyond which requests are refused; without it there are none.
+    #[serde(default)]
+    pub(super) overload: Field<Overload>,
     /// Worker threads; `auto`: one per core that the process may use.
     #[serde(default)]
     #[schemars(extend("default" = 1))]
@@ -149,6 +153,12 @@ pub(super) struct Inbound {
     /// What is refused before `allow` is asked.
     #[serde(default)]
     pub(super) deny: Field<Vec<Field<AccessRule>>>,
+    /// How often may be called, by whom is let in.
+    #[serde(default)]
+    pub(super) rate_limits: Field<Vec<Field<RateLimit>>>,
+    /// A limit of the requests that the application is asked at a time, found from how long they take; without it, none.
+    #[serde(default)]
+    pub(super) concurrency: Field<Concurrency>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -199,6 +209,9 @@ pub(super) struct Service {
     /// How much may be asked at once; without one of them there is no such limit.
     #[serde(default)]
     pub(super) limits: Field<policy::Limits>,
+    /// How often it may be asked. Of conditions and keys only those of HTTP: every request here is of this sidecar's own service.
+    #[serde(default)]
+    pub(super) rate_limits: Field<Vec<Field<RateLimit>>>,
     /// When endpoints that fail are passed over; without it, those that cannot be reached, for a second.
     #[serde(default)]
     pub(super) outliers: Field<policy::Outliers>,
@@ -288,6 +301,10 @@ pub(super) struct Timeouts {
     #[serde(default)]
     #[schemars(extend("default" = IDLE))]
     pub(super) idle: Field<Word<Duration>>,
+    /// From the first byte of a request to the last of its response, however much moves; `0s`: no bound.
+    #[serde(default)]
+    #[schemars(extend("default" = STREAM))]
+    pub(super) stream: Field<Word<Duration>>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]

@@ -25,6 +25,7 @@ use super::{
     Outbound, Problem, Source, Tell, Timeouts, Warning, Why,
 };
 use crate::identity::SpiffeId;
+use admission::Side;
 use route::Known;
 use service::Beside;
 
@@ -188,7 +189,19 @@ struct Listener {
 
 impl Resolver<'_> {
     fn file(&self, raw: raw::File, root: Spot) -> Option<Config> {
-        let raw::File { node, identity, outbound, inbound, services, routes, filters, admin, telemetry, workers } = raw;
+        let raw::File {
+            node,
+            identity,
+            outbound,
+            inbound,
+            services,
+            routes,
+            filters,
+            admin,
+            telemetry,
+            overload,
+            workers,
+        } = raw;
         let mut listeners = Vec::new();
         let (no_identity, inbound_spot) = (identity.is_absent(), inbound.spot());
         let node = self.node(node, root);
@@ -219,6 +232,7 @@ impl Resolver<'_> {
             self.listen(listen, raw::ADMIN_LISTEN, spot, "admin", &mut listeners).map(Some)
         });
         let told = self.optional(telemetry, (None, None), |raw, _| self.telemetry(raw));
+        let overload = self.overload(overload);
         let workers = match workers.or(Workers::Count(1))? {
             Workers::Auto => self.host.cores.max(1),
             Workers::Count(count) => count,
@@ -242,6 +256,7 @@ impl Resolver<'_> {
             admin: admin?,
             access_log,
             why,
+            overload: overload?,
             workers,
         })
     }
@@ -311,7 +326,7 @@ impl Resolver<'_> {
         names: &FilterNames,
         listeners: &mut Vec<Listener>,
     ) -> Option<Inbound> {
-        let raw::Inbound { listen, application, protocol, filters, allow, deny } = raw;
+        let raw::Inbound { listen, application, protocol, filters, allow, deny, rate_limits, concurrency } = raw;
         let listen = self.listen(listen, raw::INBOUND_LISTEN, at, "inbound", listeners);
         let application = self
             .required(application, at, "application", "where the application listens, such as 127.0.0.1:8080")
@@ -320,6 +335,8 @@ impl Resolver<'_> {
         let filters = self.chain(filters, names);
         let opaque = matches!(protocol, Some(Word(AppProtocol::Tcp)));
         let access = self.access(allow, deny, opaque);
+        let concurrency = self.concurrency(concurrency);
+        let rate_limits = self.rate_limits(rate_limits, &Side { prefix: "", inbound: true, opaque });
         // The caller's side bounds the request; a second bound here could only cut what that one allows.
         // A full accept queue drops SYNs, which are repeated after one and three seconds: a burst must get in.
         let timeouts =
@@ -330,6 +347,8 @@ impl Resolver<'_> {
             protocol: protocol?.0,
             filters: filters?,
             access: access?,
+            rate_limits: rate_limits?,
+            concurrency: concurrency?,
             timeouts,
         })
     }
@@ -361,7 +380,7 @@ impl Resolver<'_> {
     }
 
     fn timeouts(&self, field: Field<raw::Timeouts>) -> Option<Timeouts> {
-        let raw::Timeouts { connect, request, idle } = field.or(raw::Timeouts::default())?;
+        let raw::Timeouts { connect, request, idle, stream } = field.or(raw::Timeouts::default())?;
         let connect = match connect {
             Field::Given(Word(Duration::ZERO), spot) => {
                 self.refuse(spot, "a link cannot be open at once; write at least 1ms")
@@ -369,7 +388,8 @@ impl Resolver<'_> {
             connect => self.word(connect, raw::CONNECT),
         };
         let (request, idle) = (self.word(request, raw::REQUEST), self.word(idle, raw::IDLE));
-        Some(Timeouts { connect: connect?, request: request?, idle: idle? })
+        let stream = self.word(stream, raw::STREAM);
+        Some(Timeouts { connect: connect?, request: request?, idle: idle?, stream: stream? })
     }
 
     /// Filters by name, in the order of the list.

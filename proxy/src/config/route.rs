@@ -8,6 +8,8 @@ use super::fault::{Faults, Mirror};
 use http::{HeaderName, HeaderValue, Method};
 use regex::bytes::{Regex, RegexBuilder, RegexSet, RegexSetBuilder};
 
+use super::admission::RateLimit;
+
 /// Longest pattern, in bytes.
 pub const MAX_PATTERN_BYTES: usize = 1024;
 
@@ -54,6 +56,8 @@ pub struct Rule {
     pub fault: Option<Faults>,
     /// Who gets a copy of them.
     pub mirrors: Vec<Mirror>,
+    /// How often it may be followed.
+    pub rate_limits: Vec<RateLimit>,
 }
 
 impl Rule {

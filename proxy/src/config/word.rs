@@ -9,6 +9,7 @@ use std::time::Duration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 
+use super::admission::Priority;
 use super::reader::nearest;
 use super::route::{GrpcKind, Scheme};
 use super::yaml::clip;
@@ -65,6 +66,12 @@ pub(super) enum LogFormat {
 impl Choice for ServiceProtocol {
     const EXPECTED: &'static str = "a protocol";
     const WORDS: &'static [(&'static str, Option<Self>)] = &[("http", Some(Self::Http)), ("tcp", Some(Self::Tcp))];
+}
+
+impl Choice for Priority {
+    const EXPECTED: &'static str = "a priority";
+    const WORDS: &'static [(&'static str, Option<Self>)] =
+        &[("low", Some(Self::Low)), ("normal", Some(Self::Normal)), ("critical", Some(Self::Critical))];
 }
 
 impl Choice for Scheme {

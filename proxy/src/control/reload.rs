@@ -18,6 +18,7 @@ use super::watch::Watcher;
 use crate::config::{self, Config, Module, Problem, Warning};
 use crate::filter::chain::Plan;
 use crate::mesh::generation::Snapshot;
+use crate::policy::shed::Load;
 use crate::telemetry::labels;
 use crate::telemetry::metrics::Metrics;
 use crate::worker::{Next, Order, Peers};
@@ -108,6 +109,8 @@ pub struct Reload {
     pub peers: Arc<Peers>,
     /// What is shown of them.
     pub generations: Rc<Generations>,
+    /// What the process carries.
+    pub load: Arc<Load>,
     /// Where they are counted.
     pub metrics: Rc<Metrics>,
     /// Somebody wants one though no file has changed.
@@ -168,7 +171,7 @@ impl Reload {
         self.discovery.answers(&config, FIRST_ANSWER, |_| {}).await;
         let mut ports = self.ports.change(&config)?;
         let places = self.discovery.places(&config);
-        let snapshot = Snapshot::new(number, Arc::clone(&config), plan.clone(), places);
+        let snapshot = Snapshot::new(number, Arc::clone(&config), plan.clone(), places, &self.load);
         let mut answers = Vec::new();
         self.peers.tell(|| {
             let (answer, ready) = oneshot::channel();

@@ -1,6 +1,6 @@
 //! One exchange: what is known of it, and the account of it that is written when it ends.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -92,6 +92,8 @@ pub struct Exchange {
     route: RefCell<Option<Arc<str>>>,
     timeouts: Cell<Timeouts>,
     idle: Deadline,
+    /// Runs out when the exchange is not over in time, if that is bounded.
+    stream: OnceCell<Deadline>,
     request_ended: Cell<bool>,
     status: Cell<u16>,
     reason: Cell<Reason>,
@@ -168,8 +170,9 @@ impl Exchange {
             destination: Cell::new(nowhere),
             service: RefCell::new(None),
             route: RefCell::new(None),
-            timeouts: Cell::new(Timeouts { connect: Duration::ZERO, request: Duration::ZERO, idle: Duration::ZERO }),
+            timeouts: Cell::new(Timeouts::NONE),
             idle: Deadline::new(),
+            stream: OnceCell::new(),
             request_ended: Cell::new(false),
             status: Cell::new(0),
             reason: Cell::new(Reason::None),
@@ -194,6 +197,10 @@ impl Exchange {
     pub fn bounded(&self, timeouts: Timeouts) {
         self.timeouts.set(timeouts);
         self.idle.set(timeouts.idle);
+        if timeouts.stream > Duration::ZERO {
+            let left = timeouts.stream.saturating_sub(self.elapsed()).max(Duration::from_millis(1));
+            self.stream.get_or_init(Deadline::new).set(left);
+        }
         if self.request_ended.get() {
             self.deadline.set(timeouts.request);
         }
@@ -203,6 +210,9 @@ impl Exchange {
     pub fn answered(&self, status: StatusCode) {
         self.status.set(status.as_u16());
         self.deadline.clear();
+        if self.reason.get() == Reason::None {
+            self.trail.answered();
+        }
         // A head is movement, too: what follows it has all of its time, however long the head took.
         self.idle.set(self.timeouts.get().idle);
         if let Some(line) = self.line.borrow_mut().as_mut() {
@@ -212,6 +222,10 @@ impl Exchange {
 
     /// The exchange failed; the first cause counts.
     pub fn failed(&self, fault: &Fault) {
+        if let (Reason::StreamTimeout, Some(stream)) = (fault.reason, self.stream.get()) {
+            // What is said of it may take its time.
+            stream.clear();
+        }
         if self.reason.get() == Reason::None {
             self.reason.set(fault.reason);
             if let Some(line) = self.line.borrow_mut().as_mut() {
@@ -261,6 +275,11 @@ impl Exchange {
     /// When its first byte came.
     pub fn started(&self) -> Instant {
         self.started
+    }
+
+    /// Ready when all of its time is over, if that is bounded.
+    pub fn poll_stream(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.stream.get().map_or(Poll::Pending, |stream| stream.poll(cx))
     }
 
     /// Since its first byte.
@@ -357,6 +376,9 @@ impl Observer for Exchange {
     }
 
     fn poll_idle(&self, cx: &mut Context<'_>) -> Poll<Fault> {
+        if self.poll_stream(cx).is_ready() {
+            return Poll::Ready(Fault::new(Reason::StreamTimeout));
+        }
         self.idle.poll(cx).map(|()| Fault::new(Reason::StreamIdleTimeout))
     }
 }

@@ -3,15 +3,19 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::callout::Services;
 use crate::cluster::{Cluster, Dialer, Place, Places, Settings, Transport};
 use crate::config::fault::Faults;
-use crate::config::{self, AppProtocol, Balance, Config, Rule, Source, Timeouts};
+use crate::config::{self, AppProtocol, Balance, Config, RateLimit, Rule, Source, Timeouts};
 use crate::drain::Drain;
 use crate::filter::chain::{Chain, Filters, Plan};
 use crate::filter::machine::Machines;
 use crate::policy::access::Access;
+use crate::policy::concurrency::Adaptive;
+use crate::policy::rate::{self, Limiters, RateLimits};
+use crate::policy::shed::{Load, Shed};
 use crate::route::{self, Table};
 use crate::telemetry::labels::{Direction, Protocol};
 
@@ -28,6 +32,14 @@ pub struct Generation {
     found: HashMap<Source, Vec<Rc<Cluster>>>,
     application: Option<(Rc<Cluster>, Protocol)>,
     access: Option<Access>,
+    /// How often the application may be asked.
+    rate_limits: Option<RateLimits>,
+    /// How much the application is asked at a time, if that is limited.
+    concurrency: Option<Rc<Adaptive>>,
+    /// When requests are refused, whatever they are for.
+    shed: Option<Rc<Shed>>,
+    /// All that workers count together.
+    limiters: Limiters,
     outbound: Chain,
     inbound: Chain,
     filters: Filters,
@@ -44,6 +56,8 @@ pub struct Destination {
     pub routes: Option<Routes>,
     /// Faults on purpose for its requests.
     pub fault: Option<Box<Faults>>,
+    /// How often it may be asked, if that is limited.
+    pub limits: Option<RateLimits>,
 }
 
 /// The routes of a service.
@@ -60,6 +74,8 @@ pub struct Own {
     pub name: Arc<str>,
     /// Its filters.
     pub filters: Chain,
+    /// How often it may be followed, if that is limited.
+    pub limits: Option<RateLimits>,
 }
 
 /// A configuration on its way to the workers, with everything in it ready.
@@ -75,13 +91,18 @@ pub struct Snapshot {
     places: Places,
     /// Its routes, compiled, in the order of the configuration.
     routes: Vec<Arc<Table>>,
+    /// Its rate limits, full.
+    limiters: Limiters,
+    /// What the process carries.
+    load: Arc<Load>,
 }
 
 impl Snapshot {
     /// Compiles the routes: here, not in the workers, which have requests to serve.
-    pub fn new(number: u64, config: Arc<Config>, filters: Plan, places: Places) -> Self {
+    pub fn new(number: u64, config: Arc<Config>, filters: Plan, places: Places, load: &Arc<Load>) -> Self {
         let routes = config.routes.iter().map(|route| Arc::new(Table::new(&route.rules))).collect();
-        Snapshot { number, config, filters, places, routes }
+        let limiters = rate::limiters(config.rate_limits());
+        Snapshot { number, config, filters, places, routes, limiters, load: Arc::clone(load) }
     }
 }
 
@@ -121,7 +142,9 @@ impl Generation {
         dialer: &Rc<Dialer>,
         machines: &Machines,
     ) -> (Self, Result<(), String>) {
-        let Snapshot { number, config, filters, places, routes } = snapshot;
+        let Snapshot { number, config, filters, places, routes, limiters, load } = snapshot;
+        let limiters = rate::kept(limiters, before.map(|before| &before.limiters));
+        let limits = |limits: &[RateLimit]| RateLimits::new(limits, &limiters, dialer.metrics());
         let (filters, ready) = Filters::new(filters, machines, *number);
         let destination = |service: &config::Service| {
             let known = before.and_then(|before| before.by_host(&service.name)).map(|known| &known.cluster);
@@ -131,6 +154,7 @@ impl Generation {
                 filters: filters.chain(&service.filters),
                 routes: None,
                 fault: service.fault.clone().map(Box::new),
+                limits: limits(&service.rate_limits),
             }
         };
         let mut services: Vec<_> = config.services.iter().map(destination).collect();
@@ -146,7 +170,11 @@ impl Generation {
         }
         for (route, table) in config.routes.iter().zip(routes) {
             let Some(service) = services.get_mut(route.service) else { continue };
-            let own = |rule: &Rule| Own { name: Arc::from(&*rule.name), filters: filters.chain(&rule.filters) };
+            let own = |rule: &Rule| Own {
+                name: Arc::from(&*rule.name),
+                filters: filters.chain(&rule.filters),
+                limits: limits(&rule.rate_limits),
+            };
             let rules = route.rules.iter().map(own).collect();
             service.routes = Some(Routes { table: Arc::clone(table), rules });
             for host in &route.hosts {
@@ -173,6 +201,10 @@ impl Generation {
             found,
             application,
             access,
+            rate_limits: config.inbound.as_ref().and_then(|inbound| limits(&inbound.rate_limits)),
+            concurrency: concurrency(config, before, dialer),
+            shed: config.overload.as_ref().map(|overload| Shed::new(overload, load, dialer.metrics())),
+            limiters,
             filters,
             exchanges: Drain::default(),
         };
@@ -267,10 +299,33 @@ impl Generation {
         self.access.as_ref()
     }
 
+    /// How often the application may be asked, if that is limited.
+    pub fn rate_limits(&self) -> Option<&RateLimits> {
+        self.rate_limits.as_ref()
+    }
+
+    /// How much the application is asked at a time, if that is limited.
+    pub fn concurrency(&self) -> Option<&Rc<Adaptive>> {
+        self.concurrency.as_ref()
+    }
+
+    /// When requests are refused, whatever they are for, if that is said.
+    pub fn shed(&self) -> Option<&Rc<Shed>> {
+        self.shed.as_ref()
+    }
+
     /// All clusters: the services, then the application.
     pub fn clusters(&self) -> impl Iterator<Item = &Rc<Cluster>> {
         self.services.iter().map(|service| &service.cluster).chain(self.application.iter().map(|(cluster, _)| cluster))
     }
+}
+
+/// The adaptive limit: that of the generation before, if it has the same bounds.
+fn concurrency(config: &Config, before: Option<&Generation>, dialer: &Rc<Dialer>) -> Option<Rc<Adaptive>> {
+    let bounds = config.inbound.as_ref()?.concurrency?;
+    let known = before.and_then(Generation::concurrency).filter(|known| known.settings() == bounds);
+    let new = || Rc::new(Adaptive::new(bounds, dialer.metrics().concurrency_limit(), Instant::now()));
+    Some(known.map_or_else(new, Rc::clone))
 }
 
 fn application(

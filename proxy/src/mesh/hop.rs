@@ -19,6 +19,7 @@ use crate::filter::exchange::{Conn, Exchange, Ledger};
 use crate::http::body::{Half, Length};
 use crate::http::head::RequestHead;
 use crate::http::{Body, Request, Response, Service, deadline};
+use crate::policy::Asked;
 use crate::route;
 use crate::telemetry::labels::{Direction, NameId};
 use crate::telemetry::why::What;
@@ -49,10 +50,14 @@ async fn run(hop: &Hop, conn: &Rc<Conn>, pinned: Option<&Rc<str>>, mut request: 
     let (grpc, method) = (request.head.is_grpc(), request.head.method.clone());
     let mut passage = generation.chain(hop.direction).open();
     let outcome = async {
-        let admitted = match hop.direction {
+        let room = generation.shed().map_or(Ok(()), |shed| {
+            let peer = conn.peer.as_ref().map(|peer| &peer.spiffe);
+            shed.enter(&Asked::new(&request.head, peer, 0), &exchange.trail)
+        });
+        let admitted = room.and_then(|()| match hop.direction {
             Direction::Outbound => outbound::admit(hop, conn, &exchange, &mut request.head),
             Direction::Inbound => inbound::admit(&generation, conn, &mut request.head, &exchange),
-        };
+        });
         if let Some(settings) = generation.why() {
             why::begin(hop, settings, &exchange, &mut request.head);
         }
@@ -117,6 +122,11 @@ async fn run(hop: &Hop, conn: &Rc<Conn>, pinned: Option<&Rc<str>>, mut request: 
             Poll::Pending => match passage.poll_stopped(cx) {
                 Poll::Ready(fault) => Poll::Ready(Err(fault)),
                 Poll::Pending => {
+                    if exchange.poll_stream(cx).is_ready() {
+                        exchange.trail.expire();
+                        exchange.trail.note(|| target.cluster.state());
+                        return Poll::Ready(Err(Fault::new(Reason::StreamTimeout).detail("no answer in time")));
+                    }
                     let passed = exchange.deadline.poll(cx).is_ready();
                     if !passed && due.as_ref().is_none_or(|due| due.poll(cx).is_pending()) {
                         return Poll::Pending;

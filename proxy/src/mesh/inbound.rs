@@ -1,5 +1,8 @@
 //! The mesh's side: who is calling, and may they?
 
+use std::rc::Rc;
+use std::time::Duration;
+
 use http::HeaderName;
 
 use super::generation::{Generation, Target};
@@ -12,6 +15,10 @@ use crate::identity::SpiffeId;
 use crate::policy::Asked;
 use crate::policy::access::{Access, Decision};
 use crate::telemetry::labels::{Authorization, Protocol};
+use crate::telemetry::trail::Busy;
+
+/// When to ask an application again that has enough.
+const SOON: Duration = Duration::from_secs(1);
 
 const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
@@ -26,8 +33,18 @@ pub(super) fn admit(
         conn.peer.as_ref().ok_or_else(|| Fault::new(Reason::HttpRequestDenied).detail("the caller has no identity"))?;
     let inbound =
         generation.inbound().ok_or_else(|| Fault::new(Reason::DestinationNotFound).detail("no inbound section"))?;
-    if let Some(access) = generation.access() {
-        authorize(access, &Asked::new(head, Some(&peer.spiffe), inbound.application.port()), exchange)?;
+    let (access, limits) = (generation.access(), generation.rate_limits());
+    if access.is_some() || limits.is_some() {
+        let asked = Asked::new(head, Some(&peer.spiffe), inbound.application.port());
+        access.map_or(Ok(()), |access| authorize(access, &asked, exchange))?;
+        limits.map_or(Ok(()), |limits| limits.admit(&asked, exchange.started()))?;
+    }
+    if let Some(adaptive) = generation.concurrency() {
+        adaptive.enter().map_err(|now| {
+            let detail = format!("{now} requests are in flight, and the application would not answer more any sooner");
+            Fault::new(Reason::LimitReached).detail(detail).wait(SOON)
+        })?;
+        exchange.trail.held_by(Rc::clone(adaptive) as Rc<dyn Busy>);
     }
     opaque::admit(head, target(generation)?.protocol == Protocol::Tcp)?;
     match &conn.forwarded {

@@ -15,6 +15,8 @@ use crate::filter::exchange::{Conn, Exchange};
 use crate::http::body::Half;
 use crate::http::head::RequestHead;
 use crate::http::{Body, Response};
+use crate::policy::Asked;
+use crate::policy::rate::RateLimits;
 use crate::route::{self, Found};
 use crate::telemetry::labels::Protocol;
 use crate::telemetry::trace::{self, TraceContext};
@@ -86,7 +88,9 @@ pub(super) fn route<'a>(
         protocol,
         fault: service.fault.as_deref(),
     };
-    let Some(routes) = &service.routes else { return Ok(straight(service)) };
+    let Some(routes) = &service.routes else {
+        return limited(straight(service), [None, service.limits.as_ref()], exchange, head);
+    };
     // Whatever comes of it, the account names the service that was called, unless there is a backend.
     let (name, id) = (service.cluster.name(), service.cluster.id());
     exchange.destined(name, id, protocol);
@@ -121,5 +125,20 @@ pub(super) fn route<'a>(
     });
     let filters = [&own.filters, &backend.filters];
     let straight = straight(backend);
-    Ok(Target { filters, rule: Some(rule), fault: rule.fault.as_ref().or(straight.fault), ..straight })
+    let target = Target { filters, rule: Some(rule), fault: rule.fault.as_ref().or(straight.fault), ..straight };
+    limited(target, [own.limits.as_ref(), backend.limits.as_ref()], exchange, head)
+}
+
+/// Counts a request against the limits of where it goes.
+fn limited<'a>(
+    target: Target<'a>,
+    limits: [Option<&RateLimits>; 2],
+    exchange: &Exchange,
+    head: &RequestHead,
+) -> Result<Target<'a>, Stop> {
+    for limits in limits.into_iter().flatten() {
+        exchange.destined(target.cluster.name(), target.cluster.id(), target.protocol);
+        limits.admit(&Asked::new(head, None, 0), exchange.started())?;
+    }
+    Ok(target)
 }

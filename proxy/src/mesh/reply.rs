@@ -19,6 +19,9 @@ use crate::http::{Body, Response, ResponseHead};
 
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 const GRPC_PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
+const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
+const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
+const RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
@@ -34,7 +37,7 @@ pub(super) fn settle(node: &str, exchange: &Exchange, grpc: bool, outcome: Resul
                 Side::Proxy | Side::Upstream => tracing::info!(%fault, "request failed"),
             }
             exchange.failed(&fault);
-            response(node, fault.reason, fault.wait, grpc)
+            response(node, &fault, grpc)
         }
     }
 }
@@ -50,7 +53,7 @@ pub(super) fn refuse(hop: &Hop, conn: &Rc<Conn>, fault: Fault) -> Response {
 
 /// An answer on purpose. Who did not ask in gRPC gets a code of it all the same, and who did gets that of a status.
 pub(super) fn aborted(node: &str, abort: Abort, grpc: bool) -> Response {
-    let mut response = response(node, Reason::FaultInjected, None, grpc || matches!(abort, Abort::Grpc(_)));
+    let mut response = response(node, &Fault::new(Reason::FaultInjected), grpc || matches!(abort, Abort::Grpc(_)));
     match abort {
         Abort::Http(status) => {
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
@@ -69,12 +72,18 @@ pub(super) fn aborted(node: &str, abort: Abort, grpc: bool) -> Response {
 
 /// A fault as its caller sees it: the status, `proxy-status` (RFC 9209), and a fixed text; for gRPC a response of
 /// headers only with the mapped code (gRPC over HTTP/2, "Trailers-Only").
-fn response(node: &str, reason: Reason, wait: Option<Duration>, grpc: bool) -> Response {
-    let row = reason.row();
+fn response(node: &str, fault: &Fault, grpc: bool) -> Response {
+    let (row, wait) = (fault.reason.row(), fault.wait);
     let mut head = ResponseHead::new(StatusCode::from_u16(row.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR));
     // The node's name is a token or was made one when the configuration was read.
     if let Ok(status) = HeaderValue::try_from(format!("{node}; error={}", row.proxy_status)) {
         head.headers.insert(PROXY_STATUS, status);
+    }
+    // In whole seconds, and no sooner: zero would have all of them come back at once.
+    let seconds = |wait: Duration| u64::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u64::MAX).max(1);
+    if let (Some(quota), Some(wait)) = (fault.quota, wait) {
+        let fields = [(LIMIT, u64::from(quota.get())), (REMAINING, 0), (RESET, seconds(wait))];
+        head.headers.extend(fields.map(|(name, value)| (name, HeaderValue::from(value))));
     }
     if grpc {
         head.status = StatusCode::OK;
@@ -88,9 +97,7 @@ fn response(node: &str, reason: Reason, wait: Option<Duration>, grpc: bool) -> R
         return Response { head: head.into(), body: Body::empty(Half::Response) };
     }
     if let Some(wait) = wait {
-        // In whole seconds, and no sooner: zero would have all of them come back at once.
-        let seconds = u64::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u64::MAX).max(1);
-        head.headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        head.headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds(wait)));
     }
     head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     head.headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -99,16 +106,18 @@ fn response(node: &str, reason: Reason, wait: Option<Duration>, grpc: bool) -> R
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+
     use super::*;
 
     #[test]
     fn every_reason_has_an_answer_in_both_vocabularies() {
         for reason in Reason::ALL.iter().filter(|r| **r != Reason::None) {
-            let plain = response("delta", *reason, None, false);
+            let plain = response("delta", &Fault::new(*reason), false);
             assert_eq!(plain.head.status.as_u16(), reason.row().status);
             assert_eq!(plain.head.headers[PROXY_STATUS], format!("delta; error={}", reason.row().proxy_status));
             assert!(!plain.body.is_end());
-            let grpc = response("delta", *reason, None, true);
+            let grpc = response("delta", &Fault::new(*reason), true);
             assert_eq!(
                 (grpc.head.status, &grpc.head.headers[GRPC_STATUS]),
                 (StatusCode::OK, &HeaderValue::from(u16::from(reason.row().grpc)))
@@ -133,12 +142,14 @@ mod tests {
     #[test]
     fn a_time_to_come_back_is_told() {
         for (millis, seconds) in [(0, "1"), (1, "1"), (1000, "1"), (1001, "2")] {
-            let wait = Some(Duration::from_millis(millis));
-            assert_eq!(response("delta", Reason::BreakerOpen, wait, false).head.headers["retry-after"], seconds);
-            assert_eq!(
-                response("delta", Reason::BreakerOpen, wait, true).head.headers[GRPC_PUSHBACK],
-                millis.to_string()
-            );
+            let fault = Fault::new(Reason::BreakerOpen).wait(Duration::from_millis(millis));
+            assert_eq!(response("delta", &fault, false).head.headers["retry-after"], seconds);
+            assert_eq!(response("delta", &fault, true).head.headers[GRPC_PUSHBACK], millis.to_string());
+            let fault = fault.quota(NonZeroU32::new(7));
+            for grpc in [false, true] {
+                let headers = &response("delta", &fault, grpc).head.headers;
+                assert_eq!([&headers[LIMIT], &headers[REMAINING], &headers[RESET]], ["7", "0", seconds]);
+            }
         }
     }
 

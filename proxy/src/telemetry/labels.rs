@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::hash::Hash;
 
 pub use super::names::{MAX_NAMES, NameId, Names};
+pub(super) use super::names::{escape, label};
 use crate::fault::Reason;
 
 /// The values of one metric's labels, small enough to be hashed for every request.
@@ -542,6 +543,18 @@ keys! {
         verdict: Authorization,
     }
 
+    /// One label: how much a request matters.
+    pub struct PriorityKey {
+        /// Its word in the configuration.
+        priority: NameId,
+    }
+
+    /// One label: which rate limit.
+    pub struct RateLimitKey {
+        /// Its name in the configuration.
+        limit: NameId,
+    }
+
     /// One label: what became of a reload.
     pub struct ReloadKey {
         /// What became of it.
@@ -567,29 +580,6 @@ impl Labels for () {
     const NAMES: &'static [&'static str] = &[];
 
     fn write(&self, _: &Names, _: &mut String) {}
-}
-
-/// Appends one `name="value"`, after a comma where something stands before it.
-pub(super) fn label(out: &mut String, name: &str, value: impl FnOnce(&mut String)) {
-    if !out.is_empty() {
-        out.push(',');
-    }
-    out.push_str(name);
-    out.push_str("=\"");
-    value(out);
-    out.push('"');
-}
-
-/// Appends a label's value with the three escapes of both text formats.
-pub(super) fn escape(value: &str, out: &mut String) {
-    for c in value.chars() {
-        match c {
-            '\\' => out.push_str("\\\\"),
-            '"' => out.push_str("\\\""),
-            '\n' => out.push_str("\\n"),
-            c => out.push(c),
-        }
-    }
 }
 
 #[cfg(test)]

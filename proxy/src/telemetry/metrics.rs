@@ -16,7 +16,8 @@ use super::labels::{
     Authorization, AuthorizationKey, CallResult, Callback, Cause, CauseKey, Certificate, CertificateKey, ConnectionKey,
     Direction, DirectionKey, Discovered, DiscoveryKey, EdgeKey, EdgeStatusKey, FilterCallKey, FilterCallbackKey,
     FilterKey, FilterLimitKey, FilterOutcomeKey, Handshake, HandshakeKey, HedgeKey, Hedged, Labels, Limit, Link,
-    Method, MirrorKey, Mirrored, NameId, Names, Origin, Outcome, Protocol, Reload, ReloadKey, RequestKey, Status,
+    Method, MirrorKey, Mirrored, NameId, Names, Origin, Outcome, PriorityKey, Protocol, RateLimitKey, Reload,
+    ReloadKey, RequestKey, Status,
 };
 use crate::fault::Reason;
 
@@ -87,6 +88,12 @@ metrics! {
         "Faults on purpose that requests met.";
     mirrors: "lacis_mirrors_total", Counter(Counter::default) by MirrorKey,
         "Copies of requests, by what became of them.";
+    concurrency_limit: "lacis_concurrency_limit", Gauge(Gauge::default) by (),
+        "Requests that the application may be asked at a time, where that limit is adaptive.";
+    shed: "lacis_shed_total", Counter(Counter::default) by PriorityKey,
+        "Requests that were refused because the sidecar had enough, by how much they mattered.";
+    rate_limited: "lacis_rate_limited_total", Counter(Counter::default) by RateLimitKey,
+        "Requests that were refused because a rate limit was used up.";
     filter_requests: "lacis_filter_requests_total", Counter(Counter::default) by FilterOutcomeKey,
         "Requests that a filter has seen, by how it left them.";
     filter_duration: "lacis_filter_duration_seconds", Histogram(|| Histogram::new(&FILTER_SECONDS)) by FilterKey,
@@ -294,6 +301,21 @@ impl Metrics {
     pub fn authorization(&self, rule: &str, verdict: Authorization) -> Arc<Counter> {
         let key = AuthorizationKey { rule: self.name(rule), verdict };
         self.families.authorization.cell(key, &self.names.borrow())
+    }
+
+    /// Where requests of a priority are counted that are refused because the sidecar has enough.
+    pub fn shed(&self, priority: &str) -> Arc<Counter> {
+        self.families.shed.cell(PriorityKey { priority: self.name(priority) }, &self.names.borrow())
+    }
+
+    /// The adaptive limit of this thread: what it changes by is added.
+    pub fn concurrency_limit(&self) -> Arc<Gauge> {
+        self.families.concurrency_limit.cell((), &self.names.borrow())
+    }
+
+    /// Where what a rate limit refuses is counted.
+    pub fn rate_limited(&self, limit: &str) -> Arc<Counter> {
+        self.families.rate_limited.cell(RateLimitKey { limit: self.name(limit) }, &self.names.borrow())
     }
 
     /// The metrics of a filter of the configuration. Handles for the same name share their cells.

@@ -1,10 +1,10 @@
-//! Names of services, filters and rules as one worker interns them, for labels.
+//! Names of services, filters and rules as one worker interns them, for labels; and how a label is written.
 
 use std::sync::Arc;
 
 use foldhash::{HashMap, HashMapExt as _};
 
-use super::labels::{Label, escape};
+use super::labels::Label;
 
 /// Most names that one worker interns. Names are services of the mesh; beyond this the mesh is too large for one label
 /// per service, and further ones are [`NameId::OTHER`].
@@ -57,6 +57,29 @@ impl Names {
                 NameId(next)
             }
             _ => NameId::OTHER,
+        }
+    }
+}
+
+/// Appends one `name="value"`, after a comma where something stands before it.
+pub(super) fn label(out: &mut String, name: &str, value: impl FnOnce(&mut String)) {
+    if !out.is_empty() {
+        out.push(',');
+    }
+    out.push_str(name);
+    out.push_str("=\"");
+    value(out);
+    out.push('"');
+}
+
+/// Appends a label's value with the three escapes of both text formats.
+pub(super) fn escape(value: &str, out: &mut String) {
+    for c in value.chars() {
+        match c {
+            '\\' => out.push_str("\\\\"),
+            '"' => out.push_str("\\\""),
+            '\n' => out.push_str("\\n"),
+            c => out.push(c),
         }
     }
 }

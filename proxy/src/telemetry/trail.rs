@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::labels::Link;
 use super::why::{Record, What};
@@ -20,6 +20,8 @@ pub struct Trail {
     carrier: RefCell<Option<Rc<Carrier>>>,
     busy: RefCell<Option<Rc<dyn Busy>>>,
     admitted: RefCell<Option<Rc<dyn Busy>>>,
+    /// What counts it from its beginning.
+    held: RefCell<[Option<Rc<dyn Busy>>; 2]>,
     expired: Cell<bool>,
     due: Cell<Option<Instant>>,
     /// Only where somebody may ask why it ended as it did.
@@ -39,6 +41,9 @@ pub struct Carrier {
 pub trait Busy {
     /// One request fewer.
     fn end(&self);
+
+    /// It was answered by whom it was sent to, after this time.
+    fn answered(&self, _took: Duration, _now: Instant) {}
 }
 
 impl Default for Trail {
@@ -51,6 +56,7 @@ impl Default for Trail {
             carrier: RefCell::new(None),
             busy: RefCell::new(None),
             admitted: RefCell::new(None),
+            held: RefCell::default(),
             expired: Cell::new(false),
             due: Cell::new(None),
             record: RefCell::new(None),
@@ -159,6 +165,26 @@ impl Trail {
         }
     }
 
+    /// This counts it, too, until it ends; there is room for two.
+    pub fn held_by(&self, by: Rc<dyn Busy>) {
+        match self.held.borrow_mut().iter_mut().find(|place| place.is_none()) {
+            Some(place) => *place = Some(by),
+            None => by.end(),
+        }
+    }
+
+    /// The head of its answer is here. Tells those who [hold](Trail::held_by) it, if it was sent.
+    pub fn answered(&self) {
+        let held = self.held.borrow();
+        if held.iter().any(Option::is_some)
+            && let Some(sent) = self.sent.get()
+        {
+            let now = Instant::now();
+            let took = now.saturating_duration_since(sent);
+            held.iter().flatten().for_each(|by| by.answered(took, now));
+        }
+    }
+
     /// Its caller waits until then.
     pub fn wanted(&self, until: Instant) {
         self.due.set(Some(until));
@@ -182,6 +208,7 @@ impl Trail {
     /// The exchange is over.
     pub fn end(&self) {
         self.put_down();
+        self.held.take().into_iter().flatten().for_each(|by| by.end());
         if let Some(admitted) = self.admitted.take() {
             admitted.end();
         }

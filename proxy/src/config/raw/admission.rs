@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
+use std::time::Duration;
 
 use http::Method;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -10,12 +11,13 @@ use serde::Deserialize;
 use serde::de::value::{MapAccessDeserializer, StrDeserializer, U64Deserializer};
 use serde::de::{self, Deserializer, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 
-use super::super::admission::{IdentityMatch, MAX_STARS};
+use super::super::admission::{self, IdentityMatch, MAX_STARS, Priority};
 use super::super::names::is_label;
 use super::super::reader::Field;
-use super::super::word::{Notation, Word};
+use super::super::word::{Notation, Size, Word};
 use super::super::yaml::clip;
 use super::Port;
+use super::policy::Count;
 use super::route::{PathMatch, TextMatch};
 use crate::identity::{MAX_ID_BYTES, SpiffeId};
 
@@ -76,6 +78,176 @@ pub(in super::super) struct Conditions {
     /// The port of the application.
     #[serde(default)]
     pub(in super::super) port: Field<Listed<Port>>,
+}
+
+pub(in super::super) const PER: &str = "1s";
+/// Keys of a rate limit: 64 KiB, and more callers and users than one sidecar sees in a bucket's time.
+pub(in super::super) const MAX_KEYS: u32 = 4096;
+
+/// A token bucket: what finds it empty is answered 429 with `retry-after`. All workers together count against it.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a map such as {requests: 100, per: 1s, key: identity}")]
+pub(in super::super) struct RateLimit {
+    /// Its name in metrics, unique in its list; by default `limit-N`, counted from 1.
+    #[serde(default)]
+    pub(in super::super) name: Field<String>,
+    /// It is about requests that meet all of one of these; by default about every request.
+    #[serde(default)]
+    pub(in super::super) matches: Field<Vec<Field<Conditions>>>,
+    /// So many pass,
+    #[schemars(extend("minimum" = 1))]
+    pub(in super::super) requests: Field<Count>,
+    /// in this time.
+    #[serde(default)]
+    #[schemars(extend("default" = PER))]
+    pub(in super::super) per: Field<Word<Duration>>,
+    /// So many pass at once if none did for a while; by default as many as `requests`.
+    #[serde(default)]
+    #[schemars(extend("minimum" = 1))]
+    pub(in super::super) burst: Field<Count>,
+    /// What requests are counted apart by: `identity` of who calls (inbound), or `{header: NAME}`; by default all together.
+    #[serde(default)]
+    pub(in super::super) key: Field<Key>,
+    /// How many keys are counted apart. Those beyond it that are in use share one bucket.
+    #[serde(default)]
+    #[schemars(extend("default" = MAX_KEYS, "minimum" = 1, "maximum" = admission::MAX_KEYS))]
+    pub(in super::super) max_keys: Field<Count>,
+}
+
+pub(in super::super) const MIN_CONCURRENCY: u32 = 4;
+pub(in super::super) const MAX_CONCURRENCY: u32 = 1000;
+pub(in super::super) const INITIAL_CONCURRENCY: u32 = 20;
+
+/// A limit of requests in flight that finds itself: `adaptive`, or a map.
+#[derive(Debug)]
+pub(in super::super) struct Concurrency(pub(in super::super) ConcurrencyBounds);
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a map such as {min: 4, max: 1000}")]
+pub(in super::super) struct ConcurrencyBounds {
+    /// It never falls below this, in each worker.
+    #[serde(default)]
+    #[schemars(extend("default" = MIN_CONCURRENCY, "minimum" = 1))]
+    pub(in super::super) min: Field<Count>,
+    /// It never rises above this, in each worker.
+    #[serde(default)]
+    #[schemars(extend("default" = MAX_CONCURRENCY, "minimum" = 1))]
+    pub(in super::super) max: Field<Count>,
+    /// Where it begins, in each worker.
+    #[serde(default)]
+    #[schemars(extend("default" = INITIAL_CONCURRENCY, "minimum" = 1))]
+    pub(in super::super) initial: Field<Count>,
+}
+
+impl<'de> Deserialize<'de> for Concurrency {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Read;
+        impl<'de> Visitor<'de> for Read {
+            type Value = Concurrency;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("adaptive, or a map such as {min: 4, max: 1000}")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Concurrency, E> {
+                match text {
+                    "adaptive" => Ok(Concurrency(ConcurrencyBounds::default())),
+                    _ => Err(E::invalid_type(de::Unexpected::Str(text), &self)),
+                }
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Concurrency, A::Error> {
+                ConcurrencyBounds::deserialize(MapAccessDeserializer::new(map)).map(Concurrency)
+            }
+        }
+        deserializer.deserialize_struct("ConcurrencyBounds", &["min", "max", "initial"], Read)
+    }
+}
+
+impl JsonSchema for Concurrency {
+    fn schema_name() -> Cow<'static, str> {
+        "Concurrency".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "anyOf": [{ "const": "adaptive" }, generator.subschema_for::<ConcurrencyBounds>()] })
+    }
+}
+
+/// Bounds of the whole sidecar. Beyond them requests are answered 503 with `retry-after`, the least important first: `low`
+/// from 80 % of a bound on, `normal` from 95 %, `critical` at the bound.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a map such as {requests: 10000, memory: 512MiB}")]
+pub(in super::super) struct Overload {
+    /// Requests in flight, both ways, in all workers.
+    #[serde(default)]
+    #[schemars(extend("minimum" = 1))]
+    pub(in super::super) requests: Field<Count>,
+    /// Resident memory of the process. A few requests are let in even beyond it.
+    #[serde(default)]
+    pub(in super::super) memory: Field<Word<Size>>,
+    /// Which requests matter more or less than others: the first that one meets counts; else it is `normal`. The health
+    /// service of gRPC is `critical`.
+    #[serde(default)]
+    pub(in super::super) priorities: Field<Vec<Field<PriorityRule>>>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a map such as {priority: critical, matches: [{path: {exact: /health}}]}")]
+pub(in super::super) struct PriorityRule {
+    /// How much the requests matter.
+    pub(in super::super) priority: Field<Word<Priority>>,
+    /// Those that meet all of one of these.
+    pub(in super::super) matches: Field<Vec<Field<Conditions>>>,
+}
+
+/// What requests are counted apart by.
+#[derive(Debug)]
+pub(in super::super) enum Key {
+    Identity,
+    Header(HeaderKey),
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a map such as {header: x-user}")]
+pub(in super::super) struct HeaderKey {
+    /// The name of a field.
+    pub(in super::super) header: Field<String>,
+}
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Read;
+        impl<'de> Visitor<'de> for Read {
+            type Value = Key;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("identity, or a map such as {header: x-user}")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Key, E> {
+                match text {
+                    "identity" => Ok(Key::Identity),
+                    _ => Err(E::invalid_type(de::Unexpected::Str(text), &self)),
+                }
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Key, A::Error> {
+                HeaderKey::deserialize(MapAccessDeserializer::new(map)).map(Key::Header)
+            }
+        }
+        deserializer.deserialize_struct("HeaderKey", &["header"], Read)
+    }
+}
+
+impl JsonSchema for Key {
+    fn schema_name() -> Cow<'static, str> {
+        "RateLimitKey".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "anyOf": [{ "const": "identity" }, generator.subschema_for::<HeaderKey>()] })
+    }
 }
 
 /// One, or a list of which one is meant.

@@ -12,6 +12,7 @@ use super::super::reader::Field;
 use super::super::route::{GrpcKind, Scheme};
 use super::super::word::Word;
 use super::MAX_WEIGHT;
+use super::admission::RateLimit;
 use super::fault::{Fault, Mirror};
 
 /// Which requests to a service go where (Gateway API, HTTPRoute). Of all rules of a service the most specific counts.
@@ -45,6 +46,9 @@ pub(in super::super) struct Rule {
     /// Faults on purpose, in place of those of the service that it goes to.
     #[serde(default)]
     pub(in super::super) fault: Field<Fault>,
+    /// How often the rule may be followed; before the limits of the service that requests go to.
+    #[serde(default)]
+    pub(in super::super) rate_limits: Field<Vec<Field<RateLimit>>>,
 }
 
 /// What a request must be, in every respect that is given.

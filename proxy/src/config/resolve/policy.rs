@@ -214,7 +214,7 @@ impl Resolver<'_> {
         })
     }
 
-    fn at_least(&self, field: Field<raw::Count>, default: u32, least: u32, why: &str) -> Option<u32> {
+    pub(super) fn at_least(&self, field: Field<raw::Count>, default: u32, least: u32, why: &str) -> Option<u32> {
         self.optional(
             field,
             default,
@@ -222,7 +222,7 @@ impl Resolver<'_> {
         )
     }
 
-    fn duration(&self, field: Field<Word<Duration>>, default: &str, least: Duration) -> Option<Duration> {
+    pub(super) fn duration(&self, field: Field<Word<Duration>>, default: &str, least: Duration) -> Option<Duration> {
         match field {
             Field::Given(Word(time), spot) if time < least => self.too_short(spot, least),
             field => self.word(field, default),

@@ -17,6 +17,7 @@ use super::super::route::{
 use super::super::word::Word;
 use super::super::yaml::clip;
 use super::super::{Service, ServiceProtocol};
+use super::admission::Side;
 use super::service::Hosts;
 use super::{FilterNames, Resolver, not_label};
 
@@ -108,7 +109,7 @@ impl Resolver<'_> {
         gathered: &mut Gathered,
         known: &mut Known<'_>,
     ) -> Option<Rule> {
-        let raw::Rule { name, matches, filters, to, timeout, fault } = raw;
+        let raw::Rule { name, matches, filters, to, timeout, fault, rate_limits } = raw;
         gathered.count += 1;
         let default = format!("rule-{}", gathered.count);
         let name_spot = name.spot().unwrap_or(at);
@@ -132,6 +133,8 @@ impl Resolver<'_> {
         let timeout = self.optional(timeout, None, |Word(timeout), _| Some(Some(timeout)));
         let fault_spot = fault.spot();
         let fault = self.fault(fault);
+        let prefix = format!("{service}/{}/", name.as_deref().unwrap_or_default());
+        let rate_limits = self.rate_limits(rate_limits, &Side { prefix: &prefix, inbound: false, opaque: false });
         let (matches, actions, to) = (matches?, actions?, to?);
         let by_prefix = |m: &Match| matches!(m.path, PathMatch::Prefix(_));
         if let Some(spot) = actions.prefix.filter(|_| !matches.iter().all(by_prefix)) {
@@ -148,8 +151,21 @@ impl Resolver<'_> {
         }
         let Actions { request, response, redirect, rewrite, filters, mirrors, prefix: _ } = actions;
         let name = format!("{service}/{}", name?).into();
-        let (timeout, fault) = (timeout?, fault?);
-        Some(Rule { name, matches, request, response, redirect, rewrite, filters, to, timeout, fault, mirrors })
+        let (timeout, fault, rate_limits) = (timeout?, fault?, rate_limits?);
+        Some(Rule {
+            name,
+            matches,
+            request,
+            response,
+            redirect,
+            rewrite,
+            filters,
+            to,
+            timeout,
+            fault,
+            mirrors,
+            rate_limits,
+        })
     }
 
     fn matches(

@@ -9,6 +9,7 @@ use super::super::reader::{Entries, Field, Spot};
 use super::super::word::Word;
 use super::super::yaml::clip;
 use super::super::{Balance, Dns, Endpoint, Endpoints, LinkPolicy, Node, Service, ServiceProtocol, Source};
+use super::admission::Side;
 use super::{FilterNames, Listener, Resolver, not_label};
 use crate::identity::SpiffeId;
 
@@ -68,6 +69,7 @@ impl Resolver<'_> {
             timeouts,
             retries,
             limits,
+            rate_limits,
             outliers,
             breaker,
             fault,
@@ -100,6 +102,8 @@ impl Resolver<'_> {
             }
             _ => self.fault(fault),
         };
+        let (prefix, opaque) = (format!("{name}/"), protocol == Some(ServiceProtocol::Tcp));
+        let rate_limits = self.rate_limits(rate_limits, &Side { prefix: &prefix, inbound: false, opaque });
         let (endpoints, link, protocol) = (endpoints?, link?, protocol?);
         if let (LinkPolicy::Plaintext, Some(whom)) = (link, outside(&endpoints)) {
             let message = format!("requests to {whom} cross the network unencrypted, and nobody verifies who answers");
@@ -120,6 +124,7 @@ impl Resolver<'_> {
             timeouts: timeouts?,
             retries: retries?,
             limits: limits?,
+            rate_limits: rate_limits?,
             outliers: outliers?,
             breaker: breaker?,
             fault: fault?,
