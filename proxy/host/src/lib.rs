@@ -27,6 +27,7 @@ mod allow;
 mod artifact;
 mod callout;
 mod calls;
+mod contexts;
 mod engine;
 mod exports;
 mod grpc_service;

@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 /// Step of the clock that bounds guest time, which goes only while guests run. A guest that has a CPU to itself is
-/// stopped between its budget and two steps after it; a finer step would only cost wake-ups.
-pub const TICK: Duration = Duration::from_millis(5);
+/// stopped between its budget and two steps after it; a finer step would only cost wake-ups: each is worth some filters of
+/// a request, where there are few requests between them.
+pub const TICK: Duration = Duration::from_millis(10);
 
 /// Default budget of one callback. A worker serves everybody on one thread, so this is how long one filter may hold up
 /// all others; Envoy has no bound and hangs.
@@ -15,7 +16,7 @@ pub const CALL_TIME: Duration = Duration::from_millis(20);
 /// configuration and, in Go, starts a runtime: longer than a callback, and rare.
 pub const START_TIME: Duration = Duration::from_secs(1);
 
-/// Shortest budget: half of it, by which time is measured, is one step of the clock.
+/// Shortest budget: one step of the clock.
 pub const MIN_TIME: Duration = Duration::from_millis(10);
 
 /// Default bound of a VM's linear memory. C modules built by Zig ask for 16 MiB of stack at once, Go for some MiB.

@@ -4,12 +4,12 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use foldhash::HashMap;
 use lacis_abi::{AbiVersion, Level, Map, MetricKind, Status};
 use wasmtime::{Memory, ResourceLimiter, TypedFunc, UpdateDeadline};
 
 use crate::callout::CallOuts;
 use crate::calls::Fail;
+use crate::contexts::Contexts;
 use crate::engine::Clock;
 use crate::limits;
 use crate::limits::{Limit, Limits};
@@ -29,7 +29,7 @@ pub(crate) struct State {
     pub(crate) context: Option<Rc<Context>>,
     /// The context that the callback which runs is for.
     pub(crate) called: Option<Rc<Context>>,
-    pub(crate) contexts: HashMap<u32, Rc<Context>>,
+    pub(crate) contexts: Contexts,
     /// Root contexts for which `proxy_done` came and `proxy_on_delete` is due.
     pub(crate) done: Vec<u32>,
     pub(crate) world: Rc<RefCell<dyn World>>,
@@ -194,7 +194,7 @@ impl State {
     /// Logs a line for the guest, if its level is wanted.
     pub(crate) fn log(&self, level: Level, text: &[u8]) -> Result<(), Fail> {
         let mut world = self.world_mut()?;
-        if level < world.level() {
+        if !world.logs(level) {
             return Ok(());
         }
         let second = world.now().monotonic / 1_000_000_000;

@@ -135,7 +135,7 @@ pub trait Headers {
     /// Adds one more pair at the end.
     fn add(&mut self, name: &[u8], value: &[u8]);
 
-    /// Sets the one value of a name: every pair of that name goes, the new one is at the end.
+    /// Sets the one value of a name, where its first pair was, or at the end; any other pair of that name goes.
     fn replace(&mut self, name: &[u8], value: &[u8]);
 
     /// Removes every pair of a name.

@@ -105,8 +105,14 @@ impl Headers for List {
     }
 
     fn replace(&mut self, name: &[u8], value: &[u8]) {
-        self.remove(name);
-        self.add(name, value);
+        let mut new = Some(value.to_vec());
+        self.0.retain_mut(|(other, value)| match other == name {
+            true => new.take().map(|new| *value = new).is_some(),
+            false => true,
+        });
+        if let Some(new) = new {
+            self.0.push((name.to_vec(), new));
+        }
     }
 
     fn remove(&mut self, name: &[u8]) {

@@ -75,7 +75,12 @@ pub struct RootId(pub(crate) u32);
 
 /// An exchange's context in one VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct ContextId(pub(crate) u32);
+pub struct ContextId {
+    /// As guests know it.
+    pub(crate) number: u32,
+    /// Where it is kept, for as long as it is.
+    pub(crate) slot: u32,
+}
 
 /// Why a VM or a plugin in it did not start.
 #[derive(Debug, thiserror::Error)]
@@ -103,7 +108,6 @@ pub enum StartError {
 pub struct Vm {
     runner: Runner,
     exports: Exports,
-    last_id: u32,
 }
 
 /// Enters the guest, with its budget, and sees to what a trap leaves behind. Its callers enter no dead guest.
@@ -210,7 +214,7 @@ impl Vm {
         state.memory = memory;
         state.allocator = exports.allocator.clone();
         runner.initialize(&instance)?;
-        Ok(Vm { runner, exports, last_id: 0 })
+        Ok(Vm { runner, exports })
     }
 
     /// Starts a plugin: `proxy_on_context_create`, `proxy_on_vm_start` (for each root context, as in Envoy),
@@ -219,14 +223,15 @@ impl Vm {
         if self.runner.dead {
             return Err(Trap::dead("proxy_on_context_create").into());
         }
-        let id = self.fresh_id();
-        let plugin = Rc::new(settings);
-        let size = size(&plugin.configuration);
-        let kind = Kind::Root { ending: Cell::new(false), status: Cell::new(0) };
-        let context = Rc::new(Context { id, root: id, plugin, kind });
+        let size = size(&settings.configuration);
         let state = self.runner.store.data_mut();
         let vm_size = self::size(&state.configuration);
-        state.contexts.insert(id, context.clone());
+        let context = state.contexts.insert(|ContextId { number: id, slot: _ }| {
+            let kind = Kind::Root { ending: Cell::new(false), status: Cell::new(0) };
+            Context { id, root: id, plugin: Rc::new(settings), kind }
+        });
+        let context = context.ok_or_else(|| full("proxy_on_context_create"))?;
+        let id = context.id;
         let phase = Phase::Configuring;
         self.enter("proxy_on_context_create", |e| e.context_create.as_ref(), (id, 0), &context, phase)?;
         if self.enter("proxy_on_vm_start", |e| e.vm_start.as_ref(), (id, vm_size), &context, phase)? == Some(0) {
@@ -251,7 +256,7 @@ impl Vm {
     /// Ends a plugin. True when it is gone; false when it has asked for time, and goes by itself once it has called
     /// `proxy_done` in a later callback (see [`Vm::has_root`]). The caller bounds that time.
     pub fn stop_root(&mut self, root: RootId) -> Result<bool, Trap> {
-        let context = self.context(root.0, "proxy_on_done")?;
+        let context = self.root(root.0, "proxy_on_done")?;
         let done = self.enter("proxy_on_done", |e| e.done.as_ref(), root.0, &context, Phase::Running)? != Some(0);
         if done {
             self.delete(&context)?;
@@ -263,12 +268,12 @@ impl Vm {
 
     /// Whether a plugin is still there.
     pub fn has_root(&self, root: RootId) -> bool {
-        self.runner.store.data().contexts.contains_key(&root.0)
+        self.runner.store.data().contexts.get(root.0).is_some()
     }
 
     /// Runs the plugin's timer callback.
     pub fn tick(&mut self, root: RootId) -> Result<(), Trap> {
-        let context = self.context(root.0, "proxy_on_tick")?;
+        let context = self.root(root.0, "proxy_on_tick")?;
         self.enter("proxy_on_tick", |e| e.tick.as_ref(), root.0, &context, Phase::Running).map(drop)
     }
 
@@ -284,29 +289,28 @@ impl Vm {
 
     fn open_stream(&mut self, root: RootId, stream: Rc<RefCell<dyn Stream>>, tcp: bool) -> Result<ContextId, Trap> {
         const CALLBACK: &str = "proxy_on_context_create";
-        let plugin = self.context(root.0, CALLBACK)?.plugin.clone();
-        let id = self.fresh_id();
-        let context = Rc::new(Context {
-            id,
-            root: root.0,
-            plugin,
-            kind: Kind::Exchange(Exchange::new(ContextId(id), stream, tcp)),
+        let plugin = self.root(root.0, CALLBACK)?.plugin.clone();
+        let mut handle = None;
+        let context = self.runner.store.data_mut().contexts.insert(|id| {
+            handle = Some(id);
+            let kind = Kind::Exchange(Exchange::new(id, stream, tcp));
+            Context { id: id.number, root: root.0, plugin, kind }
         });
-        self.runner.store.data_mut().contexts.insert(id, context.clone());
-        self.enter(CALLBACK, |e| e.context_create.as_ref(), (id, root.0), &context, Phase::Running)?;
-        Ok(ContextId(id))
+        let (Some(context), Some(id)) = (context, handle) else { return Err(full(CALLBACK)) };
+        self.enter(CALLBACK, |e| e.context_create.as_ref(), (id.number, root.0), &context, Phase::Running)?;
+        Ok(id)
     }
 
     /// Runs the log callback: the exchange is over and all its heads can be read once more. In a chain of filters it
     /// runs for all of them before the first is closed.
     pub fn log(&mut self, id: ContextId) -> Result<(), Trap> {
-        let context = self.context(id.0, "proxy_on_log")?;
+        let context = self.context(id, "proxy_on_log")?;
         let Some(exchange) = context.exchange() else { return Ok(()) };
         if exchange.life.get() != Life::Open {
             return Ok(());
         }
         exchange.life.set(Life::Logging);
-        let logged = self.enter("proxy_on_log", |e| e.log.as_ref(), id.0, &context, Phase::Running);
+        let logged = self.enter("proxy_on_log", |e| e.log.as_ref(), id.number, &context, Phase::Running);
         exchange.life.set(Life::Logged);
         logged.map(drop)
     }
@@ -314,13 +318,13 @@ impl Vm {
     /// Ends an exchange's context: the log callback if it has not run, `proxy_on_done` (whose answer counts for nothing
     /// here), `proxy_on_delete`. Of a TCP connection `proxy_on_done` comes first, as in Envoy.
     pub fn close(&mut self, id: ContextId) -> Result<(), Trap> {
-        let context = self.context(id.0, "proxy_on_done")?;
+        let context = self.context(id, "proxy_on_done")?;
         let Some(exchange) = context.exchange() else { return Ok(()) };
         if !exchange.tcp {
             self.log(id)?;
             exchange.life.set(Life::Ended);
         }
-        self.enter("proxy_on_done", |e| e.done.as_ref(), id.0, &context, Phase::Running)?;
+        self.enter("proxy_on_done", |e| e.done.as_ref(), id.number, &context, Phase::Running)?;
         if exchange.tcp {
             self.log(id)?;
             exchange.life.set(Life::Ended);
@@ -345,7 +349,7 @@ impl Vm {
 
     /// Contexts alive of one plugin: its own and those of its exchanges.
     pub fn contexts_of(&self, root: RootId) -> usize {
-        self.runner.store.data().contexts.values().filter(|context| context.root == root.0).count()
+        self.runner.store.data().contexts.iter().filter(|context| context.root == root.0).count()
     }
 
     /// Calls an export in a context; `None` when the module has it not, and then the guest is not entered.
@@ -371,7 +375,7 @@ impl Vm {
             }
             None => Ok(()),
         };
-        self.runner.store.data_mut().contexts.remove(&context.id);
+        self.runner.store.data_mut().contexts.remove(context.id);
         if context.exchange().is_none() {
             self.runner.cancel(Some(context.id));
         }
@@ -381,33 +385,38 @@ impl Vm {
     /// Deletes the plugins that have called `proxy_done` in the callback which has just returned.
     fn delete_done(&mut self) -> Result<(), Trap> {
         while let Some(id) = self.runner.store.data_mut().done.pop() {
-            if let Some(context) = self.runner.store.data().contexts.get(&id).cloned() {
+            if let Some(context) = self.runner.store.data().contexts.get(id).cloned() {
                 self.delete(&context)?;
             }
         }
         Ok(())
     }
 
-    fn context(&self, id: u32, callback: &'static str) -> Result<Rc<Context>, Trap> {
-        if self.runner.dead {
-            return Err(Trap::dead(callback));
-        }
-        self.runner.store.data().contexts.get(&id).cloned().ok_or_else(|| Trap {
-            callback,
-            cause: Cause::Host(format!("context {id} does not exist")),
-            backtrace: String::new(),
-        })
+    /// The context of an exchange.
+    fn context(&self, id: ContextId, callback: &'static str) -> Result<Rc<Context>, Trap> {
+        self.alive(callback)?;
+        self.runner.store.data().contexts.at(id).cloned().ok_or_else(|| absent(id.number, callback))
     }
 
-    /// Never 0 and never one that is in use: SDKs panic on both.
-    fn fresh_id(&mut self) -> u32 {
-        loop {
-            self.last_id = self.last_id.wrapping_add(1);
-            if self.last_id != 0 && !self.runner.store.data().contexts.contains_key(&self.last_id) {
-                return self.last_id;
-            }
-        }
+    /// The context of a plugin.
+    fn root(&self, number: u32, callback: &'static str) -> Result<Rc<Context>, Trap> {
+        self.alive(callback)?;
+        self.runner.store.data().contexts.get(number).cloned().ok_or_else(|| absent(number, callback))
     }
+
+    fn alive(&self, callback: &'static str) -> Result<(), Trap> {
+        if self.runner.dead { Err(Trap::dead(callback)) } else { Ok(()) }
+    }
+}
+
+#[cold]
+fn absent(number: u32, callback: &'static str) -> Trap {
+    Trap { callback, cause: Cause::Host(format!("context {number} does not exist")), backtrace: String::new() }
+}
+
+#[cold]
+fn full(callback: &'static str) -> Trap {
+    Trap { callback, cause: Cause::Host("there is no number for one more context".into()), backtrace: String::new() }
 }
 
 impl Runner {

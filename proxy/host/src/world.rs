@@ -20,6 +20,11 @@ pub trait World {
         Level::Info
     }
 
+    /// Whether a line of this level is logged now: asked for every line, so it had better cost little.
+    fn logs(&self, level: Level) -> bool {
+        level >= self.level()
+    }
+
     /// What time it is.
     fn now(&self) -> Now;
 

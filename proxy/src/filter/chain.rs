@@ -22,7 +22,7 @@ use super::tunnel;
 use super::wasm::{Compiled, Filter};
 use crate::fault::{Fault, Reason};
 use crate::http::body::{self, Length, Observer};
-use crate::http::{Body, Request, Response, ResponseHead};
+use crate::http::{Body, Request, Response, ResponseHead, Shared};
 use crate::telemetry::labels::Outcome;
 
 /// Why an exchange ends before it has gone all the way; either way the answer is a response.
@@ -189,8 +189,13 @@ impl Passage<'_> {
         if chains.iter().any(|chain| !chain.is_empty()) {
             match &self.run {
                 None => self.begin(exchange, request),
-                Some(run) if changed => run.seen.borrow_mut().replace_request(std::mem::take(&mut request.head)),
-                Some(_) => {}
+                // Nobody else may hold the head that they may change.
+                Some(run) => {
+                    let head = std::mem::take(&mut request.head);
+                    if changed {
+                        run.seen.borrow_mut().replace_request(head);
+                    }
+                }
             }
             if let Some(run) = &self.run {
                 run.extend(chains.map(|chain| Rc::clone(&chain.filters)));
@@ -236,8 +241,8 @@ impl Passage<'_> {
             return Err(self.stop(fault));
         }
         // The log callback may still read the request; upstream gets it now.
-        let head = self.run.as_ref().and_then(|run| Some(run.seen.borrow_mut().request.as_mut()?.head.share()));
-        request.head = head.ok_or_else(|| lost("request"))?;
+        let head = self.run.as_ref().and_then(|run| Some(Rc::clone(&run.seen.borrow().request.as_ref()?.head)));
+        request.head = head.ok_or_else(|| lost("request"))?.into();
         Ok(())
     }
 
@@ -260,8 +265,8 @@ impl Passage<'_> {
         let mut flow = Flow::new(&run, Half::Response, body, bare);
         let passed = match flow.head().await {
             Ok(()) => {
-                let head = run.seen.borrow_mut().response.as_mut().map(|response| response.head.share());
-                head.ok_or_else(|| lost("response")).and_then(|mut head| {
+                let head = run.seen.borrow().response.as_ref().map(|response| Shared::from(Rc::clone(&response.head)));
+                head.ok_or_else(|| lost("response")).and_then(|mut head: Shared<ResponseHead>| {
                     let (body, length) = flow.body(&head.headers)?;
                     if let Some(length) = length {
                         head.headers.insert(header::CONTENT_LENGTH, length);
@@ -300,7 +305,7 @@ impl Passage<'_> {
         match (reply, last) {
             (Some(reply), Some(last)) => {
                 run.said(last, Outcome::Reply);
-                Stop::Reply(Box::new(local_reply(reply, self.grpc)))
+                Stop::Reply(Box::new(local_reply(*reply, self.grpc)))
             }
             _ => Stop::Fault(fault),
         }

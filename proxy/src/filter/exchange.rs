@@ -257,11 +257,14 @@ impl Exchange {
         }
     }
 
-    /// What a filter said of it, and after what time.
-    pub fn verdict(&self, verdict: Verdict, took: Duration) {
-        self.trail.note(|| What::Filter(Arc::clone(&verdict.filter), verdict.outcome, took));
+    /// What a filter said of it, and after what time, where that is to be written.
+    pub fn verdict(&self, took: Duration, verdict: impl Fn() -> Verdict) {
+        self.trail.note(|| {
+            let Verdict { filter, outcome } = verdict();
+            What::Filter(filter, outcome, took)
+        });
         if let Some(line) = self.line.borrow_mut().as_mut() {
-            line.verdicts.push(verdict);
+            line.verdicts.push(verdict());
         }
     }
 

@@ -139,8 +139,7 @@ impl Flow {
             _ if run.tcp => Length::Tunnel,
             _ if way.ended => {
                 // All of it is here: what is said of its length can be set right.
-                let data = way.out.iter().map(|frame| if let Frame::Data(data) = frame { data.len() } else { 0 });
-                let total = data.sum::<usize>() as u64;
+                let total = way.out.len();
                 match fields.contains_key(header::CONTENT_LENGTH) {
                     true => {
                         let value = HeaderValue::from(total);
@@ -209,7 +208,7 @@ impl Made for Flow {
             }
             let (frame, ended, last) = {
                 let way = &mut self.run.seen.borrow_mut().ways[self.half as usize];
-                (way.out.pop_front(), way.ended, way.ended && way.out.is_empty())
+                (way.out.pop(), way.ended, way.ended && way.out.is_empty())
             };
             if let Some(Frame::Data(data)) = &frame {
                 self.passed += data.len() as u64;
@@ -234,7 +233,7 @@ impl Made for Flow {
                 Some(frame) => {
                     let Some(held) = self.held.take() else { return Poll::Ready(Some(Ok(frame))) };
                     if !matches!(&frame, Frame::Data(data) if data.is_empty()) {
-                        self.run.seen.borrow_mut().ways[self.half as usize].out.push_front(frame);
+                        self.run.seen.borrow_mut().ways[self.half as usize].out.unshift(frame);
                     }
                     return Poll::Ready(Some(Ok(Frame::Data(held))));
                 }

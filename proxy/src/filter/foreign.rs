@@ -1,8 +1,8 @@
 //! The foreign functions of Envoy (`source/extensions/common/wasm/foreign.cc`) that mean something in a sidecar;
 //! `clear_route_cache` is the host's. Not here, and answered as any function that is not there (`NotFound`):
 //!
-//! - `expr_create`, `expr_evaluate`, `expr_delete`: an expression of CEL is a program of the guest's that would run outside
-//!   its limits of time and memory, and no library for it has limits of its own. A guest can bring one along.
+//! - `expr_create`, `expr_evaluate`, `expr_delete` (CEL): an expression is a program of the guest's, and would run outside its
+//!   limits of time and memory. A filter reads the properties that it needs and decides by them itself.
 //! - `sign`: a private key in a filter is one too many, and a signature with RSA holds up a worker for milliseconds.
 
 use lacis_host::abi::Status;

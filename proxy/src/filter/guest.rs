@@ -3,6 +3,8 @@
 //! What a guest writes is kept if it can be part of a message; else the head is marked broken, and the exchange fails
 //! when the callback has returned. So no filter can split a response or smuggle a request.
 
+use std::rc::Rc;
+
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::{Authority, PathAndQuery};
 use http::{Method, StatusCode};
@@ -17,7 +19,8 @@ const HTTPS: &[u8] = b"https";
 /// A request head in a guest's hands.
 #[derive(Debug)]
 pub(super) struct GuestRequest {
-    pub(super) head: Shared<RequestHead>,
+    /// Others may hold it when no filter has it; see [`Shared`].
+    pub(super) head: Rc<RequestHead>,
     length: Length,
     /// Pseudo-headers that the guest removed and did not set again, as bits: authority, path, method, scheme.
     missing: u8,
@@ -27,8 +30,9 @@ pub(super) struct GuestRequest {
 /// A response head in a guest's hands.
 #[derive(Debug)]
 pub(super) struct GuestResponse {
-    pub(super) head: Shared<ResponseHead>,
-    status: String,
+    pub(super) head: Rc<ResponseHead>,
+    /// What the guest set that is no status.
+    odd: Option<Box<[u8]>>,
     length: Length,
     missing: bool,
     broken: Option<String>,
@@ -44,7 +48,9 @@ pub(super) struct GuestTrailers {
 /// What a head may say of the length of its content.
 #[derive(Debug)]
 enum Length {
-    /// What it said when it came, for no filter sees the content.
+    /// What it says, for no filter sees the content, and none has touched that.
+    Untouched,
+    /// What it said before a filter touched that.
     Fixed(Option<HeaderValue>),
     /// Anything: filters see the content, and it is held to what they say.
     Theirs,
@@ -59,8 +65,7 @@ const SCHEME: u8 = 8;
 impl GuestRequest {
     /// `open` where filters will see content, and may say how long it becomes.
     pub(super) fn new(head: Shared<RequestHead>, open: bool) -> Self {
-        let length = Length::of(&head.headers, open);
-        GuestRequest { head, length, missing: 0, broken: None }
+        GuestRequest { head: head.into_rc(), length: Length::new(open), missing: 0, broken: None }
     }
 
     /// Filters will see the content.
@@ -75,7 +80,9 @@ impl GuestRequest {
 
     /// What is wrong with it now, if anything; framing that the guest touched is mended, for the body is what it was.
     pub(super) fn check(&mut self) -> Result<(), String> {
-        mend(&mut self.head.headers, &self.length);
+        if let Length::Fixed(length) = &self.length {
+            mend(&mut Rc::make_mut(&mut self.head).headers, length.as_ref());
+        }
         let missing = |bit, name: &str| (self.missing & bit != 0).then(|| format!("missing required header: {name}"));
         match self
             .broken
@@ -90,18 +97,19 @@ impl GuestRequest {
     }
 
     fn set(&mut self, name: &[u8], value: &[u8]) {
+        let head = Rc::make_mut(&mut self.head);
         let set = match name {
             b":authority" | b"host" => {
-                Authority::try_from(value).map(|v| self.head.authority = Some(v)).map(|()| AUTHORITY).ok()
+                Authority::try_from(value).map(|v| head.authority = Some(v)).map(|()| AUTHORITY).ok()
             }
-            b":path" => path(value).map(|v| self.head.path = v).map(|()| PATH),
+            b":path" => path(value).map(|v| head.path = v).map(|()| PATH),
             // Not CONNECT: what filters see is HTTP, and stays it.
             b":method" => Method::from_bytes(value)
                 .ok()
                 .filter(|v| v != Method::CONNECT)
-                .map(|v| self.head.method = v)
+                .map(|v| head.method = v)
                 .map(|()| METHOD),
-            b":scheme" => scheme(value).map(|v| self.head.https = v).map(|()| SCHEME),
+            b":scheme" => scheme(value).map(|v| head.https = v).map(|()| SCHEME),
             // Envoy keeps unknown ones in the map and sends none.
             _ => Some(0),
         };
@@ -159,7 +167,10 @@ impl Headers for GuestRequest {
                 self.set(name, &[&there, &b","[..], value].concat())
             }
             _ if pseudo(name) || name == b"host" => self.set(name, value),
-            _ => append(&mut self.head.headers, &mut self.broken, name, value),
+            _ => {
+                self.length.touch(&self.head.headers, name);
+                append(&mut Rc::make_mut(&mut self.head).headers, &mut self.broken, name, value);
+            }
         }
     }
 
@@ -167,8 +178,8 @@ impl Headers for GuestRequest {
         if pseudo(name) || name == b"host" {
             return self.set(name, value);
         }
-        self.remove(name);
-        append(&mut self.head.headers, &mut self.broken, name, value);
+        self.length.touch(&self.head.headers, name);
+        replace(&mut Rc::make_mut(&mut self.head).headers, &mut self.broken, name, value);
     }
 
     fn remove(&mut self, name: &[u8]) {
@@ -177,12 +188,16 @@ impl Headers for GuestRequest {
             b":path" => self.missing |= PATH,
             b":method" => self.missing |= METHOD,
             b":scheme" => self.missing |= SCHEME,
-            _ => remove(&mut self.head.headers, name),
+            _ => {
+                self.length.touch(&self.head.headers, name);
+                remove(&mut Rc::make_mut(&mut self.head).headers, name);
+            }
         }
     }
 
     fn clear(&mut self) {
-        self.head.headers.clear();
+        self.length.touch(&self.head.headers, header::CONTENT_LENGTH.as_str().as_bytes());
+        Rc::make_mut(&mut self.head).headers.clear();
         self.missing = AUTHORITY | PATH | METHOD | SCHEME;
     }
 }
@@ -190,8 +205,7 @@ impl Headers for GuestRequest {
 impl GuestResponse {
     /// See [`GuestRequest::new`].
     pub(super) fn new(head: Shared<ResponseHead>, open: bool) -> Self {
-        let length = Length::of(&head.headers, open);
-        GuestResponse { status: head.status.as_str().to_owned(), head, length, missing: false, broken: None }
+        GuestResponse { head: head.into_rc(), odd: None, length: Length::new(open), missing: false, broken: None }
     }
 
     pub(super) fn count(&self) -> u32 {
@@ -200,7 +214,9 @@ impl GuestResponse {
 
     /// See [`GuestRequest::check`].
     pub(super) fn check(&mut self) -> Result<(), String> {
-        mend(&mut self.head.headers, &self.length);
+        if let Length::Fixed(length) = &self.length {
+            mend(&mut Rc::make_mut(&mut self.head).headers, length.as_ref());
+        }
         match self.broken.take() {
             Some(broken) => Err(broken),
             None if self.missing => Err("missing required header: :status".into()),
@@ -215,12 +231,12 @@ impl GuestResponse {
         // A final status only: the guest speaks for the final response (RFC 9110 section 15).
         match StatusCode::from_bytes(value).ok().filter(|s| !s.is_informational() || *s == self.head.status) {
             Some(status) => {
-                self.head.status = status;
-                self.status = status.as_str().to_owned();
+                Rc::make_mut(&mut self.head).status = status;
+                self.odd = None;
                 self.missing = false;
             }
             None => {
-                self.status = String::from_utf8_lossy(value).into_owned();
+                self.odd = Some(value.into());
                 self.broken = Some("invalid header value for: :status".into());
             }
         }
@@ -230,7 +246,8 @@ impl GuestResponse {
 impl Headers for GuestResponse {
     fn get(&self, name: &[u8]) -> Option<&[u8]> {
         match name {
-            b":status" => (!self.missing).then_some(self.status.as_bytes()),
+            b":status" if self.missing => None,
+            b":status" => Some(self.odd.as_deref().unwrap_or(self.head.status.as_str().as_bytes())),
             _ => field(&self.head.headers, name),
         }
     }
@@ -247,7 +264,10 @@ impl Headers for GuestResponse {
             // Envoy joins where there can be only one: no status is two.
             Some(there) if pseudo(name) => self.set(name, &[there, b",", value].concat()),
             _ if pseudo(name) => self.set(name, value),
-            _ => append(&mut self.head.headers, &mut self.broken, name, value),
+            _ => {
+                self.length.touch(&self.head.headers, name);
+                append(&mut Rc::make_mut(&mut self.head).headers, &mut self.broken, name, value);
+            }
         }
     }
 
@@ -255,19 +275,23 @@ impl Headers for GuestResponse {
         if pseudo(name) {
             return self.set(name, value);
         }
-        self.remove(name);
-        append(&mut self.head.headers, &mut self.broken, name, value);
+        self.length.touch(&self.head.headers, name);
+        replace(&mut Rc::make_mut(&mut self.head).headers, &mut self.broken, name, value);
     }
 
     fn remove(&mut self, name: &[u8]) {
         match name {
             b":status" => self.missing = true,
-            _ => remove(&mut self.head.headers, name),
+            _ => {
+                self.length.touch(&self.head.headers, name);
+                remove(&mut Rc::make_mut(&mut self.head).headers, name);
+            }
         }
     }
 
     fn clear(&mut self) {
-        self.head.headers.clear();
+        self.length.touch(&self.head.headers, header::CONTENT_LENGTH.as_str().as_bytes());
+        Rc::make_mut(&mut self.head).headers.clear();
         self.missing = true;
     }
 }
@@ -303,8 +327,7 @@ impl Headers for GuestTrailers {
     }
 
     fn replace(&mut self, name: &[u8], value: &[u8]) {
-        self.remove(name);
-        self.add(name, value);
+        replace(&mut self.fields, &mut self.broken, name, value);
     }
 
     fn remove(&mut self, name: &[u8]) {
@@ -317,10 +340,14 @@ impl Headers for GuestTrailers {
 }
 
 impl Length {
-    fn of(headers: &HeaderMap, open: bool) -> Length {
-        match open {
-            true => Length::Theirs,
-            false => Length::Fixed(headers.get(header::CONTENT_LENGTH).cloned()),
+    fn new(open: bool) -> Length {
+        if open { Length::Theirs } else { Length::Untouched }
+    }
+
+    /// A filter is about to change a field of this name: what the head says now is kept.
+    fn touch(&mut self, headers: &HeaderMap, name: &[u8]) {
+        if matches!(self, Length::Untouched) && name == header::CONTENT_LENGTH.as_str().as_bytes() {
+            *self = Length::Fixed(headers.get(header::CONTENT_LENGTH).cloned());
         }
     }
 }
@@ -331,18 +358,36 @@ fn field<'a>(headers: &'a HeaderMap, name: &[u8]) -> Option<&'a [u8]> {
 }
 
 pub(super) fn append(headers: &mut HeaderMap, broken: &mut Option<String>, name: &[u8], value: &[u8]) {
-    let text = || String::from_utf8_lossy(name).into_owned();
-    match (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
-        // The connection is not the guest's (RFC 9110 section 7.6.1).
-        (Ok(name), Ok(_)) if CONNECTION_FIELDS.contains(&name) => {}
-        (Ok(name), Ok(value)) => {
-            if headers.try_append(name, value).is_err() {
+    if let Some((name, value)) = line(broken, name, value)
+        && headers.try_append(name, value).is_err()
+    {
+        *broken = Some("too many headers".into());
+    }
+}
+
+/// Sets the one value of a name; where that cannot be, it has none any more.
+fn replace(headers: &mut HeaderMap, broken: &mut Option<String>, name: &[u8], value: &[u8]) {
+    match line(broken, name, value) {
+        Some((name, value)) => {
+            if headers.try_insert(name, value).is_err() {
                 *broken = Some("too many headers".into());
             }
         }
+        None => remove(headers, name),
+    }
+}
+
+/// A line as it can be part of a message. None if it cannot, and if it is not the guest's.
+fn line(broken: &mut Option<String>, name: &[u8], value: &[u8]) -> Option<(HeaderName, HeaderValue)> {
+    let text = || String::from_utf8_lossy(name).into_owned();
+    match (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
+        // The connection is not the guest's (RFC 9110 section 7.6.1).
+        (Ok(name), Ok(_)) if CONNECTION_FIELDS.contains(&name) => return None,
+        (Ok(name), Ok(value)) => return Some((name, value)),
         (Err(_), _) => *broken = Some(format!("invalid header name: {}", text())),
         (Ok(_), Err(_)) => *broken = Some(format!("invalid header value for: {}", text())),
     }
+    None
 }
 
 fn remove(headers: &mut HeaderMap, name: &[u8]) {
@@ -353,9 +398,7 @@ fn remove(headers: &mut HeaderMap, name: &[u8]) {
 
 /// A content-length that the guest changed is set right; one that it removed stays removed, which only changes the
 /// framing.
-fn mend(headers: &mut HeaderMap, length: &Length) {
-    let Length::Fixed(length) = length else { return };
-    let length = length.as_ref();
+fn mend(headers: &mut HeaderMap, length: Option<&HeaderValue>) {
     let now = headers.get(header::CONTENT_LENGTH);
     if now.is_none() || (now == length && headers.get_all(header::CONTENT_LENGTH).iter().count() == 1) {
         return;
@@ -482,5 +525,24 @@ mod tests {
         assert!(map.check().is_err());
         map.add(b":status", b"200");
         assert!(map.check().is_err(), "a pseudo-header is no field");
+    }
+
+    #[test]
+    fn a_head_that_others_hold_is_copied_for_a_change_only() {
+        let mut map = request();
+        let theirs = Rc::clone(&map.head);
+        assert_eq!((map.get(b"a"), map.count()), (Some(&b"1"[..]), 6));
+        assert_eq!(map.check(), Ok(()));
+        assert!(Rc::ptr_eq(&map.head, &theirs));
+        map.replace(b"content-length", b"9");
+        assert_eq!((map.check(), map.get(b"content-length")), (Ok(()), Some(&b"5"[..])));
+        map.replace(b"a", b"2");
+        assert_eq!(
+            (&theirs.headers["a"], &map.head.headers["a"]),
+            (&HeaderValue::from_static("1"), &HeaderValue::from_static("2"))
+        );
+        let mine = Rc::as_ptr(&map.head);
+        map.add(b"b", b"");
+        assert_eq!(Rc::as_ptr(&map.head), mine, "nobody else holds it");
     }
 }

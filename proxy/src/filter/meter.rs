@@ -1,25 +1,29 @@
-//! How long the callbacks of a filter take.
+//! How long the callbacks of a filter take, and how long it has a request.
 
 use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::telemetry::cell::Histogram;
 use crate::telemetry::labels::{Callback, NameId};
 use crate::telemetry::metrics::Metrics;
 
-/// One callback in so many is measured: an exchange has eight or more in each filter, and two looks at the clock for each would
-/// be much beside what a small filter does in them. A prime, so that it is not always the same one of an exchange.
+/// One callback in so many is measured, and one request: an exchange has eight or more callbacks in each filter, and two looks at
+/// the clock for each would be much beside what a small filter does in them. A prime, so that it is not always the same callback
+/// of an exchange.
 const EVERY: u8 = 17;
 
-/// Measures some of the callbacks of one filter in one worker.
+/// Measures some of the callbacks and of the requests of one filter in one worker.
 #[derive(Debug)]
 pub(super) struct Meter {
     metrics: Rc<Metrics>,
     filter: NameId,
     /// How many are not measured until the next one that is.
     idle: Cell<u8>,
+    /// As `idle`, for requests; and how long the last that was measured took.
+    skip: Cell<u8>,
+    took: Cell<Duration>,
     /// Only of the callbacks that there were, so that no filter shows rows of zeros.
     cells: [OnceCell<Arc<Histogram>>; Callback::ALL.len()],
 }
@@ -27,7 +31,14 @@ pub(super) struct Meter {
 impl Meter {
     pub(super) fn new(metrics: &Rc<Metrics>, filter: &str) -> Self {
         let filter = metrics.name(filter);
-        Meter { metrics: Rc::clone(metrics), filter, idle: Cell::new(0), cells: Default::default() }
+        Meter {
+            metrics: Rc::clone(metrics),
+            filter,
+            idle: Cell::new(0),
+            skip: Cell::new(0),
+            took: Cell::default(),
+            cells: Default::default(),
+        }
     }
 
     /// Makes a callback, and measures it when it is its turn.
@@ -43,6 +54,33 @@ impl Meter {
         let cell = self.cells[callback as usize].get_or_init(|| self.metrics.filter_callback(self.filter, callback));
         cell.observe_duration(begin.elapsed());
         called
+    }
+
+    /// The filter begins with a request: when that is, if it is one to measure, as all are that are `recorded`.
+    #[inline]
+    pub(super) fn begin(&self, recorded: bool) -> Option<Instant> {
+        match self.skip.get().checked_sub(1) {
+            Some(skip) => {
+                self.skip.set(skip);
+                recorded.then(Instant::now)
+            }
+            None => {
+                self.skip.set(EVERY - 1);
+                Some(Instant::now())
+            }
+        }
+    }
+
+    /// How long it had a request that it lets go now: one that was not measured went on at once, and counts for as long as the
+    /// last such that was.
+    #[inline]
+    pub(super) fn took(&self, since: Option<Instant>, waited: bool) -> Duration {
+        let Some(since) = since else { return self.took.get() };
+        let took = since.elapsed();
+        if !waited {
+            self.took.set(took);
+        }
+        took
     }
 
     /// The times of the callbacks of which one was measured.
@@ -67,5 +105,19 @@ mod tests {
         }
         let [(Callback::Log, times)] = &meter.read()[..] else { panic!("{:?}", meter.read()) };
         assert_eq!(times.buckets().sum::<u64>(), 3);
+    }
+
+    #[test]
+    fn a_request_that_is_not_measured_counts_for_the_last_that_was() {
+        let meter = Meter::new(&Rc::new(Registry::default().metrics()), "mine");
+        let measured = (0..2 * EVERY).map(|_| meter.begin(false).is_some());
+        assert!(measured.eq((0..2 * EVERY).map(|request| request % EVERY == 0)));
+        assert!((0..2).all(|_| meter.begin(true).is_some()), "one that is recorded");
+        assert_eq!(meter.took(None, false), Duration::ZERO);
+        let past = Instant::now().checked_sub(Duration::from_secs(3)).unwrap();
+        assert!(meter.took(Some(past), true) >= Duration::from_secs(3));
+        assert_eq!(meter.took(None, false), Duration::ZERO, "to wait is not how others went on");
+        let took = meter.took(Some(past), false);
+        assert_eq!(meter.took(None, false), took);
     }
 }

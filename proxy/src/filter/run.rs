@@ -30,9 +30,6 @@ pub(super) struct Run {
     pub(super) tcp: bool,
     /// The response is one of ours. A filter whose VM died has no part in it: mostly it is the very cause.
     pub(super) ours: Cell<bool>,
-    /// When a filter let the head of the request go on to the next, which begins at that moment: one look at the clock
-    /// for both.
-    passed: Cell<Option<Instant>>,
 }
 
 /// The filters of an exchange, numbered in the order in which its request passes them.
@@ -79,7 +76,6 @@ impl Run {
             seen: Rc::new(RefCell::new(seen)),
             tcp,
             ours: Cell::new(false),
-            passed: Cell::new(None),
         })
     }
 
@@ -91,7 +87,7 @@ impl Run {
     /// Shows the head, and what has come after it, to the filters that were added since. The first ones see the head here,
     /// too.
     pub(super) fn onward(&self, half: Half) -> Result<(), Fault> {
-        let (first, out, ended) = {
+        let (first, mut out, ended) = {
             let mut seen = self.seen.borrow_mut();
             let Seen { request, stages, ways, .. } = &mut *seen;
             let way = &mut ways[half as usize];
@@ -106,11 +102,10 @@ impl Run {
         };
         self.heads(half)?;
         let next = Some(first).filter(|first| *first < self.seen.borrow().stages.len());
-        let (mut left, nothing) = (out.len(), out.is_empty());
-        for frame in out {
-            left -= 1;
+        let nothing = out.is_empty();
+        while let Some(frame) = out.pop() {
             match frame {
-                Frame::Data(data) => self.data(half, next, data, ended && left == 0)?,
+                Frame::Data(data) => self.data(half, next, data, ended && out.is_empty())?,
                 Frame::Trailers(_) => self.trailers(half, next)?,
             }
         }
@@ -179,11 +174,19 @@ impl Run {
                 HeadersAction::Pause => Head::Stopped,
                 HeadersAction::Hold => Head::Held,
             };
-            self.part(half, at, |part| part.head = head);
+            {
+                let mut seen = self.seen.borrow_mut();
+                seen.ways[half as usize].halted = true;
+                let stage = &mut seen.stages[at];
+                stage.parts[half as usize].head = head;
+                if half == Half::Request {
+                    stage.since.get_or_insert_with(Instant::now);
+                    stage.waited = true;
+                }
+            }
             self.exchange.trail.note(|| What::Paused(Arc::clone(self.filter(at).name())));
             return Ok(());
         }
-        self.passed.set(None);
         self.seen.borrow_mut().ways[half as usize].released = true;
         Ok(())
     }
@@ -202,7 +205,7 @@ impl Run {
                 number
             };
             let Some(filter) = self.filters.get(number) else { return Ok(None) };
-            let since = self.passed.take().unwrap_or_else(Instant::now);
+            let since = filter.begins(self.exchange.trail.is_recorded());
             let Some(place) = filter.open(Rc::clone(&self.seen) as _, self.tcp)? else { continue };
             let stages = &mut self.seen.borrow_mut().stages;
             stages.push(Stage {
@@ -210,6 +213,7 @@ impl Run {
                 machine: filter.machine(),
                 place,
                 since,
+                waited: false,
                 counted: false,
                 parts: Default::default(),
             });
@@ -231,7 +235,7 @@ impl Run {
         let Some(at) = at else {
             let way = &mut self.seen.borrow_mut().ways[half as usize];
             if !data.is_empty() {
-                way.out.push_back(Frame::Data(data));
+                way.out.push(Frame::Data(data));
             }
             way.ended |= end;
             return Ok(());
@@ -259,6 +263,7 @@ impl Run {
                 |filter, place| if self.tcp { tap(filter, place, half, end) } else { filter.on_body(place, half, end) },
             )?;
         let limit = self.filter(at).buffer_limit();
+        self.seen.borrow_mut().ways[half as usize].halted |= answer != BodyAnswer::Continue;
         let held = self.part(half, at, |part| {
             part.stopped = Some(answer);
             match answer {
@@ -293,7 +298,7 @@ impl Run {
             trailers.check().map_err(|why| Fault::new(Reason::FilterInvalid).detail(why))?;
             if !trailers.fields.is_empty() {
                 // The log callbacks may read them once more.
-                way.out.push_back(Frame::Trailers(trailers.fields.clone()));
+                way.out.push(Frame::Trailers(trailers.fields.clone()));
             }
             return Ok(());
         };
@@ -311,6 +316,7 @@ impl Run {
         match self.enter(at, |filter, place| filter.on_trailers(place, half, count))? {
             Action::Continue => self.forward(half, at),
             Action::Pause => {
+                self.seen.borrow_mut().ways[half as usize].halted = true;
                 self.part(half, at, |part| *part.stopped.get_or_insert(BodyAnswer::Buffer));
                 Ok(())
             }
@@ -357,6 +363,9 @@ impl Run {
     /// Does what guests asked for since this was last called, and what must be done where one has died.
     pub(super) fn notice(&self, half: Half) -> Result<(), Fault> {
         self.noted()?;
+        if !self.seen.borrow().ways[half as usize].halted {
+            return Ok(());
+        }
         let mut next = self.first(half);
         while let Some(at) = next {
             next = self.after(half, at);
@@ -394,7 +403,7 @@ impl Run {
     /// Whether something that is read from below would move on, or may be kept.
     pub(super) fn takes(&self, half: Half) -> bool {
         let seen = self.seen.borrow();
-        let mut next = self.first_of(&seen, half);
+        let mut next = self.first_of(&seen, half).filter(|_| seen.ways[half as usize].halted);
         while let Some(at) = next {
             let stage = &seen.stages[at];
             let part = &stage.parts[half as usize];
@@ -433,17 +442,15 @@ impl Run {
 
     /// Counts what a filter said of the request, once.
     pub(super) fn said(&self, at: usize, outcome: Outcome) {
-        let (number, since) = {
+        let (filter, since, waited) = {
             let stage = &mut self.seen.borrow_mut().stages[at];
             if std::mem::replace(&mut stage.counted, true) {
                 return;
             }
-            (stage.number, stage.since)
+            (&self.filters[stage.number], stage.since, stage.waited)
         };
-        let now = Instant::now();
-        self.passed.set(Some(now));
-        let took = now.saturating_duration_since(since);
-        self.exchange.verdict(self.filters[number].said(outcome, took), took);
+        let took = filter.said(outcome, since, waited);
+        self.exchange.verdict(took, || filter.verdict(outcome));
     }
 
     /// Whether a filter has no callback for what follows a head of this half.
@@ -549,19 +556,17 @@ impl Drop for Run {
     /// The exchange is over: all log, then all go (Envoy's order). Of a connection all learn who has closed it; they log
     /// when they go.
     fn drop(&mut self) {
-        let (stages, by) = {
-            let seen = self.seen.borrow();
-            let stages: Vec<(usize, Place)> = seen.stages.iter().map(|stage| (stage.number, stage.place)).collect();
-            (stages, seen.closed_by())
-        };
-        for (number, place) in &stages {
+        // Not borrowed while guests run.
+        let all = || (0..).map_while(|at| self.seen.borrow().stages.get(at).map(|stage| (stage.number, stage.place)));
+        let by = self.seen.borrow().closed_by();
+        for (number, place) in all() {
             match self.tcp {
-                true => self.filters[*number].on_connection_close(*place, Half::Request, by),
-                false => self.filters[*number].log(*place),
+                true => self.filters[number].on_connection_close(place, Half::Request, by),
+                false => self.filters[number].log(place),
             }
         }
-        for (number, place) in &stages {
-            self.filters[*number].close(*place);
+        for (number, place) in all() {
+            self.filters[number].close(place);
         }
     }
 }

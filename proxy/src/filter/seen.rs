@@ -36,7 +36,7 @@ pub(super) struct Seen {
     pub(super) ways: [Way; 2],
     /// For which context the guest that runs asks.
     asked_by: Option<ContextId>,
-    pub(super) reply: Option<Reply>,
+    pub(super) reply: Option<Box<Reply>>,
     /// Why a filter answered by itself, once it has: its own words.
     pub(super) details: Option<Vec<u8>>,
     pub(super) closed: bool,
@@ -50,8 +50,10 @@ pub(super) struct Stage {
     pub(super) number: usize,
     pub(super) machine: MachineId,
     pub(super) place: Place,
-    /// When it was first shown the request.
-    pub(super) since: Instant,
+    /// When it was first shown the request, or stopped it; nothing for one that it lets go on at once, of most.
+    pub(super) since: Option<Instant>,
+    /// It has stopped the head of the request.
+    pub(super) waited: bool,
     /// What it said of the request has been counted.
     pub(super) counted: bool,
     pub(super) parts: [Part; 2],
@@ -112,12 +114,54 @@ pub(super) struct Way {
     pub(super) bare: bool,
     /// The end of what is filtered has been read.
     pub(super) read: bool,
+    /// A filter has stopped something of it, some time: until then there is nothing to look for in each.
+    pub(super) halted: bool,
     /// It was read after that of the other half.
     pub(super) last: bool,
     /// What has passed the last one and is to be written.
-    pub(super) out: VecDeque<Frame>,
+    pub(super) out: Out,
     /// Nothing will be added to `out`.
     pub(super) ended: bool,
+}
+
+/// Frames in order. Mostly each is taken before the next comes, and needs no place elsewhere.
+#[derive(Debug, Default)]
+pub(super) struct Out {
+    first: Option<Frame>,
+    rest: VecDeque<Frame>,
+}
+
+impl Out {
+    pub(super) fn push(&mut self, frame: Frame) {
+        match self.first {
+            None => self.first = Some(frame),
+            Some(_) => self.rest.push_back(frame),
+        }
+    }
+
+    /// Puts one back before the others.
+    pub(super) fn unshift(&mut self, frame: Frame) {
+        if let Some(second) = self.first.replace(frame) {
+            self.rest.push_front(second);
+        }
+    }
+
+    pub(super) fn pop(&mut self) -> Option<Frame> {
+        match self.rest.is_empty() {
+            true => self.first.take(),
+            false => std::mem::replace(&mut self.first, self.rest.pop_front()),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
+    /// Bytes of content.
+    pub(super) fn len(&self) -> u64 {
+        let bytes = |frame: &Frame| if let Frame::Data(data) = frame { data.len() as u64 } else { 0 };
+        self.first.iter().chain(&self.rest).map(bytes).sum()
+    }
 }
 
 impl Seen {
@@ -154,7 +198,7 @@ impl Seen {
     /// Somebody else has changed the head of the request.
     pub(super) fn replace_request(&mut self, head: Shared<RequestHead>) {
         if let Some(request) = &mut self.request {
-            request.head = head;
+            request.head = head.into_rc();
         }
     }
 
@@ -226,7 +270,7 @@ impl Stream for Seen {
     }
 
     fn reply(&mut self, reply: Reply) {
-        self.reply.get_or_insert(reply);
+        self.reply.get_or_insert_with(|| Box::new(reply));
         self.wake();
     }
 

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::fmt::{self, Display};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lacis_host::abi::{Action, BodyAnswer, Peer};
 use lacis_host::{
@@ -371,9 +371,21 @@ impl Filter {
         self.machine.refused(&self.account.name, Limit::Buffer);
     }
 
-    /// Counts what it said of a request.
-    pub(super) fn said(&self, outcome: Outcome, took: Duration) -> Verdict {
+    /// It begins with a request: when that is, if its time is to be measured, as it is where it is `recorded`.
+    pub(super) fn begins(&self, recorded: bool) -> Option<Instant> {
+        self.account.meter.begin(recorded)
+    }
+
+    /// Counts what it said of a request that it had `since` then, if that was measured; `waited` if it had stopped it. How
+    /// long it took.
+    pub(super) fn said(&self, outcome: Outcome, since: Option<Instant>, waited: bool) -> Duration {
+        let took = self.account.meter.took(since, waited);
         self.account.metrics.request(outcome, took);
+        took
+    }
+
+    /// The same for the access log.
+    pub(super) fn verdict(&self, outcome: Outcome) -> Verdict {
         Verdict { filter: Arc::clone(&self.account.name), outcome }
     }
 

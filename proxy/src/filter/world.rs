@@ -165,6 +165,18 @@ impl World for FilterWorld {
         }
     }
 
+    /// Where no target has a level as low as this one, that is a comparison.
+    fn logs(&self, level: Level) -> bool {
+        use tracing::{Level as Of, enabled};
+        match level {
+            Level::Trace => enabled!(target: "filter", Of::TRACE),
+            Level::Debug => enabled!(target: "filter", Of::DEBUG),
+            Level::Info => enabled!(target: "filter", Of::INFO),
+            Level::Warn => enabled!(target: "filter", Of::WARN),
+            Level::Error | Level::Critical => true,
+        }
+    }
+
     fn now(&self) -> Now {
         let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Now { unix: unix.as_nanos() as u64, monotonic: self.began.elapsed().as_nanos() as u64 }

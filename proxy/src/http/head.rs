@@ -87,6 +87,14 @@ impl<T: Clone> Shared<T> {
         self.clone()
     }
 
+    /// The head where others may come to hold it, too.
+    pub fn into_rc(self) -> Rc<T> {
+        match self {
+            Shared::Own(head) => Rc::new(head),
+            Shared::Shared(head) => head,
+        }
+    }
+
     /// The head itself: a copy only if others hold it.
     pub fn take(self) -> T {
         match self {
@@ -105,6 +113,12 @@ impl<T: Default> Default for Shared<T> {
 impl<T> From<T> for Shared<T> {
     fn from(head: T) -> Self {
         Shared::Own(head)
+    }
+}
+
+impl<T> From<Rc<T>> for Shared<T> {
+    fn from(head: Rc<T>) -> Self {
+        Shared::Shared(head)
     }
 }
 

@@ -13,7 +13,7 @@ use crate::fault::{Fault, Reason};
 use crate::filter::chain::Stop;
 use crate::filter::exchange::{Conn, Exchange};
 use crate::http::body::Half;
-use crate::http::head::RequestHead;
+use crate::http::head::{RequestHead, Shared};
 use crate::http::{Body, Response};
 use crate::policy::Asked;
 use crate::policy::rate::RateLimits;
@@ -72,13 +72,14 @@ pub(super) fn target<'a>(
     }
 }
 
-/// Where a request to a service goes: to it, or where its routes say, which may change the head, or answer.
+/// Where a request to a service goes: to it, or where its routes say, which may change the head, or answer. The head is
+/// shared with the filters that have seen it: to touch it where no rule changes it would copy it.
 pub(super) fn route<'a>(
     hop: &Hop,
     generation: &'a Generation,
     service: &'a Destination,
     exchange: &Exchange,
-    head: &mut RequestHead,
+    head: &mut Shared<RequestHead>,
 ) -> Result<Target<'a>, Stop> {
     let protocol = exchange.conn.protocol;
     let straight = |service: &'a Destination| Target {
@@ -101,7 +102,9 @@ pub(super) fn route<'a>(
         return Err(Fault::new(Reason::DestinationNotFound).detail(detail).into());
     };
     exchange.routed(&own.name);
-    route::fields(&mut head.headers, &rule.request);
+    if rule.changes_request() {
+        route::fields(&mut head.headers, &rule.request);
+    }
     if let Some(redirect) = &rule.redirect {
         let mut head = route::redirect(head, redirect, prefix)?;
         route::fields(&mut head.headers, &rule.response);

@@ -264,8 +264,8 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         cases: &["foreign/expr-garbage", "foreign/expr"],
         envoy: "ff ",
         lacis: "ff 1",
-        why: "CEL is left out: an expression would run outside the guest's limits of time and memory, and the library for it \
-              has none of its own; a guest can bring one along",
+        why: "`expr_*` is left out: an expression would run outside the guest's limits of time and memory; a filter reads \
+              the properties that it needs, and decides by them itself",
     },
     Difference {
         cases: &["foreign/sign-garbage"],

@@ -141,7 +141,7 @@ pub(crate) fn grpc_close(call: &mut Call<'_>, id: u32) -> Answer {
 /// only in the callback that tells of it.
 pub(crate) fn status(call: &mut Call<'_>, code: u32, text: u32, size: u32) -> Answer {
     let (mut guest, state) = split(call)?;
-    let root = state.context.as_ref().and_then(|context| state.contexts.get(&context.root));
+    let root = state.context.as_ref().and_then(|context| state.contexts.get(context.root));
     let last = match root.map(|root| &root.kind) {
         Some(Kind::Root { status, .. }) => status.get(),
         Some(Kind::Exchange(_)) | None => 0,

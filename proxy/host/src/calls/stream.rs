@@ -85,7 +85,7 @@ pub(crate) fn set_effective_context(call: &mut Call<'_>, id: u32) -> Answer {
     let state = call.data_mut();
     state.context = match id {
         0 => state.called.clone(),
-        id => Some(state.contexts.get(&id).ok_or(Status::BadArgument)?.clone()),
+        id => Some(state.contexts.get(id).ok_or(Status::BadArgument)?.clone()),
     };
     Ok(())
 }

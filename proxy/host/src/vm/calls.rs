@@ -79,7 +79,7 @@ impl Vm {
         }
         let Some((due, more)) = self.runner.store.data().mailbox.next() else { return Ok(false) };
         // A plugin that has gone meanwhile is told nothing.
-        if let Some(context) = self.runner.store.data().contexts.get(&due.root).cloned() {
+        if let Some(context) = self.runner.store.data().contexts.get(due.root).cloned() {
             self.enter(CALLBACK, |e| e.queue_ready.as_ref(), (due.root, due.queue), &context, Phase::Running)?;
         }
         Ok(more)
@@ -113,7 +113,7 @@ impl Vm {
         export: impl Fn(&Exports) -> Option<&TypedFunc<P, ()>>,
         parameters: P,
     ) -> Result<(), Trap> {
-        let context = self.context(told.root, told.callback)?;
+        let context = self.root(told.root, told.callback)?;
         if let (Some(code), Kind::Root { status, .. }) = (told.status, &context.kind) {
             status.set(code);
         }

@@ -17,17 +17,17 @@ impl Vm {
     /// Shows the guest a head: `count` header lines with pseudo-headers, `end` when nothing follows.
     pub fn on_headers(&mut self, id: ContextId, half: Half, count: u32, end: bool) -> Result<HeadersAction, Trap> {
         let callback = HEADERS[half as usize];
-        let context = self.context(id.0, callback)?;
+        let context = self.context(id, callback)?;
         let Some(exchange) = context.exchange() else { return Ok(HeadersAction::Continue) };
         let scene = Scene::begin(exchange, half, |side| &side.head);
         let runner = &mut self.runner;
         let answer = match &self.exports.headers[half as usize] {
             None => 0,
             Some(OnHeaders::New(function)) => {
-                runner.enter(callback, function, (id.0, count, u32::from(end)), &context, Phase::Running)?
+                runner.enter(callback, function, (id.number, count, u32::from(end)), &context, Phase::Running)?
             }
             Some(OnHeaders::Old(function)) => {
-                runner.enter(callback, function, (id.0, count), &context, Phase::Running)?
+                runner.enter(callback, function, (id.number, count), &context, Phase::Running)?
             }
         };
         self.delete_done()?;
@@ -47,7 +47,7 @@ impl Vm {
     /// before. When too much is held, the embedder ends the exchange (`Buffer`) or holds the sender back (`Watermark`).
     pub fn on_body(&mut self, id: ContextId, half: Half, end: bool) -> Result<BodyAnswer, Trap> {
         let callback = BODY[half as usize];
-        let context = self.context(id.0, callback)?;
+        let context = self.context(id, callback)?;
         let Some(exchange) = context.exchange() else { return Ok(BodyAnswer::Continue) };
         let scene = Scene::begin(exchange, half, |side| &side.body);
         exchange.side(half).ended.set(end);
@@ -55,7 +55,7 @@ impl Vm {
             None => 0,
             Some(function) => {
                 let size = exchange.body_len(half);
-                self.runner.enter(callback, function, (id.0, size, u32::from(end)), &context, Phase::Running)?
+                self.runner.enter(callback, function, (id.number, size, u32::from(end)), &context, Phase::Running)?
             }
         };
         self.delete_done()?;
@@ -76,11 +76,11 @@ impl Vm {
     /// of the half.
     pub fn on_trailers(&mut self, id: ContextId, half: Half, count: u32) -> Result<Action, Trap> {
         let callback = TRAILERS[half as usize];
-        let context = self.context(id.0, callback)?;
+        let context = self.context(id, callback)?;
         let Some(exchange) = context.exchange() else { return Ok(Action::Continue) };
         let scene = Scene::begin(exchange, half, |side| &side.trailers);
         let answer =
-            self.enter(callback, |e| e.trailers[half as usize].as_ref(), (id.0, count), &context, Phase::Running)?;
+            self.enter(callback, |e| e.trailers[half as usize].as_ref(), (id.number, count), &context, Phase::Running)?;
         Ok(match scene.end(Action::of(answer.unwrap_or(0)) == Action::Continue) {
             Outcome::GoesOn => Action::Continue,
             Outcome::Stays | Outcome::Over => Action::Pause,

@@ -14,10 +14,10 @@ impl Vm {
     /// [`Stream::resume`](crate::Stream::resume).
     pub fn on_new_connection(&mut self, id: ContextId) -> Result<Action, Trap> {
         let callback = "proxy_on_new_connection";
-        let context = self.context(id.0, callback)?;
+        let context = self.context(id, callback)?;
         let Some(exchange) = context.exchange() else { return Ok(Action::Continue) };
         let scene = Scene::begin(exchange, Half::Request, |side| &side.head);
-        let answer = self.enter(callback, |e| e.new_connection.as_ref(), id.0, &context, Phase::Running)?;
+        let answer = self.enter(callback, |e| e.new_connection.as_ref(), id.number, &context, Phase::Running)?;
         Ok(action(scene.end(Action::of(answer.unwrap_or(0)) == Action::Continue)))
     }
 
@@ -27,10 +27,10 @@ impl Vm {
     /// `Continue`.
     pub fn on_data(&mut self, id: ContextId, half: Half, end: bool) -> Result<Action, Trap> {
         let callback = DATA[half as usize];
-        let context = self.context(id.0, callback)?;
+        let context = self.context(id, callback)?;
         let Some(exchange) = context.exchange() else { return Ok(Action::Continue) };
         let scene = Scene::begin(exchange, half, |side| &side.body);
-        let parameters = (id.0, exchange.body_len(half), u32::from(end));
+        let parameters = (id.number, exchange.body_len(half), u32::from(end));
         let answer = self.enter(callback, |e| e.data[half as usize].as_ref(), parameters, &context, Phase::Running)?;
         Ok(action(scene.end(Action::of(answer.unwrap_or(0)) == Action::Continue)))
     }
@@ -39,8 +39,8 @@ impl Vm {
     /// (`Response`), and by whom.
     pub fn on_connection_close(&mut self, id: ContextId, half: Half, by: Peer) -> Result<(), Trap> {
         let callback = CONNECTION_CLOSE[half as usize];
-        let context = self.context(id.0, callback)?;
-        let parameters = (id.0, by as u32);
+        let context = self.context(id, callback)?;
+        let parameters = (id.number, by as u32);
         self.enter(callback, |e| e.connection_close[half as usize].as_ref(), parameters, &context, Phase::Running)?;
         Ok(())
     }

@@ -42,7 +42,7 @@ fn lines_are_added_replaced_and_removed() {
     assert_eq!(run.lines(), ["0"; 5]);
     assert_eq!(
         run.stream.borrow().request.text(),
-        [":authority: delta", ":method: GET", "x-new: a", "x-user: three", ":path: /new"]
+        [":authority: delta", ":path: /new", ":method: GET", "x-user: three", "x-new: a"]
     );
 }
 
