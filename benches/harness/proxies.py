@@ -67,7 +67,7 @@ def command(kind, link, side, directory, values):
     linked = side if side == "hop" else f"{link}-{side}"
     template = {"lacis": f"lacis/{side}.yaml", "envoy": f"envoy/{linked}.yaml", "haproxy": f"haproxy/{side}.cfg", "nginx": f"nginx/{side}.conf"}[kind]
     config = directory / Path(template).name
-    config.write_text(string.Template((HERE / "peers" / template).read_text()).substitute(values))
+    config.write_text(string.Template((HERE / "peers" / template).read_text()).substitute({"far": "127.0.0.1"} | values))
     return {
         "lacis": [os.environ["LACIS_BIN"], "run", "-c", config, "--log-level", "warn"],
         "envoy": [envoy_program(), "-c", config, "--concurrency", "1", "--disable-hot-restart", "--log-level", "warn"],

@@ -6,6 +6,8 @@ pub mod dial;
 pub mod load;
 mod message;
 pub mod plan;
+mod random;
 pub mod relay;
 mod run;
 mod schedule;
+pub mod shim;

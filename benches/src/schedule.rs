@@ -1,6 +1,6 @@
 //! When the requests of an open loop are due, whatever the target does.
 
-use crate::plan::Arrivals;
+use crate::{plan::Arrivals, random::Random};
 use std::time::{Duration, Instant};
 
 /// The instants at which requests are due, without end.
@@ -16,7 +16,7 @@ pub(crate) struct Schedule {
 impl Schedule {
     /// From `start`, `rate` requests per second. `seed` makes the same bursts again.
     pub(crate) fn new(arrivals: Arrivals, rate: f64, start: Instant, seed: u64) -> Self {
-        Self { arrivals, interval: Duration::from_secs_f64(1.0 / rate), next: start, random: Random(seed) }
+        Self { arrivals, interval: Duration::from_secs_f64(1.0 / rate), next: start, random: Random::new(seed) }
     }
 
     /// When the next request is due.
@@ -31,22 +31,6 @@ impl Schedule {
             // Gaps of a Poisson process are exponential: the inverse of its distribution function.
             Arrivals::Poisson => self.interval.mul_f64(-(1.0 - self.random.unit()).ln()),
         };
-    }
-}
-
-/// splitmix64 (Steele, Lea and Flood 2014).
-#[derive(Debug)]
-struct Random(u64);
-
-impl Random {
-    /// In [0, 1).
-    fn unit(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut bits = self.0;
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        bits ^= bits >> 31;
-        (bits >> 11) as f64 / (1_u64 << 53) as f64
     }
 }
 
