@@ -1,5 +1,7 @@
 //! QUIC endpoints (RFC 9000): one UDP socket per worker, and the settings of the connections on it.
 
+mod congestion;
+
 use std::io;
 use std::net::UdpSocket;
 use std::sync::Arc;
@@ -8,8 +10,10 @@ use std::time::Duration;
 use quinn::congestion::CubicConfig;
 use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
 use quinn::{AckFrequencyConfig, ClientConfig, EndpointConfig, ServerConfig, TransportConfig, VarInt};
-pub use quinn::{Connection, Endpoint};
+pub use quinn::{Connection, ConnectionStats as Stats, Endpoint};
 use rustls_pki_types::CertificateDer;
+
+use congestion::Discerns;
 
 /// Streams that a client may have open before the server has seen how many it uses. quinn keeps a slot of about 70
 /// bytes for each stream that it allows, used or not: 16384 from the start would cost a megabyte per idle link.
@@ -147,7 +151,7 @@ fn transport() -> TransportConfig {
         .initial_rtt(INITIAL_RTT)
         .initial_mtu(INITIAL_MTU)
         .ack_frequency_config(Some(acknowledge))
-        .congestion_controller_factory(Arc::new(congestion))
+        .congestion_controller_factory(Arc::new(Discerns(Arc::new(congestion))))
         .allow_spin(false);
     transport
 }
