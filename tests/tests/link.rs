@@ -217,6 +217,32 @@ fn auto_falls_back_when_udp_is_dropped() {
     assert_eq!((wired.carried(21.0, "h2"), wired.carried(21.0, "h3")), (21.0, 0.0));
 }
 
+/// `auto` begins with HTTP/3 and, where nothing is lost, settles on HTTP/2, which is cheaper: metrics and `/clusters` say so and why. A
+/// few requests still try the other one. When UDP falls silent, that is noticed, and costs none of those that come then.
+#[test]
+fn auto_settles_on_what_is_cheaper_and_notices_silence() {
+    let wired = Wired::new(Link::Auto, Relay::new);
+    let load = client::load(wired.alpha.outbound(), "delta", "/bytes/1", 32);
+    let chosen = |link, cause| [("destination", "delta"), ("link", link), ("cause", cause)];
+    wired
+        .alpha
+        .metric_becomes("lacis_link_choices_total", &[("link", "h2"), ("cause", "cpu")], |choices| choices >= 1.0);
+    let carried =
+        |link| wired.alpha.metrics().sum("lacis_requests_total", &[("direction", "outbound"), ("link", link)]);
+    let before = carried("h2");
+    until("HTTP/2 carries requests", || (carried("h2") > before + 100.0).then_some(()));
+    assert!(carried("h3") > 64.0, "it was measured first");
+    let clusters: Value = serde_json::from_str(&wired.alpha.admin_get("/clusters").text()).expect("JSON");
+    let auto = &clusters["workers"][0]["clusters"]["delta"]["endpoints"][0]["auto"];
+    assert!(auto["h3"]["answers"].as_u64() > Some(0) && auto["request_bytes"].as_u64() > Some(0), "{auto}");
+    wired.relay.set_mute(true);
+    wired.alpha.metric_becomes("lacis_link_chosen", &chosen("h2", "silent"), |endpoints| endpoints == 1.0);
+    // But for those that tried it just then, and were not answered.
+    let h3 = carried("h3");
+    load.wait_more(1000);
+    assert!(carried("h3") - h3 <= 8.0, "nothing goes over UDP any more");
+}
+
 /// Where the machine says that nobody has the UDP port, the fall back is immediate.
 #[test]
 fn auto_falls_back_at_once_when_udp_is_refused() {

@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::oneshot;
 
 use crate::admin::{Heard, gather};
+use crate::cluster::choice::{ChoiceReport, Verdict};
 use crate::cluster::{ClusterReport, EndpointReport, Usage};
 use crate::config::admission::{Concurrency, Conditions, Overload, Priority, RateKey, RateLimit};
 use crate::config::fault::{Abort, Faults, Portion};
@@ -276,6 +277,17 @@ pub(super) fn sources(discovery: &Discovery, config: &Config) -> Value {
     Value::Object(discovery.report(config).map(about).collect())
 }
 
+/// What carries the requests to an endpoint with `link: auto`, and what is known of both links.
+fn choice(choice: &ChoiceReport) -> Value {
+    let ChoiceReport { verdict, held, trial, h2, h3, loss, rtt, bytes } = *choice;
+    let answers = |(count, p95): (u32, Duration)| json!({"answers": count, "p95_seconds": p95.as_secs_f64()});
+    let of = |verdict: Verdict| json!({"link": verdict.link.token(), "cause": verdict.cause.to_string()});
+    json!({
+        "chosen": of(verdict), "held_seconds": seconds(held), "trying": trial.map(of),
+        "h2": answers(h2), "h3": answers(h3), "loss": loss, "round_trip_seconds": rtt.as_secs_f64(), "request_bytes": bytes,
+    })
+}
+
 /// `/clusters`: services, endpoints and links, as each worker sees them, and what says where they are.
 pub(super) async fn clusters(asked: Vec<impl Future<Output = Option<Report>>>, sources: Value) -> Value {
     let endpoint = |e: &EndpointReport| {
@@ -283,6 +295,7 @@ pub(super) async fn clusters(asked: Vec<impl Future<Output = Option<Report>>>, s
             "address": e.address.to_string(), "weight": e.weight, "requests": e.requests, "reachable": !e.resting, "udp": e.udp,
             "links": {"h1_idle": e.h1_idle, "h2": {"open": e.h2.0, "requests": e.h2.1}, "h3": {"open": e.h3.0, "requests": e.h3.1}},
             "connections": e.connections,
+            "auto": e.choice.as_ref().map(choice),
             "ejected": e.ejected.map(|ejected| json!({
                 "cause": ejected.cause.to_string(), "seconds_left": seconds(ejected.left), "times": ejected.times,
             })),

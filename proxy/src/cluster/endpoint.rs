@@ -6,7 +6,9 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use super::auto::Auto;
 use super::balance::{Candidate, Load};
+use super::choice::ChoiceReport;
 use super::outlier::{Ejected, Health};
 use super::pool::Links;
 use crate::config;
@@ -39,6 +41,8 @@ pub(super) struct Endpoint {
     pub(super) udp: Cell<Udp>,
     resting: Cell<Option<Instant>>,
     pub(super) health: Health,
+    /// With `link: auto`, what carries the requests to it.
+    pub(super) auto: Option<Box<Auto>>,
 }
 
 /// What is known of a peer's UDP.
@@ -73,10 +77,12 @@ pub struct EndpointReport {
     pub connections: usize,
     /// Why it is passed over because it failed, if it is.
     pub ejected: Option<Ejected>,
+    /// With `link: auto`, what carries the requests to it, and why.
+    pub choice: Option<ChoiceReport>,
 }
 
 impl Endpoint {
-    fn new(config::Endpoint { address, weight }: config::Endpoint) -> Self {
+    fn new(config::Endpoint { address, weight }: config::Endpoint, auto: Option<Auto>) -> Self {
         Endpoint {
             address,
             weight: Cell::new(weight),
@@ -88,6 +94,7 @@ impl Endpoint {
             udp: Cell::new(Udp::Unknown),
             resting: Cell::new(None),
             health: Health::default(),
+            auto: auto.map(Box::new),
         }
     }
 
@@ -172,16 +179,21 @@ impl Endpoint {
             resting: self.is_resting(),
             connections: self.connections(),
             ejected: self.health.ejected(Instant::now()),
+            choice: self.auto.as_ref().map(|auto| auto.choice.report(Instant::now())),
         }
     }
 }
 
-/// Endpoints with these settings; those that are known already as they are.
-pub(super) fn at(settings: &[config::Endpoint], known: &[Rc<Endpoint>]) -> Vec<Rc<Endpoint>> {
+/// Endpoints with these settings; those that are known already as they are. `auto` gives what chooses a new one's links.
+pub(super) fn at(
+    settings: &[config::Endpoint],
+    known: &[Rc<Endpoint>],
+    auto: impl Fn() -> Option<Auto>,
+) -> Vec<Rc<Endpoint>> {
     let by_address: HashMap<_, _> = known.iter().map(|endpoint| (endpoint.address, endpoint)).collect();
     let endpoint = |settings: &config::Endpoint| match by_address.get(&settings.address) {
         Some(known) => Rc::clone(known),
-        None => Rc::new(Endpoint::new(*settings)),
+        None => Rc::new(Endpoint::new(*settings, auto())),
     };
     settings.iter().map(endpoint).collect()
 }
@@ -212,7 +224,7 @@ mod tests {
 
     #[test]
     fn that_a_peer_has_only_http1_is_forgotten() {
-        let endpoint = Endpoint::new(config::Endpoint { address: ([127, 0, 0, 1], 1).into(), weight: 1 });
+        let endpoint = Endpoint::new(config::Endpoint { address: ([127, 0, 0, 1], 1).into(), weight: 1 }, None);
         let now = Instant::now();
         assert!(!endpoint.only_http1(now));
         endpoint.has_only_http1(now);

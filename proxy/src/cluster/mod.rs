@@ -1,7 +1,9 @@
 //! A service as this worker reaches it: endpoints, the choice among them, and links to them.
 
+mod auto;
 pub mod balance;
 pub mod breaker;
+pub mod choice;
 mod dial;
 mod endpoint;
 mod explain;
@@ -22,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use http::Method;
 
+use auto::Auto;
 use balance::Balancer;
 use breaker::Breaker;
 pub use dial::Dialer;
@@ -224,8 +227,9 @@ impl Cluster {
             return Rc::clone(same);
         }
         let known = before.map(|before| before.endpoints.borrow());
-        let endpoints = endpoint::at(&place.endpoints, known.as_ref().map_or(&[], |known| known.as_slice()));
         let id = dialer.metrics().name(name);
+        let auto = || Auto::of(&transport, id, dialer);
+        let endpoints = endpoint::at(&place.endpoints, known.as_ref().map_or(&[], |known| known.as_slice()), auto);
         let gate = before.map_or_else(|| Rc::new(Gate::new(id, dialer)), |before| Rc::clone(&before.gate));
         let kept = before.and_then(|before| before.breaker.as_ref());
         let kept = kept.filter(|breaker| Some(breaker.policy()) == settings.breaker.as_ref());
@@ -279,7 +283,8 @@ impl Cluster {
     /// Its source says something else. Endpoints that are still there keep their links, load and weight, the latter until
     /// [`Cluster::take_over`]; links of those that are not end when what they carry has ended.
     pub fn move_to(&self, place: &Place) {
-        let endpoints = endpoint::at(&place.endpoints, &self.endpoints.borrow());
+        let auto = || Auto::of(&self.transport, self.id, &self.dialer);
+        let endpoints = endpoint::at(&place.endpoints, &self.endpoints.borrow(), auto);
         let gone = self.endpoints.replace(endpoints);
         *self.place.borrow_mut() = place.clone();
         drop(gone);
@@ -333,8 +338,16 @@ impl Cluster {
             return self.http1(endpoint, Some(identity)).await;
         }
         let mut because = Because::Configured;
+        if let Some(auto) = &endpoint.auto
+            && carriage != Carriage::Multiplexed
+            && let Some(link) = self.chosen(auto, endpoint, identity)
+        {
+            over(trail, labels::Link::H2, auto.because(labels::Link::H2).unwrap_or(because));
+            return Ok(Link::H2(link));
+        }
         if policy == LinkPolicy::H3 || policy == LinkPolicy::Auto && self.tries_udp(endpoint, identity) {
             let works = if endpoint.udp.get() == Udp::Works { Because::UdpWorks } else { Because::UdpUnknown };
+            let works = endpoint.auto.as_ref().and_then(|auto| auto.because(labels::Link::H3)).unwrap_or(works);
             over(trail, labels::Link::H3, if policy == LinkPolicy::H3 { Because::Configured } else { works });
             let connect = self.settings.timeouts.connect;
             let more = || self.may_connect(endpoint);

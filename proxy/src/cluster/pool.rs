@@ -145,6 +145,11 @@ impl<L: Multiplexed> Links<L> {
         self.open.borrow_mut().drain(..).for_each(|entry| entry.link.close());
     }
 
+    /// Does something with each open link.
+    pub fn each(&self, mut visit: impl FnMut(&L)) {
+        self.open.borrow().iter().for_each(|entry| visit(&entry.link));
+    }
+
     /// Open links, and the one that is being opened.
     pub fn open(&self) -> usize {
         self.open.borrow().len() + usize::from(self.dial.borrow().is_some())

@@ -122,6 +122,9 @@ impl Cluster {
                                 trail.note_at(sent + took, || What::Answered(status, code, took));
                             }
                             endpoint.load.answered(took, self.started.elapsed().as_nanos() as u64);
+                            if let Some(auto) = &endpoint.auto {
+                                auto.choice.answered(trail.link(), took);
+                            }
                             came(&mut watch, of_answer(&response.head));
                             let outcome = Outcome::Answered(&response.head);
                             match self.again(&outcome, repeated, kept, replay.as_deref(), trail) {

@@ -1,11 +1,15 @@
 //! The words that label metrics: closed sets, interned names, and the keys made of them.
 
+mod cause;
+
 use std::fmt::Write as _;
 use std::hash::Hash;
 
 pub use super::names::{MAX_NAMES, NameId, Names};
 pub(super) use super::names::{escape, label};
 use crate::fault::Reason;
+
+pub use cause::Cause;
 
 /// The values of one metric's labels, small enough to be hashed for every request.
 pub trait Labels: Copy + Eq + Hash {
@@ -332,64 +336,6 @@ impl Label for Handshake {
     }
 }
 
-/// Why a request was repeated, an endpoint ejected, or a breaker opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Cause {
-    /// A failure.
-    Reason(Reason),
-    /// The status of a response.
-    Status(u16),
-    /// The code of a gRPC answer.
-    Grpc(u8),
-    /// Far fewer successes than the other endpoints.
-    SuccessRate,
-    /// Too many requests fail.
-    Failures,
-    /// Too many answers come late.
-    Slow,
-    /// `limits.connections` is used up.
-    Connections,
-    /// `limits.pending` is used up.
-    Pending,
-    /// `limits.requests` is used up.
-    Requests,
-    /// `limits.retries` or the budget is used up.
-    Retries,
-    /// `fault.delay`.
-    Delay,
-    /// `fault.abort`.
-    Abort,
-}
-
-impl std::fmt::Display for Cause {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut text = String::new();
-        self.write(&Names::default(), &mut text);
-        f.write_str(&text)
-    }
-}
-
-impl Label for Cause {
-    fn write(self, names: &Names, out: &mut String) {
-        match self {
-            Cause::Reason(reason) => reason.write(names, out),
-            Cause::Status(status) => Status(status).write(names, out),
-            Cause::Connections => out.push_str("connections"),
-            Cause::Pending => out.push_str("pending"),
-            Cause::Requests => out.push_str("requests"),
-            Cause::Retries => out.push_str("retries"),
-            Cause::Failures => out.push_str("failures"),
-            Cause::Slow => out.push_str("slow"),
-            Cause::Delay => out.push_str("delay"),
-            Cause::Abort => out.push_str("abort"),
-            Cause::SuccessRate => out.push_str("success_rate"),
-            Cause::Grpc(code) => {
-                let _ = write!(out, "grpc_{code}");
-            }
-        }
-    }
-}
-
 macro_rules! keys {
     ($($(#[doc = $doc:literal])+ pub struct $name:ident { $($(#[doc = $field_doc:literal])+ $field:ident: $type:ty,)+ })+) => { $(
         $(#[doc = $doc])+
@@ -493,6 +439,16 @@ keys! {
         destination: NameId,
         /// What became of it.
         result: Mirrored,
+    }
+
+    /// Labels of a choice between links.
+    pub struct LinkCauseKey {
+        /// The called service.
+        destination: NameId,
+        /// The link.
+        link: Link,
+        /// Why.
+        cause: Cause,
     }
 
     /// One label: which filter.

@@ -16,8 +16,8 @@ use super::labels::{
     Authorization, AuthorizationKey, CallResult, Callback, Cause, CauseKey, Certificate, CertificateKey, ConnectionKey,
     Direction, DirectionKey, Discovered, DiscoveryKey, EdgeKey, EdgeStatusKey, FilterCallKey, FilterCallbackKey,
     FilterKey, FilterLimitKey, FilterOutcomeKey, Handshake, HandshakeKey, HedgeKey, Hedged, Labels, Limit, Link,
-    Method, MirrorKey, Mirrored, NameId, Names, Origin, Outcome, PriorityKey, Protocol, RateLimitKey, Reload,
-    ReloadKey, RequestKey, Status,
+    LinkCauseKey, Method, MirrorKey, Mirrored, NameId, Names, Origin, Outcome, PriorityKey, Protocol, RateLimitKey,
+    Reload, ReloadKey, RequestKey, Status,
 };
 use crate::fault::Reason;
 
@@ -78,6 +78,10 @@ metrics! {
         "Requests that were sent again, by why.";
     ejections: "lacis_ejections_total", Counter(Counter::default) by CauseKey,
         "Endpoints that were taken out of balancing, by why.";
+    link_chosen: "lacis_link_chosen", Gauge(Gauge::default) by LinkCauseKey,
+        "Endpoints of services with `link: auto` and the link that carries their requests, as workers chose it, and why.";
+    link_choices: "lacis_link_choices_total", Counter(Counter::default) by LinkCauseKey,
+        "Changes to another link, of services with `link: auto`.";
     breaker_open: "lacis_breaker_open", Gauge(Gauge::default) by CauseKey,
         "Workers in which a limit of a destination is used up.";
     authorization: "lacis_authorization_total", Counter(Counter::default) by AuthorizationKey,
@@ -316,6 +320,18 @@ impl Metrics {
     /// Where what a rate limit refuses is counted.
     pub fn rate_limited(&self, limit: &str) -> Arc<Counter> {
         self.families.rate_limited.cell(RateLimitKey { limit: self.name(limit) }, &self.names.borrow())
+    }
+
+    /// A link was chosen for an endpoint. Counted among what is chosen until the cell that this gives is less by one.
+    pub fn link_chosen(&self, destination: NameId, link: Link, cause: Cause) -> Arc<Gauge> {
+        let cell = self.families.link_chosen.cell(LinkCauseKey { destination, link, cause }, &self.names.borrow());
+        cell.add(1);
+        cell
+    }
+
+    /// Another link was chosen for an endpoint.
+    pub fn link_choice(&self, destination: NameId, link: Link, cause: Cause) {
+        self.families.link_choices.cell(LinkCauseKey { destination, link, cause }, &self.names.borrow()).add(1);
     }
 
     /// The metrics of a filter of the configuration. Handles for the same name share their cells.

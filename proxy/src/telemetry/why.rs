@@ -199,6 +199,10 @@ pub enum Because {
     UdpFailed,
     /// The peer has nothing better.
     NothingBetter,
+    /// Of the two links this one was measured to be better, in this respect.
+    Measured(Cause),
+    /// The other link was measured to be better, and this one is tried now and then.
+    Explored,
 }
 
 /// Why a request is not sent again.

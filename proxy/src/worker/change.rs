@@ -52,7 +52,10 @@ impl Generations {
 
     /// Closes what is unused for too long, and forgets what has ended. Called now and then.
     pub(super) fn sweep(&self) {
-        self.current().clusters().for_each(|cluster| cluster.reap());
+        self.current().clusters().for_each(|cluster| {
+            cluster.reap();
+            cluster.choose_links();
+        });
         self.ending.borrow_mut().retain(|(_, exchanges)| exchanges.guards() > 0);
         self.machines.sweep();
     }

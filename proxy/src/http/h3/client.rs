@@ -169,6 +169,11 @@ impl Link {
         spare.is_some()
     }
 
+    /// What its connection has counted so far.
+    pub fn stats(&self) -> quic::Stats {
+        self.0.h3.wire.quic().stats()
+    }
+
     /// Closes it. What is in flight fails.
     pub fn close(&self) {
         self.0.h3.wire.close(Code::H3_NO_ERROR, "");

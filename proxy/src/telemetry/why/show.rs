@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::{Because, BreakerState, Candidate, End, MAX_STEPS, NotAgain, Record, Standing, State, Step, What};
 use crate::fault::Reason;
 use crate::telemetry::access::Timestamp;
-use crate::telemetry::labels::{Direction, Link, Outcome};
+use crate::telemetry::labels::{Cause, Direction, Link, Outcome};
 
 /// A record as JSON; what it says in words is what [`Record`]'s `Display` says.
 pub fn json(record: &Record) -> Value {
@@ -193,6 +193,8 @@ impl Display for Said<'_> {
                 match because {
                     Because::Configured => f.write_str("the configuration says so"),
                     Because::Upgrade => f.write_str("it asks for an upgrade"),
+                    Because::Measured(cause) => write!(f, "it was measured to be better ({cause})"),
+                    Because::Explored => f.write_str("it is tried now and then"),
                     Because::UdpWorks => f.write_str("the peer's UDP answers"),
                     Because::UdpUnknown => f.write_str("whether the peer's UDP answers is not known yet"),
                     Because::UdpSilent(after) => {
@@ -346,6 +348,10 @@ fn because_token(because: Because) -> &'static str {
         Because::Configured => "configured",
         Because::Upgrade => "upgrade",
         Because::UdpWorks => "udp_works",
+        Because::Measured(Cause::Latency) => "measured_latency",
+        Because::Measured(Cause::Loss) => "measured_loss",
+        Because::Measured(_) => "measured_cpu",
+        Because::Explored => "explored",
         Because::UdpUnknown => "udp_unknown",
         Because::UdpSilent(_) => "udp_silent",
         Because::UdpFailed => "udp_failed",
