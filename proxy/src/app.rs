@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::control::certificates::Certificates;
 use crate::control::discovery::{Discovery, START_PATIENCE};
 use crate::control::generations::Generations;
+use crate::control::health::Health;
 use crate::control::memory;
 use crate::control::modules::{self, Absence, Missing, Workshop};
 use crate::control::ports::Ports;
@@ -76,6 +77,8 @@ pub fn run(source: Source, config: Config) -> Result<(), String> {
     let places = discovery.places(&config);
     let load = Arc::default();
     let snapshot = Snapshot::new(generations.current(), config, filters, places, &load);
+    let tls = certificates.as_ref().map(|certificates| Arc::clone(certificates.current()));
+    let health = Health::new(Arc::clone(&peers), Rc::clone(&metrics), Rc::clone(&discovery), tls);
     let shared = Arc::default();
     let mut workers = Vec::new();
     for (number, (sockets, mailbox)) in bound.sockets.into_iter().zip(inboxes).enumerate() {
@@ -100,6 +103,7 @@ pub fn run(source: Source, config: Config) -> Result<(), String> {
         workshop,
         ports: Rc::clone(&ports),
         discovery: Rc::clone(&discovery),
+        health: Rc::clone(&health),
         peers: Arc::clone(&peers),
         generations: Rc::clone(&generations),
         load,
@@ -107,8 +111,18 @@ pub fn run(source: Source, config: Config) -> Result<(), String> {
         asked: Arc::default(),
         missing: None,
     };
-    let control =
-        Control { generations, ports, discovery, registry, metrics, peers, addresses, access: log_queue, missing };
+    let control = Control {
+        generations,
+        ports,
+        discovery,
+        health,
+        registry,
+        metrics,
+        peers,
+        addresses,
+        access: log_queue,
+        missing,
+    };
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| format!("cannot start: {e}"))?;
     tokio::task::LocalSet::new().block_on(&runtime, control.live(certificates, reload, bound.admin, workers))?;
@@ -181,6 +195,7 @@ struct Control {
     generations: Rc<Generations>,
     ports: Rc<Ports>,
     discovery: Rc<Discovery>,
+    health: Rc<Health>,
     registry: Registry,
     metrics: Rc<Metrics>,
     peers: Arc<Peers>,
@@ -205,6 +220,8 @@ impl Control {
         let stop = Rc::new(Stop::default());
         tokio::task::spawn_local(Rc::clone(&self.discovery).run());
         tokio::task::spawn_local(memory::watch(Arc::clone(&reload.load), Rc::clone(&self.generations)));
+        self.health.follow(&self.generations.config());
+        tokio::task::spawn_local(Rc::clone(&self.health).run());
         tokio::task::spawn_local(first_answers(
             Rc::clone(&self.discovery),
             self.generations.config(),
@@ -244,6 +261,7 @@ impl Control {
                 }
                 settings = async { match &mut certificates { Some(c) => c.renewed().await, None => std::future::pending().await } } => {
                     self.peers.tell(|| Order::Identity(Arc::clone(&settings)));
+                    self.health.identity(settings);
                     if let Some(certificates) = &certificates {
                         publish(&self.metrics, certificates);
                     }
@@ -288,6 +306,8 @@ impl Control {
         };
         let (discovery, configs) = (Rc::clone(&self.discovery), Rc::clone(&self.generations));
         let sources = move || pages::sources(&discovery, &configs.config());
+        let health = Rc::clone(&self.health);
+        let checks = move || pages::checks(&health);
         let (clusters, filters, history) =
             (Arc::clone(&self.peers), Arc::clone(&self.peers), (Arc::clone(&self.peers), Rc::clone(&self.generations)));
         let (waiting, current) = (readiness.clone(), Rc::clone(&self.generations));
@@ -297,7 +317,7 @@ impl Control {
             readiness,
             metrics: self.registry.clone(),
             config: Box::new(config),
-            clusters: Box::new(move || Box::pin(pages::clusters(pages::ask(&clusters), sources()))),
+            clusters: Box::new(move || Box::pin(pages::clusters(pages::ask(&clusters), sources(), checks()))),
             filters: Box::new(move || Box::pin(pages::filters(pages::ask(&filters), missing()))),
             generations: Box::new(move || Box::pin(pages::generations(pages::ask(&history.0), Rc::clone(&history.1)))),
             requests: Box::new(move |id, most| Box::pin(pages::requests(&requests, id, most))),

@@ -232,6 +232,7 @@ fn has_type(value: &Value, name: &str) -> bool {
         "string" => value.is_string(),
         "boolean" => value.is_boolean(),
         "integer" => value.is_i64() || value.is_u64(),
+        "number" => value.is_number(),
         other => panic!("teach this test the type {other}"),
     }
 }
@@ -274,7 +275,7 @@ filters: {auth: {module: 'builtin:auth'}, own: {module: f/own.wasm, config: {b: 
     assert_eq!(config.workers, 1);
     let delta = &config.services[0];
     assert_eq!((delta.hosts.as_slice(), delta.listen), (["delta".to_owned()].as_slice(), None));
-    assert_eq!((delta.link, delta.balance), (LinkPolicy::Auto, Balance::LeastLoad));
+    assert_eq!((delta.link, &delta.balance), (LinkPolicy::Auto, &Balance::LeastLoad));
     assert!(matches!(&delta.endpoints, Endpoints::Listed(all) if all[0].weight == 1), "{:?}", delta.endpoints);
     assert_eq!(delta.identity[0].as_str(), "spiffe://cluster.local/ns/default/sa/delta");
     let timeouts = [delta.timeouts.connect, delta.timeouts.request, delta.timeouts.idle];

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::uri::Authority;
 use http::{HeaderName, Method};
 use serde_json::{Map, Value, json};
 use tokio::sync::oneshot;
@@ -16,14 +17,17 @@ use crate::admin::{Heard, gather};
 use crate::cluster::choice::{ChoiceReport, Verdict};
 use crate::cluster::{ClusterReport, EndpointReport, Usage};
 use crate::config::admission::{Concurrency, Conditions, Overload, Priority, RateKey, RateLimit};
+use crate::config::balance::{Hash, HashKey, HealthCheck, Probe, TableKind};
 use crate::config::fault::{Abort, Faults, Portion};
 use crate::config::policy::{After, Breaker, Hedge};
 use crate::config::route::{PathMatch, TextMatch};
 use crate::config::{
-    self, AccessRule, Config, Dns, Endpoints, Failure, Limits, LinkPolicy, Outliers, Retries, Rule, Source,
+    self, AccessRule, Balance, Config, Dns, Endpoint, Endpoints, Failure, Limits, LinkPolicy, Outliers, Retries, Rule,
+    Source,
 };
 use crate::control::discovery::{Discovery, Status};
 use crate::control::generations::{Entry, Generations, State};
+use crate::control::health::{Health, HealthReport};
 use crate::filter::wasm::FilterReport;
 use crate::telemetry::cell::Histogram;
 use crate::telemetry::labels::Callback;
@@ -73,7 +77,7 @@ pub(super) fn config(config: &Config, generation: u64, addresses: &[(String, Soc
         .iter()
         .map(|service| {
             let endpoints = match &service.endpoints {
-                Endpoints::Listed(all) => all.iter().map(|e| json!({"address": e.address.to_string(), "weight": e.weight})).collect(),
+                Endpoints::Listed(all) => all.iter().map(listed).collect(),
                 Endpoints::Found(from) => source(from),
             };
             let identity: Vec<_> = service.identity.iter().map(ToString::to_string).collect();
@@ -83,7 +87,15 @@ pub(super) fn config(config: &Config, generation: u64, addresses: &[(String, Soc
             });
             let about = json!({
                 "hosts": service.hosts, "endpoints": endpoints, "identity": identity, "link": link(service.link),
-                "balance": format!("{:?}", service.balance), "timeouts": timeouts, "filters": filters(&service.filters),
+                "balance": balance(&service.balance), "panic_threshold_percent": service.panic,
+                "zones": if service.prefers_zone { "prefer" } else { "ignore" },
+                "slow_start": service.slow_start.map(|slow| json!({
+                    "window": seconds(slow.window), "aggression": slow.aggression, "min_weight_percent": slow.min_weight,
+                })),
+                "affinity": service.affinity.as_ref().map(|affinity| json!({
+                    "cookie": affinity.cookie, "ttl": seconds(affinity.ttl), "shared": affinity.secret.is_some(),
+                })),
+                "health": service.health.as_ref().map(health), "timeouts": timeouts, "filters": filters(&service.filters),
                 "retries": service.retries.as_ref().map(retries), "limits": limits(&service.limits),
                 "rate_limits": service.rate_limits.iter().map(rate_limit).collect::<Vec<_>>(),
                 "outliers": service.outliers.as_ref().map(outliers), "breaker": service.breaker.as_ref().map(breaker),
@@ -182,6 +194,66 @@ fn conditions(conditions: &Conditions) -> Value {
     all.into_iter().filter(|(_, of)| !of.is_empty()).map(|(key, of)| (key.to_owned(), Value::from(of))).collect()
 }
 
+fn listed(endpoint: &Endpoint) -> Value {
+    let Endpoint { address, weight, zone, priority } = endpoint;
+    json!({"address": address.to_string(), "weight": weight, "zone": zone.as_deref(), "priority": priority})
+}
+
+fn balance(balance: &Balance) -> Value {
+    let Hash { key, table } = match balance {
+        Balance::LeastLoad => return json!("least_load"),
+        Balance::LeastRequest => return json!("least_request"),
+        Balance::RoundRobin => return json!("round_robin"),
+        Balance::Random => return json!("random"),
+        Balance::Hash(hash) => hash,
+    };
+    let (name, value) = match key {
+        HashKey::Header(name) => ("header", json!(name.as_str())),
+        HashKey::Cookie(name) => ("cookie", json!(name)),
+        HashKey::Query(name) => ("query", json!(name)),
+        HashKey::Source => ("source", json!(true)),
+    };
+    let table = match table {
+        TableKind::Maglev => "maglev",
+        TableKind::Ring => "ring",
+    };
+    json!({"hash": {name: value, "table": table}})
+}
+
+fn health(check: &HealthCheck) -> Value {
+    let HealthCheck { probe, interval, timeout, unhealthy, healthy } = check;
+    let (name, probe) = match probe {
+        Probe::Http { path, host, statuses } => {
+            ("http", json!({"path": path.as_str(), "host": host.as_ref().map(Authority::as_str), "status": statuses}))
+        }
+        Probe::Grpc { service } => ("grpc", json!({ "service": service })),
+        Probe::Tcp => ("tcp", json!({})),
+    };
+    json!({
+        name: probe, "interval": seconds(*interval), "timeout": seconds(*timeout), "unhealthy": unhealthy, "healthy": healthy,
+    })
+}
+
+/// What active health checks say of services, by address.
+pub(super) fn checks(health: &Health) -> Value {
+    let endpoint = |report: HealthReport| {
+        let HealthReport { address, healthy, age, error } = report;
+        (address.to_string(), json!({"health": word(healthy), "age_seconds": age.map(seconds), "last_error": error}))
+    };
+    let service = |(name, endpoints): (String, Vec<HealthReport>)| {
+        (name, Value::Object(endpoints.into_iter().map(endpoint).collect()))
+    };
+    Value::Object(health.report().into_iter().map(service).collect())
+}
+
+fn word(healthy: Option<bool>) -> &'static str {
+    match healthy {
+        None => "unknown",
+        Some(true) => "healthy",
+        Some(false) => "unhealthy",
+    }
+}
+
 fn seconds(duration: Duration) -> f64 {
     duration.as_secs_f64()
 }
@@ -218,10 +290,13 @@ fn limits(limits: &Limits) -> Value {
 }
 
 fn outliers(outliers: &Outliers) -> Value {
-    let Outliers { consecutive, interval, ejection, max_ejection, max_ejected, floor, success_rate } = outliers;
+    let Outliers { consecutive, interval, ejection, max_ejection, max_ejected, success_rate, latency } = outliers;
     json!({
         "consecutive": consecutive, "interval": seconds(*interval), "ejection": seconds(*ejection),
-        "max_ejection": seconds(*max_ejection), "max_ejected_percent": max_ejected, "floor_percent": floor,
+        "max_ejection": seconds(*max_ejection), "max_ejected_percent": max_ejected,
+        "latency": latency.map(|latency| json!({
+            "factor": f64::from(latency.factor) / 1000.0, "endpoints": latency.endpoints, "requests": latency.requests,
+        })),
         "success_rate": success_rate.map(|rate| json!({
             "endpoints": rate.endpoints, "requests": rate.requests, "deviation": f64::from(rate.deviation) / 1000.0,
         })),
@@ -289,10 +364,12 @@ fn choice(choice: &ChoiceReport) -> Value {
 }
 
 /// `/clusters`: services, endpoints and links, as each worker sees them, and what says where they are.
-pub(super) async fn clusters(asked: Vec<impl Future<Output = Option<Report>>>, sources: Value) -> Value {
+pub(super) async fn clusters(asked: Vec<impl Future<Output = Option<Report>>>, sources: Value, checks: Value) -> Value {
     let endpoint = |e: &EndpointReport| {
         json!({
-            "address": e.address.to_string(), "weight": e.weight, "requests": e.requests, "reachable": !e.resting, "udp": e.udp,
+            "address": e.address.to_string(), "weight": e.weight, "zone": e.zone.as_deref(), "priority": e.priority,
+            "used": e.used, "health": e.healthy.map(|healthy| word(Some(healthy))),
+            "load": {"latency": seconds(e.latency), "failing": e.failing, "held": e.held, "cost": seconds(e.cost)}, "requests": e.requests, "reachable": !e.resting, "udp": e.udp,
             "links": {"h1_idle": e.h1_idle, "h2": {"open": e.h2.0, "requests": e.h2.1}, "h3": {"open": e.h3.0, "requests": e.h3.1}},
             "connections": e.connections,
             "auto": e.choice.as_ref().map(choice),
@@ -302,25 +379,27 @@ pub(super) async fn clusters(asked: Vec<impl Future<Output = Option<Report>>>, s
         })
     };
     let usage = |Usage { now, limit, refused }: Usage| json!({"now": now, "limit": limit, "refused": refused});
-    let cluster = |ClusterReport { name, gate, breaker, connections, endpoints }: &ClusterReport| {
-        let about = json!({
-            "limits": {
-                "connections": {"now": connections.now, "limit": connections.limit},
-                "pending": usage(gate.pending), "requests": usage(gate.requests), "retries": usage(gate.retries),
-            },
-            "breaker": breaker.map(|breaker| json!({
-                "state": breaker.state, "seconds_left": seconds(breaker.left), "requests": breaker.window.requests,
-                "failed": breaker.window.failed, "slow": breaker.window.slow,
-            })),
-            "endpoints": endpoints.iter().map(endpoint).collect::<Vec<_>>(),
-        });
-        (name.to_string(), about)
-    };
+    let cluster =
+        |ClusterReport { name, gate, breaker, balance: policy, panics, connections, endpoints }: &ClusterReport| {
+            let about = json!({
+                "balance": balance(policy), "panic": panics,
+                "limits": {
+                    "connections": {"now": connections.now, "limit": connections.limit},
+                    "pending": usage(gate.pending), "requests": usage(gate.requests), "retries": usage(gate.retries),
+                },
+                "breaker": breaker.map(|breaker| json!({
+                    "state": breaker.state, "seconds_left": seconds(breaker.left), "requests": breaker.window.requests,
+                    "failed": breaker.window.failed, "slow": breaker.window.slow,
+                })),
+                "endpoints": endpoints.iter().map(endpoint).collect::<Vec<_>>(),
+            });
+            (name.to_string(), about)
+        };
     let of_worker = |report: &Report| {
         let clusters: Map<_, _> = report.clusters.iter().map(cluster).collect();
         Map::from_iter([("clusters".to_owned(), Value::Object(clusters))])
     };
-    json!({ "workers": workers(&gather(asked).await, of_worker), "sources": sources })
+    json!({ "workers": workers(&gather(asked).await, of_worker), "sources": sources, "checks": checks })
 }
 
 fn workers(heard: &[Heard<Report>], fields: impl Fn(&Report) -> Map<String, Value>) -> Vec<Value> {

@@ -1,57 +1,30 @@
 //! Which endpoint gets the next request. Pure: loads, time and chance are given.
+//!
+//! What can be known before a request comes is known before: who is in a list, and where its tables point to, is made
+//! once for the list; who of them is used now, once after each change of one of them ([`Plan`]). A choice costs the
+//! logarithm of the number of endpoints at the most, and no allocation.
 
-use std::cell::Cell;
-use std::time::Duration;
+pub mod hash;
+mod levels;
+mod load;
+mod plan;
+mod turn;
 
-use crate::config::Balance;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 
-/// Over this time an old latency loses two thirds of its weight. Short enough to leave a slow endpoint within a few
-/// requests, long enough not to follow every garbage collection (Finagle and linkerd use 10 s).
-const DECAY: Duration = Duration::from_secs(10);
+pub use load::{Load, Usual};
+use plan::{Level, Plan, Roster};
+pub use plan::{Standing, id};
 
-/// Latency assumed of an endpoint that never answered: small, so that new endpoints are tried at once.
-const UNKNOWN_NANOS: f64 = 1_000_000.0;
+use crate::config::balance::{Balance, SlowStart};
 
-/// How busy and how fast an endpoint is, as this worker sees it.
-#[derive(Debug, Default)]
-pub struct Load {
-    in_flight: Cell<u32>,
-    latency_nanos: Cell<f64>,
-    updated_nanos: Cell<u64>,
-}
+/// An endpoint whose cost is so much higher is left for the second that was drawn. What is less is noise: it would make
+/// the one that was quickest last get everything, and weights mean nothing.
+const MARGIN: f32 = 1.25;
 
-impl Load {
-    /// A request was given to it.
-    pub fn start(&self) {
-        self.in_flight.set(self.in_flight.get().saturating_add(1));
-    }
-
-    /// A request ended.
-    pub fn end(&self) {
-        self.in_flight.set(self.in_flight.get().saturating_sub(1));
-    }
-
-    /// Requests that it carries.
-    pub fn in_flight(&self) -> u32 {
-        self.in_flight.get()
-    }
-
-    /// It answered after this time; `now` is nanoseconds of any monotonic clock. Peak EWMA: a rise counts at once, a
-    /// fall with its age.
-    pub fn answered(&self, latency: Duration, now: u64) {
-        let latency = latency.as_nanos() as f64;
-        let age = now.saturating_sub(self.updated_nanos.replace(now));
-        let old = self.latency_nanos.get();
-        let keep = (-(age as f64) / DECAY.as_nanos() as f64).exp();
-        self.latency_nanos.set(if latency > old { latency } else { old * keep + latency * (1.0 - keep) });
-    }
-
-    /// The cost of one request more, in nanoseconds of all that it carries then.
-    pub fn cost(&self) -> f64 {
-        let latency = self.latency_nanos.get();
-        (if latency == 0.0 { UNKNOWN_NANOS } else { latency }) * f64::from(self.in_flight.get() + 1)
-    }
-}
+/// How many tries an endpoint's hash has to find one that is in use before any will do.
+const REHASHES: u64 = 8;
 
 /// What a balancer needs to know of an endpoint.
 pub trait Candidate {
@@ -59,176 +32,179 @@ pub trait Candidate {
     fn load(&self) -> &Load;
     /// Its share relative to its siblings.
     fn weight(&self) -> u32;
-    /// Whether it should get requests now.
-    fn usable(&self) -> bool;
+    /// Which level it belongs to: that of the smallest number is asked first.
+    fn priority(&self) -> u8;
+    /// Whether it is in our own zone.
+    fn is_near(&self) -> bool;
+    /// Tells it from its siblings, and is the same in all sidecars.
+    fn id(&self) -> u64;
+    /// Whether it should get requests; `now` in nanoseconds, as for [`Load`].
+    fn standing(&self, now: u64) -> Standing;
+}
+
+/// What a request wants of a choice.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Want {
+    /// What finds its endpoint in a table; none: any.
+    pub hash: Option<u64>,
+    /// The token of the endpoint that it was sent to before.
+    pub token: Option<u64>,
+}
+
+/// How a balancer chooses.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// The policy.
+    pub policy: Balance,
+    /// With fewer percent of the endpoints fit than this, all are used.
+    pub panic: u8,
+    /// How endpoints that are new get their share.
+    pub slow_start: Option<SlowStart>,
 }
 
 /// Chooses among the endpoints of one service.
-#[derive(Debug)]
 pub struct Balancer {
-    policy: Balance,
-    /// With fewer percent of endpoints usable than this, all are used.
-    floor: u8,
-    turn: Cell<u64>,
+    rules: Rules,
+    usual: Usual,
+    /// Moves on with every change of an endpoint, its weight or the list.
+    changes: Rc<Cell<u64>>,
+    /// What an endpoint is called in cookies, by [`Candidate::id`].
+    token: Option<Box<dyn Fn(u64) -> u64>>,
+    roster: RefCell<Option<Roster>>,
+    plan: RefCell<Option<Plan>>,
 }
 
 impl Balancer {
-    /// A balancer of this policy. With fewer percent of endpoints usable than `floor`, all are taken for usable.
-    pub fn new(policy: Balance, floor: u8) -> Self {
-        Balancer { policy, floor, turn: Cell::new(0) }
+    /// A balancer by these rules. `changes` is moved on by whoever changes an endpoint; `token` names endpoints for
+    /// [`Want::token`], if that is wanted.
+    pub fn new(rules: Rules, changes: Rc<Cell<u64>>, token: Option<Box<dyn Fn(u64) -> u64>>) -> Self {
+        Balancer {
+            rules,
+            usual: Usual::default(),
+            changes,
+            token,
+            roster: RefCell::default(),
+            plan: RefCell::default(),
+        }
     }
 
     /// How it chooses.
-    pub fn policy(&self) -> Balance {
-        self.policy
+    pub fn rules(&self) -> &Rules {
+        &self.rules
     }
 
-    /// The endpoint for the next request. Those for which `passed` holds are left out; those that are not usable are
+    /// What is usual among its endpoints.
+    pub fn usual(&self) -> &Usual {
+        &self.usual
+    }
+
+    /// The list is another, or weights or zones in it.
+    pub fn relist(&self) {
+        self.roster.take();
+        self.changed();
+    }
+
+    /// Something about an endpoint has changed.
+    pub fn changed(&self) {
+        self.changes.set(self.changes.get().wrapping_add(1));
+    }
+
+    /// The endpoint for the next request. Those for which `passed` holds are left out; those that are not in use are
     /// taken only where no other is left, for a guess beats a refusal.
     pub fn pick<C: Candidate>(
         &self,
         all: &[C],
+        want: Want,
         passed: impl Fn(usize) -> bool,
+        now: u64,
         chance: &mut fastrand::Rng,
     ) -> Option<usize> {
-        if let [only] = all {
-            let _ = only;
-            return (!passed(0)).then_some(0);
+        if all.len() < 2 {
+            return (!all.is_empty() && !passed(0)).then_some(0);
         }
-        let enough = self.floor == 0 || {
-            let usable = all.iter().filter(|candidate| candidate.usable()).count();
-            usable * 100 >= usize::from(self.floor) * all.len()
+        self.refresh(all, now, chance);
+        let (roster, plan) = (self.roster.borrow(), self.plan.borrow());
+        let (roster, plan) = (roster.as_ref()?, plan.as_ref()?);
+        let open = |i: &usize| !passed(*i);
+        if let Some(token) = want.token
+            && let Some(i) = roster.named(token).filter(|i| !plan.is_out(*i) && open(i))
+        {
+            return Some(i);
+        }
+        // Which level, too, is a matter of the hash where there is one: else a key would change its endpoint.
+        let level = plan.level(want.hash.map_or_else(|| chance.u64(..), hash::mix))?;
+        let picked = match &self.rules.policy {
+            Balance::Random => level.draw(chance).filter(open),
+            Balance::RoundRobin => (0..level.len()).find_map(|_| level.next().filter(open)),
+            Balance::LeastLoad => self.better(all, level, open, chance, |candidate, relative| {
+                let load = candidate.load();
+                let cost = load.cost(relative, now, &self.usual);
+                (load.is_held(now), cost)
+            }),
+            Balance::LeastRequest => {
+                self.better(all, level, open, chance, |candidate, relative| (false, candidate.load().queue(relative)))
+            }
+            Balance::Hash(_) => match want.hash {
+                Some(hash) => (0..REHASHES).find_map(|n| {
+                    let hash = if n == 0 { hash } else { hash::mix(hash ^ n) };
+                    roster.find(level.group, hash).filter(|i| !plan.is_out(*i) && open(i))
+                }),
+                None => level.draw(chance).filter(open),
+            },
         };
-        let usable = |i: &usize| !passed(*i) && (!enough || all.get(*i).is_some_and(Candidate::usable));
-        self.among(all, usable, chance).or_else(|| self.among(all, |i| !passed(*i), chance))
+        picked.or_else(|| plan.rest(all.len(), open, chance))
     }
 
-    fn among<C: Candidate>(
+    /// Of two that are drawn the one with the lower cost; by `held` one is only ever the second choice.
+    fn better<C: Candidate>(
         &self,
         all: &[C],
-        fits: impl Fn(&usize) -> bool,
+        level: &Level,
+        open: impl Fn(&usize) -> bool,
         chance: &mut fastrand::Rng,
+        cost: impl Fn(&C, f32) -> (bool, f32),
     ) -> Option<usize> {
-        let total: u64 = (0..all.len()).filter(&fits).filter_map(|i| all.get(i)).map(|c| u64::from(c.weight())).sum();
-        if total == 0 {
-            return None;
+        let ((one, one_relative), two) = level.two(chance)?;
+        let Some((two, two_relative)) = two.filter(|(two, _)| open(two)) else { return Some(one).filter(open) };
+        if !open(&one) {
+            return Some(two);
         }
-        // The endpoint at this point of the line on which each stands as wide as its weight.
-        let at = |point: u64| {
-            let mut left = point;
-            (0..all.len()).filter(&fits).find(|i| {
-                let weight = all.get(*i).map_or(0, |c| u64::from(c.weight()));
-                let here = left < weight;
-                left = left.saturating_sub(weight);
-                here
-            })
+        let (first, second) = (cost(all.get(one)?, one_relative), cost(all.get(two)?, two_relative));
+        let other = match (first.0, second.0) {
+            (true, false) => true,
+            (false, true) => false,
+            _ => second.1 * MARGIN < first.1,
         };
-        match self.policy {
-            Balance::Random => at(chance.u64(0..total)),
-            Balance::RoundRobin => at(self.turn.replace(self.turn.get().wrapping_add(1)) % total),
-            Balance::LeastLoad => {
-                let (one, two) = (at(chance.u64(0..total))?, at(chance.u64(0..total))?);
-                let cost = |i: usize| all.get(i).map_or(f64::MAX, |c| c.load().cost());
-                Some(if cost(two) < cost(one) { two } else { one })
-            }
+        Some(if other { two } else { one })
+    }
+
+    /// Makes the plan anew if something has changed.
+    fn refresh<C: Candidate>(&self, all: &[C], now: u64, chance: &mut fastrand::Rng) {
+        let mut plan = self.plan.borrow_mut();
+        let changes = self.changes.get();
+        if plan.as_ref().is_some_and(|plan| plan.holds(changes, now)) {
+            return;
         }
+        let mut roster = self.roster.borrow_mut();
+        let roster = roster.get_or_insert_with(|| Roster::new(all, &self.rules.policy, self.token.as_deref()));
+        *plan = Some(Plan::new(all, roster, &self.rules, changes, now, chance));
+    }
+
+    /// Which endpoints are in use now, and whether some are only for want of others.
+    pub fn in_use<C: Candidate>(&self, all: &[C], now: u64, chance: &mut fastrand::Rng) -> (Vec<bool>, bool) {
+        self.refresh(all, now, chance);
+        match &*self.plan.borrow() {
+            Some(plan) => ((0..all.len()).map(|i| !plan.is_out(i)).collect(), plan.panics()),
+            None => (vec![true; all.len()], false),
+        }
+    }
+}
+
+impl std::fmt::Debug for Balancer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Balancer").field("rules", &self.rules).finish_non_exhaustive()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    struct Fake(Load, u32, bool);
-
-    impl Candidate for Fake {
-        fn load(&self) -> &Load {
-            &self.0
-        }
-        fn weight(&self) -> u32 {
-            self.1
-        }
-        fn usable(&self) -> bool {
-            self.2
-        }
-    }
-
-    fn endpoints(weights: &[u32]) -> Vec<Fake> {
-        weights.iter().map(|w| Fake(Load::default(), *w, true)).collect()
-    }
-
-    fn shares(policy: Balance, all: &[Fake], n: usize) -> Vec<usize> {
-        let (balancer, mut chance) = (Balancer::new(policy, 0), fastrand::Rng::with_seed(7));
-        let mut counts = vec![0; all.len()];
-        for _ in 0..n {
-            counts[balancer.pick(all, |_| false, &mut chance).expect("one")] += 1;
-        }
-        counts
-    }
-
-    #[test]
-    fn weights_are_shares() {
-        assert_eq!(shares(Balance::RoundRobin, &endpoints(&[1, 2, 1]), 400), [100, 200, 100]);
-        let random = shares(Balance::Random, &endpoints(&[1, 3]), 4000);
-        assert!((900..1100).contains(&random[0]), "{random:?}");
-    }
-
-    #[test]
-    fn a_slow_endpoint_gets_less() {
-        let all = endpoints(&[1, 1, 1]);
-        all[0].0.answered(Duration::from_millis(100), 0);
-        all[1].0.answered(Duration::from_millis(1), 0);
-        all[2].0.answered(Duration::from_millis(1), 0);
-        // It is only taken when chance offers it twice.
-        let counts = shares(Balance::LeastLoad, &all, 3000);
-        assert!((250..420).contains(&counts[0]), "{counts:?}");
-    }
-
-    #[test]
-    fn a_busy_endpoint_gets_less() {
-        let all = endpoints(&[1, 1]);
-        all[0].0.start();
-        let counts = shares(Balance::LeastLoad, &all, 4000);
-        assert!((900..1100).contains(&counts[0]), "{counts:?}");
-        all[0].0.end();
-        assert_eq!(all[0].0.in_flight(), 0);
-    }
-
-    #[test]
-    fn unusable_endpoints_are_the_last_resort() {
-        let mut all = endpoints(&[1, 1, 1]);
-        all[0].2 = false;
-        all[2].2 = false;
-        assert_eq!(shares(Balance::LeastLoad, &all, 100), [0, 100, 0]);
-        let (balancer, mut chance) = (Balancer::new(Balance::RoundRobin, 0), fastrand::Rng::with_seed(7));
-        assert!(matches!(balancer.pick(&all, |i| i == 1, &mut chance), Some(0 | 2)));
-        assert_eq!(balancer.pick(&all, |_| true, &mut chance), None);
-        assert_eq!(balancer.pick(&all[..0], |_| false, &mut chance), None);
-    }
-
-    #[test]
-    fn below_the_floor_all_are_used() {
-        let mut all = endpoints(&[1, 1, 1, 1]);
-        all[0].2 = false;
-        all[1].2 = false;
-        let taken = |all: &[Fake], floor| {
-            let (balancer, mut chance) = (Balancer::new(Balance::RoundRobin, floor), fastrand::Rng::with_seed(7));
-            let mut taken: Vec<_> = (0..8).filter_map(|_| balancer.pick(all, |_| false, &mut chance)).collect();
-            taken.sort_unstable();
-            taken.dedup();
-            taken
-        };
-        assert_eq!(taken(&all, 50), [2, 3], "half of them are left, and that is enough");
-        assert_eq!(taken(&all, 51), [0, 1, 2, 3]);
-    }
-
-    #[test]
-    fn a_latency_rises_at_once_and_falls_slowly() {
-        let load = Load::default();
-        load.answered(Duration::from_millis(10), 0);
-        load.answered(Duration::from_millis(1), 1_000_000_000);
-        assert!(load.latency_nanos.get() > 9_000_000.0);
-        load.answered(Duration::from_millis(1), 60_000_000_000);
-        assert!(load.latency_nanos.get() < 1_100_000.0);
-    }
-}
+mod tests;

@@ -4,13 +4,15 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::auto::Auto;
-use super::balance::{Candidate, Load};
+use super::balance::{Candidate, Load, Standing, Usual, id};
 use super::choice::ChoiceReport;
 use super::outlier::{Ejected, Health};
 use super::pool::Links;
+use crate::clock;
 use crate::config;
 use crate::fault::Fault;
 use crate::http::{h1, h2, h3};
@@ -32,6 +34,9 @@ const HTTP1_MEMORY: Duration = Duration::from_secs(300);
 pub(super) struct Endpoint {
     pub(super) address: SocketAddr,
     pub(super) weight: Cell<u32>,
+    priority: Cell<u8>,
+    /// It is in our own zone, or zones do not matter.
+    near: Cell<bool>,
     pub(super) load: Load,
     pub(super) h1: Rc<h1::Idle>,
     pub(super) h2: Rc<Links<h2::Link>>,
@@ -39,10 +44,17 @@ pub(super) struct Endpoint {
     /// The peer had nothing better than HTTP/1.1, as its ALPN said; until when that is believed.
     only_http1: Cell<Option<Instant>>,
     pub(super) udp: Cell<Udp>,
-    resting: Cell<Option<Instant>>,
+    /// Until when it is passed over because it could not be reached.
+    resting: Cell<u64>,
     pub(super) health: Health,
     /// With `link: auto`, what carries the requests to it.
     pub(super) auto: Option<Box<Auto>>,
+    /// What active health checks say, if there are some and they have said it.
+    checked: Cell<Option<bool>>,
+    /// When it began to get requests.
+    since: Cell<u64>,
+    /// Moved on when something changes that a choice goes by; the same for all endpoints of the service.
+    changes: Rc<Cell<u64>>,
 }
 
 /// What is known of a peer's UDP.
@@ -61,6 +73,22 @@ pub struct EndpointReport {
     pub address: SocketAddr,
     /// Its share.
     pub weight: u32,
+    /// Its zone, if that is known.
+    pub zone: Option<Arc<str>>,
+    /// Its level.
+    pub priority: u8,
+    /// Whether it gets requests now: it is well, or there are too few others, and its level has some.
+    pub used: bool,
+    /// What active health checks say of it, if they have said something.
+    pub healthy: Option<bool>,
+    /// Its latency as balancing sees it: the worst lately, or what is usual if it has not answered.
+    pub latency: Duration,
+    /// The share of its answers that say that it is overloaded, the recent ones above all.
+    pub failing: f32,
+    /// Whether it has asked not to be asked now.
+    pub held: bool,
+    /// The cost of one more request there: of two, the one with less gets it (`least_load`).
+    pub cost: Duration,
     /// Requests in flight.
     pub requests: u32,
     /// Unused HTTP/1 connections.
@@ -82,20 +110,57 @@ pub struct EndpointReport {
 }
 
 impl Endpoint {
-    fn new(config::Endpoint { address, weight }: config::Endpoint, auto: Option<Auto>) -> Self {
+    fn new(settings: &config::Endpoint, changes: &Rc<Cell<u64>>, auto: Option<Auto>) -> Self {
+        let config::Endpoint { address, weight, zone: _, priority } = settings;
         Endpoint {
-            address,
-            weight: Cell::new(weight),
+            address: *address,
+            weight: Cell::new(*weight),
+            priority: Cell::new(*priority),
+            near: Cell::new(true),
             load: Load::default(),
             h1: Rc::default(),
             h2: Rc::default(),
             h3: Rc::default(),
             only_http1: Cell::new(None),
             udp: Cell::new(Udp::Unknown),
-            resting: Cell::new(None),
+            resting: Cell::new(0),
             health: Health::default(),
             auto: auto.map(Box::new),
+            checked: Cell::new(None),
+            since: Cell::new(clock::nanos()),
+            changes: Rc::clone(changes),
         }
+    }
+
+    /// From now on it is as these settings say. Whether that is something else than before.
+    pub(super) fn set(&self, settings: &config::Endpoint, near: bool) -> bool {
+        let config::Endpoint { address: _, weight, zone: _, priority } = settings;
+        let other = self.weight.replace(*weight) != *weight;
+        let other = self.priority.replace(*priority) != *priority || other;
+        self.near.replace(near) != near || other
+    }
+
+    /// Something changed that a choice goes by.
+    pub(super) fn changed(&self) {
+        self.changes.set(self.changes.get().wrapping_add(1));
+    }
+
+    /// It gets requests again.
+    pub(super) fn returned(&self) {
+        self.since.set(clock::nanos());
+        self.changed();
+    }
+
+    /// What active health checks say from now on.
+    pub(super) fn check(&self, healthy: Option<bool>) {
+        let before = self.checked.replace(healthy);
+        if before == healthy {
+            return;
+        }
+        if before == Some(false) {
+            self.since.set(clock::nanos());
+        }
+        self.changed();
     }
 
     /// Whether it is believed to have nothing better than HTTP/1.1.
@@ -130,17 +195,26 @@ impl Endpoint {
 
     /// It could not be reached.
     pub(super) fn rest(&self) {
-        self.resting.set(Some(Instant::now() + REST));
+        let rested = self.is_resting(clock::nanos());
+        // Beyond the next tick in any case.
+        self.resting.set(clock::nanos().saturating_add((REST + clock::TICK).as_nanos() as u64));
+        if !rested {
+            self.changed();
+        }
     }
 
-    fn is_resting(&self) -> bool {
-        self.resting.get().is_some_and(|until| {
-            let over = Instant::now() >= until;
-            if over {
-                self.resting.set(None);
-            }
-            !over
-        })
+    /// Whether active health checks say that it is not well.
+    pub(super) fn is_unhealthy(&self) -> bool {
+        self.checked.get() == Some(false)
+    }
+
+    /// What one more request there would cost: latency, times what else it carries.
+    pub(super) fn cost(&self, now: u64, usual: &Usual) -> Duration {
+        Duration::from_nanos(self.load.cost(1.0, now, usual) as u64)
+    }
+
+    fn is_resting(&self, now: u64) -> bool {
+        now < self.resting.get()
     }
 
     /// Connections to it, those that are being opened included.
@@ -163,10 +237,19 @@ impl Endpoint {
     }
 
     /// What an operator wants to know of it.
-    pub(super) fn report(self: &Rc<Self>) -> EndpointReport {
+    pub(super) fn report(&self, zone: Option<Arc<str>>, used: bool, usual: &Usual) -> EndpointReport {
+        let now = clock::nanos();
         EndpointReport {
             address: self.address,
             weight: self.weight.get(),
+            zone,
+            priority: self.priority.get(),
+            used,
+            healthy: self.checked.get(),
+            latency: self.load.latency(now, usual),
+            failing: self.load.failing(now),
+            held: self.load.is_held(now),
+            cost: self.cost(now, usual),
             requests: self.load.in_flight(),
             h1_idle: self.h1.len(),
             h2: self.h2.count(),
@@ -176,7 +259,7 @@ impl Endpoint {
                 Udp::Works => "works",
                 Udp::Silent(..) => "silent",
             },
-            resting: self.is_resting(),
+            resting: self.is_resting(now),
             connections: self.connections(),
             ejected: self.health.ejected(Instant::now()),
             choice: self.auto.as_ref().map(|auto| auto.choice.report(Instant::now())),
@@ -188,12 +271,13 @@ impl Endpoint {
 pub(super) fn at(
     settings: &[config::Endpoint],
     known: &[Rc<Endpoint>],
+    changes: &Rc<Cell<u64>>,
     auto: impl Fn() -> Option<Auto>,
 ) -> Vec<Rc<Endpoint>> {
     let by_address: HashMap<_, _> = known.iter().map(|endpoint| (endpoint.address, endpoint)).collect();
     let endpoint = |settings: &config::Endpoint| match by_address.get(&settings.address) {
         Some(known) => Rc::clone(known),
-        None => Rc::new(Endpoint::new(*settings, auto())),
+        None => Rc::new(Endpoint::new(settings, changes, auto())),
     };
     settings.iter().map(endpoint).collect()
 }
@@ -201,6 +285,10 @@ pub(super) fn at(
 impl Busy for Endpoint {
     fn end(&self) {
         self.load.end();
+    }
+
+    fn late(&self) {
+        self.load.failed(Duration::ZERO, clock::nanos());
     }
 }
 
@@ -213,8 +301,34 @@ impl Candidate for Rc<Endpoint> {
         self.weight.get()
     }
 
-    fn usable(&self) -> bool {
-        !self.is_resting() && (!self.health.is_ejected() || self.health.is_usable(Instant::now()))
+    fn priority(&self) -> u8 {
+        self.priority.get()
+    }
+
+    fn is_near(&self) -> bool {
+        self.near.get()
+    }
+
+    fn id(&self) -> u64 {
+        id(&self.address)
+    }
+
+    fn standing(&self, now: u64) -> Standing {
+        let mut standing = Standing { since: self.since.get(), ..Standing::GOOD };
+        if self.is_resting(now) {
+            standing.reachable = false;
+            standing.until = self.resting.get();
+        }
+        if self.health.is_ejected() {
+            let at = Instant::now();
+            standing.fit = self.health.is_usable(at);
+            // One that is being tried changes when that is over, and says so.
+            if let Some(Ejected { left, .. }) = self.health.ejected(at).filter(|ejected| !ejected.left.is_zero()) {
+                standing.until = standing.until.min(now.saturating_add(left.as_nanos() as u64));
+            }
+        }
+        standing.fit &= !self.is_unhealthy();
+        standing
     }
 }
 
@@ -224,7 +338,7 @@ mod tests {
 
     #[test]
     fn that_a_peer_has_only_http1_is_forgotten() {
-        let endpoint = Endpoint::new(config::Endpoint { address: ([127, 0, 0, 1], 1).into(), weight: 1 }, None);
+        let endpoint = Endpoint::new(&config::Endpoint::new(([127, 0, 0, 1], 1).into()), &Rc::default(), None);
         let now = Instant::now();
         assert!(!endpoint.only_http1(now));
         endpoint.has_only_http1(now);

@@ -1,13 +1,14 @@
 //! What is noted of a service's decisions, where somebody may ask for it. Nothing here runs for other requests.
 
 use std::rc::Rc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use super::Cluster;
 use super::balance::Candidate as _;
 use super::endpoint::Endpoint;
 use super::gate::Usage;
 use super::retry::Outcome;
+use crate::clock;
 use crate::config::Retries;
 use crate::fault::Fault;
 use crate::telemetry::trail::Trail;
@@ -69,15 +70,17 @@ impl Cluster {
     }
 
     fn candidate(&self, endpoint: &Rc<Endpoint>) -> Candidate {
-        let in_flight = endpoint.load.in_flight();
+        let (in_flight, now) = (endpoint.load.in_flight(), clock::nanos());
         let ejected = endpoint.health.is_ejected().then(|| endpoint.health.ejected(Instant::now())).flatten();
         let standing = match ejected {
             Some(ejected) => Standing::Ejected(ejected.cause, ejected.left),
             None if in_flight >= self.settings.limits.endpoint.requests => Standing::Full,
-            None if !endpoint.usable() => Standing::Unreachable,
+            None if endpoint.is_unhealthy() => Standing::Unhealthy,
+            None if !endpoint.standing(now).reachable => Standing::Unreachable,
+            None if endpoint.load.is_held(now) => Standing::Held,
             None => Standing::Fine,
         };
-        let score = endpoint.load.cost() / Duration::from_millis(1).as_nanos() as f64;
+        let score = endpoint.cost(now, self.balancer.usual()).as_secs_f64() * 1000.0;
         Candidate { address: endpoint.address, in_flight, weight: endpoint.weight.get(), score, standing }
     }
 }

@@ -17,6 +17,7 @@ use super::replay::Replay;
 use super::retry::Outcome;
 use super::send::{ATTEMPT_COUNT, Watch, came, of_answer};
 use super::{Carriage, Cluster, explain};
+use crate::clock;
 use crate::config::policy::After;
 use crate::fault::{Fault, Side};
 use crate::http::body::Half;
@@ -160,7 +161,7 @@ impl Cluster {
         if !replay.is_none_or(|replay| replay.is_whole()) {
             return None;
         }
-        let endpoint = self.pick(asked).ok().filter(|endpoint| !asked.contains(&endpoint.address))?;
+        let endpoint = self.pick(asked, trail).ok().filter(|endpoint| !asked.contains(&endpoint.address))?;
         let Some(under) = self.gate.repeat(&self.settings.limits, Some(self.retries().budget)) else {
             self.counted(Hedged::Refused);
             return None;
@@ -213,6 +214,7 @@ impl Second<'_> {
             Err(fault) => {
                 explain::failed(trail, fault, self.trail.sent().is_some());
                 if fault.side() == Side::Upstream {
+                    self.endpoint.load.failed(Duration::ZERO, clock::nanos());
                     came(&mut self.watch, Came::Failure(Cause::Reason(fault.reason)));
                 }
             }

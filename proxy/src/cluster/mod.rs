@@ -9,8 +9,10 @@ mod endpoint;
 mod explain;
 mod gate;
 mod hedge;
+mod key;
 pub mod outlier;
 pub mod pool;
+mod probe;
 pub mod quantile;
 pub mod replay;
 pub mod retry;
@@ -18,6 +20,7 @@ mod send;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,18 +28,21 @@ use std::time::{Duration, Instant};
 use http::Method;
 
 use auto::Auto;
-use balance::Balancer;
+use balance::{Balancer, Rules};
 use breaker::Breaker;
 pub use dial::Dialer;
 pub use endpoint::EndpointReport;
 use endpoint::{Endpoint, Udp};
 use gate::Gate;
 pub use gate::{GateReport, Usage};
+use key::Key;
 use quantile::Quantile;
 
+use crate::clock;
 use crate::config::policy::After;
 use crate::config::{
-    self, Balance, Endpoints, Limits, LinkPolicy, Outliers, Retries, ServiceProtocol, Source, Timeouts, policy,
+    self, Affinity, Balance, Endpoints, Limits, LinkPolicy, Outliers, Retries, ServiceProtocol, SlowStart, Source,
+    Timeouts, policy,
 };
 use crate::fault::{Fault, Reason, Retry};
 use crate::http::client::Link;
@@ -68,6 +74,17 @@ pub enum Transport {
     AsItCame,
     /// Plain TCP: the bytes of a CONNECT request's tunnel.
     Tcp,
+}
+
+impl Transport {
+    /// How a service's endpoints are spoken to.
+    fn of(service: &config::Service) -> Self {
+        match service.link {
+            LinkPolicy::Plaintext if service.protocol == ServiceProtocol::Tcp => Transport::Tcp,
+            LinkPolicy::Plaintext => Transport::AsItCame,
+            policy => Transport::Mesh(policy, service.identity.clone(), service.protocol),
+        }
+    }
 }
 
 /// What a request needs of the link.
@@ -104,8 +121,11 @@ pub struct Cluster {
     /// In the order of the place's; shared with the generation before where the address is the same.
     endpoints: RefCell<Vec<Rc<Endpoint>>>,
     balancer: Balancer,
+    /// What of a request says where it goes, if something does.
+    key: Option<Box<Key>>,
+    /// Moves on with every change of an endpoint; the same for the generations that share them.
+    changes: Rc<Cell<u64>>,
     dialer: Rc<Dialer>,
-    started: Instant,
     gate: Rc<Gate>,
     breaker: Option<Rc<Breaker>>,
     /// How long answers take, where hedges go by that.
@@ -121,6 +141,16 @@ pub struct Cluster {
 pub struct Settings {
     /// How an endpoint is chosen.
     pub balance: Balance,
+    /// With fewer percent of the endpoints fit, all are used.
+    pub panic: u8,
+    /// Our own zone, if its endpoints are preferred.
+    pub zone: Option<Arc<str>>,
+    /// How endpoints that are new get their share.
+    pub slow_start: Option<SlowStart>,
+    /// Whether clients that come again reach the same endpoint.
+    pub affinity: Option<Affinity>,
+    /// Whether control checks endpoints, and says how they are.
+    pub checked: bool,
     /// Bounds in time.
     pub timeouts: Timeouts,
     /// When requests are sent again, if that is said.
@@ -136,7 +166,19 @@ pub struct Settings {
 impl Settings {
     /// Without anything that can be left out.
     pub fn plain(balance: Balance, timeouts: Timeouts) -> Self {
-        Settings { balance, timeouts, retries: None, limits: Limits::NONE, outliers: None, breaker: None }
+        Settings {
+            balance,
+            panic: 0,
+            zone: None,
+            slow_start: None,
+            affinity: None,
+            checked: false,
+            timeouts,
+            retries: None,
+            limits: Limits::NONE,
+            outliers: None,
+            breaker: None,
+        }
     }
 }
 
@@ -160,6 +202,10 @@ pub struct ClusterReport {
     pub gate: GateReport,
     /// Its breaker, if it has one.
     pub breaker: Option<BreakerReport>,
+    /// How an endpoint is chosen.
+    pub balance: Balance,
+    /// Whether endpoints are used that are not well, for want of others.
+    pub panics: bool,
     /// Open connections.
     pub connections: Usage,
     /// Its endpoints, one by one.
@@ -179,21 +225,22 @@ pub struct Place {
 pub type Places = HashMap<Source, Arc<Place>>;
 
 impl Cluster {
-    /// A service of the configuration, with what its source says. See [`Cluster::new`].
+    /// A service of the configuration, with what its source says; `zone` is our own. See [`Cluster::new`].
     pub fn service(
         service: &config::Service,
+        zone: &str,
         places: &Places,
         before: Option<&Rc<Cluster>>,
         dialer: &Rc<Dialer>,
     ) -> Rc<Self> {
-        let transport = match service.link {
-            LinkPolicy::Plaintext if service.protocol == ServiceProtocol::Tcp => Transport::Tcp,
-            LinkPolicy::Plaintext => Transport::AsItCame,
-            policy => Transport::Mesh(policy, service.identity.clone(), service.protocol),
-        };
         let config::Service { name, endpoints, balance, timeouts, retries, limits, outliers, breaker, .. } = service;
         let settings = Settings {
-            balance: *balance,
+            balance: balance.clone(),
+            panic: service.panic,
+            zone: Some(zone).filter(|zone| service.prefers_zone && !zone.is_empty()).map(Arc::from),
+            slow_start: service.slow_start,
+            affinity: service.affinity.clone(),
+            checked: service.health.is_some(),
             timeouts: *timeouts,
             retries: retries.clone(),
             limits: *limits,
@@ -204,7 +251,7 @@ impl Cluster {
             Endpoints::Listed(endpoints) => (None, Place { endpoints: endpoints.clone(), unknown: None }),
             Endpoints::Found(source) => (Some(source), places.get(source).map(|p| (**p).clone()).unwrap_or_default()),
         };
-        Cluster::new(name, transport, source, place, settings, before, dialer)
+        Cluster::new(name, Transport::of(service), source, place, settings, before, dialer)
     }
 
     /// A destination at this place. `before` is the one of this name in the configuration before: itself if
@@ -227,9 +274,11 @@ impl Cluster {
             return Rc::clone(same);
         }
         let known = before.map(|before| before.endpoints.borrow());
+        let changes = before.map_or_else(Rc::default, |before| Rc::clone(&before.changes));
         let id = dialer.metrics().name(name);
         let auto = || Auto::of(&transport, id, dialer);
-        let endpoints = endpoint::at(&place.endpoints, known.as_ref().map_or(&[], |known| known.as_slice()), auto);
+        let endpoints =
+            endpoint::at(&place.endpoints, known.as_ref().map_or(&[], |known| known.as_slice()), &changes, auto);
         let gate = before.map_or_else(|| Rc::new(Gate::new(id, dialer)), |before| Rc::clone(&before.gate));
         let kept = before.and_then(|before| before.breaker.as_ref());
         let kept = kept.filter(|breaker| Some(breaker.policy()) == settings.breaker.as_ref());
@@ -246,6 +295,10 @@ impl Cluster {
             }
             Some(After::Fixed(_)) | None => None,
         };
+        let key = Key::new(name, &settings.balance, settings.affinity.as_ref());
+        let namer = key.as_ref().and_then(|key| key.namer()).cloned();
+        let token = namer.map(|namer| Box::new(move |id| namer.token(id)) as Box<dyn Fn(u64) -> u64>);
+        let rules = Rules { policy: settings.balance.clone(), panic: settings.panic, slow_start: settings.slow_start };
         Rc::new(Cluster {
             name: name.into(),
             id,
@@ -255,24 +308,45 @@ impl Cluster {
             place: RefCell::new(place),
             endpoints: RefCell::new(endpoints),
             transport,
-            balancer: Balancer::new(settings.balance, settings.outliers.map_or(0, |outliers| outliers.floor)),
+            balancer: Balancer::new(rules, Rc::clone(&changes), token),
+            key,
+            changes,
             counts: settings.retries.is_some() || settings.limits.requests != u32::MAX,
             gate,
             swept: Cell::new(Instant::now()),
             settings,
             dialer: Rc::clone(dialer),
-            started: before.map_or_else(Instant::now, |before| before.started),
         })
     }
 
-    /// The configuration that it belongs to comes into use. Requests of the one before see its weights, too.
+    /// The configuration that it belongs to comes into use. Requests of the one before see its weights and zones, too.
     pub fn take_over(&self) {
         if self.breaker.as_ref().is_none_or(|breaker| breaker.is_closed()) {
             self.gate.closed();
         }
+        let mut other = false;
         for (endpoint, settings) in self.endpoints.borrow().iter().zip(&self.place.borrow().endpoints) {
-            endpoint.weight.set(settings.weight);
+            let near = self.settings.zone.is_none() || settings.zone == self.settings.zone;
+            other |= endpoint.set(settings, near);
+            if !self.settings.checked {
+                endpoint.check(None);
+            }
         }
+        if other {
+            self.balancer.relist();
+        }
+    }
+
+    /// What active health checks say of one of its endpoints, if it is one.
+    pub fn checked(&self, address: SocketAddr, healthy: bool) {
+        if let Some(endpoint) = self.endpoints.borrow().iter().find(|endpoint| endpoint.address == address) {
+            endpoint.check(Some(healthy));
+        }
+    }
+
+    /// Whether it chooses by where requests come from: [`Trail::came_from`].
+    pub fn wants_source(&self) -> bool {
+        self.key.as_ref().is_some_and(|key| key.wants_source())
     }
 
     /// What says where it is, if that can change.
@@ -284,9 +358,10 @@ impl Cluster {
     /// [`Cluster::take_over`]; links of those that are not end when what they carry has ended.
     pub fn move_to(&self, place: &Place) {
         let auto = || Auto::of(&self.transport, self.id, &self.dialer);
-        let endpoints = endpoint::at(&place.endpoints, &self.endpoints.borrow(), auto);
+        let endpoints = endpoint::at(&place.endpoints, &self.endpoints.borrow(), &self.changes, auto);
         let gone = self.endpoints.replace(endpoints);
         *self.place.borrow_mut() = place.clone();
+        self.balancer.relist();
         drop(gone);
     }
 
@@ -486,11 +561,18 @@ impl Cluster {
     /// What an operator wants to know.
     pub fn report(&self) -> ClusterReport {
         let limit = self.settings.limits.connections;
-        let endpoints: Vec<_> = self.endpoints.borrow().iter().map(Endpoint::report).collect();
+        let (all, place) = (self.endpoints.borrow(), self.place.borrow());
+        let (used, panics) = self.balancer.in_use(&all, clock::nanos(), &mut self.dialer.chance());
+        let zones = place.endpoints.iter().map(|endpoint| endpoint.zone.clone());
+        let about = all.iter().zip(zones).zip(used);
+        let endpoints: Vec<_> =
+            about.map(|((endpoint, zone), used)| endpoint.report(zone, used, self.balancer.usual())).collect();
         let open = endpoints.iter().map(|endpoint| endpoint.connections).sum::<usize>();
         ClusterReport {
             name: Arc::clone(&self.name),
             gate: self.gate.report(&self.settings.limits),
+            balance: self.settings.balance.clone(),
+            panics,
             breaker: self.breaker.as_ref().map(|breaker| {
                 let now = Instant::now();
                 let (state, left) = breaker.state(now);
@@ -520,8 +602,10 @@ mod tests {
     }
 
     fn place(endpoints: &[(u16, u32)]) -> Place {
-        let endpoint =
-            |&(port, weight): &(u16, u32)| config::Endpoint { address: ([127, 0, 0, 1], port).into(), weight };
+        let endpoint = |&(port, weight): &(u16, u32)| config::Endpoint {
+            weight,
+            ..config::Endpoint::new(([127, 0, 0, 1], port).into())
+        };
         Place { endpoints: endpoints.iter().map(endpoint).collect(), unknown: None }
     }
 
@@ -575,9 +659,10 @@ mod tests {
     #[test]
     fn without_endpoints_the_fault_says_why() {
         let cluster = cluster(LinkPolicy::H2, place(&[]), TIMEOUTS, None);
-        assert_eq!(cluster.pick(&[]).expect_err("nowhere").reason, Reason::DestinationUnavailable);
+        let pick = || cluster.pick(&[], &Trail::default()).expect_err("nowhere");
+        assert_eq!(pick().reason, Reason::DestinationUnavailable);
         cluster.move_to(&Place { endpoints: Vec::new(), unknown: Some("no answer yet".into()) });
-        let fault = cluster.pick(&[]).expect_err("nowhere");
+        let fault = pick();
         assert_eq!(fault.to_string(), "dns_error: delta has no endpoint: no answer yet");
         assert_eq!(fault.retry, Retry::Safe);
     }

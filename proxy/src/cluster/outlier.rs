@@ -1,6 +1,6 @@
 //! When an endpoint that fails is passed over, and when it comes back. Pure: the time is given.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::time::{Duration, Instant};
 
 use crate::config::Outliers;
@@ -17,6 +17,55 @@ pub struct Health {
     /// Requests in this interval, and those of them that succeeded.
     requests: Cell<u32>,
     successes: Cell<u32>,
+    /// How long answers took in this interval, if that is asked for.
+    times: OnceCell<Box<Times>>,
+}
+
+/// Answers by how long they took, in steps of a quarter of an octave from [`SHORTEST`] on.
+#[derive(Debug)]
+struct Times([Cell<u32>; 88]);
+
+/// The end of the first step of [`Times`]; with 88 of them the last begins at 350 s.
+const SHORTEST: Duration = Duration::from_micros(100);
+
+/// An endpoint with a shorter median is not ejected for its latency, whatever the others' is: nobody waits for that, and
+/// chance makes factors of it.
+pub const SLOW: Duration = Duration::from_millis(5);
+
+impl Default for Times {
+    fn default() -> Self {
+        Times([const { Cell::new(0) }; 88])
+    }
+}
+
+impl Times {
+    fn note(&self, took: Duration) {
+        let step = (took.as_secs_f64() / SHORTEST.as_secs_f64()).log2() * 4.0 + 1.0;
+        // A negative one is zero.
+        let at = (step as usize).min(self.0.len() - 1);
+        if let Some(count) = self.0.get(at) {
+            count.set(count.get().saturating_add(1));
+        }
+    }
+
+    fn count(&self) -> u32 {
+        self.0.iter().fold(0, |sum, count| sum.saturating_add(count.get()))
+    }
+
+    /// The median, in seconds: the middle of its step.
+    fn median(&self) -> f64 {
+        let half = self.count().div_ceil(2);
+        let mut sum = 0u32;
+        let at = self.0.iter().position(|count| {
+            sum = sum.saturating_add(count.get());
+            sum >= half
+        });
+        SHORTEST.as_secs_f64() * ((at.unwrap_or(0) as f64 - 0.5) / 4.0).exp2()
+    }
+
+    fn clear(&self) {
+        self.0.iter().for_each(|count| count.set(0));
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +107,7 @@ impl Default for Health {
             ejections: Cell::new(0),
             requests: Cell::new(0),
             successes: Cell::new(0),
+            times: OnceCell::new(),
         }
     }
 }
@@ -112,6 +162,9 @@ impl Health {
                 self.failures.set(0);
                 self.requests.set(0);
                 self.successes.set(0);
+                if let Some(times) = self.times.get() {
+                    times.clear();
+                }
             }
         }
         None
@@ -145,6 +198,13 @@ impl Health {
         Some(cause)
     }
 
+    /// How long it took to answer, for those who compare that.
+    pub fn took(&self, time: Duration) {
+        if !self.is_ejected() {
+            self.times.get_or_init(Box::default).note(time);
+        }
+    }
+
     fn eject(&self, cause: Cause, policy: &Outliers, now: Instant) {
         let times = self.ejections.get().saturating_add(1);
         self.ejections.set(times);
@@ -160,15 +220,15 @@ pub fn may_eject(ejected: usize, total: usize, policy: &Outliers) -> bool {
     ejected + 1 < total && share > 0 && (ejected == 0 || (ejected + 1) * 100 <= share * total)
 }
 
-/// An interval is over, or several: forgets an ejection of those that stayed for each, compares success rates, and begins
-/// to count anew. Gives those that this ejects.
+/// An interval is over, or several: forgets an ejection of those that stayed for each, compares success rates and latencies,
+/// and begins to count anew. Gives those that this ejects, and why.
 pub fn sweep<'h>(
     all: impl Iterator<Item = &'h Health> + Clone,
     intervals: u32,
     policy: &Outliers,
     now: Instant,
-) -> Vec<usize> {
-    let slow = policy.success_rate.map_or(Vec::new(), |rule| {
+) -> Vec<(usize, Cause)> {
+    let failing = policy.success_rate.map_or(Vec::new(), |rule| {
         let rated: Vec<(usize, f64)> = all
             .clone()
             .enumerate()
@@ -177,17 +237,33 @@ pub fn sweep<'h>(
             .collect();
         if rated.len() < rule.endpoints as usize { Vec::new() } else { laggards(&rated, rule.deviation) }
     });
+    let slow = policy.latency.map_or(Vec::new(), |rule| {
+        let timed = |(i, health): (usize, &'h Health)| {
+            let times = health.times.get().filter(|times| !health.is_ejected() && times.count() >= rule.requests)?;
+            Some((i, times.median()))
+        };
+        let timed: Vec<(usize, f64)> = all.clone().enumerate().filter_map(timed).collect();
+        if timed.len() < rule.endpoints as usize { Vec::new() } else { stragglers(&timed, rule.factor) }
+    });
     let (total, mut ejected) =
         all.clone().fold((0, 0), |(n, out), health| (n + 1, out + usize::from(health.is_ejected())));
     let mut out = Vec::new();
     for (i, health) in all.enumerate() {
         if !health.is_ejected() {
             health.ejections.set(health.ejections.get().saturating_sub(intervals));
-            if slow.contains(&i) && may_eject(ejected, total, policy) {
-                health.eject(Cause::SuccessRate, policy, now);
+            let cause = match (failing.contains(&i), slow.contains(&i)) {
+                (true, _) => Some(Cause::SuccessRate),
+                (false, true) => Some(Cause::Latency),
+                (false, false) => None,
+            };
+            if let Some(cause) = cause.filter(|_| may_eject(ejected, total, policy)) {
+                health.eject(cause, policy, now);
                 ejected += 1;
-                out.push(i);
+                out.push((i, cause));
             }
+        }
+        if let Some(times) = health.times.get() {
+            times.clear();
         }
         health.requests.set(0);
         health.successes.set(0);
@@ -204,10 +280,20 @@ fn laggards(rates: &[(usize, f64)], deviation: u32) -> Vec<usize> {
     rates.iter().filter(|(_, rate)| *rate < least).map(|(i, _)| *i).collect()
 }
 
+/// Those whose median is above the median of all by more than so many thousandths of it.
+fn stragglers(medians: &[(usize, f64)], factor: u32) -> Vec<usize> {
+    let mut sorted: Vec<f64> = medians.iter().map(|(_, median)| *median).collect();
+    sorted.sort_unstable_by(f64::total_cmp);
+    // Of an even number the lower one: of two, the slow one must not be half of its own measure.
+    let usual = sorted.get(sorted.len().saturating_sub(1) / 2).copied().unwrap_or(f64::MAX);
+    let most = (usual * f64::from(factor) / 1000.0).max(SLOW.as_secs_f64());
+    medians.iter().filter(|(_, median)| *median > most).map(|(i, _)| *i).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::policy::SuccessRate;
+    use crate::config::policy::{Latency, SuccessRate};
     use crate::fault::Reason;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -218,8 +304,8 @@ mod tests {
         ejection: Duration::from_secs(30),
         max_ejection: Duration::from_secs(70),
         max_ejected: 50,
-        floor: 0,
         success_rate: None,
+        latency: None,
     };
 
     fn fail(health: &Health, times: u32, now: Instant) -> Option<Cause> {
@@ -304,9 +390,48 @@ mod tests {
             }
             sweep(all.iter(), 1, &policy, now)
         };
-        assert_eq!(group(40, 100), [2]);
+        assert_eq!(group(40, 100), [(2, Cause::SuccessRate)]);
         assert!(group(0, 100).is_empty(), "all the same");
         assert!(group(40, 99).is_empty(), "too few requests");
+    }
+
+    #[test]
+    fn an_endpoint_far_slower_than_the_others_is_ejected() {
+        let rule = Latency { endpoints: 3, requests: 20, factor: 3000 };
+        let policy = Outliers { consecutive: 0, latency: Some(rule), ..POLICY };
+        let now = Instant::now();
+        let group = |millis: &[u64], requests: u64| {
+            let all: Vec<Health> = millis.iter().map(|_| Health::default()).collect();
+            for (health, millis) in all.iter().zip(millis) {
+                // Most answers count, not the few that are later than all others.
+                let took = |n| if n % 4 == 0 { 9000 } else { *millis };
+                (1..=requests).for_each(|n| health.took(Duration::from_millis(took(n))));
+            }
+            let out = sweep(all.iter(), 1, &policy, now);
+            assert!(sweep(all.iter(), 1, &policy, now).is_empty(), "what was counted is forgotten");
+            out
+        };
+        assert_eq!(group(&[10, 10, 40], 20), [(2, Cause::Latency)]);
+        assert!(group(&[10, 10, 40], 19).is_empty(), "too few answers");
+        assert!(group(&[10, 40], 20).is_empty(), "too few endpoints");
+        assert!(group(&[10, 10, 25], 20).is_empty(), "not that much slower");
+        assert!(group(&[0, 0, 4], 20).is_empty(), "nobody waits for that");
+        assert_eq!(group(&[10, 10, 10, 90, 90, 90, 90], 20), [], "the slow ones are the usual");
+        assert_eq!(group(&[10, 10, 10, 10, 90, 90, 90], 20).len(), 3);
+        assert_eq!(group(&[10, 10, 90, 90], 20).len(), 2, "no more than may be");
+    }
+
+    #[test]
+    fn medians() {
+        let times = Times::default();
+        times.note(Duration::ZERO);
+        times.note(Duration::MAX);
+        for micros in [100u64, 1000, 20_000, 3_000_000, 300_000_000] {
+            times.clear();
+            (0..3).for_each(|_| times.note(Duration::from_micros(micros)));
+            let off = times.median() * 1e6 / micros as f64;
+            assert!((0.8..1.25).contains(&off), "{micros}: {off}");
+        }
     }
 
     /// Endpoints that fail, recover and are asked at random, for a day: the group is never ejected as a whole, who is

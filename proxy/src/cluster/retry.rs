@@ -157,6 +157,14 @@ impl Backoff {
     }
 }
 
+/// How long a server asks not to be asked, if it does (gRFC A6; RFC 9110 section 10.2.3).
+pub fn pushback(headers: &HeaderMap, now: impl FnOnce() -> SystemTime) -> Option<Duration> {
+    match Hint::of(headers, now) {
+        Hint::AtLeast(wait) | Hint::Exactly(wait) => Some(wait),
+        Hint::None | Hint::Never => None,
+    }
+}
+
 /// What a server says of when to come back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Hint {

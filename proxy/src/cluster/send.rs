@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use http::{HeaderName, HeaderValue};
 
+use super::balance::{Candidate, Want};
 use super::breaker::{Breaker, Went};
 use super::endpoint::Endpoint;
 use super::gate::{Repeating, SOON, Waiting};
@@ -17,8 +18,8 @@ use super::outlier::{self, Result as Came};
 use super::replay::Replay;
 use super::retry::{self, Outcome};
 use super::{Carriage, Cluster, explain};
-use crate::clock::Deadline;
-use crate::config::{Limits, Retries};
+use crate::clock::{self, Deadline};
+use crate::config::{Balance, Limits, Retries};
 use crate::fault::{Fault, Reason, Side};
 use crate::http::body::{Half, Length};
 use crate::http::client::Link;
@@ -47,13 +48,17 @@ impl Cluster {
             self.told(trail, self.gate.admit(&self.settings.limits, trail))?;
         }
         let replay = self.replay(&mut request);
+        if let Some(key) = &self.key {
+            let Want { hash, token } = key.want(&request.head, trail.source());
+            trail.seeks(hash, token);
+        }
         // Endpoints that are better avoided, as long as there are others.
         let mut tried = Vec::new();
         let mut repeated: u16 = 0;
         // Counted until there is an answer.
         let mut under: Option<Repeating> = None;
         let answer = loop {
-            let mut endpoint = match self.pick(&tried) {
+            let mut endpoint = match self.pick(&tried, trail) {
                 Ok(endpoint) => endpoint,
                 Err(fault) => break Err(fault),
             };
@@ -114,14 +119,14 @@ impl Cluster {
                     };
                     drop(under.take());
                     match sent {
-                        Ok(response) => {
+                        Ok(mut response) => {
                             let took = trail.sent().map_or(Duration::ZERO, |sent| sent.elapsed());
                             if let Some(sent) = trail.sent().filter(|_| trail.is_recorded()) {
                                 let code = retry::grpc_status(&response.head);
                                 let status = response.head.status.as_u16();
                                 trail.note_at(sent + took, || What::Answered(status, code, took));
                             }
-                            endpoint.load.answered(took, self.started.elapsed().as_nanos() as u64);
+                            self.answered(&endpoint, &response.head, took);
                             if let Some(auto) = &endpoint.auto {
                                 auto.choice.answered(trail.link(), took);
                             }
@@ -132,13 +137,19 @@ impl Cluster {
                                     tried.push(endpoint.address);
                                     again
                                 }
-                                None => break Ok(response),
+                                None => {
+                                    if let Some(key) = &self.key {
+                                        key.keep(trail.key()[1], endpoint.id(), &mut response.head);
+                                    }
+                                    break Ok(response);
+                                }
                             }
                         }
                         Err(fault) => {
                             explain::failed(trail, &fault, true);
                             let refused = fault.reason == Reason::RefusedStream;
                             if fault.side() == Side::Upstream && !refused {
+                                endpoint.load.failed(Duration::ZERO, clock::nanos());
                                 came(&mut watch, Came::Failure(Cause::Reason(fault.reason)));
                             }
                             match self.again(&Outcome::Failed(&fault), repeated, kept, replay.as_deref(), trail) {
@@ -246,15 +257,37 @@ impl Cluster {
         Some(Again { request, under, after: again.after })
     }
 
-    pub(super) fn pick(&self, tried: &[SocketAddr]) -> Result<Rc<Endpoint>, Fault> {
+    /// Notes how an endpoint has answered. One that says that it has too much to do, or has nobody behind it, does so
+    /// quickly, and must not get more for it.
+    fn answered(&self, endpoint: &Endpoint, head: &ResponseHead, took: Duration) {
+        let now = clock::nanos();
+        // Where nobody asks what it costs, nobody looks for it in the head.
+        let compared = self.balancer.rules().policy == Balance::LeastLoad && self.endpoints.borrow().len() > 1;
+        if compared && is_overloaded(head) {
+            endpoint.load.failed(took, now);
+            if let Some(wait) = retry::pushback(&head.headers, SystemTime::now) {
+                endpoint.load.hold(wait, now);
+            }
+        } else {
+            endpoint.load.answered(took, now, self.balancer.usual());
+        }
+        if self.settings.outliers.is_some_and(|outliers| outliers.latency.is_some()) {
+            endpoint.health.took(took);
+        }
+    }
+
+    pub(super) fn pick(&self, tried: &[SocketAddr], trail: &Trail) -> Result<Rc<Endpoint>, Fault> {
+        let [hash, token] = trail.key();
+        let want = Want { hash, token };
         let endpoints = self.endpoints.borrow();
         let most = self.settings.limits.endpoint.requests;
         let full = |endpoint: &Endpoint| endpoint.load.in_flight() >= most;
         let passed = |i: usize| endpoints.get(i).is_none_or(|e| tried.contains(&e.address) || full(e));
-        let mut picked = self.balancer.pick(&endpoints, passed, &mut self.dialer.chance());
+        let now = clock::nanos();
+        let mut picked = self.balancer.pick(&endpoints, want, passed, now, &mut self.dialer.chance());
         if picked.is_none() && !tried.is_empty() {
             let passed = |i: usize| endpoints.get(i).is_none_or(|e| full(e));
-            picked = self.balancer.pick(&endpoints, passed, &mut self.dialer.chance());
+            picked = self.balancer.pick(&endpoints, want, passed, now, &mut self.dialer.chance());
         }
         picked.and_then(|i| endpoints.get(i).map(Rc::clone)).ok_or_else(|| self.nowhere(&endpoints, full))
     }
@@ -318,6 +351,11 @@ impl Cluster {
         if let Some(cause) = ejected {
             trail.note(|| What::Ejected(endpoint.address, cause));
             self.ejected(endpoint, cause);
+        } else if trying && endpoint.health.is_ejected() {
+            // Nothing came of it: another request may try it.
+            endpoint.changed();
+        } else if trying {
+            endpoint.returned();
         }
     }
 
@@ -331,15 +369,16 @@ impl Cluster {
         self.swept.set(now);
         let intervals = (since.as_millis() / policy.interval.as_millis().max(1)).try_into().unwrap_or(u32::MAX);
         let endpoints = self.endpoints.borrow();
-        for at in outlier::sweep(endpoints.iter().map(|endpoint| &endpoint.health), intervals, policy, now) {
+        for (at, cause) in outlier::sweep(endpoints.iter().map(|endpoint| &endpoint.health), intervals, policy, now) {
             if let Some(endpoint) = endpoints.get(at) {
-                self.ejected(endpoint, Cause::SuccessRate);
+                self.ejected(endpoint, cause);
             }
         }
     }
 
     #[cold]
     fn ejected(&self, endpoint: &Endpoint, cause: Cause) {
+        endpoint.changed();
         self.dialer.metrics().ejection(self.id, cause);
         let left = endpoint.health.ejected(Instant::now()).map(|ejected| ejected.left);
         tracing::info!(service = %self.name, endpoint = %endpoint.address, ?cause, ?left, "an endpoint is ejected");
@@ -418,6 +457,9 @@ pub(super) struct Watch<'a> {
 impl<'a> Watch<'a> {
     pub(super) fn new(cluster: &'a Cluster, endpoint: &Rc<Endpoint>, trail: &'a Trail) -> Self {
         let trying = endpoint.health.is_ejected() && endpoint.health.begin(Instant::now());
+        if trying {
+            endpoint.changed();
+        }
         Watch { cluster, endpoint: Rc::clone(endpoint), trail, trying, over: false }
     }
 }
@@ -438,6 +480,12 @@ impl Drop for Watch<'_> {
             self.cluster.judge(&self.endpoint, self.trying, self.trail.is_expired().then_some(late), self.trail);
         }
     }
+}
+
+/// Whether an answer says that more requests there are of no use now: 429 and 503, what gateways say of those behind them,
+/// and the same in gRPC.
+fn is_overloaded(head: &ResponseHead) -> bool {
+    matches!(head.status.as_u16(), 429 | 502..=504) || matches!(retry::grpc_status(head), Some(8 | 14))
 }
 
 /// What an answer says of who gave it. The codes of gRPC count as the statuses that stand for them.

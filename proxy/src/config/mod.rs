@@ -2,6 +2,7 @@
 //! values of this module exist. Nothing downstream checks them again.
 
 pub mod admission;
+pub mod balance;
 pub mod cases;
 pub mod fault;
 mod names;
@@ -16,6 +17,7 @@ mod word;
 mod yaml;
 
 pub use admission::{Access, AccessRule, Concurrency, Overload, RateLimit};
+pub use balance::{Affinity, Balance, HealthCheck, SlowStart};
 pub use names::is_loopback;
 pub use policy::{Limits, Outliers, Retries};
 pub use problem::{Problem, Warning};
@@ -27,6 +29,7 @@ pub use yaml::{MAX_DEPTH, MAX_FILE_BYTES, MAX_NODES};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::identity::SpiffeId;
@@ -97,8 +100,21 @@ pub struct Node {
     pub id: String,
     /// `node.cluster`; the service unless set.
     pub cluster: String,
+    /// Where it is.
+    pub locality: Locality,
     /// Free metadata, as JSON.
     pub metadata: serde_json::Map<String, serde_json::Value>,
+}
+
+/// Where a sidecar is; what is not known is empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Locality {
+    /// A region, such as eu-west-1.
+    pub region: String,
+    /// A zone of it, such as eu-west-1a.
+    pub zone: String,
+    /// A part of that.
+    pub sub_zone: String,
 }
 
 /// PEM files, absolute paths.
@@ -184,6 +200,16 @@ pub struct Service {
     pub link: LinkPolicy,
     /// How an endpoint is chosen.
     pub balance: Balance,
+    /// With fewer percent of the endpoints neither ejected nor unhealthy, all are used.
+    pub panic: u8,
+    /// Whether endpoints of the own zone are preferred, if that is known.
+    pub prefers_zone: bool,
+    /// How endpoints that are new get their share; `None`: at once.
+    pub slow_start: Option<SlowStart>,
+    /// Whether clients that come again reach the same endpoint.
+    pub affinity: Option<Affinity>,
+    /// How it is found out whether endpoints are well, besides by the requests that they get.
+    pub health: Option<HealthCheck>,
     /// Its bounds.
     pub timeouts: Timeouts,
     /// When its requests are sent again; `None`: only those that provably reached nobody, up to twice.
@@ -230,12 +256,23 @@ pub struct Dns {
 }
 
 /// One place where a service answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// The peer sidecar's inbound listener (or the plaintext server itself).
     pub address: SocketAddr,
     /// Its share of requests relative to its siblings, 1 to 1,000,000.
     pub weight: u32,
+    /// The zone that it is in, if that is known.
+    pub zone: Option<Arc<str>>,
+    /// Which level it belongs to, 0 to 127: others are asked as far as too few of those before them are well.
+    pub priority: u8,
+}
+
+impl Endpoint {
+    /// An address of which nothing else is known.
+    pub fn new(address: SocketAddr) -> Self {
+        Endpoint { address, weight: 1, zone: None, priority: 0 }
+    }
 }
 
 /// How the peers of a service are reached.
@@ -251,17 +288,6 @@ pub enum LinkPolicy {
     H1,
     /// No TLS and no identity: HTTP/1.1, or h2c for an application that speaks HTTP/2.
     Plaintext,
-}
-
-/// How an endpoint is chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Balance {
-    /// Of two chosen at random, the one with the lower peak EWMA latency × load.
-    LeastLoad,
-    /// In turn, by weight.
-    RoundRobin,
-    /// At random, by weight.
-    Random,
 }
 
 /// Bounds in time.

@@ -151,10 +151,21 @@ pub struct Outliers {
     pub max_ejection: Duration,
     /// Endpoints that may be ejected at once, in percent; one always, if there are others.
     pub max_ejected: u8,
-    /// With fewer percent of all endpoints left than this, those that are ejected are used, too.
-    pub floor: u8,
     /// Whether success rates are compared.
     pub success_rate: Option<SuccessRate>,
+    /// Whether latencies are compared.
+    pub latency: Option<Latency>,
+}
+
+/// When an endpoint answers much later than the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Latency {
+    /// Endpoints with enough answers that there have to be.
+    pub endpoints: u32,
+    /// Answers of an endpoint in an interval for it to be compared.
+    pub requests: u32,
+    /// By how many thousandths of it its median has to be above the group's.
+    pub factor: u32,
 }
 
 /// When an endpoint succeeds much more rarely than the others (Envoy's `success_rate_*`).

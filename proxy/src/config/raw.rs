@@ -3,6 +3,7 @@
 //! A key without `#[serde(default)]` is required; what `lacis schema` prints is derived from the same types.
 
 pub(super) mod admission;
+pub(super) mod balance;
 pub(super) mod cases;
 pub(super) mod fault;
 pub(super) mod filter;
@@ -16,15 +17,13 @@ use std::time::Duration;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{self, Deserializer, MapAccess, Visitor};
+use serde::de::{self, Deserializer, Visitor};
 
 use self::admission::{AccessRule, Concurrency, Overload, RateLimit};
 use self::filter::Filter;
 use super::reader::{Entries, Field, Whole};
-use super::word::{LogFormat, Notation, Percent, Word, host_and_port};
-use super::yaml::clip;
-use super::{AppProtocol, Balance, LinkPolicy, MAX_RECORDS, ServiceProtocol, Tell};
+use super::word::{LogFormat, Percent, Word};
+use super::{AppProtocol, LinkPolicy, MAX_RECORDS, ServiceProtocol, Tell};
 use crate::identity::SpiffeId;
 
 pub(super) const NAMESPACE: &str = "default";
@@ -103,9 +102,26 @@ pub(super) struct Node {
     /// What filters and control planes see as `node.cluster`; by default the service.
     #[serde(default)]
     pub(super) cluster: Field<String>,
+    /// Where it is: endpoints of the same zone are preferred, and filters see it as `node.locality`.
+    #[serde(default)]
+    pub(super) locality: Field<Locality>,
     /// What filters and control planes see as `node.metadata`.
     #[serde(default)]
     pub(super) metadata: Field<serde_json::Map<String, serde_json::Value>>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a map such as {region: eu-west-1, zone: eu-west-1a}")]
+pub(super) struct Locality {
+    /// Such as eu-west-1.
+    #[serde(default)]
+    pub(super) region: Field<String>,
+    /// Such as eu-west-1a; compared with the `zone` of endpoints.
+    #[serde(default)]
+    pub(super) zone: Field<String>,
+    /// Such as a rack.
+    #[serde(default)]
+    pub(super) sub_zone: Field<String>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -173,7 +189,7 @@ pub(super) struct Service {
     pub(super) listen: Field<Word<SocketAddr>>,
     /// Where the service's sidecars are; or `dns`, or `file`.
     #[serde(default)]
-    pub(super) endpoints: Field<Vec<Field<Endpoint>>>,
+    pub(super) endpoints: Field<Vec<Field<balance::Endpoint>>>,
     /// A name whose addresses are where the service's sidecars are; asked again when the answer is no longer valid.
     #[serde(default)]
     pub(super) dns: Field<Dns>,
@@ -198,7 +214,24 @@ pub(super) struct Service {
     /// How an endpoint is chosen.
     #[serde(default)]
     #[schemars(extend("default" = "least_load"))]
-    pub(super) balance: Field<Policy>,
+    pub(super) balance: Field<balance::Policy>,
+    /// With a smaller share of endpoints neither ejected nor unhealthy than this, all are used.
+    #[serde(default)]
+    #[schemars(extend("default" = balance::PANIC_THRESHOLD))]
+    pub(super) panic_threshold: Field<Word<Percent>>,
+    /// Whether endpoints of `node.locality.zone` are asked first, and others only as far as too few of them are well.
+    #[serde(default)]
+    #[schemars(extend("default" = "prefer"))]
+    pub(super) zones: Field<Word<balance::Zones>>,
+    /// Endpoints that are new, or were passed over, get their share little by little; without it, at once.
+    #[serde(default)]
+    pub(super) slow_start: Field<balance::SlowStart>,
+    /// Clients that come again reach the same endpoint, by a cookie.
+    #[serde(default)]
+    pub(super) affinity: Field<balance::Affinity>,
+    /// How it is found out whether endpoints are well, besides by the requests that they get.
+    #[serde(default)]
+    pub(super) health: Field<balance::Health>,
     /// Bounds in time.
     #[serde(default)]
     pub(super) timeouts: Field<Timeouts>,
@@ -245,7 +278,7 @@ pub(super) struct Dns {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a map such as {endpoints: [10.0.0.4:15006]}")]
 pub(super) struct EndpointsFile {
-    pub(super) endpoints: Field<Vec<Field<Endpoint>>>,
+    pub(super) endpoints: Field<Vec<Field<balance::Endpoint>>>,
 }
 
 impl Whole for File {
@@ -256,24 +289,6 @@ impl Whole for EndpointsFile {
     const SMALLEST: &'static str = "`endpoints: []`";
 }
 
-/// An endpoint: an address, or an address with a weight.
-#[derive(Debug)]
-pub(super) enum Endpoint {
-    Plain(SocketAddr),
-    Weighted(WeightedEndpoint),
-}
-
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, expecting = "a map")]
-pub(super) struct WeightedEndpoint {
-    /// IP address and port of a peer's inbound listener.
-    pub(super) address: Field<Word<SocketAddr>>,
-    /// Share of requests relative to the other endpoints.
-    #[serde(default)]
-    #[schemars(extend("default" = 1))]
-    pub(super) weight: Field<Weight>,
-}
-
 /// A share of requests, 1 to [`MAX_WEIGHT`].
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Weight(pub(super) u32);
@@ -281,10 +296,6 @@ pub(super) struct Weight(pub(super) u32);
 /// A port that can be called.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Port(pub(super) u16);
-
-/// A balancing policy: a word, or a map for those with settings.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Policy(pub(super) Balance);
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, expecting = "a map such as {connect: 1s, request: 15s, idle: 5m}")]
@@ -439,59 +450,6 @@ macro_rules! number {
 number!(Weight, "a weight", MAX_WEIGHT);
 number!(Port, "a port", u64::from(u16::MAX));
 
-impl<'de> Deserialize<'de> for Endpoint {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Read;
-        impl<'de> Visitor<'de> for Read {
-            type Value = Endpoint;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{}, or a map such as {{address: 10.0.0.4:15006, weight: 2}}", SocketAddr::EXPECTED)
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Endpoint, E> {
-                let address = SocketAddr::read(text).map_err(|why| match host_and_port(text) {
-                    Some((name, port)) => {
-                        let (name, right) = (clip(name), "in the service, instead of `endpoints`");
-                        format!("\"{name}\" is a name; write `dns: {{name: {name}, port: {port}}}` {right}")
-                    }
-                    None => why,
-                });
-                address.map(Endpoint::Plain).map_err(E::custom)
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Endpoint, A::Error> {
-                WeightedEndpoint::deserialize(MapAccessDeserializer::new(map)).map(Endpoint::Weighted)
-            }
-        }
-        deserializer.deserialize_struct("Endpoint", &["address", "weight"], Read)
-    }
-}
-
-impl<'de> Deserialize<'de> for Policy {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Read;
-        impl<'de> Visitor<'de> for Read {
-            type Value = Policy;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(Balance::EXPECTED)
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Policy, E> {
-                Balance::read(text).map(Policy).map_err(E::custom)
-            }
-
-            // Policies with settings are maps of one key; none is supported yet, and the word alone says so.
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Policy, A::Error> {
-                let word: Option<String> = map.next_key()?;
-                self.visit_str(word.as_deref().unwrap_or_default())
-            }
-        }
-        deserializer.deserialize_any(Read)
-    }
-}
-
 impl JsonSchema for Workers {
     fn inline_schema() -> bool {
         true
@@ -503,29 +461,5 @@ impl JsonSchema for Workers {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "anyOf": [{ "type": "integer", "minimum": 1, "maximum": MAX_WORKERS }, { "const": "auto" }] })
-    }
-}
-
-impl JsonSchema for Endpoint {
-    fn schema_name() -> Cow<'static, str> {
-        "Endpoint".into()
-    }
-
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "anyOf": [SocketAddr::schema(), generator.subschema_for::<WeightedEndpoint>()] })
-    }
-}
-
-impl JsonSchema for Policy {
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn schema_name() -> Cow<'static, str> {
-        "Policy".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        Balance::schema()
     }
 }

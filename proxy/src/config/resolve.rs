@@ -1,6 +1,7 @@
 //! From the file to valid values. Reports everything that is wrong with it at once, each with its place.
 
 mod admission;
+mod balance;
 mod cases;
 mod fault;
 mod filter;
@@ -21,8 +22,8 @@ use super::reader::{Entries, Field, Report, Spot, Whole};
 use super::word::{LogFormat, Notation, Percent, Size, Word};
 use super::yaml::{Document, EMPTY, MAX_FILE_BYTES, Value, clip};
 use super::{
-    AccessLog, AppProtocol, Config, Endpoint, Endpoints, IdentityFiles, Inbound, LinkPolicy, MAX_RECORDS, Node,
-    Outbound, Problem, Source, Tell, Timeouts, Warning, Why,
+    AccessLog, AppProtocol, Config, Endpoint, Endpoints, IdentityFiles, Inbound, LinkPolicy, Locality, MAX_RECORDS,
+    Node, Outbound, Problem, Source, Tell, Timeouts, Warning, Why,
 };
 use crate::identity::SpiffeId;
 use admission::Side;
@@ -263,7 +264,7 @@ impl Resolver<'_> {
 
     fn node(&self, field: Field<raw::Node>, root: Spot) -> Option<Node> {
         let (raw, at) = self.required(field, root, "node", "`node: {service: NAME}`")?;
-        let raw::Node { service, namespace, trust_domain, id, cluster, metadata } = raw;
+        let raw::Node { service, namespace, trust_domain, id, cluster, locality, metadata } = raw;
         let service = self
             .required(service, at, "service", "the name of the service beside this sidecar")
             .and_then(|(name, spot)| self.label(name, spot, "a service name"));
@@ -278,6 +279,12 @@ impl Resolver<'_> {
             });
         let (id, cluster) = (id.or(String::new()), cluster.or(String::new()));
         let metadata = metadata.or(serde_json::Map::new());
+        let locality = self.optional(locality, Locality::default(), |raw, _| {
+            let raw::Locality { region, zone, sub_zone } = raw;
+            let (region, zone, sub_zone) =
+                (region.or(String::new()), zone.or(String::new()), sub_zone.or(String::new()));
+            Some(Locality { region: region?, zone: zone?, sub_zone: sub_zone? })
+        });
         let (service, namespace, trust_domain) = (service?, namespace?, trust_domain?);
         let spiffe = match SpiffeId::service(&trust_domain, &namespace, &service) {
             Ok(spiffe) => spiffe,
@@ -287,6 +294,7 @@ impl Resolver<'_> {
         Some(Node {
             id: or(id?, format!("{service}.{namespace}")),
             cluster: or(cluster?, service.clone()),
+            locality: locality?,
             metadata: metadata?,
             service,
             namespace,

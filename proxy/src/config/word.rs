@@ -13,7 +13,7 @@ use super::admission::Priority;
 use super::reader::nearest;
 use super::route::{GrpcKind, Scheme};
 use super::yaml::clip;
-use super::{AppProtocol, Balance, Failure, LinkPolicy, ServiceProtocol, Tell};
+use super::{AppProtocol, Failure, LinkPolicy, ServiceProtocol, Tell};
 use crate::identity::{InvalidId, SpiffeId};
 
 /// Longest duration that a config may state: beyond it a bound bounds nothing.
@@ -110,16 +110,6 @@ impl Choice for LinkPolicy {
         ("h2", Some(Self::H2)),
         ("h1", Some(Self::H1)),
         ("plaintext", Some(Self::Plaintext)),
-    ];
-}
-
-impl Choice for Balance {
-    const EXPECTED: &'static str = "a balancing policy";
-    const WORDS: &'static [(&'static str, Option<Self>)] = &[
-        ("least_load", Some(Self::LeastLoad)),
-        ("round_robin", Some(Self::RoundRobin)),
-        ("random", Some(Self::Random)),
-        ("hash", None),
     ];
 }
 

@@ -7,7 +7,7 @@
 mod dns;
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -61,6 +61,9 @@ pub struct Discovery {
     others: Notify,
     /// A source has answered, or failed.
     heard: Notify,
+    /// Sources whose services have moved since [`Discovery::moved`] was asked last.
+    moves: RefCell<HashSet<Source>>,
+    moving: Notify,
 }
 
 struct Followed {
@@ -82,7 +85,8 @@ impl Discovery {
     /// Follows nothing yet.
     pub fn new(peers: Arc<Peers>, metrics: Rc<Metrics>) -> Rc<Self> {
         let (sources, others, heard) = (RefCell::default(), Notify::new(), Notify::new());
-        Rc::new(Discovery { peers, metrics, sources, others, heard })
+        let (moves, moving) = (RefCell::default(), Notify::new());
+        Rc::new(Discovery { peers, metrics, sources, others, heard, moves, moving })
     }
 
     /// Follows the sources of a configuration besides those that are followed. Files are read at once; for an answer of
@@ -112,6 +116,7 @@ impl Discovery {
     /// Forgets what this configuration does not need.
     pub fn keep(&self, config: &Config) {
         let needed: Vec<_> = sources(config).collect();
+        self.moves.borrow_mut().retain(|source| needed.contains(&source));
         self.sources.borrow_mut().retain(|source, followed| {
             let keep = needed.contains(&source);
             if !keep && let Some(task) = followed.task.take() {
@@ -128,6 +133,22 @@ impl Discovery {
         let followed = self.sources.borrow();
         let place = |source: &Source| Some((source.clone(), Arc::clone(&followed.get(source)?.place.borrow())));
         sources(config).filter_map(place).collect()
+    }
+
+    /// What is known of a source.
+    pub fn place(&self, source: &Source) -> Option<Arc<Place>> {
+        self.sources.borrow().get(source).map(|followed| Arc::clone(&followed.place.borrow()))
+    }
+
+    /// Waits until services have moved, and gives their sources. For one who asks.
+    pub async fn moved(&self) -> HashSet<Source> {
+        loop {
+            let moves = self.moves.take();
+            if !moves.is_empty() {
+                return moves;
+            }
+            self.moving.notified().await;
+        }
     }
 
     /// Waits until every source of a configuration has answered, or patience is over; `missing` hears at once and then
@@ -276,6 +297,8 @@ impl Discovery {
             let place = Arc::new(place);
             followed.place.replace(Arc::clone(&place));
             self.peers.tell(|| Order::Moved(source.clone(), Arc::clone(&place)));
+            self.moves.borrow_mut().insert(source.clone());
+            self.moving.notify_one();
         }
         self.heard.notify_waiters();
     }
@@ -333,7 +356,7 @@ impl Known {
                 self.failures = 0;
                 let why = if exists { "has no address" } else { "does not exist (NXDOMAIN)" };
                 let unknown = addresses.is_empty().then(|| format!("{} {why}", dns.name).into());
-                let endpoint = |ip| Endpoint { address: SocketAddr::new(ip, dns.port), weight: 1 };
+                let endpoint = |ip| Endpoint::new(SocketAddr::new(ip, dns.port));
                 (Ok(Place { endpoints: addresses.into_iter().map(endpoint).collect(), unknown }), valid)
             }
             (_, error) => {

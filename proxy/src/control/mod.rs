@@ -3,6 +3,7 @@
 pub mod certificates;
 pub mod discovery;
 pub mod generations;
+pub mod health;
 pub mod memory;
 pub mod modules;
 pub mod ports;

@@ -12,6 +12,7 @@ use tokio::time::{Instant as Moment, timeout_at};
 
 use super::discovery::{Discovery, FIRST_ANSWER};
 use super::generations::Generations;
+use super::health::Health;
 use super::modules::{self, Absence, Workshop};
 use super::ports::Ports;
 use super::watch::Watcher;
@@ -105,6 +106,8 @@ pub struct Reload {
     pub ports: Rc<Ports>,
     /// Where services are.
     pub discovery: Rc<Discovery>,
+    /// Whether their endpoints are well.
+    pub health: Rc<Health>,
     /// Who takes them over.
     pub peers: Arc<Peers>,
     /// What is shown of them.
@@ -194,6 +197,7 @@ impl Reload {
         for answer in answers {
             let _ = timeout_at(deadline, answer).await;
         }
+        self.health.follow(&config);
         self.ports.keep(ports);
         self.workshop.keep(&plan);
         Ok(config)

@@ -17,13 +17,19 @@ const USER_AGENT: &str = "lacis";
 pub struct NodeFacts {
     id: String,
     cluster: String,
+    locality: config::Locality,
     metadata: Map<String, Value>,
 }
 
 impl NodeFacts {
     /// Of this sidecar.
     pub fn new(node: &config::Node) -> Self {
-        NodeFacts { id: node.id.clone(), cluster: node.cluster.clone(), metadata: node.metadata.clone() }
+        NodeFacts {
+            id: node.id.clone(),
+            cluster: node.cluster.clone(),
+            locality: node.locality.clone(),
+            metadata: node.metadata.clone(),
+        }
     }
 
     /// Writes a property of the node.
@@ -41,8 +47,10 @@ impl NodeFacts {
             [b"node", b"cluster"] => out.extend_from_slice(self.cluster.as_bytes()),
             [b"node", b"user_agent_name"] => out.extend_from_slice(USER_AGENT.as_bytes()),
             [b"node", b"user_agent_version"] => out.extend_from_slice(env!("CARGO_PKG_VERSION").as_bytes()),
-            // Nobody has said where it is: an empty message, of empty texts.
-            [b"node", b"locality"] | [b"node", b"locality", b"region" | b"zone" | b"sub_zone"] => {}
+            [b"node", b"locality"] => out.extend(self.place()),
+            [b"node", b"locality", b"region"] => out.extend_from_slice(self.locality.region.as_bytes()),
+            [b"node", b"locality", b"zone"] => out.extend_from_slice(self.locality.zone.as_bytes()),
+            [b"node", b"locality", b"sub_zone"] => out.extend_from_slice(self.locality.sub_zone.as_bytes()),
             [b"node", b"metadata"] => object(&self.metadata, out)?,
             [b"node", b"metadata", key, rest @ ..] => {
                 let found =
@@ -54,6 +62,18 @@ impl NodeFacts {
         Ok(())
     }
 
+    /// Where it is, as `envoy.config.core.v3.Locality`: what nobody has said is not there.
+    fn place(&self) -> Vec<u8> {
+        let config::Locality { region, zone, sub_zone } = &self.locality;
+        let mut place = Vec::new();
+        for (field, text) in [(1, region), (2, zone), (3, sub_zone)] {
+            if !text.is_empty() {
+                protobuf::put_bytes(&mut place, field, text.as_bytes());
+            }
+        }
+        place
+    }
+
     /// All of it, as `envoy.config.core.v3.Node`.
     fn message(&self) -> Vec<u8> {
         let mut node = Vec::new();
@@ -61,6 +81,10 @@ impl NodeFacts {
         protobuf::put_bytes(&mut node, 2, self.cluster.as_bytes());
         if !self.metadata.is_empty() {
             protobuf::put_bytes(&mut node, 3, &structure(&self.metadata));
+        }
+        let place = self.place();
+        if !place.is_empty() {
+            protobuf::put_bytes(&mut node, 4, &place);
         }
         protobuf::put_bytes(&mut node, 6, USER_AGENT.as_bytes());
         protobuf::put_bytes(&mut node, 7, env!("CARGO_PKG_VERSION").as_bytes());
@@ -154,7 +178,7 @@ mod tests {
 
     fn node(metadata: Value) -> NodeFacts {
         let Value::Object(metadata) = metadata else { panic!("an object") };
-        NodeFacts { id: "n1".into(), cluster: "c".into(), metadata }
+        NodeFacts { id: "n1".into(), cluster: "c".into(), locality: config::Locality::default(), metadata }
     }
 
     fn read(node: &NodeFacts, path: &str) -> Result<Vec<u8>, Status> {
@@ -182,6 +206,16 @@ mod tests {
         ] {
             assert_eq!(read(&node, path), value, "{path}");
         }
+    }
+
+    #[test]
+    fn where_it_is() {
+        let mut node = node(json!({}));
+        node.locality.zone = "a".into();
+        assert_eq!(read(&node, "node.locality"), Ok(b"\x12\x01a".to_vec()));
+        assert_eq!(read(&node, "xds.node.locality.zone"), Ok(b"a".to_vec()));
+        assert_eq!(read(&node, "node.locality.region"), Ok(Vec::new()));
+        assert!(read(&node, "node").is_ok_and(|all| all.windows(5).any(|part| part == b"\x22\x03\x12\x01a")));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! One worker's working form of a configuration: services, and filters. What a change replaces.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -148,7 +149,7 @@ impl Generation {
         let (filters, ready) = Filters::new(filters, machines, *number);
         let destination = |service: &config::Service| {
             let known = before.and_then(|before| before.by_host(&service.name)).map(|known| &known.cluster);
-            let cluster = Cluster::service(service, places, known, dialer);
+            let cluster = Cluster::service(service, &config.node.locality.zone, places, known, dialer);
             Destination {
                 cluster,
                 filters: filters.chain(&service.filters),
@@ -235,6 +236,13 @@ impl Generation {
             if used {
                 cluster.take_over();
             }
+        }
+    }
+
+    /// What active health checks say of an endpoint of a service.
+    pub fn checked(&self, service: &str, address: SocketAddr, healthy: bool) {
+        if let Some(destination) = self.by_host(service) {
+            destination.cluster.checked(address, healthy);
         }
     }
 
@@ -339,7 +347,7 @@ fn application(
         AppProtocol::H2c => (Transport::H2c, Protocol::H2),
         AppProtocol::Tcp => (Transport::Tcp, Protocol::Tcp),
     };
-    let endpoints = vec![config::Endpoint { address: inbound.application, weight: 1 }];
+    let endpoints = vec![config::Endpoint::new(inbound.application)];
     let place = Place { endpoints, unknown: None };
     let name = &config.node.service;
     let settings = Settings::plain(Balance::LeastLoad, inbound.timeouts);

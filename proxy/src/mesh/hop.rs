@@ -98,6 +98,9 @@ async fn run(hop: &Hop, conn: &Rc<Conn>, pinned: Option<&Rc<str>>, mut request: 
         }
         exchange.bounded(target.timeouts());
         exchange.trail.note(|| What::Bound(target.timeouts().request));
+        if target.cluster.wants_source() {
+            exchange.trail.came_from(conn.remote.ip());
+        }
         // What the caller says of how long it waits; counts from the beginning.
         let due = match deadline::of(&request.head, grpc) {
             Some(asked) => {

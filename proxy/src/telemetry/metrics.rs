@@ -13,11 +13,11 @@ use super::cell::{Counter, FILTER_SECONDS, Gauge, Histogram, REQUEST_SECONDS};
 use super::family::{Family, Kind, Readable};
 use super::guest::{GuestMetrics, GuestShared, Guests};
 use super::labels::{
-    Authorization, AuthorizationKey, CallResult, Callback, Cause, CauseKey, Certificate, CertificateKey, ConnectionKey,
-    Direction, DirectionKey, Discovered, DiscoveryKey, EdgeKey, EdgeStatusKey, FilterCallKey, FilterCallbackKey,
-    FilterKey, FilterLimitKey, FilterOutcomeKey, Handshake, HandshakeKey, HedgeKey, Hedged, Labels, Limit, Link,
-    LinkCauseKey, Method, MirrorKey, Mirrored, NameId, Names, Origin, Outcome, PriorityKey, Protocol, RateLimitKey,
-    Reload, ReloadKey, RequestKey, Status,
+    Authorization, AuthorizationKey, CallResult, Callback, Cause, CauseKey, Certificate, CertificateKey, Check,
+    CheckKey, Checked, ConnectionKey, Direction, DirectionKey, Discovered, DiscoveryKey, EdgeKey, EdgeStatusKey,
+    FilterCallKey, FilterCallbackKey, FilterKey, FilterLimitKey, FilterOutcomeKey, Handshake, HandshakeKey, HealthKey,
+    HedgeKey, Hedged, Labels, Limit, Link, LinkCauseKey, Method, MirrorKey, Mirrored, NameId, Names, Origin, Outcome,
+    PriorityKey, Protocol, RateLimitKey, Reload, ReloadKey, RequestKey, Status,
 };
 use crate::fault::Reason;
 
@@ -82,6 +82,10 @@ metrics! {
         "Endpoints of services with `link: auto` and the link that carries their requests, as workers chose it, and why.";
     link_choices: "lacis_link_choices_total", Counter(Counter::default) by LinkCauseKey,
         "Changes to another link, of services with `link: auto`.";
+    endpoints: "lacis_endpoints_checked", Gauge(Gauge::default) by HealthKey,
+        "Endpoints with active health checks, by what these say.";
+    health_checks: "lacis_health_checks_total", Counter(Counter::default) by CheckKey,
+        "Active health checks that ended, by how.";
     breaker_open: "lacis_breaker_open", Gauge(Gauge::default) by CauseKey,
         "Workers in which a limit of a destination is used up.";
     authorization: "lacis_authorization_total", Counter(Counter::default) by AuthorizationKey,
@@ -294,6 +298,17 @@ impl Metrics {
     /// Counts a copy of a request.
     pub fn mirrored(&self, destination: NameId, result: Mirrored) {
         self.families.mirrors.cell(MirrorKey { destination, result }, &self.names.borrow()).add(1);
+    }
+
+    /// Says how many endpoints of a destination are as health checks say. For control alone: what several threads set is
+    /// summed.
+    pub fn endpoints_checked(&self, destination: NameId, health: Checked, count: usize) {
+        self.families.endpoints.cell(HealthKey { destination, health }, &self.names.borrow()).set(count as u64);
+    }
+
+    /// Counts the end of a health check.
+    pub fn health_check(&self, destination: NameId, result: Check) {
+        self.families.health_checks.cell(CheckKey { destination, result }, &self.names.borrow()).add(1);
     }
 
     /// Says whether a limit of a destination is used up in this worker.

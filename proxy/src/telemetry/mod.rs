@@ -4,6 +4,7 @@ pub mod access;
 pub mod cell;
 pub mod family;
 pub mod guest;
+mod keys;
 pub mod labels;
 pub mod log;
 pub mod metrics;

@@ -1,7 +1,7 @@
 //! How a request travelled: written by whoever sends it, read by whoever accounts for it.
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,6 +26,10 @@ pub struct Trail {
     due: Cell<Option<Instant>>,
     /// Only where somebody may ask why it ended as it did.
     record: RefCell<Option<Arc<Record>>>,
+    /// Where it came from, for who asked for that.
+    source: Cell<Option<IpAddr>>,
+    /// The hash and the token by which it finds its endpoint, where that is by a key of its own.
+    key: Cell<[Option<u64>; 2]>,
 }
 
 /// What is known of a connection that carries requests, for those who ask.
@@ -44,6 +48,9 @@ pub trait Busy {
 
     /// It was answered by whom it was sent to, after this time.
     fn answered(&self, _took: Duration, _now: Instant) {}
+
+    /// Its answer did not come in time.
+    fn late(&self) {}
 }
 
 impl Default for Trail {
@@ -60,6 +67,8 @@ impl Default for Trail {
             expired: Cell::new(false),
             due: Cell::new(None),
             record: RefCell::new(None),
+            source: Cell::new(None),
+            key: Cell::new([None; 2]),
         }
     }
 }
@@ -195,9 +204,33 @@ impl Trail {
         self.due.get()
     }
 
+    /// It came from there.
+    pub fn came_from(&self, source: IpAddr) {
+        self.source.set(Some(source));
+    }
+
+    /// It finds its endpoint by this hash, or by this token. Kept here, and not by who sends it: each request would hold
+    /// room for it there.
+    pub fn seeks(&self, hash: Option<u64>, token: Option<u64>) {
+        self.key.set([hash, token]);
+    }
+
+    /// The hash and the token by which it finds its endpoint.
+    pub fn key(&self) -> [Option<u64>; 2] {
+        self.key.get()
+    }
+
+    /// Where it came from, if that was said.
+    pub fn source(&self) -> Option<IpAddr> {
+        self.source.get()
+    }
+
     /// It is given up, because no answer came in time.
     pub fn expire(&self) {
         self.expired.set(true);
+        if let Some(busy) = self.busy.borrow().as_ref() {
+            busy.late();
+        }
     }
 
     /// Whether it was given up because no answer came in time.

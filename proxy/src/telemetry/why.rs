@@ -176,6 +176,10 @@ pub enum Standing {
     Fine,
     /// It could not be reached a moment ago.
     Unreachable,
+    /// Active health checks say that it is not well.
+    Unhealthy,
+    /// It has asked not to be asked now.
+    Held,
     /// It is ejected, for this, for so long yet; zero: until it was tried.
     Ejected(Cause, Duration),
     /// It carries all that it may.

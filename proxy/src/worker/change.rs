@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 use super::order::{Next, Port, Report};
@@ -65,6 +66,14 @@ impl Generations {
         self.current().moved(source, place, true);
         if let Some(next) = self.next.borrow().as_ref() {
             next.generation.moved(source, place, false);
+        }
+    }
+
+    /// Active health checks say this of an endpoint: for requests from now on, and for a generation that is ready.
+    pub(super) fn checked(&self, service: &str, address: SocketAddr, healthy: bool) {
+        self.current().checked(service, address, healthy);
+        if let Some(next) = self.next.borrow().as_ref() {
+            next.generation.checked(service, address, healthy);
         }
     }
 

@@ -225,6 +225,9 @@ async fn work(seed: Seed) -> io::Result<()> {
                 Some(Order::Discard(number)) => worker.discard(number),
                 Some(Order::Moved(source, place)) => worker.generations.moved(&source, &place),
                 Some(Order::Requests(id, most, answer)) => drop(answer.send(ledger.why.find(id.as_deref(), most))),
+                Some(Order::Checked { service, address, healthy }) => {
+                    worker.generations.checked(&service, address, healthy);
+                }
                 Some(Order::Report(answer)) => drop(answer.send(worker.generations.report())),
                 Some(Order::Drain) if ending.is_none() => {
                     if let Some(endpoint) = &server {
@@ -277,8 +280,11 @@ fn quic_endpoint(socket: UdpSocket, tls: Option<&TlsSettings>) -> io::Result<qui
     quic::endpoint(socket, settings)
 }
 
-/// The socket for links that this worker opens; both families where the system has IPv6.
-fn quic_client() -> io::Result<quic::Endpoint> {
+/// A socket for HTTP/3 links that are opened; both families where the system has IPv6.
+///
+/// # Errors
+/// If the system gives none.
+pub fn quic_client() -> io::Result<quic::Endpoint> {
     let any = |text: &str| text.parse::<SocketAddr>().map_err(io::Error::other);
     let socket = crate::net::listen::udp(any("[::]:0")?, false)
         .or_else(|_| crate::net::listen::udp(any("0.0.0.0:0")?, false))?;

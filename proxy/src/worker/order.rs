@@ -26,6 +26,15 @@ pub enum Order {
     Discard(u64),
     /// The services that this source speaks for are here from now on.
     Moved(Source, Arc<Place>),
+    /// Active health checks say this of an endpoint of a service.
+    Checked {
+        /// The service.
+        service: Arc<str>,
+        /// The endpoint.
+        address: SocketAddr,
+        /// Whether it is well.
+        healthy: bool,
+    },
     /// Take nothing new, finish what runs, then end: inbound first, outbound when inbound is idle.
     Drain,
     /// End now.

@@ -122,8 +122,9 @@ fn alone(
     for service in &mut config.services {
         service.link = LinkPolicy::Plaintext;
         service.identity.clear();
+        service.health = None;
         if let Some(address) = places.get(&service.name).copied().or(fallback) {
-            service.endpoints = Endpoints::Listed(vec![Endpoint { address, weight: 1 }]);
+            service.endpoints = Endpoints::Listed(vec![Endpoint::new(address)]);
         }
     }
 }

@@ -25,7 +25,9 @@ pub(in super::super) const INTERVAL: &str = "10s";
 pub(in super::super) const EJECTION: &str = "30s";
 pub(in super::super) const MAX_EJECTION: &str = "5m";
 pub(in super::super) const MAX_EJECTED: &str = "50%";
-pub(in super::super) const FLOOR: &str = "0%";
+pub(in super::super) const FACTOR: f64 = 3.0;
+pub(in super::super) const TIMED_ENDPOINTS: u32 = 3;
+pub(in super::super) const TIMED_REQUESTS: u32 = 20;
 pub(in super::super) const RATED_ENDPOINTS: u32 = 5;
 pub(in super::super) const RATED_REQUESTS: u32 = 100;
 pub(in super::super) const WINDOW: &str = "10s";
@@ -180,13 +182,33 @@ pub(in super::super) struct Outliers {
     #[serde(default)]
     #[schemars(extend("default" = MAX_EJECTED))]
     pub(in super::super) max_ejected: Field<Word<Percent>>,
-    /// With a smaller share of endpoints left than this, those that are ejected are used, too.
-    #[serde(default)]
-    #[schemars(extend("default" = FLOOR))]
-    pub(in super::super) floor: Field<Word<Percent>>,
     /// Ejects an endpoint whose share of successes is far below that of the others; without it they are not compared.
     #[serde(default)]
     pub(in super::super) success_rate: Field<SuccessRate>,
+    /// Ejects an endpoint whose median latency is far above that of the others; without it they are not compared.
+    #[serde(default)]
+    pub(in super::super) latency: Field<Latency>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(
+    rename = "OutlierLatency",
+    deny_unknown_fields,
+    expecting = "a map such as {factor: 3, endpoints: 3, requests: 20}, or {}"
+)]
+pub(in super::super) struct Latency {
+    /// By how much its median over an interval has to be above the median of theirs; and 5 ms at least.
+    #[serde(default)]
+    #[schemars(extend("default" = FACTOR, "minimum" = 1.5, "maximum" = 1000))]
+    pub(in super::super) factor: Field<f64>,
+    /// How many endpoints must have had enough answers.
+    #[serde(default)]
+    #[schemars(extend("default" = TIMED_ENDPOINTS, "minimum" = 2))]
+    pub(in super::super) endpoints: Field<Count>,
+    /// How many answers in an interval are enough.
+    #[serde(default)]
+    #[schemars(extend("default" = TIMED_REQUESTS, "minimum" = 1))]
+    pub(in super::super) requests: Field<Count>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]

@@ -5,7 +5,8 @@ use std::time::Duration;
 use http::Method;
 
 use super::super::policy::{
-    After, Backoff, Breaker, EndpointLimits, Hedge, Limits, MAX_HEDGES, Outliers, Retries, RetryOn, SuccessRate,
+    After, Backoff, Breaker, EndpointLimits, Hedge, Latency, Limits, MAX_HEDGES, Outliers, Retries, RetryOn,
+    SuccessRate,
 };
 use super::super::raw::policy as raw;
 use super::super::reader::{Field, Spot};
@@ -24,6 +25,9 @@ const MIN_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Fewest endpoints whose success rates say something about one of them.
 const MIN_RATED: u32 = 3;
+
+/// The same for latencies: with two, one may be slow.
+const MIN_TIMED: u32 = 2;
 
 impl Resolver<'_> {
     pub(super) fn retries(&self, field: Field<raw::Retries>) -> Option<Option<Retries>> {
@@ -139,14 +143,14 @@ impl Resolver<'_> {
 
     pub(super) fn outliers(&self, field: Field<raw::Outliers>) -> Option<Option<Outliers>> {
         self.optional(field, None, |raw, at| {
-            let raw::Outliers { consecutive, interval, ejection, max_ejection, max_ejected, floor, success_rate } = raw;
+            let raw::Outliers { consecutive, interval, ejection, max_ejection, max_ejected, success_rate, latency } =
+                raw;
             let consecutive = consecutive.or(raw::Count(raw::CONSECUTIVE)).map(|raw::Count(count)| count);
             let interval = self.duration(interval, raw::INTERVAL, MIN_INTERVAL);
             let ejection = self.duration(ejection, raw::EJECTION, Duration::from_millis(1));
             let (longest, said) = (max_ejection.spot(), max_ejection.spot().is_some());
             let max_ejection = self.word(max_ejection, raw::MAX_EJECTION);
             let max_ejected = self.word(max_ejected, raw::MAX_EJECTED);
-            let floor = self.word(floor, raw::FLOOR);
             let success_rate = self.optional(success_rate, None, |raw, _| {
                 let raw::SuccessRate { endpoints, requests, deviation } = raw;
                 let few = "too few to compare one with the others; write at least 3";
@@ -159,26 +163,41 @@ impl Resolver<'_> {
                 let deviation = (deviation? * 1000.0).round() as u32;
                 Some(Some(SuccessRate { endpoints: endpoints?, requests: requests?, deviation }))
             });
-            let (consecutive, ejection, max_ejection, success_rate) =
-                (consecutive?, ejection?, max_ejection?, success_rate?);
-            if consecutive == 0 && success_rate.is_none() {
-                self.report.wrong_key(at, "nothing ejects an endpoint; write `consecutive`, or `success_rate`");
+            let latency = self.optional(latency, None, |raw, _| self.latency(raw).map(Some));
+            let (consecutive, ejection, max_ejection, success_rate, latency) =
+                (consecutive?, ejection?, max_ejection?, success_rate?, latency?);
+            if consecutive == 0 && success_rate.is_none() && latency.is_none() {
+                let message = "nothing ejects an endpoint; write `consecutive`, `success_rate`, or `latency`";
+                self.report.wrong_key(at, message);
                 return None;
             }
             if let Some(spot) = longest.filter(|_| max_ejection < ejection) {
                 return self.refuse(spot, format!("the first ejection takes {ejection:?} already"));
             }
-            let (Percent(max_ejected), Percent(floor)) = (max_ejected?, floor?);
+            let Percent(max_ejected) = max_ejected?;
             Some(Some(Outliers {
                 consecutive,
                 interval: interval?,
                 ejection,
                 max_ejection: if said { max_ejection } else { max_ejection.max(ejection) },
                 max_ejected,
-                floor,
                 success_rate,
+                latency,
             }))
         })
+    }
+
+    fn latency(&self, raw: raw::Latency) -> Option<Latency> {
+        let raw::Latency { factor, endpoints, requests } = raw;
+        let factor = self.optional(factor, raw::FACTOR, |number, spot| match number {
+            number if (1.5..=1000.0).contains(&number) => Some(number),
+            _ => self.refuse(spot, "less than chance makes of it, or no number; write 1.5 to 1000, such as 3"),
+        });
+        let few = "too few to compare one with the others; write at least 2";
+        let endpoints = self.at_least(endpoints, raw::TIMED_ENDPOINTS, MIN_TIMED, few);
+        let requests = self.at_least(requests, raw::TIMED_REQUESTS, 1, "write at least 1");
+        let factor = (factor? * 1000.0).round() as u32;
+        Some(Latency { endpoints: endpoints?, requests: requests?, factor })
     }
 
     pub(super) fn breaker(&self, field: Field<raw::Breaker>) -> Option<Option<Breaker>> {

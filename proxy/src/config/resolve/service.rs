@@ -2,14 +2,18 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use super::super::names::{host, is_label};
 use super::super::raw;
+use super::super::raw::balance::{Endpoint as Written, EndpointMap, MAX_PRIORITY};
+use super::super::raw::policy::Count;
 use super::super::reader::{Entries, Field, Spot};
 use super::super::word::Word;
 use super::super::yaml::clip;
-use super::super::{Balance, Dns, Endpoint, Endpoints, LinkPolicy, Node, Service, ServiceProtocol, Source};
+use super::super::{Dns, Endpoint, Endpoints, LinkPolicy, Node, Service, ServiceProtocol, Source};
 use super::admission::Side;
+use super::balance::{Balanced, Balancing};
 use super::{FilterNames, Listener, Resolver, not_label};
 use crate::identity::SpiffeId;
 
@@ -66,6 +70,11 @@ impl Resolver<'_> {
             filters,
             link,
             balance,
+            panic_threshold,
+            zones,
+            slow_start,
+            affinity,
+            health,
             timeouts,
             retries,
             limits,
@@ -91,7 +100,8 @@ impl Resolver<'_> {
         };
         let endpoints = self.place(endpoints, dns, file, at);
         let identity = self.peer_identity(identity, &name, link, beside.node);
-        let balance = balance.or(raw::Policy(Balance::LeastLoad));
+        let balancing = Balancing { balance, panic_threshold, zones, slow_start, affinity, health };
+        let balanced = self.balanced(balancing, protocol, beside.node);
         let timeouts = self.timeouts(timeouts);
         let (retries, limits, outliers) = (self.retries(retries), self.limits(limits), self.outliers(outliers));
         let breaker = self.breaker(breaker);
@@ -112,6 +122,7 @@ impl Resolver<'_> {
         if !sound {
             return None;
         }
+        let Balanced { balance, panic, prefers_zone, slow_start, affinity, health } = balanced?;
         Some(Service {
             hosts: hosts?,
             listen: listen?,
@@ -120,7 +131,12 @@ impl Resolver<'_> {
             endpoints,
             identity: identity?,
             link,
-            balance: balance?.0,
+            balance,
+            panic,
+            prefers_zone,
+            slow_start,
+            affinity,
+            health,
             timeouts: timeouts?,
             retries: retries?,
             limits: limits?,
@@ -191,7 +207,7 @@ impl Resolver<'_> {
     /// Where a service is: exactly one of three keys says so.
     fn place(
         &self,
-        endpoints: Field<Vec<Field<raw::Endpoint>>>,
+        endpoints: Field<Vec<Field<Written>>>,
         dns: Field<raw::Dns>,
         file: Field<String>,
         at: Spot,
@@ -258,23 +274,33 @@ impl Resolver<'_> {
     }
 
     /// Endpoints, each once.
-    fn addresses(&self, endpoints: Vec<Field<raw::Endpoint>>) -> Option<Vec<Endpoint>> {
+    fn addresses(&self, endpoints: Vec<Field<Written>>) -> Option<Vec<Endpoint>> {
         let mut seen = HashSet::new();
         self.each(endpoints, |endpoint, spot| {
-            let (address, weight, spot) = match endpoint {
-                raw::Endpoint::Plain(address) => (address, Some(raw::Weight(1)), spot),
-                raw::Endpoint::Weighted(raw::WeightedEndpoint { address, weight }) => {
+            let (endpoint, spot) = match endpoint {
+                Written::Plain(address) => (Some(Endpoint::new(address)), spot),
+                Written::Map(EndpointMap { address, weight, zone, priority }) => {
                     let weight = weight.or(raw::Weight(1));
+                    let zone = self.optional(zone, None, |zone, spot| match zone.is_empty() {
+                        true => self.refuse(spot, "not a zone; write one, or remove it"),
+                        false => Some(Some(Arc::from(zone))),
+                    });
+                    let priority = self.optional(priority, 0, |Count(number), spot| match number {
+                        0..=MAX_PRIORITY => Some(number as u8),
+                        _ => self.refuse(spot, format!("too many levels; write 0 to {MAX_PRIORITY}")),
+                    });
                     let (Word(address), spot) =
                         self.required(address, spot, "address", "an address such as 10.0.0.4:15006")?;
-                    (address, weight, spot)
+                    let endpoint = || Some(Endpoint { address, weight: weight?.0, zone: zone?, priority: priority? });
+                    (endpoint(), spot)
                 }
             };
-            let address = self.target(address, spot)?;
+            let endpoint = endpoint?;
+            let address = self.target(endpoint.address, spot)?;
             if !seen.insert(address) {
                 return self.refuse(spot, format!("{address} is in this list already; give it a `weight` instead"));
             }
-            Some(Endpoint { address, weight: weight?.0 })
+            Some(endpoint)
         })
     }
 

@@ -34,7 +34,7 @@ pub enum Cause {
     Abort,
     /// Nothing is known yet.
     Unmeasured,
-    /// Answers come earlier.
+    /// Answers come earlier; or, where an endpoint is ejected for it, far later than those of the others.
     Latency,
     /// The path loses packets.
     Loss,

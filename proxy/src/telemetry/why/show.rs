@@ -122,6 +122,8 @@ fn why(record: &Record) -> String {
         let parts = [
             (out(|s| matches!(s, Standing::Ejected(..))), "ejected"),
             (out(|s| s == Standing::Unreachable), "not reachable a moment ago"),
+            (out(|s| s == Standing::Unhealthy), "unhealthy"),
+            (out(|s| s == Standing::Held), "asking for no requests"),
             (out(|s| s == Standing::Full), "full"),
         ];
         for (count, what) in parts.into_iter().filter(|(count, _)| *count > 0) {
@@ -290,6 +292,8 @@ impl Display for Score<'_> {
         match standing {
             Standing::Fine => Ok(()),
             Standing::Unreachable => f.write_str(", not reachable a moment ago"),
+            Standing::Unhealthy => f.write_str(", unhealthy"),
+            Standing::Held => f.write_str(", asking for no requests"),
             Standing::Ejected(cause, Duration::ZERO) => write!(f, ", ejected for {cause} until it was tried"),
             Standing::Ejected(cause, left) => write!(f, ", ejected for {cause} for another {}", Time(*left)),
             Standing::Full => f.write_str(", full"),
@@ -364,6 +368,8 @@ fn candidate(candidate: &Candidate) -> Value {
     let (standing, cause, left) = match standing {
         Standing::Fine => ("fine", None, None),
         Standing::Unreachable => ("unreachable", None, None),
+        Standing::Unhealthy => ("unhealthy", None, None),
+        Standing::Held => ("held", None, None),
         Standing::Full => ("full", None, None),
         Standing::Ejected(cause, left) => ("ejected", Some(cause.to_string()), Some(millis(*left))),
     };
