@@ -105,7 +105,7 @@ fn check_as_json() {
     assert_eq!(output.status.code(), Some(1));
     let said: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let problem = serde_json::json!({
-        "file": path, "line": 4, "column": 64, "path": "services.delta.balance", "message": "\"hash\" is not supported yet; write least_load, round_robin, random",
+        "file": path, "line": 4, "column": 64, "path": "services.delta.balance", "message": "\"hash\" needs to know of what; write {hash: {header: x-user}}, or cookie, query or source",
     });
     assert_eq!(said, serde_json::json!({ "valid": false, "problems": [problem], "warnings": [] }));
 }
