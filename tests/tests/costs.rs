@@ -38,7 +38,7 @@ fn costs(link: Link, limits: &[f64]) {
     // Where it is installed it may still be forbidden: in many containers nobody may trace.
     let traces =
         strace.command().args(["-o", "/dev/null", "true"]).output().is_ok_and(|output| output.status.success());
-    if !traces {
+    if !allowed {
         eprintln!("skipped: processes may not be traced here");
         return;
     }
