@@ -36,8 +36,8 @@ fn a_request_over_h3() {
 fn costs(link: Link, limits: &[f64]) {
     let Some(strace) = peer("strace") else { return };
     // Where it is installed it may still be forbidden: in many containers nobody may trace.
-    let traces =
-        strace.command().args(["-o", "/dev/null", "true"]).output().is_ok_and(|output| output.status.success());
+    let probe = strace.command().args(["-o", "/dev/null", "true"]).output();
+    let allowed = probe.is_ok_and(|output| output.status.success());
     if !allowed {
         eprintln!("skipped: processes may not be traced here");
         return;
