@@ -64,9 +64,9 @@ impl std::fmt::Debug for Connector {
 pub struct Handshakes {
     /// How long it was.
     pub seconds: f64,
-    /// Connections that were opened and closed again in it.
+    /// Connections that were opened with a full handshake.
     pub full: u64,
-    /// Those of them that resumed an earlier session.
+    /// Those that resumed an earlier session instead.
     pub resumed: u64,
     /// What went wrong since the start, and how often.
     pub errors: BTreeMap<String, u64>,
@@ -75,7 +75,7 @@ pub struct Handshakes {
 }
 
 impl Dialer {
-    /// With the certificate, its key and the bundle `alpha.pem`, `alpha-key.pem` in `certs`. `resume`: each connection
+    /// With the certificate and the key `alpha.pem` and `alpha-key.pem` in `certs`. `resume`: each connection
     /// resumes the session of an earlier one, where the server gave a ticket.
     ///
     /// # Errors
@@ -213,7 +213,7 @@ impl ServerCertVerifier for Anybody {
         _: &CertificateDer<'_>,
         _: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::PeerIncompatible::Tls13RequiredForQuic.into())
+        Err(rustls::PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig.into())
     }
 
     fn verify_tls13_signature(

@@ -2,7 +2,7 @@
 //! each as soon as it is made.
 //!
 //! A turn is what a worker does between two looks for events. A write to a socket whose reader sleeps wakes it, and on a
-//! machine of several processors that is an interrupt for another one: two of our ten microseconds for a small message.
+//! machine of several processors that is an interrupt for another one: two of the eight microseconds that a small message cost.
 //! A reader with many connections (a busy application, a busy sidecar) that was woken stays awake for what follows at
 //! once, but has gone back to sleep if we first make the next message. So a message waits for the others of its turn,
 //! unless there are hardly any: alone it would only wait.
