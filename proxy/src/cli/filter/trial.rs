@@ -9,8 +9,8 @@ use std::time::Duration;
 use lacis_host::abi::{Action, BodyAnswer, Level};
 use lacis_host::testing::{List, TestStream, TestWorld};
 use lacis_host::{
-    CallOut, ContextId, GrpcEvent, Half, HeadersAction, HttpAnswer, Plugin, PluginSettings, Reply, RootId, SharedData,
-    StartError, Trap, Vm, VmSettings,
+    CallOut, ContextId, GrpcEvent, Half, HeadersAction, HttpAnswer, Now, Plugin, PluginSettings, Reply, RootId,
+    SharedData, StartError, Trap, Vm, VmSettings,
 };
 
 use crate::config::cases::{Answer, Answered, Message, Outcome, Subject};
@@ -22,6 +22,10 @@ const MAX_TICKS: usize = 10_000;
 /// The time of day where a case does not say one, in nanoseconds: 1 January 2026, 00:00 UTC. Filters take 0 for a broken
 /// clock.
 const NOON: u64 = 1_767_225_600_000_000_000;
+
+/// What the clock that nobody sets shows when a filter starts, in nanoseconds: one second. The runtime of Go does not start
+/// at 0, which it takes for a broken clock, too.
+const UPTIME: u64 = 1_000_000_000;
 
 /// Lines of a filter's log that are kept of one case; what is beyond them is dropped, as of a flood.
 const MAX_LINES: usize = 10_000;
@@ -106,7 +110,7 @@ impl Stage {
         };
         let world = TestWorld::shared();
         world.borrow_mut().level = Some(Level::Trace);
-        world.borrow_mut().now.unix = given.now.unwrap_or(NOON);
+        world.borrow_mut().now = Now { unix: given.now.unwrap_or(NOON), monotonic: UPTIME };
         world.borrow_mut().upstreams = upstreams(given.answers);
         let mut vm = Vm::new(plugin, settings, world.clone()).map_err(|error| not_started(error, &world))?;
         for (key, value) in given.shared_data {
