@@ -6,8 +6,11 @@ use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::{self, Command};
 
+use serde_json::json;
+use tempfile::NamedTempFile;
+
 use crate::peers::peer;
-use crate::process::target;
+use crate::process::{command, target};
 
 /// How the guest of one language is compiled.
 struct Recipe {
@@ -87,7 +90,23 @@ pub fn foreign_guest(language: &str) -> Option<PathBuf> {
     command.current_dir(&sources).envs(recipe.env.iter().copied());
     succeed(command.args(recipe.arguments.split_whitespace().map(fill)));
     fs::rename(&fresh, &module).expect("a module");
+    translate(&module);
     Some(module)
+}
+
+/// Has it translated for this machine now, into the cache: of a module with a whole runtime in it that takes longer, where
+/// much else runs, than a test waits for a sidecar.
+fn translate(module: &Path) {
+    let config = json!({
+        "node": {"service": "alpha"},
+        "outbound": {"listen": "127.0.0.1:0", "filters": ["guest"]},
+        "services": {"delta": {"endpoints": ["127.0.0.1:9"], "link": "plaintext"}},
+        "filters": {"guest": {"module": module, "config": "Hello", "root_id": "greeter", "limits": {"time": "10s"}}},
+    });
+    let file = NamedTempFile::with_suffix(".yaml").expect("a file");
+    fs::write(file.path(), config.to_string()).expect("a written configuration");
+    let output = command(&["check", "-c"]).arg(file.path()).output().expect("lacis runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
 
 /// Where everything is.

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 
-use lacis_tests::{App, Envoy, Link, Mesh, PATIENCE, Sidecar, TRUST_DOMAIN, guest, on_links};
+use lacis_tests::{App, Envoy, Link, Mesh, PATIENCE, Sidecar, TRUST_DOMAIN, foreign_guest, guest, on_links};
 use serde_json::{Value, json};
 
 /// A TCP server that sends back what comes, but for `end`, which it obeys.
@@ -35,8 +35,11 @@ enum Proxy {
 
 impl Proxy {
     fn envoy() -> Option<Proxy> {
+        Proxy::envoy_with(guest("tcp"))
+    }
+
+    fn envoy_with(mut filter: Value) -> Option<Proxy> {
         let helper = App::named("helper");
-        let mut filter = guest("tcp");
         filter["name"] = json!("tap");
         let envoy = Envoy::builder()?.tcp("main", echo(), &[filter]).cluster("helper", helper.address());
         Some(Proxy::Envoy { envoy: envoy.start(), _helper: helper })
@@ -77,8 +80,18 @@ impl Proxy {
 
     /// What the filter says until a connection is over for it.
     fn lines(&self, connections: usize) -> Vec<String> {
-        let over =
-            |lines: Vec<String>| (lines.iter().filter(|line| *line == "log").count() >= connections).then_some(lines);
+        self.until(|lines| lines.iter().filter(|line| *line == "log").count() >= connections)
+    }
+
+    /// What the filter says of its connection, from `connected` to a line that begins so.
+    fn said(&self, last: &str) -> Vec<String> {
+        let mut lines = self.until(|lines| lines.iter().any(|line| line.starts_with(last)));
+        lines.retain(|line| !line.starts_with("configured"));
+        lines
+    }
+
+    fn until(&self, over: impl Fn(&[String]) -> bool) -> Vec<String> {
+        let over = |lines: Vec<String>| over(&lines).then_some(lines);
         match self {
             Proxy::Envoy { envoy, .. } => envoy.wait_for_wasm_log("the end of a connection", |lines| {
                 let lines = lines.iter().filter(|line| line.level == "info");
@@ -151,6 +164,28 @@ on_links! {
         assert_eq!(there, here, "Envoy, then Lacis");
         assert!(here.iter().any(|line| line == "called 5"), "{here:?}");
     }
+}
+
+/// A filter of connections on the Go SDK: what it does, and says, is the same on both.
+#[test]
+fn a_filter_in_go_does_what_it_does_in_envoy() {
+    let Some(module) = foreign_guest("go") else { return };
+    let filter = json!({"module": module, "config": "tcp says", "limits": {"time": "2s"}});
+    let said = |proxy: &Proxy| {
+        let mut stream = proxy.connect();
+        say(&mut stream, "hel");
+        say(&mut stream, "lo\n");
+        hear(&mut stream, "tcp says, HELLO\n");
+        say(&mut stream, "more\n");
+        hear(&mut stream, "MORE\n");
+        stream.shutdown(Shutdown::Write).expect("a half-close");
+        assert_eq!(rest(&mut stream).as_deref(), Some(""));
+        proxy.said("done: ")
+    };
+    let here = said(&Proxy::lacis(Link::H2, json!({"filters": {"tap": filter}})));
+    assert_eq!(here.last().map(String::as_str), Some("done: 11 down, 11 up"), "{here:?}");
+    let Some(envoy) = Proxy::envoy_with(filter) else { return };
+    assert_eq!(said(&envoy), here, "Envoy, then Lacis");
 }
 
 /// At the caller's side, the filters of the service do the same; those of the listener, which see HTTP, are not asked.

@@ -3,6 +3,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm"
 	"github.com/proxy-wasm/proxy-wasm-go-sdk/proxywasm/types"
@@ -32,7 +33,73 @@ func (p *plugin) OnPluginStart(int) types.OnPluginStartStatus {
 	return types.OnPluginStartStatusOK
 }
 
-func (p *plugin) NewHttpContext(uint32) types.HttpContext { return &exchange{plugin: p} }
+// With a greeting that begins with "tcp" it is a filter of connections.
+func (p *plugin) seesConnections() bool { return strings.HasPrefix(p.greeting, "tcp") }
+
+func (p *plugin) NewHttpContext(uint32) types.HttpContext {
+	if p.seesConnections() {
+		return nil
+	}
+	return &exchange{plugin: p}
+}
+
+func (p *plugin) NewTcpContext(uint32) types.TcpContext {
+	if !p.seesConnections() {
+		return nil
+	}
+	return &connection{plugin: p}
+}
+
+// Greets at the first line of a server, and counts what passes.
+type connection struct {
+	types.DefaultTcpContext
+	plugin   *plugin
+	greeted  bool
+	down, up int
+}
+
+func (c *connection) OnNewConnection() types.Action {
+	c.plugin.requests.Increment(1)
+	proxywasm.LogInfo("connected")
+	return types.ActionContinue
+}
+
+func (c *connection) OnDownstreamData(size int, end bool) types.Action {
+	c.down += size
+	if size == 0 {
+		return types.ActionContinue
+	}
+	data, err := proxywasm.GetDownstreamData(0, size)
+	must(err)
+	// Whole lines only.
+	if data[len(data)-1] != '\n' {
+		c.down -= size
+		return types.ActionPause
+	}
+	must(proxywasm.ReplaceDownstreamData([]byte(strings.ToUpper(string(data)))))
+	return types.ActionContinue
+}
+
+func (c *connection) OnUpstreamData(size int, end bool) types.Action {
+	c.up += size
+	if size > 0 && !c.greeted {
+		c.greeted = true
+		must(proxywasm.PrependUpstreamData([]byte(c.plugin.greeting + ", ")))
+	}
+	return types.ActionContinue
+}
+
+func (c *connection) OnDownstreamClose(by types.PeerType) {
+	proxywasm.LogInfof("downstream closed by %d", by)
+}
+
+func (c *connection) OnUpstreamClose(by types.PeerType) {
+	proxywasm.LogInfof("upstream closed by %d", by)
+}
+
+func (c *connection) OnStreamDone() {
+	proxywasm.LogInfof("done: %d down, %d up", c.down, c.up)
+}
 
 type exchange struct {
 	types.DefaultHttpContext
