@@ -176,7 +176,7 @@ pub struct InvalidHeader {
 
 impl fmt::Display for InvalidHeader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "header {:?} has an invalid {}", self.name, self.part)
+        write!(f, "header \"{}\" has an invalid {}", self.name.as_bytes().escape_ascii(), self.part)
     }
 }
 

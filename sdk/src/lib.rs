@@ -55,7 +55,7 @@ pub trait Filter: Sized + 'static {
 
     /// The `config` of the filter, read from JSON. Without a configuration it is read from `null`, and if it does not
     /// accept that, from `{}`: so `()`, `Option` and a struct whose fields all have defaults accept it.
-    type Config: DeserializeOwned;
+    type Config: DeserializeOwned + 'static;
 
     /// Makes the filter. Called once for each virtual machine and each change of the configuration.
     ///

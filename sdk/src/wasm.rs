@@ -5,7 +5,7 @@
 
 use std::marker::PhantomData;
 use std::rc::Rc;
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 pub use proxy_wasm;
 use proxy_wasm::hostcalls;
@@ -24,42 +24,67 @@ use crate::{Filter, task};
 
 /// Registers the filter of this module; [`crate::filter!`] calls it.
 pub fn register<F: Filter>() {
-    proxy_wasm::set_root_context(|context| Box::new(Plugin::<F> { filter: None, root: task::Root::new(context) }));
+    proxy_wasm::set_root_context(|context| {
+        Box::new(Guest::<F>::Plugin { filter: None, root: task::Root::new(context) })
+    });
 }
 
-struct Plugin<F> {
-    filter: Option<Rc<F>>,
-    root: Rc<task::Root>,
+/// What the host calls: the plugin, or one of its exchanges. They are one type because each type has all methods of the
+/// crate's traits in its tables, called or not.
+enum Guest<F> {
+    Plugin { filter: Option<Rc<F>>, root: Rc<task::Root> },
+    Exchange(Stream<F>),
 }
 
-impl<F: Filter> Context for Plugin<F> {
+impl<F: Filter> Guest<F> {
+    /// A call was answered.
+    fn on_answer(&self, token: u32, answer: impl FnOnce() -> Told) {
+        match self {
+            Guest::Plugin { root, .. } => root.enter_root(|| root.told(token, answer)),
+            Guest::Exchange(stream) => stream.on_event(|root| root.told(token, answer)),
+        }
+    }
+
+    fn on_message(&self, event: impl FnOnce(&Stream<F>) -> Verdict) -> Action {
+        match self {
+            Guest::Exchange(stream) if event(stream) == Verdict::Pause => Action::Pause,
+            _ => Action::Continue,
+        }
+    }
+}
+
+impl<F: Filter> Context for Guest<F> {
     fn on_http_call_response(&mut self, token: u32, headers: usize, body: usize, _: usize) {
-        self.root.enter_root(|| self.root.told(token, || answer(headers, body)));
+        self.on_answer(token, || answer(headers, body));
     }
 
     fn on_grpc_call_response(&mut self, token: u32, status: u32, size: usize) {
-        self.root.enter_root(|| self.root.told(token, || message(status, size)));
+        self.on_answer(token, || message(status, size));
     }
 
     fn on_done(&mut self) -> bool {
-        self.root.close();
+        match self {
+            Guest::Plugin { root, .. } => root.close(),
+            Guest::Exchange(stream) => stream.on_done(),
+        }
         true
     }
 }
 
-impl<F: Filter> RootContext for Plugin<F> {
+impl<F: Filter> RootContext for Guest<F> {
     fn on_configure(&mut self, size: usize) -> bool {
+        let Guest::Plugin { filter, root } = self else { return false };
         // Asking for a configuration of no bytes is an error on some hosts.
         let config = match size {
             0 => None,
             _ => hostcalls::get_buffer(BufferType::PluginConfiguration, 0, size).ok().flatten(),
         };
-        match run::configure(&self.root, &config.unwrap_or_default()) {
-            Ok(filter) => {
+        match run::configure(root, &config.unwrap_or_default()) {
+            Ok(configured) => {
                 // The crate exports every callback there is. Lacis spares a filter those that it does not have; other
                 // hosts do not know the function.
                 let _ = hostcalls::call_foreign_function("lacis_reads", Some(&F::READS.bytes()));
-                self.filter = Some(filter);
+                *filter = Some(configured);
                 true
             }
             Err(error) => {
@@ -70,7 +95,9 @@ impl<F: Filter> RootContext for Plugin<F> {
     }
 
     fn on_tick(&mut self) {
-        self.root.on_tick();
+        if let Guest::Plugin { root, .. } = self {
+            root.on_tick();
+        }
     }
 
     fn get_type(&self) -> Option<ContextType> {
@@ -78,63 +105,40 @@ impl<F: Filter> RootContext for Plugin<F> {
     }
 
     fn create_http_context(&self, context: u32) -> Option<Box<dyn HttpContext>> {
-        Some(Box::new(Exchange { stream: Stream::new(self.filter.clone(), &self.root, context) }))
+        let Guest::Plugin { filter, root } = self else { return None };
+        Some(Box::new(Guest::Exchange(Stream::new(filter.clone(), root, context))))
     }
 }
 
-struct Exchange<F> {
-    stream: Stream<F>,
-}
-
-impl<F: Filter> Context for Exchange<F> {
-    fn on_http_call_response(&mut self, token: u32, headers: usize, body: usize, _: usize) {
-        self.stream.on_event(|root| root.told(token, || answer(headers, body)));
-    }
-
-    fn on_grpc_call_response(&mut self, token: u32, status: u32, size: usize) {
-        self.stream.on_event(|root| root.told(token, || message(status, size)));
-    }
-
-    fn on_done(&mut self) -> bool {
-        self.stream.on_done();
-        true
-    }
-}
-
-impl<F: Filter> HttpContext for Exchange<F> {
+impl<F: Filter> HttpContext for Guest<F> {
     fn on_http_request_headers(&mut self, _: usize, end: bool) -> Action {
-        action(self.stream.on_head(Half::Request, end))
+        self.on_message(|stream| stream.on_head(Half::Request, end))
     }
 
     fn on_http_request_body(&mut self, size: usize, end: bool) -> Action {
-        action(self.stream.on_body(Half::Request, size, end))
+        self.on_message(|stream| stream.on_body(Half::Request, size, end))
     }
 
     fn on_http_request_trailers(&mut self, _: usize) -> Action {
-        action(self.stream.on_trailers(Half::Request))
+        self.on_message(|stream| stream.on_trailers(Half::Request))
     }
 
     fn on_http_response_headers(&mut self, _: usize, end: bool) -> Action {
-        action(self.stream.on_head(Half::Response, end))
+        self.on_message(|stream| stream.on_head(Half::Response, end))
     }
 
     fn on_http_response_body(&mut self, size: usize, end: bool) -> Action {
-        action(self.stream.on_body(Half::Response, size, end))
+        self.on_message(|stream| stream.on_body(Half::Response, size, end))
     }
 
     fn on_http_response_trailers(&mut self, _: usize) -> Action {
-        action(self.stream.on_trailers(Half::Response))
+        self.on_message(|stream| stream.on_trailers(Half::Response))
     }
 
     fn on_log(&mut self) {
-        self.stream.on_log();
-    }
-}
-
-fn action(verdict: Verdict) -> Action {
-    match verdict {
-        Verdict::Continue => Action::Continue,
-        Verdict::Pause => Action::Pause,
+        if let Guest::Exchange(stream) = self {
+            stream.on_log();
+        }
     }
 }
 
@@ -169,10 +173,6 @@ fn buffer(buffer: BufferType, start: usize, size: usize) -> Vec<u8> {
 
 /// The host of a module.
 pub(crate) struct ProxyWasm(PhantomData<()>);
-
-thread_local! {
-    static BEGIN: Instant = Instant::now();
-}
 
 // What a host answers to these calls beyond a value has no other reader than the proxy's own log.
 impl Backend for ProxyWasm {
@@ -254,7 +254,7 @@ impl Backend for ProxyWasm {
     }
 
     fn elapsed() -> Duration {
-        BEGIN.with(Instant::elapsed)
+        clock::monotonic()
     }
 
     fn random() -> u64 {
@@ -320,6 +320,29 @@ fn body(half: Half) -> BufferType {
     match half {
         Half::Request => BufferType::HttpRequestBody,
         Half::Response => BufferType::HttpResponseBody,
+    }
+}
+
+/// The one clock that Proxy-Wasm itself does not have.
+mod clock {
+    #![expect(unsafe_code, reason = "an import is declared, whose type is that of WASI preview 1")]
+
+    use std::time::Duration;
+
+    const MONOTONIC: u32 = 1;
+
+    // `Instant` brings the texts of all errors of the operating system along, a tenth of a small module, for a call that
+    // does not fail.
+    #[link(wasm_import_module = "wasi_snapshot_preview1")]
+    unsafe extern "C" {
+        safe fn clock_time_get(clock: u32, precision: u64, time: &mut u64) -> u32;
+    }
+
+    /// The time since some moment in the past.
+    pub(super) fn monotonic() -> Duration {
+        let mut time = 0;
+        clock_time_get(MONOTONIC, 0, &mut time);
+        Duration::from_nanos(time)
     }
 }
 

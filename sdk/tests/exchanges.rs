@@ -451,3 +451,14 @@ fn a_bucket_fills_again() {
     plugin.set_shared("bucket", "nonsense");
     assert!(pass().is_ok());
 }
+
+#[test]
+fn a_filter_without_a_configuration_takes_none() {
+    for good in ["", "null", " null\n"] {
+        assert!(Plugin::<Reader>::configure(good).is_ok(), "{good:?}");
+    }
+    for bad in ["{}", "nul", "0", "\"x\""] {
+        let error = Plugin::<Reader>::configure(bad).err().unwrap();
+        assert_eq!(error, "the filter's configuration is refused: this filter has none", "{bad:?}");
+    }
+}

@@ -7,7 +7,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use lacis_tests::{Process, client, command, peer, script, until};
+use lacis_tests::{Example, Process, client, command, peer, script, until};
 use serde_json::Value;
 
 /// What a command came to: exit code, standard output, standard error.
@@ -135,7 +135,36 @@ fn a_new_filter_answers_live_traffic() {
             && err.ends_with("lacis: `cargo test` failed (exit status: 101)\n"),
         "{err}"
     );
+
+    // What a filter pays for that does next to nothing, in what was scaffolded.
+    fs::write(bench.path().join("my-filter/src/lib.rs"), SMALLEST).expect("writable");
+    let built = bench.fine("my-filter", &["filter", "build", "--output", "json"]);
+    let built: Value = serde_json::from_str(&built).expect("JSON");
+    let bytes = built["bytes"].as_u64().expect("a number");
+    assert!((10_000..102_400).contains(&bytes), "{bytes} bytes");
 }
+
+/// Without a configuration, so that no reader of JSON is in the module.
+const SMALLEST: &str = r#"
+use lacis_sdk::{ConfigError, Filter, Flow, Reply, Response};
+
+struct Greeting;
+
+impl Filter for Greeting {
+    type Config = ();
+
+    fn new((): ()) -> Result<Self, ConfigError> {
+        Ok(Greeting)
+    }
+
+    async fn on_response(&self, response: &mut Response) -> Result<Flow, Reply> {
+        response.headers_mut().set("x-greeting", "hello")?;
+        Ok(Flow::Continue)
+    }
+}
+
+lacis_sdk::filter!(Greeting);
+"#;
 
 /// A scaffold in another language: built, and its cases run.
 fn scaffold(language: &str, programs: &[&str]) {
@@ -181,15 +210,19 @@ fn assemblyscript() {
     scaffold("assemblyscript", &["asc", "node"]);
 }
 
-/// Only built: the module brings the runtime of Go along, which a debug build of ours compiles for minutes.
+/// The cases run against the module of the example, which is the same filter: a debug build of ours compiles the runtime that
+/// Go brings along for a minute, and other tests have that one compiled, too.
 #[test]
 fn go() {
     if peer("go").is_none() {
         return;
     }
     let bench = Bench::new();
-    bench.fine(".", &["filter", "new", "own", "--language", "go"]);
-    assert!(bench.fine("own", &["filter", "build"]).starts_with("own.wasm: "));
+    bench.fine(".", &["filter", "new", "doorkeeper", "--language", "go"]);
+    assert!(bench.fine("doorkeeper", &["filter", "build"]).starts_with("doorkeeper.wasm: "));
+    let Some(module) = Example::of("go").build() else { return };
+    let out = bench.fine("doorkeeper", &["filter", "test", module.to_str().expect("a path of ours"), "cases.yaml"]);
+    assert!(out.ends_with("6 cases, 0 failed\n"), "{out}");
 }
 
 /// What cases can give and expect.
