@@ -198,9 +198,9 @@ class Handshakes:
         return f"{self.SUITES.get(suite, hex(suite))}, {self.GROUPS.get(group, group)}"
 
 
-def await_port(port, process, log):
+def await_port(port, process, log, patience=30):
     """Until a process listens there."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + patience
     while True:
         try:
             return socket.create_connection(("127.0.0.1", port), 1).close()
