@@ -1,6 +1,6 @@
 //! Who is let in, and how much: rules of access, rate limits, load shedding, over real links.
 
-use lacis_tests::{App, Pair, TRUST_DOMAIN, client, on_links};
+use lacis_tests::{App, Pair, SidecarBuilder, TRUST_DOMAIN, client, on_links, until};
 use serde_json::{Value, json};
 
 /// What asks for one path as it stands, and for gRPC as gRPC does.
@@ -179,6 +179,55 @@ on_links! {
         assert!(clients.iter_mut().all(|client| client.response("GET").status() == 200));
         delta.counts(0.0, "lacis_requests_active", &[]);
         assert_eq!(pair.get("/chunked/1").status(), 200);
+    }
+
+    /// Bodies that are kept for a repetition fill the memory: the least important is refused first, in the end everything.
+    /// When it is given back, all are let in again.
+    [H2] fn memory_that_is_used_up_refuses_the_least_important(link) {
+        const BODY: usize = 5 << 20;
+        let overload = |bytes: u64| json!({"overload": {"memory": format!("{bytes}B"), "priorities": [
+            {"priority": "critical", "matches": [{"path": {"exact": "/status/204"}}]},
+            {"priority": "low", "matches": [{"path": {"prefix": "/chunked"}}]},
+        ]}});
+        let kept = json!({"services": {"delta": {
+            "retries": {"body": "8MiB"}, "timeouts": {"request": "0s", "idle": "0s"},
+        }}});
+        let alpha = |alpha: SidecarBuilder| alpha.with(kept).with(overload(4 << 30)).env("MIMALLOC_PURGE_DELAY", "10");
+        let mut pair = Pair::with(link, App::start(), alpha, |delta| delta);
+        let statuses = |pair: &Pair| ["/chunked/1", "/bytes/1", "/status/204"].map(|path| pair.get(path).status());
+        assert_eq!(statuses(&pair), [200, 200, 204]);
+        let before = pair.alpha.rss();
+        let body = vec![b'x'; BODY];
+        let hold = |pair: &Pair, number: u64, body: &[u8]| {
+            let mut client = pair.connect();
+            client.send(format!("PUT /hold HTTP/1.1\r\nhost: delta\r\ncontent-length: {}\r\n\r\n", body.len()));
+            client.send(body);
+            pair.app.wait_held(number);
+            client
+        };
+        let mut clients: Vec<_> = (1..=20).map(|number| hold(&pair, number, &body)).collect();
+        let full = pair.alpha.rss();
+        assert!(full - before > 16 * BODY as u64, "{before} became {full} with 20 bodies");
+
+        // So much of it is in use: a half, nine tenths, all but nothing, more than all.
+        for (percent, expected) in [(50, [200, 200, 204]), (88, [503, 200, 204]), (97, [503, 503, 204]), (125, [503; 3])] {
+            pair.alpha.reload(overload(full * 100 / percent));
+            until(&format!("{percent} % is {expected:?}"), || (statuses(&pair) == expected).then_some(()));
+        }
+        let refused = pair.get("/status/204");
+        assert_eq!((refused.status(), refused.field("retry-after")), (503, Some("1")));
+        assert_eq!(refused.proxy_error().as_deref(), Some("proxy_internal_response"));
+        for priority in ["low", "normal", "critical"] {
+            pair.alpha.metric_becomes("lacis_shed_total", &[("priority", priority)], |count| count >= 1.0);
+        }
+
+        pair.app.release();
+        assert!(clients.iter_mut().all(|client| client.response("PUT").status() == 200), "what was let in ends well");
+        drop(clients);
+        pair.app.hold();
+        // As many in flight as before, so that memory counts: a few are let in whatever it says.
+        let _held: Vec<_> = (1..=16).map(|number| hold(&pair, number, b"x")).collect();
+        until("its memory is given back", || (statuses(&pair) == [200, 200, 204]).then_some(()));
     }
 
     /// The application is asked no more at a time than the limit; a change of the configuration keeps it, or takes it away.
