@@ -1,7 +1,11 @@
 //! What must hold for any input at all: one function for each reader of what others wrote. The fuzz targets call them
 //! with what libFuzzer finds, `tests/fuzz_smoke.rs` with the corpus and a few thousand changes of it.
 
+mod access;
+
 use std::path::Path;
+
+pub use access::access;
 
 use lacis::config::resolve::{Host, parse};
 use lacis::identity::SpiffeId;

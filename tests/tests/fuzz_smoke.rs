@@ -48,6 +48,9 @@ const WORDS: &[&[u8]] = &[
     b"services:\n  a: {endpoints: [\"127.0.0.1:1\"]}\n",
     b"\xe2\x80\xa8",
     b"/../",
+    b"%2e",
+    b"%2F",
+    b";x",
     b"spiffe://",
     b"-00",
 ];
@@ -103,6 +106,11 @@ fn change(input: &mut Vec<u8>, corpus: &[Vec<u8>], chance: &mut fastrand::Rng) {
             input.splice(at..end, word.iter().copied());
         }
     }
+}
+
+#[test]
+fn access() {
+    smoke("access", checks::access);
 }
 
 #[test]
