@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 
 use super::parse::{self, Framing, Parsed};
 use super::wire::{Incoming, Pump, Wire};
+use super::write;
 use crate::fault::{Fault, Reason, Retry, Side};
 use crate::http::body::{self, Body, Half, Length, Source};
 use crate::http::head::ResponseHead;
@@ -126,7 +127,7 @@ pub async fn send(wire: Rc<RefCell<Wire>>, home: Rc<Idle>, request: Request, reu
         Length::Known(length) => Framing::Length(length),
         Length::Unknown => Framing::Chunked,
     };
-    parse::write_request(wire.borrow_mut().head_out(), &head, framing);
+    write::request(wire.borrow_mut().head_out(), &head, framing);
     let repeatable = reused && head.method.is_idempotent() && body.is_end();
     let mut tunnel = None;
     let mut upload = match body.length() {

@@ -11,6 +11,7 @@ mod parse;
 mod server;
 mod tunnel;
 mod wire;
+mod write;
 
 pub use client::{Idle, Lease, send};
 pub use server::{FIRST_REQUEST, IDLE_TIMEOUT, serve};

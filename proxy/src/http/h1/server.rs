@@ -11,6 +11,7 @@ use http::{Method, StatusCode};
 
 use super::parse::{self, Framing, Parsed};
 use super::wire::{Incoming, Pump, Wire};
+use super::write;
 use crate::clock::Deadline;
 use crate::drain::{Drain, Phase};
 use crate::fault::{Fault, Reason};
@@ -190,7 +191,7 @@ fn poll_interim(
     if !interim.is_empty() {
         for head in interim.take() {
             if version == Version::Http11 {
-                parse::write_response(wire.head_out(), &head, Framing::Empty, false, false);
+                write::response(wire.head_out(), &head, Framing::Empty, false, false);
             }
         }
     }
@@ -211,7 +212,7 @@ async fn respond(wire: &Rc<RefCell<Wire>>, response: Response, method: &Method, 
         Length::Unknown => Framing::Chunked,
     };
     let close = !keep || framing == Framing::Close;
-    parse::write_response(wire.borrow_mut().head_out(), &head, framing, close, version == Version::Http10);
+    write::response(wire.borrow_mut().head_out(), &head, framing, close, version == Version::Http10);
     let mut pump = Pump::new(body, Rc::clone(wire), framing, Half::Response);
     // A body that breaks off leaves no way to say so but to end the connection; the exchange has recorded why. A client
     // that leaves in the middle of a silent body is noticed too.

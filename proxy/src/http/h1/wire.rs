@@ -12,7 +12,8 @@ use tokio_util::io::poll_read_buf;
 
 use super::chunk::{Chunked, Piece};
 use super::client::{Idle, Lease};
-use super::parse::{self, Framing};
+use super::parse::Framing;
+use super::write;
 use crate::fault::{Fault, Reason};
 use crate::http::body::{Body, Frame, Half};
 use crate::net::io::Io;
@@ -379,7 +380,7 @@ impl Pump {
                         }
                         Some(Frame::Trailers(trailers)) if self.framing == Framing::Chunked => {
                             wire.output.small.put_slice(b"0\r\n");
-                            parse::write_trailers(&mut wire.output.small, &trailers);
+                            write::trailers(&mut wire.output.small, &trailers);
                             self.framing = Framing::Empty;
                             Stage::Body
                         }
