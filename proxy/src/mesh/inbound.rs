@@ -7,7 +7,7 @@ use http::HeaderName;
 
 use super::generation::{Generation, Target};
 use super::opaque;
-use crate::config::admission::UNMATCHED;
+use crate::config::admission::{Priority, UNMATCHED};
 use crate::fault::{Fault, Reason};
 use crate::filter::exchange::{Conn, Exchange};
 use crate::http::head::RequestHead;
@@ -40,7 +40,11 @@ pub(super) fn admit(
         limits.map_or(Ok(()), |limits| limits.admit(&asked, exchange.started()))?;
     }
     if let Some(adaptive) = generation.concurrency() {
-        adaptive.enter().map_err(|now| {
+        // Where nothing is said of importance, all are as important.
+        let priority = || {
+            generation.shed().map_or(Priority::Critical, |shed| shed.priority(&Asked::new(head, Some(&peer.spiffe), 0)))
+        };
+        adaptive.enter(priority).map_err(|now| {
             let detail = format!("{now} requests are in flight, and the application would not answer more any sooner");
             Fault::new(Reason::LimitReached).detail(detail).wait(SOON)
         })?;

@@ -16,7 +16,7 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::config::admission::Concurrency;
+use crate::config::admission::{Concurrency, Priority};
 use crate::telemetry::cell::Gauge;
 use crate::telemetry::trail::Busy;
 
@@ -107,13 +107,16 @@ impl Adaptive {
         self.clamp(if lowered { state.limit * REMEASURE_SHARE } else { state.limit })
     }
 
-    /// Lets a request in until it [ends](Busy::end), if there is room.
+    /// Lets a request in until it [ends](Busy::end), if there is room for one of its importance: one that is not critical
+    /// leaves a part of the limit to those that are. Of a limit of a few there is no part to leave.
     ///
     /// # Errors
     /// How many are in flight.
-    pub fn enter(&self) -> Result<(), u32> {
-        let now = self.in_flight.get();
-        if now >= self.limit() {
+    pub fn enter(&self, priority: impl FnOnce() -> Priority) -> Result<(), u32> {
+        let (now, limit) = (self.in_flight.get(), u64::from(self.limit()));
+        let full = |priority: Priority| u64::from(now) >= (limit * priority.share()).div_ceil(100);
+        // Nobody needs to know how important a request is before there is little room.
+        if full(Priority::Low) && full(priority()) {
             return Err(now);
         }
         self.in_flight.set(now + 1);
@@ -231,7 +234,7 @@ mod tests {
                     total += took.as_secs_f64();
                 }
                 least = least.min(adaptive.limit());
-                if adaptive.enter().is_ok() {
+                if adaptive.enter(|| Priority::Critical).is_ok() {
                     let Reverse(worker) = free.pop().expect("a worker");
                     let work = self.mean * (0.5 + self.chance.f64());
                     let end = worker.max(now) + micros(work).max(1);
@@ -295,7 +298,7 @@ mod tests {
         // Each answer takes longer than the one before: as bad as it can be.
         let (mut now, mut took) = (start, 0.001_f64);
         for _ in 0..3000 {
-            falling.enter().expect("room for one");
+            falling.enter(|| Priority::Critical).expect("room for one");
             now += Duration::from_millis(10);
             took = (took * 1.01).min(1000.0);
             falling.end();
@@ -304,14 +307,14 @@ mod tests {
         }
         // The last that fits is let in, and the next is not.
         let limit = falling.limit();
-        (0..limit).for_each(|_| falling.enter().expect("room"));
-        assert_eq!(falling.enter(), Err(limit));
+        (0..limit).for_each(|_| falling.enter(|| Priority::Critical).expect("room"));
+        assert_eq!(falling.enter(|| Priority::Critical), Err(limit));
         falling.end();
-        assert_eq!(falling.enter(), Ok(()));
+        assert_eq!(falling.enter(|| Priority::Critical), Ok(()));
 
         let idle = adaptive(start);
         for second in 0..1000 {
-            idle.enter().expect("room");
+            idle.enter(|| Priority::Critical).expect("room");
             idle.end();
             idle.answered(Duration::from_millis(5), start + Duration::from_secs(second));
         }
@@ -319,6 +322,23 @@ mod tests {
         assert!(idle.limit() <= SETTINGS.initial, "{}", idle.limit());
         drop(idle);
         assert_eq!(shown.read(), 0, "what is gone limits nothing");
+    }
+
+    #[test]
+    fn what_matters_least_is_refused_first() {
+        let adaptive =
+            |limit| Adaptive::new(Concurrency { min: 1, max: 1000, initial: limit }, Arc::default(), Instant::now());
+        let takes =
+            |adaptive: &Adaptive, priority| (0..2000).take_while(|_| adaptive.enter(|| priority).is_ok()).count();
+        let wide = adaptive(100);
+        let all = [Priority::Low, Priority::Normal, Priority::Critical].map(|priority| takes(&wide, priority));
+        assert_eq!(all, [80, 15, 5]);
+        (0..21).for_each(|_| wide.end());
+        assert_eq!([Priority::Low, Priority::Low].map(|priority| wide.enter(|| priority)), [Ok(()), Err(80)]);
+        let few = [1, 2, 3, 10].map(|limit| [Priority::Low, Priority::Normal].map(|p| takes(&adaptive(limit), p)));
+        assert_eq!(few, [[1, 1], [2, 2], [3, 3], [8, 10]]);
+        let room = adaptive(10);
+        assert_eq!(room.enter(|| panic!("it does not matter yet")), Ok(()));
     }
 
     #[test]

@@ -70,6 +70,12 @@ impl Shed {
         Ok(())
     }
 
+    /// How important a request is.
+    pub fn priority(&self, asked: &Asked<'_>) -> Priority {
+        let about = |(_, of): &&(Priority, Vec<Matcher>)| of.iter().any(|matcher| matcher.meets(asked));
+        self.priorities.iter().find(about).map_or(Priority::Normal, |(priority, _)| *priority)
+    }
+
     fn has_room(&self, others: u32, asked: &Asked<'_>) -> Result<(), Fault> {
         let full = |priority: Priority| {
             let share = |of: u64| of.saturating_mul(priority.share()) / 100;
@@ -82,8 +88,7 @@ impl Shed {
         if !full(Priority::Low) {
             return Ok(());
         }
-        let about = |(_, of): &&(Priority, Vec<Matcher>)| of.iter().any(|matcher| matcher.meets(asked));
-        let priority = self.priorities.iter().find(about).map_or(Priority::Normal, |(priority, _)| *priority);
+        let priority = self.priority(asked);
         if !full(priority) {
             return Ok(());
         }
