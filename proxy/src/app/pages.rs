@@ -89,17 +89,17 @@ pub(super) fn config(config: &Config, generation: u64, addresses: &[(String, Soc
                 "hosts": service.hosts, "endpoints": endpoints, "identity": identity, "link": link(service.link),
                 "balance": balance(&service.balance), "panic_threshold_percent": service.panic,
                 "zones": if service.prefers_zone { "prefer" } else { "ignore" },
-                "slow_start": service.slow_start.map(|slow| json!({
+                "slow_start": service.slow_start.as_ref().map(|slow| json!({
                     "window": seconds(slow.window), "aggression": slow.aggression, "min_weight_percent": slow.min_weight,
                 })),
                 "affinity": service.affinity.as_ref().map(|affinity| json!({
                     "cookie": affinity.cookie, "ttl": seconds(affinity.ttl), "shared": affinity.secret.is_some(),
                 })),
-                "health": service.health.as_ref().map(health), "timeouts": timeouts, "filters": filters(&service.filters),
-                "retries": service.retries.as_ref().map(retries), "limits": limits(&service.limits),
+                "health": service.health.as_deref().map(health), "timeouts": timeouts, "filters": filters(&service.filters),
+                "retries": service.retries.as_deref().map(retries), "limits": limits(&service.limits),
                 "rate_limits": service.rate_limits.iter().map(rate_limit).collect::<Vec<_>>(),
-                "outliers": service.outliers.as_ref().map(outliers), "breaker": service.breaker.as_ref().map(breaker),
-                "fault": service.fault.as_ref().map(fault),
+                "outliers": service.outliers.as_deref().map(outliers), "breaker": service.breaker.as_deref().map(breaker),
+                "fault": service.fault.as_deref().map(fault),
             });
             (service.name.clone(), about)
         })
@@ -205,7 +205,7 @@ fn balance(balance: &Balance) -> Value {
         Balance::LeastRequest => return json!("least_request"),
         Balance::RoundRobin => return json!("round_robin"),
         Balance::Random => return json!("random"),
-        Balance::Hash(hash) => hash,
+        Balance::Hash(hash) => &**hash,
     };
     let (name, value) = match key {
         HashKey::Header(name) => ("header", json!(name.as_str())),

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::choice::{Choice, Sample, Verdict};
+use super::choice::{Choice, ChoiceReport, Sample, Verdict};
 use super::endpoint::{Endpoint, Udp};
 use super::{Cluster, Dialer, Transport};
 use crate::config::LinkPolicy;
@@ -35,6 +35,12 @@ impl Auto {
         let Verdict { link, cause } = choice.verdict();
         let counted = RefCell::new(dialer.metrics().link_chosen(destination, link, cause));
         Some(Auto { choice, counted, seen: Cell::default() })
+    }
+
+    /// What is shown of an endpoint that was never used.
+    pub(super) fn unused(transport: &Transport) -> Option<ChoiceReport> {
+        let now = Instant::now();
+        matches!(transport, Transport::Mesh(LinkPolicy::Auto, ..)).then(|| Choice::new(now).report(now))
     }
 
     /// Why a request goes over this link, if that was measured.
@@ -83,7 +89,7 @@ impl Cluster {
             return;
         }
         let now = Instant::now();
-        for endpoint in self.endpoints.borrow().iter() {
+        for endpoint in self.members.borrow().used() {
             let Some(auto) = &endpoint.auto else { continue };
             let silent = matches!(endpoint.udp.get(), Udp::Silent(..));
             if !silent && auto.choice.is_unheard() {
@@ -99,9 +105,9 @@ impl Cluster {
                 continue;
             };
             let metrics = self.dialer.metrics();
-            auto.counted.replace(metrics.link_chosen(self.id, link, cause)).sub(1);
+            auto.counted.replace(metrics.link_chosen(self.id(), link, cause)).sub(1);
             if before.link != link {
-                metrics.link_choice(self.id, link, cause);
+                metrics.link_choice(self.id(), link, cause);
                 let link = link.token();
                 tracing::info!(service = %self.name, endpoint = %endpoint.address, link, %cause, "another link is chosen");
             }

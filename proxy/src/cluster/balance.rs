@@ -12,6 +12,7 @@ mod turn;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 
 pub use load::{Load, Usual};
 use plan::{Level, Plan, Roster};
@@ -26,20 +27,22 @@ const MARGIN: f32 = 1.25;
 /// How many tries an endpoint's hash has to find one that is in use before any will do.
 const REHASHES: u64 = 8;
 
-/// What a balancer needs to know of an endpoint.
-pub trait Candidate {
-    /// How busy it is.
-    fn load(&self) -> &Load;
+/// What a balancer needs to know of the endpoints of a service. They are asked by their place in the list.
+pub trait Candidates {
+    /// How many there are.
+    fn count(&self) -> usize;
+    /// How busy one is; none: it was never asked anything.
+    fn load(&self, at: usize) -> Option<&Load>;
     /// Its share relative to its siblings.
-    fn weight(&self) -> u32;
+    fn weight(&self, at: usize) -> u32;
     /// Which level it belongs to: that of the smallest number is asked first.
-    fn priority(&self) -> u8;
+    fn priority(&self, at: usize) -> u8;
     /// Whether it is in our own zone.
-    fn is_near(&self) -> bool;
+    fn is_near(&self, at: usize) -> bool;
     /// Tells it from its siblings, and is the same in all sidecars.
-    fn id(&self) -> u64;
+    fn id(&self, at: usize) -> u64;
     /// Whether it should get requests; `now` in nanoseconds, as for [`Load`].
-    fn standing(&self, now: u64) -> Standing;
+    fn standing(&self, at: usize, now: u64) -> Standing;
 }
 
 /// What a request wants of a choice.
@@ -59,7 +62,7 @@ pub struct Rules {
     /// With fewer percent of the endpoints fit than this, all are used.
     pub panic: u8,
     /// How endpoints that are new get their share.
-    pub slow_start: Option<SlowStart>,
+    pub slow_start: Option<Arc<SlowStart>>,
 }
 
 /// Chooses among the endpoints of one service.
@@ -70,8 +73,9 @@ pub struct Balancer {
     changes: Rc<Cell<u64>>,
     /// What an endpoint is called in cookies, by [`Candidate::id`].
     token: Option<Box<dyn Fn(u64) -> u64>>,
-    roster: RefCell<Option<Roster>>,
-    plan: RefCell<Option<Plan>>,
+    /// Both are made at the first choice: few services are ever called.
+    roster: RefCell<Option<Box<Roster>>>,
+    plan: RefCell<Option<Box<Plan>>>,
 }
 
 impl Balancer {
@@ -111,16 +115,17 @@ impl Balancer {
 
     /// The endpoint for the next request. Those for which `passed` holds are left out; those that are not in use are
     /// taken only where no other is left, for a guess beats a refusal.
-    pub fn pick<C: Candidate>(
+    pub fn pick<C: Candidates + ?Sized>(
         &self,
-        all: &[C],
+        all: &C,
         want: Want,
         passed: impl Fn(usize) -> bool,
         now: u64,
         chance: &mut fastrand::Rng,
     ) -> Option<usize> {
-        if all.len() < 2 {
-            return (!all.is_empty() && !passed(0)).then_some(0);
+        let count = all.count();
+        if count < 2 {
+            return (count == 1 && !passed(0)).then_some(0);
         }
         self.refresh(all, now, chance);
         let (roster, plan) = (self.roster.borrow(), self.plan.borrow());
@@ -136,13 +141,12 @@ impl Balancer {
         let picked = match &self.rules.policy {
             Balance::Random => level.draw(chance).filter(open),
             Balance::RoundRobin => (0..level.len()).find_map(|_| level.next().filter(open)),
-            Balance::LeastLoad => self.better(all, level, open, chance, |candidate, relative| {
-                let load = candidate.load();
-                let cost = load.cost(relative, now, &self.usual);
-                (load.is_held(now), cost)
+            Balance::LeastLoad => better(level, open, chance, |i, relative| match all.load(i) {
+                Some(load) => (load.is_held(now), load.cost(relative, now, &self.usual)),
+                None => (false, self.usual.cost()),
             }),
             Balance::LeastRequest => {
-                self.better(all, level, open, chance, |candidate, relative| (false, candidate.load().queue(relative)))
+                better(level, open, chance, |i, relative| (false, all.load(i).map_or(1.0, |load| load.queue(relative))))
             }
             Balance::Hash(_) => match want.hash {
                 Some(hash) => (0..REHASHES).find_map(|n| {
@@ -152,52 +156,58 @@ impl Balancer {
                 None => level.draw(chance).filter(open),
             },
         };
-        picked.or_else(|| plan.rest(all.len(), open, chance))
-    }
-
-    /// Of two that are drawn the one with the lower cost; by `held` one is only ever the second choice.
-    fn better<C: Candidate>(
-        &self,
-        all: &[C],
-        level: &Level,
-        open: impl Fn(&usize) -> bool,
-        chance: &mut fastrand::Rng,
-        cost: impl Fn(&C, f32) -> (bool, f32),
-    ) -> Option<usize> {
-        let ((one, one_relative), two) = level.two(chance)?;
-        let Some((two, two_relative)) = two.filter(|(two, _)| open(two)) else { return Some(one).filter(open) };
-        if !open(&one) {
-            return Some(two);
-        }
-        let (first, second) = (cost(all.get(one)?, one_relative), cost(all.get(two)?, two_relative));
-        let other = match (first.0, second.0) {
-            (true, false) => true,
-            (false, true) => false,
-            _ => second.1 * MARGIN < first.1,
-        };
-        Some(if other { two } else { one })
+        picked.or_else(|| plan.rest(count, open, chance))
     }
 
     /// Makes the plan anew if something has changed.
-    fn refresh<C: Candidate>(&self, all: &[C], now: u64, chance: &mut fastrand::Rng) {
+    fn refresh<C: Candidates + ?Sized>(&self, all: &C, now: u64, chance: &mut fastrand::Rng) {
         let mut plan = self.plan.borrow_mut();
         let changes = self.changes.get();
         if plan.as_ref().is_some_and(|plan| plan.holds(changes, now)) {
             return;
         }
         let mut roster = self.roster.borrow_mut();
-        let roster = roster.get_or_insert_with(|| Roster::new(all, &self.rules.policy, self.token.as_deref()));
-        *plan = Some(Plan::new(all, roster, &self.rules, changes, now, chance));
+        let roster = roster.get_or_insert_with(|| Box::new(self.roster(all)));
+        *plan = Some(Box::new(Plan::new(all, roster, &self.rules, changes, now, chance)));
     }
 
-    /// Which endpoints are in use now, and whether some are only for want of others.
-    pub fn in_use<C: Candidate>(&self, all: &[C], now: u64, chance: &mut fastrand::Rng) -> (Vec<bool>, bool) {
-        self.refresh(all, now, chance);
-        match &*self.plan.borrow() {
-            Some(plan) => ((0..all.len()).map(|i| !plan.is_out(i)).collect(), plan.panics()),
-            None => (vec![true; all.len()], false),
+    fn roster<C: Candidates + ?Sized>(&self, all: &C) -> Roster {
+        Roster::new(all, &self.rules.policy, self.token.as_deref())
+    }
+
+    /// Which endpoints are in use now, and whether some are only for want of others. Who looks makes nothing that stays.
+    pub fn in_use<C: Candidates + ?Sized>(&self, all: &C, now: u64, chance: &mut fastrand::Rng) -> (Vec<bool>, bool) {
+        let shown = |plan: &Plan| ((0..all.count()).map(|i| !plan.is_out(i)).collect(), plan.panics());
+        let changes = self.changes.get();
+        if let Some(plan) = self.plan.borrow().as_ref().filter(|plan| plan.holds(changes, now)) {
+            return shown(plan);
+        }
+        match &*self.roster.borrow() {
+            Some(roster) => shown(&Plan::new(all, roster, &self.rules, changes, now, chance)),
+            None => shown(&Plan::new(all, &self.roster(all), &self.rules, changes, now, chance)),
         }
     }
+}
+
+/// Of two that are drawn the one with the lower cost; by `held` one is only ever the second choice.
+fn better(
+    level: &Level,
+    open: impl Fn(&usize) -> bool,
+    chance: &mut fastrand::Rng,
+    cost: impl Fn(usize, f32) -> (bool, f32),
+) -> Option<usize> {
+    let ((one, one_relative), two) = level.two(chance)?;
+    let Some((two, two_relative)) = two.filter(|(two, _)| open(two)) else { return Some(one).filter(open) };
+    if !open(&one) {
+        return Some(two);
+    }
+    let (first, second) = (cost(one, one_relative), cost(two, two_relative));
+    let other = match (first.0, second.0) {
+        (true, false) => true,
+        (false, true) => false,
+        _ => second.1 * MARGIN < first.1,
+    };
+    Some(if other { two } else { one })
 }
 
 impl std::fmt::Debug for Balancer {

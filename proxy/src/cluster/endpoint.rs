@@ -1,14 +1,14 @@
-//! One place where a service answers: its links, its load, and what is known of it.
+//! One place where a service answers, as this worker uses it: its links, its load, and what is known of it. Until it is
+//! used there is nothing to know: see `members.rs`.
 
 use std::cell::Cell;
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::auto::Auto;
-use super::balance::{Candidate, Load, Standing, Usual, id};
+use super::balance::{Load, Standing, Usual};
 use super::choice::ChoiceReport;
 use super::outlier::{Ejected, Health};
 use super::pool::Links;
@@ -33,10 +33,6 @@ const HTTP1_MEMORY: Duration = Duration::from_secs(300);
 #[derive(Debug)]
 pub(super) struct Endpoint {
     pub(super) address: SocketAddr,
-    pub(super) weight: Cell<u32>,
-    priority: Cell<u8>,
-    /// It is in our own zone, or zones do not matter.
-    near: Cell<bool>,
     pub(super) load: Load,
     pub(super) h1: Rc<h1::Idle>,
     pub(super) h2: Rc<Links<h2::Link>>,
@@ -110,13 +106,10 @@ pub struct EndpointReport {
 }
 
 impl Endpoint {
-    fn new(settings: &config::Endpoint, changes: &Rc<Cell<u64>>, auto: Option<Auto>) -> Self {
-        let config::Endpoint { address, weight, zone: _, priority } = settings;
+    /// One that was never used. `changes` is its service's, `auto` chooses its links if they are chosen.
+    pub(super) fn new(address: SocketAddr, changes: &Rc<Cell<u64>>, auto: Option<Auto>) -> Self {
         Endpoint {
-            address: *address,
-            weight: Cell::new(*weight),
-            priority: Cell::new(*priority),
-            near: Cell::new(true),
+            address,
             load: Load::default(),
             h1: Rc::default(),
             h2: Rc::default(),
@@ -127,17 +120,15 @@ impl Endpoint {
             health: Health::default(),
             auto: auto.map(Box::new),
             checked: Cell::new(None),
-            since: Cell::new(clock::nanos()),
+            since: Cell::new(0),
             changes: Rc::clone(changes),
         }
     }
 
-    /// From now on it is as these settings say. Whether that is something else than before.
-    pub(super) fn set(&self, settings: &config::Endpoint, near: bool) -> bool {
-        let config::Endpoint { address: _, weight, zone: _, priority } = settings;
-        let other = self.weight.replace(*weight) != *weight;
-        let other = self.priority.replace(*priority) != *priority || other;
-        self.near.replace(near) != near || other
+    /// What was known of it before it is used: since when it could have been, and what active health checks say.
+    pub(super) fn begin(&self, since: u64, checked: Option<bool>) {
+        self.since.set(since);
+        self.checked.set(checked);
     }
 
     /// Something changed that a choice goes by.
@@ -151,16 +142,13 @@ impl Endpoint {
         self.changed();
     }
 
-    /// What active health checks say from now on.
-    pub(super) fn check(&self, healthy: Option<bool>) {
+    /// What active health checks say from now on. Whether that is something else than before.
+    pub(super) fn check(&self, healthy: Option<bool>) -> bool {
         let before = self.checked.replace(healthy);
-        if before == healthy {
-            return;
-        }
-        if before == Some(false) {
+        if before == Some(false) && before != healthy {
             self.since.set(clock::nanos());
         }
-        self.changed();
+        before != healthy
     }
 
     /// Whether it is believed to have nothing better than HTTP/1.1.
@@ -217,6 +205,25 @@ impl Endpoint {
         now < self.resting.get()
     }
 
+    /// Whether it should get requests.
+    pub(super) fn standing(&self, now: u64) -> Standing {
+        let mut standing = Standing { since: self.since.get(), ..Standing::GOOD };
+        if self.is_resting(now) {
+            standing.reachable = false;
+            standing.until = self.resting.get();
+        }
+        if self.health.is_ejected() {
+            let at = Instant::now();
+            standing.fit = self.health.is_usable(at);
+            // One that is being tried changes when that is over, and says so.
+            if let Some(Ejected { left, .. }) = self.health.ejected(at).filter(|ejected| !ejected.left.is_zero()) {
+                standing.until = standing.until.min(now.saturating_add(left.as_nanos() as u64));
+            }
+        }
+        standing.fit &= !self.is_unhealthy();
+        standing
+    }
+
     /// Connections to it, those that are being opened included.
     pub(super) fn connections(&self) -> usize {
         self.h1.open() + self.h2.open() + self.h3.open()
@@ -237,13 +244,14 @@ impl Endpoint {
     }
 
     /// What an operator wants to know of it.
-    pub(super) fn report(&self, zone: Option<Arc<str>>, used: bool, usual: &Usual) -> EndpointReport {
+    pub(super) fn report(&self, settings: &config::Endpoint, used: bool, usual: &Usual) -> EndpointReport {
         let now = clock::nanos();
+        let config::Endpoint { address, weight, zone, priority } = settings;
         EndpointReport {
-            address: self.address,
-            weight: self.weight.get(),
-            zone,
-            priority: self.priority.get(),
+            address: *address,
+            weight: *weight,
+            zone: zone.clone(),
+            priority: *priority,
             used,
             healthy: self.checked.get(),
             latency: self.load.latency(now, usual),
@@ -267,21 +275,6 @@ impl Endpoint {
     }
 }
 
-/// Endpoints with these settings; those that are known already as they are. `auto` gives what chooses a new one's links.
-pub(super) fn at(
-    settings: &[config::Endpoint],
-    known: &[Rc<Endpoint>],
-    changes: &Rc<Cell<u64>>,
-    auto: impl Fn() -> Option<Auto>,
-) -> Vec<Rc<Endpoint>> {
-    let by_address: HashMap<_, _> = known.iter().map(|endpoint| (endpoint.address, endpoint)).collect();
-    let endpoint = |settings: &config::Endpoint| match by_address.get(&settings.address) {
-        Some(known) => Rc::clone(known),
-        None => Rc::new(Endpoint::new(settings, changes, auto())),
-    };
-    settings.iter().map(endpoint).collect()
-}
-
 impl Busy for Endpoint {
     fn end(&self) {
         self.load.end();
@@ -292,53 +285,13 @@ impl Busy for Endpoint {
     }
 }
 
-impl Candidate for Rc<Endpoint> {
-    fn load(&self) -> &Load {
-        &self.load
-    }
-
-    fn weight(&self) -> u32 {
-        self.weight.get()
-    }
-
-    fn priority(&self) -> u8 {
-        self.priority.get()
-    }
-
-    fn is_near(&self) -> bool {
-        self.near.get()
-    }
-
-    fn id(&self) -> u64 {
-        id(&self.address)
-    }
-
-    fn standing(&self, now: u64) -> Standing {
-        let mut standing = Standing { since: self.since.get(), ..Standing::GOOD };
-        if self.is_resting(now) {
-            standing.reachable = false;
-            standing.until = self.resting.get();
-        }
-        if self.health.is_ejected() {
-            let at = Instant::now();
-            standing.fit = self.health.is_usable(at);
-            // One that is being tried changes when that is over, and says so.
-            if let Some(Ejected { left, .. }) = self.health.ejected(at).filter(|ejected| !ejected.left.is_zero()) {
-                standing.until = standing.until.min(now.saturating_add(left.as_nanos() as u64));
-            }
-        }
-        standing.fit &= !self.is_unhealthy();
-        standing
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn that_a_peer_has_only_http1_is_forgotten() {
-        let endpoint = Endpoint::new(&config::Endpoint::new(([127, 0, 0, 1], 1).into()), &Rc::default(), None);
+        let endpoint = Endpoint::new(([127, 0, 0, 1], 1).into(), &Rc::default(), None);
         let now = Instant::now();
         assert!(!endpoint.only_http1(now));
         endpoint.has_only_http1(now);

@@ -3,11 +3,12 @@
 use std::rc::Rc;
 use std::time::{Instant, SystemTime};
 
-use super::Cluster;
-use super::balance::Candidate as _;
+use super::balance::Candidates as _;
 use super::endpoint::Endpoint;
 use super::gate::Usage;
+use super::members::Members;
 use super::retry::Outcome;
+use super::{BreakerReport, Cluster};
 use crate::clock;
 use crate::config::Retries;
 use crate::fault::Fault;
@@ -17,29 +18,29 @@ use crate::telemetry::why::{BreakerState, Candidate, MAX_SHOWN, NotAgain, Standi
 impl Cluster {
     /// An endpoint was chosen.
     pub(super) fn chose(&self, chosen: &Rc<Endpoint>) -> What {
-        let endpoints = self.endpoints.borrow();
-        let others = endpoints.iter().filter(|other| !Rc::ptr_eq(other, chosen)).take(MAX_SHOWN - 1);
-        let all = std::iter::once(chosen).chain(others).map(|endpoint| self.candidate(endpoint)).collect();
-        What::Chosen(all, 0, endpoints.len())
+        let members = self.members.borrow();
+        let is_chosen = |at: &usize| members.get(*at).is_some_and(|endpoint| Rc::ptr_eq(endpoint, chosen));
+        let (first, others) = ((0..members.count()).find(is_chosen), (0..members.count()).filter(|at| !is_chosen(at)));
+        let all = first.into_iter().chain(others.take(MAX_SHOWN - 1)).filter_map(|at| self.candidate(&members, at));
+        What::Chosen(all.collect(), 0, members.count())
     }
 
     /// The service as it is, now that a request to it failed.
     pub fn state(&self) -> What {
-        let now = Instant::now();
-        let endpoints = self.endpoints.borrow();
-        let limits = &self.settings.limits;
-        let gate = self.gate.report(limits);
+        let members = self.members.borrow();
+        let gate = self.gate_report();
         let usage = |Usage { now, limit, refused: _ }: Usage| (now, limit);
+        let endpoints = (0..members.count()).take(MAX_SHOWN).filter_map(|at| self.candidate(&members, at));
         What::State(Box::new(State {
-            endpoints: endpoints.iter().take(MAX_SHOWN).map(|endpoint| self.candidate(endpoint)).collect(),
-            total: endpoints.len(),
+            endpoints: endpoints.collect(),
+            total: members.count(),
             requests: usage(gate.requests),
             pending: usage(gate.pending),
             retries: usage(gate.retries),
-            breaker: self.breaker.as_ref().map(|breaker| {
-                let (state, left) = breaker.state(now);
-                let window = breaker.window(now);
-                BreakerState { state, left, window: [window.requests, window.failed, window.slow] }
+            breaker: self.breaker_report().map(|BreakerReport { state, left, window }| BreakerState {
+                state,
+                left,
+                window: [window.requests, window.failed, window.slow],
             }),
         }))
     }
@@ -69,7 +70,8 @@ impl Cluster {
         }
     }
 
-    fn candidate(&self, endpoint: &Rc<Endpoint>) -> Candidate {
+    fn candidate(&self, members: &Members, at: usize) -> Option<Candidate> {
+        let endpoint = members.show(at, |address| Endpoint::new(address, &self.changes, None))?;
         let (in_flight, now) = (endpoint.load.in_flight(), clock::nanos());
         let ejected = endpoint.health.is_ejected().then(|| endpoint.health.ejected(Instant::now())).flatten();
         let standing = match ejected {
@@ -81,7 +83,7 @@ impl Cluster {
             None => Standing::Fine,
         };
         let score = endpoint.cost(now, self.balancer.usual()).as_secs_f64() * 1000.0;
-        Candidate { address: endpoint.address, in_flight, weight: endpoint.weight.get(), score, standing }
+        Some(Candidate { address: endpoint.address, in_flight, weight: members.weight(at), score, standing })
     }
 }
 

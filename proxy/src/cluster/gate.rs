@@ -48,6 +48,14 @@ pub struct GateReport {
     pub retries: Usage,
 }
 
+impl GateReport {
+    /// Of a service that was never used.
+    pub(super) fn unused(limits: &Limits) -> Self {
+        let usage = |limit: u32| Usage { now: 0, limit: (limit != u32::MAX).then_some(limit), refused: 0 };
+        GateReport { requests: usage(limits.requests), pending: usage(limits.pending), retries: usage(limits.retries) }
+    }
+}
+
 /// How much of a limit is in use.
 #[derive(Clone, Copy, Debug)]
 pub struct Usage {

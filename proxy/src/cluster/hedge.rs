@@ -52,14 +52,14 @@ impl Cluster {
         let hedge = retries.hedge.as_ref()?;
         let after = match hedge.after {
             After::Fixed(after) => after,
-            After::Quantile(_) => self.quantile.as_ref()?.value()?,
+            After::Quantile(_) => self.quantile()?.value()?,
         };
         kept.filter(|kept| retries.repeatable(&kept.head)).map(|_| Hedging { after, most: hedge.max, repeated })
     }
 
     /// A request that was sent at this moment is answered; or another was, and this would have taken longer still.
     pub(super) fn learn(&self, sent: Option<Instant>) {
-        if let (Some(quantile), Some(sent)) = (&self.quantile, sent) {
+        if let (Some(quantile), Some(sent)) = (self.quantile(), sent) {
             quantile.note(sent.elapsed());
         }
     }
@@ -145,7 +145,7 @@ impl Cluster {
     }
 
     fn counted(&self, hedged: Hedged) {
-        self.dialer.metrics().hedged(self.id, hedged);
+        self.dialer.metrics().hedged(self.id(), hedged);
     }
 
     /// Asks another endpoint, if there is one and the budget allows it.
@@ -162,7 +162,7 @@ impl Cluster {
             return None;
         }
         let endpoint = self.pick(asked, trail).ok().filter(|endpoint| !asked.contains(&endpoint.address))?;
-        let Some(under) = self.gate.repeat(&self.settings.limits, Some(self.retries().budget)) else {
+        let Some(under) = self.gate().repeat(&self.settings.limits, Some(self.retries().budget)) else {
             self.counted(Hedged::Refused);
             return None;
         };

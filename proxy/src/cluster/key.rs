@@ -160,7 +160,7 @@ mod tests {
     use crate::config::balance::{Hash, TableKind};
 
     fn key(key: HashKey) -> Box<Key> {
-        let balance = Balance::Hash(Hash { key, table: TableKind::Maglev });
+        let balance = Balance::Hash(Hash { key, table: TableKind::Maglev }.into());
         Key::new("delta", &balance, None).expect("a key")
     }
 

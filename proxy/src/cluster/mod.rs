@@ -10,16 +10,17 @@ mod explain;
 mod gate;
 mod hedge;
 mod key;
+mod members;
 pub mod outlier;
 pub mod pool;
 mod probe;
 pub mod quantile;
 pub mod replay;
+mod report;
 pub mod retry;
 mod send;
 
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -36,9 +37,11 @@ use endpoint::{Endpoint, Udp};
 use gate::Gate;
 pub use gate::{GateReport, Usage};
 use key::Key;
+use members::Members;
+pub use members::{Place, Places};
 use quantile::Quantile;
+pub use report::{BreakerReport, ClusterReport};
 
-use crate::clock;
 use crate::config::policy::After;
 use crate::config::{
     self, Affinity, Balance, Endpoints, Limits, LinkPolicy, Outliers, Retries, ServiceProtocol, SlowStart, Source,
@@ -65,7 +68,7 @@ const REPLAY_ROOM: u64 = 64 << 10;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Transport {
     /// Mutual TLS with one of these identities; whether HTTP crosses, or opaque bytes do.
-    Mesh(LinkPolicy, Vec<SpiffeId>, ServiceProtocol),
+    Mesh(LinkPolicy, Arc<[SpiffeId]>, ServiceProtocol),
     /// Plain HTTP/1.1.
     Http1,
     /// HTTP/2 with prior knowledge.
@@ -82,7 +85,7 @@ impl Transport {
         match service.link {
             LinkPolicy::Plaintext if service.protocol == ServiceProtocol::Tcp => Transport::Tcp,
             LinkPolicy::Plaintext => Transport::AsItCame,
-            policy => Transport::Mesh(policy, service.identity.clone(), service.protocol),
+            policy => Transport::Mesh(policy, Arc::clone(&service.identity), service.protocol),
         }
     }
 }
@@ -108,32 +111,32 @@ impl Carriage {
     }
 }
 
-/// A service, or the application itself, as a destination.
+/// A service, or the application itself, as a destination. What a request needs of it is made when the first one needs it.
 #[derive(Debug)]
 pub struct Cluster {
     name: Arc<str>,
-    id: NameId,
+    id: OnceCell<NameId>,
     transport: Transport,
     settings: Settings,
     /// What says where it is, if that can change without a change of the configuration.
-    source: Option<Source>,
-    place: RefCell<Place>,
-    /// In the order of the place's; shared with the generation before where the address is the same.
-    endpoints: RefCell<Vec<Rc<Endpoint>>>,
+    source: Option<Arc<Source>>,
+    members: RefCell<Members>,
     balancer: Balancer,
     /// What of a request says where it goes, if something does.
     key: Option<Box<Key>>,
     /// Moves on with every change of an endpoint; the same for the generations that share them.
     changes: Rc<Cell<u64>>,
     dialer: Rc<Dialer>,
-    gate: Rc<Gate>,
-    breaker: Option<Rc<Breaker>>,
+    gate: OnceCell<Rc<Gate>>,
+    breaker: OnceCell<Rc<Breaker>>,
     /// How long answers take, where hedges go by that.
-    quantile: Option<Rc<Quantile>>,
+    quantile: OnceCell<Rc<Quantile>>,
     /// Whether requests in flight are counted: something wants to know how many there are.
     counts: bool,
     /// When an interval of `outliers` was over last.
     swept: Cell<Instant>,
+    /// The one of this name that is in use until this one is.
+    before: RefCell<Option<Rc<Cluster>>>,
 }
 
 /// How a destination is dealt with.
@@ -146,21 +149,21 @@ pub struct Settings {
     /// Our own zone, if its endpoints are preferred.
     pub zone: Option<Arc<str>>,
     /// How endpoints that are new get their share.
-    pub slow_start: Option<SlowStart>,
+    pub slow_start: Option<Arc<SlowStart>>,
     /// Whether clients that come again reach the same endpoint.
-    pub affinity: Option<Affinity>,
+    pub affinity: Option<Arc<Affinity>>,
     /// Whether control checks endpoints, and says how they are.
     pub checked: bool,
     /// Bounds in time.
     pub timeouts: Timeouts,
     /// When requests are sent again, if that is said.
-    pub retries: Option<Retries>,
+    pub retries: Option<Arc<Retries>>,
     /// How much may be asked at once.
     pub limits: Limits,
     /// When endpoints that fail are passed over.
-    pub outliers: Option<Outliers>,
+    pub outliers: Option<Arc<Outliers>>,
     /// When all requests are refused for a while.
-    pub breaker: Option<policy::Breaker>,
+    pub breaker: Option<Arc<policy::Breaker>>,
 }
 
 impl Settings {
@@ -182,53 +185,11 @@ impl Settings {
     }
 }
 
-/// A breaker as it is now.
-#[derive(Clone, Copy, Debug)]
-pub struct BreakerReport {
-    /// `closed`, `open` or `half_open`.
-    pub state: &'static str,
-    /// How long it stays open yet.
-    pub left: Duration,
-    /// The requests that it goes by.
-    pub window: breaker::Count,
-}
-
-/// What an operator wants to know of a destination.
-#[derive(Clone, Debug)]
-pub struct ClusterReport {
-    /// Its name.
-    pub name: Arc<str>,
-    /// How much of it is in use.
-    pub gate: GateReport,
-    /// Its breaker, if it has one.
-    pub breaker: Option<BreakerReport>,
-    /// How an endpoint is chosen.
-    pub balance: Balance,
-    /// Whether endpoints are used that are not well, for want of others.
-    pub panics: bool,
-    /// Open connections.
-    pub connections: Usage,
-    /// Its endpoints, one by one.
-    pub endpoints: Vec<EndpointReport>,
-}
-
-/// Where a service is: what its source says, or the configuration.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Place {
-    /// Its endpoints, which may be none.
-    pub endpoints: Vec<config::Endpoint>,
-    /// If there is none because nobody could say where it is: why.
-    pub unknown: Option<Arc<str>>,
-}
-
-/// What is known of services whose endpoints the configuration does not list.
-pub type Places = HashMap<Source, Arc<Place>>;
-
 impl Cluster {
-    /// A service of the configuration, with what its source says; `zone` is our own. See [`Cluster::new`].
+    /// A service of the configuration, with what its source says; `zone` is our own, if it is known. See [`Cluster::new`].
     pub fn service(
         service: &config::Service,
-        zone: &str,
+        zone: Option<&Arc<str>>,
         places: &Places,
         before: Option<&Rc<Cluster>>,
         dialer: &Rc<Dialer>,
@@ -237,19 +198,21 @@ impl Cluster {
         let settings = Settings {
             balance: balance.clone(),
             panic: service.panic,
-            zone: Some(zone).filter(|zone| service.prefers_zone && !zone.is_empty()).map(Arc::from),
-            slow_start: service.slow_start,
+            zone: zone.filter(|_| service.prefers_zone).cloned(),
+            slow_start: service.slow_start.clone(),
             affinity: service.affinity.clone(),
             checked: service.health.is_some(),
             timeouts: *timeouts,
             retries: retries.clone(),
             limits: *limits,
-            outliers: *outliers,
-            breaker: *breaker,
+            outliers: outliers.clone(),
+            breaker: breaker.clone(),
         };
         let (source, place) = match endpoints {
-            Endpoints::Listed(endpoints) => (None, Place { endpoints: endpoints.clone(), unknown: None }),
-            Endpoints::Found(source) => (Some(source), places.get(source).map(|p| (**p).clone()).unwrap_or_default()),
+            Endpoints::Listed(endpoints) => (None, Place { endpoints: Arc::clone(endpoints), unknown: None }),
+            Endpoints::Found(source) => {
+                (Some(source), places.get(&**source).map(|place| (**place).clone()).unwrap_or_default())
+            }
         };
         Cluster::new(name, Transport::of(service), source, place, settings, before, dialer)
     }
@@ -259,7 +222,7 @@ impl Cluster {
     pub fn new(
         name: &str,
         transport: Transport,
-        source: Option<&Source>,
+        source: Option<&Arc<Source>>,
         place: Place,
         settings: Settings,
         before: Option<&Rc<Cluster>>,
@@ -269,78 +232,105 @@ impl Cluster {
         if let Some(same) = before
             && same.settings == settings
             && same.source.as_ref() == source
-            && *same.place.borrow() == place
+            && *same.members.borrow().place() == place
         {
             return Rc::clone(same);
         }
-        let known = before.map(|before| before.endpoints.borrow());
+        let known = before.map(|before| before.members.borrow());
+        let members = Members::new(place, settings.zone.as_ref(), known.as_deref());
         let changes = before.map_or_else(Rc::default, |before| Rc::clone(&before.changes));
-        let id = dialer.metrics().name(name);
-        let auto = || Auto::of(&transport, id, dialer);
-        let endpoints =
-            endpoint::at(&place.endpoints, known.as_ref().map_or(&[], |known| known.as_slice()), &changes, auto);
-        let gate = before.map_or_else(|| Rc::new(Gate::new(id, dialer)), |before| Rc::clone(&before.gate));
-        let kept = before.and_then(|before| before.breaker.as_ref());
-        let kept = kept.filter(|breaker| Some(breaker.policy()) == settings.breaker.as_ref());
-        let breaker = match (kept, settings.breaker) {
-            (Some(kept), _) => Some(Rc::clone(kept)),
-            (None, policy) => policy.map(|policy| Rc::new(Breaker::new(policy, Instant::now()))),
-        };
-        let hedge = settings.retries.as_ref().and_then(|retries| retries.hedge);
-        let quantile = match hedge.map(|hedge| hedge.after) {
-            Some(After::Quantile(per_mille)) => {
-                let known = before.and_then(|before| before.quantile.as_ref());
-                let known = known.filter(|known| known.per_mille() == per_mille);
-                Some(known.map_or_else(|| Rc::new(Quantile::new(per_mille)), Rc::clone))
-            }
-            Some(After::Fixed(_)) | None => None,
-        };
-        let key = Key::new(name, &settings.balance, settings.affinity.as_ref());
+        let key = Key::new(name, &settings.balance, settings.affinity.as_deref());
         let namer = key.as_ref().and_then(|key| key.namer()).cloned();
         let token = namer.map(|namer| Box::new(move |id| namer.token(id)) as Box<dyn Fn(u64) -> u64>);
-        let rules = Rules { policy: settings.balance.clone(), panic: settings.panic, slow_start: settings.slow_start };
-        Rc::new(Cluster {
-            name: name.into(),
-            id,
-            breaker,
-            quantile,
+        let rules =
+            Rules { policy: settings.balance.clone(), panic: settings.panic, slow_start: settings.slow_start.clone() };
+        let cluster = Cluster {
+            name: before.map_or_else(|| name.into(), |before| Arc::clone(&before.name)),
+            id: OnceCell::new(),
+            breaker: OnceCell::new(),
+            quantile: OnceCell::new(),
             source: source.cloned(),
-            place: RefCell::new(place),
-            endpoints: RefCell::new(endpoints),
+            members: RefCell::new(members),
             transport,
             balancer: Balancer::new(rules, Rc::clone(&changes), token),
             key,
             changes,
             counts: settings.retries.is_some() || settings.limits.requests != u32::MAX,
-            gate,
+            gate: OnceCell::new(),
             swept: Cell::new(Instant::now()),
             settings,
             dialer: Rc::clone(dialer),
-        })
+            before: RefCell::new(before.cloned()),
+        };
+        Rc::new(cluster)
     }
 
-    /// The configuration that it belongs to comes into use. Requests of the one before see its weights and zones, too.
+    /// The configuration that it belongs to comes into use.
     pub fn take_over(&self) {
-        if self.breaker.as_ref().is_none_or(|breaker| breaker.is_closed()) {
-            self.gate.closed();
+        if let Some(before) = self.before.take() {
+            self.adopt(&before);
         }
-        let mut other = false;
-        for (endpoint, settings) in self.endpoints.borrow().iter().zip(&self.place.borrow().endpoints) {
-            let near = self.settings.zone.is_none() || settings.zone == self.settings.zone;
-            other |= endpoint.set(settings, near);
-            if !self.settings.checked {
-                endpoint.check(None);
-            }
+        if let Some(gate) = self.gate.get()
+            && self.breaker.get().is_none_or(|breaker| breaker.is_closed())
+        {
+            gate.closed();
         }
-        if other {
-            self.balancer.relist();
+        if !self.settings.checked && self.members.borrow().uncheck() {
+            self.balancer.changed();
         }
+    }
+
+    /// Takes over what came into use of the one before, as far as it still means the same.
+    fn adopt(&self, before: &Cluster) {
+        self.members.borrow().adopt(&before.members.borrow());
+        if let Some(gate) = before.gate.get() {
+            self.gate.get_or_init(|| Rc::clone(gate));
+        }
+        if let Some(breaker) =
+            before.breaker.get().filter(|known| Some(known.policy()) == self.settings.breaker.as_deref())
+        {
+            self.breaker.get_or_init(|| Rc::clone(breaker));
+        }
+        if let Some(quantile) = before.quantile.get().filter(|known| Some(known.per_mille()) == self.per_mille()) {
+            self.quantile.get_or_init(|| Rc::clone(quantile));
+        }
+    }
+
+    /// What counts its requests.
+    fn gate(&self) -> &Rc<Gate> {
+        self.gate.get_or_init(|| Rc::new(Gate::new(self.id(), &self.dialer)))
+    }
+
+    /// Its breaker, if it is to have one.
+    fn breaker(&self) -> Option<&Breaker> {
+        let policy = self.settings.breaker.as_deref()?;
+        Some(self.breaker.get_or_init(|| Rc::new(Breaker::new(*policy, Instant::now()))))
+    }
+
+    /// How many thousandths of the answers are waited for before a hedge, if hedges go by that.
+    fn per_mille(&self) -> Option<u16> {
+        match self.settings.retries.as_ref()?.hedge?.after {
+            After::Quantile(per_mille) => Some(per_mille),
+            After::Fixed(_) => None,
+        }
+    }
+
+    /// How long answers take, if hedges go by that.
+    fn quantile(&self) -> Option<&Quantile> {
+        let per_mille = self.per_mille()?;
+        Some(self.quantile.get_or_init(|| Rc::new(Quantile::new(per_mille))))
+    }
+
+    /// One of its endpoints, for use.
+    fn endpoint(&self, members: &Members, at: usize) -> Option<Rc<Endpoint>> {
+        let auto = || Auto::of(&self.transport, self.id(), &self.dialer);
+        members.take(at, |address| Endpoint::new(address, &self.changes, auto()))
     }
 
     /// What active health checks say of one of its endpoints, if it is one.
     pub fn checked(&self, address: SocketAddr, healthy: bool) {
-        if let Some(endpoint) = self.endpoints.borrow().iter().find(|endpoint| endpoint.address == address) {
-            endpoint.check(Some(healthy));
+        if self.members.borrow().check(address, healthy) {
+            self.balancer.changed();
         }
     }
 
@@ -350,17 +340,15 @@ impl Cluster {
     }
 
     /// What says where it is, if that can change.
-    pub fn source(&self) -> Option<&Source> {
+    pub fn source(&self) -> Option<&Arc<Source>> {
         self.source.as_ref()
     }
 
-    /// Its source says something else. Endpoints that are still there keep their links, load and weight, the latter until
-    /// [`Cluster::take_over`]; links of those that are not end when what they carry has ended.
+    /// Its source says something else. Endpoints that are still there keep their links and load; links of those that are
+    /// not end when what they carry has ended.
     pub fn move_to(&self, place: &Place) {
-        let auto = || Auto::of(&self.transport, self.id, &self.dialer);
-        let endpoints = endpoint::at(&place.endpoints, &self.endpoints.borrow(), &self.changes, auto);
-        let gone = self.endpoints.replace(endpoints);
-        *self.place.borrow_mut() = place.clone();
+        let moved = Members::new(place.clone(), self.settings.zone.as_ref(), Some(&self.members.borrow()));
+        let gone = self.members.replace(moved);
         self.balancer.relist();
         drop(gone);
     }
@@ -375,9 +363,9 @@ impl Cluster {
         matches!(self.transport, Transport::Tcp | Transport::Mesh(_, _, ServiceProtocol::Tcp))
     }
 
-    /// Its name in this worker's metrics.
+    /// Its name in this worker's metrics. Only those that are used have one: there is room for some thousands.
     pub fn id(&self) -> NameId {
-        self.id
+        *self.id.get_or_init(|| self.dialer.metrics().name(&self.name))
     }
 
     /// Its bounds.
@@ -550,37 +538,12 @@ impl Cluster {
     /// Closes links that are unused for too long. Called now and then.
     pub fn reap(&self) {
         let idle = if self.settings.timeouts.idle.is_zero() { Duration::MAX } else { self.settings.timeouts.idle };
-        self.endpoints.borrow().iter().for_each(|endpoint| endpoint.reap(idle));
+        self.members.borrow().used().for_each(|endpoint| endpoint.reap(idle));
     }
 
     /// Takes no more requests; links close when what they carry has ended.
     pub fn close(&self) {
-        self.endpoints.borrow().iter().for_each(|endpoint| endpoint.close());
-    }
-
-    /// What an operator wants to know.
-    pub fn report(&self) -> ClusterReport {
-        let limit = self.settings.limits.connections;
-        let (all, place) = (self.endpoints.borrow(), self.place.borrow());
-        let (used, panics) = self.balancer.in_use(&all, clock::nanos(), &mut self.dialer.chance());
-        let zones = place.endpoints.iter().map(|endpoint| endpoint.zone.clone());
-        let about = all.iter().zip(zones).zip(used);
-        let endpoints: Vec<_> =
-            about.map(|((endpoint, zone), used)| endpoint.report(zone, used, self.balancer.usual())).collect();
-        let open = endpoints.iter().map(|endpoint| endpoint.connections).sum::<usize>();
-        ClusterReport {
-            name: Arc::clone(&self.name),
-            gate: self.gate.report(&self.settings.limits),
-            balance: self.settings.balance.clone(),
-            panics,
-            breaker: self.breaker.as_ref().map(|breaker| {
-                let now = Instant::now();
-                let (state, left) = breaker.state(now);
-                BreakerReport { state, left, window: breaker.window(now) }
-            }),
-            connections: Usage { now: open as u32, limit: (limit != u32::MAX).then_some(limit), refused: 0 },
-            endpoints,
-        }
+        self.members.borrow().used().for_each(|endpoint| endpoint.close());
     }
 }
 

@@ -31,7 +31,7 @@ const SERVING: u64 = 1;
 impl Cluster {
     /// One endpoint of a service alone, to be checked: reached as the service's requests are.
     pub fn alone(service: &config::Service, address: SocketAddr, patience: Duration, dialer: &Rc<Dialer>) -> Rc<Self> {
-        let place = Place { endpoints: vec![config::Endpoint::new(address)], unknown: None };
+        let place = Place { endpoints: [config::Endpoint::new(address)].into(), unknown: None };
         let timeouts = Timeouts { connect: patience, request: Duration::ZERO, ..service.timeouts };
         let settings = Settings::plain(Balance::LeastLoad, timeouts);
         Cluster::new(&service.name, Transport::of(service), None, place, settings, None, dialer)
@@ -71,7 +71,7 @@ impl Cluster {
 
     /// Whether there is a link: with identities verified, or for one without, a connection.
     async fn reached(&self) -> Result<(), String> {
-        let endpoint = self.endpoints.borrow().first().map(Rc::clone).ok_or("no endpoint")?;
+        let endpoint = self.endpoint(&self.members.borrow(), 0).ok_or("no endpoint")?;
         let link = match &self.transport {
             Transport::Mesh(..) => {
                 self.link(&endpoint, Carriage::Any(Version::Http2), &Trail::default()).await.map(drop)

@@ -1,6 +1,5 @@
 //! One request to a destination: which endpoint, which link, and what is done when a try comes to nothing.
 
-use std::cell::Ref;
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -10,11 +9,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use http::{HeaderName, HeaderValue};
 
-use super::balance::{Candidate, Want};
+use super::balance::{Candidates as _, Want, id};
 use super::breaker::{Breaker, Went};
 use super::endpoint::Endpoint;
 use super::gate::{Repeating, SOON, Waiting};
-use super::outlier::{self, Result as Came};
+use super::members::Members;
+use super::outlier::{self, Health, Result as Came};
 use super::replay::Replay;
 use super::retry::{self, Outcome};
 use super::{Carriage, Cluster, explain};
@@ -39,13 +39,13 @@ impl Cluster {
     /// # Errors
     /// The fault of the last try, or that a limit is used up.
     pub async fn send(&self, mut request: Request, trail: &Trail) -> Result<Response, Fault> {
-        let mut pass = match &self.breaker {
+        let mut pass = match self.breaker() {
             // Boxed: few services have a breaker, and each request would hold room for it.
             Some(breaker) => Some(Box::new(self.told(trail, Pass::new(self, breaker, trail))?)),
             None => None,
         };
         if self.counts {
-            self.told(trail, self.gate.admit(&self.settings.limits, trail))?;
+            self.told(trail, self.gate().admit(&self.settings.limits, trail))?;
         }
         let replay = self.replay(&mut request);
         if let Some(key) = &self.key {
@@ -78,7 +78,7 @@ impl Cluster {
                         came(&mut watch, Came::Failure(Cause::Reason(fault.reason)));
                     }
                     tried.push(endpoint.address);
-                    let elsewhere = self.endpoints.borrow().len() > tried.len();
+                    let elsewhere = self.count() > tried.len();
                     // Where nothing is said of retries, an endpoint is not asked twice.
                     let kept = Some(request).filter(|_| elsewhere || self.settings.retries.is_some());
                     drop(under.take());
@@ -139,7 +139,7 @@ impl Cluster {
                                 }
                                 None => {
                                     if let Some(key) = &self.key {
-                                        key.keep(trail.key()[1], endpoint.id(), &mut response.head);
+                                        key.keep(trail.key()[1], id(&endpoint.address), &mut response.head);
                                     }
                                     break Ok(response);
                                 }
@@ -167,7 +167,7 @@ impl Cluster {
             };
             drop(watch);
             trail.put_down();
-            if tried.len() >= self.endpoints.borrow().len() {
+            if tried.len() >= self.count() {
                 tried.clear();
             }
             repeated += 1;
@@ -198,7 +198,7 @@ impl Cluster {
 
     /// When requests are sent again.
     pub(super) fn retries(&self) -> &Retries {
-        self.settings.retries.as_ref().unwrap_or(&retry::UNSAID)
+        self.settings.retries.as_deref().unwrap_or(&retry::UNSAID)
     }
 
     /// Has the body kept while it is sent, where that may be of use.
@@ -241,7 +241,7 @@ impl Cluster {
             let chance = &mut self.dialer.chance();
             let again = retries.again(outcome, repeated, || repeatable(kept), SystemTime::now, chance)?;
             let budget = (!again.free && self.counts).then_some(retries.budget);
-            Some((again, self.gate.repeat(&self.settings.limits, budget)?))
+            Some((again, self.gate().repeat(&self.settings.limits, budget)?))
         });
         let Some((again, under)) = allowed else {
             if outcome.is_failure() {
@@ -252,7 +252,7 @@ impl Cluster {
         };
         let request = kept?;
         trail.note(|| What::Again(again.cause, again.after));
-        self.dialer.metrics().retry(self.id, again.cause);
+        self.dialer.metrics().retry(self.id(), again.cause);
         tracing::debug!(service = %self.name, cause = %again.cause, after = ?again.after, "sending again");
         Some(Again { request, under, after: again.after })
     }
@@ -262,7 +262,7 @@ impl Cluster {
     fn answered(&self, endpoint: &Endpoint, head: &ResponseHead, took: Duration) {
         let now = clock::nanos();
         // Where nobody asks what it costs, nobody looks for it in the head.
-        let compared = self.balancer.rules().policy == Balance::LeastLoad && self.endpoints.borrow().len() > 1;
+        let compared = self.balancer.rules().policy == Balance::LeastLoad && self.count() > 1;
         if compared && is_overloaded(head) {
             endpoint.load.failed(took, now);
             if let Some(wait) = retry::pushback(&head.headers, SystemTime::now) {
@@ -271,7 +271,7 @@ impl Cluster {
         } else {
             endpoint.load.answered(took, now, self.balancer.usual());
         }
-        if self.settings.outliers.is_some_and(|outliers| outliers.latency.is_some()) {
+        if self.settings.outliers.as_ref().is_some_and(|outliers| outliers.latency.is_some()) {
             endpoint.health.took(took);
         }
     }
@@ -279,28 +279,32 @@ impl Cluster {
     pub(super) fn pick(&self, tried: &[SocketAddr], trail: &Trail) -> Result<Rc<Endpoint>, Fault> {
         let [hash, token] = trail.key();
         let want = Want { hash, token };
-        let endpoints = self.endpoints.borrow();
+        let members = self.members.borrow();
         let most = self.settings.limits.endpoint.requests;
-        let full = |endpoint: &Endpoint| endpoint.load.in_flight() >= most;
-        let passed = |i: usize| endpoints.get(i).is_none_or(|e| tried.contains(&e.address) || full(e));
+        let full = |at: usize| members.in_flight(at) >= most;
+        let passed = |at: usize| members.address(at).is_none_or(|address| tried.contains(&address)) || full(at);
         let now = clock::nanos();
-        let mut picked = self.balancer.pick(&endpoints, want, passed, now, &mut self.dialer.chance());
+        let mut picked = self.balancer.pick(&*members, want, passed, now, &mut self.dialer.chance());
         if picked.is_none() && !tried.is_empty() {
-            let passed = |i: usize| endpoints.get(i).is_none_or(|e| full(e));
-            picked = self.balancer.pick(&endpoints, want, passed, now, &mut self.dialer.chance());
+            picked = self.balancer.pick(&*members, want, full, now, &mut self.dialer.chance());
         }
-        picked.and_then(|i| endpoints.get(i).map(Rc::clone)).ok_or_else(|| self.nowhere(&endpoints, full))
+        picked.and_then(|at| self.endpoint(&members, at)).ok_or_else(|| self.nowhere(&members, full))
+    }
+
+    /// How many endpoints there are.
+    fn count(&self) -> usize {
+        self.members.borrow().count()
     }
 
     /// Why there is no endpoint.
     #[cold]
-    fn nowhere(&self, endpoints: &Ref<'_, Vec<Rc<Endpoint>>>, full: impl Fn(&Endpoint) -> bool) -> Fault {
-        if endpoints.iter().any(|endpoint| full(endpoint)) {
+    fn nowhere(&self, members: &Members, full: impl Fn(usize) -> bool) -> Fault {
+        if (0..members.count()).any(full) {
             return Fault::new(Reason::LimitReached)
                 .detail(format!("every endpoint of {} has all it may", self.name))
                 .wait(SOON);
         }
-        match &self.place.borrow().unknown {
+        match &members.place().unknown {
             Some(why) => Fault::new(Reason::DnsError).detail(format!("{} has no endpoint: {why}", self.name)),
             None => Fault::new(Reason::DestinationUnavailable).detail(format!("{} has no endpoint", self.name)),
         }
@@ -316,7 +320,7 @@ impl Cluster {
         if self.settings.limits.pending == u32::MAX {
             return self.link(endpoint, carriage, trail).await;
         }
-        let wait = || self.gate.wait(&self.settings.limits);
+        let wait = || self.gate().wait(&self.settings.limits);
         // Boxed: each request would hold room for a link twice.
         Box::pin(bounded(wait, self.link(endpoint, carriage, trail))).await
     }
@@ -331,7 +335,7 @@ impl Cluster {
         let here = endpoint.connections();
         here == 0
             || here < own.connections as usize
-                && self.endpoints.borrow().iter().map(|e| e.connections()).sum::<usize>() < connections as usize
+                && self.members.borrow().used().map(|e| e.connections()).sum::<usize>() < connections as usize
     }
 
     /// Draws the conclusions from what came of a request.
@@ -343,9 +347,9 @@ impl Cluster {
             (true, came) => endpoint.health.tried(came, policy, now),
             (false, None) => None,
             (false, Some(came)) => endpoint.health.note(came, policy, now, || {
-                let endpoints = self.endpoints.borrow();
-                let ejected = endpoints.iter().filter(|endpoint| endpoint.health.is_ejected()).count();
-                outlier::may_eject(ejected, endpoints.len(), policy)
+                let members = self.members.borrow();
+                let ejected = members.used().filter(|endpoint| endpoint.health.is_ejected()).count();
+                outlier::may_eject(ejected, members.count(), policy)
             }),
         };
         if let Some(cause) = ejected {
@@ -368,9 +372,10 @@ impl Cluster {
         }
         self.swept.set(now);
         let intervals = (since.as_millis() / policy.interval.as_millis().max(1)).try_into().unwrap_or(u32::MAX);
-        let endpoints = self.endpoints.borrow();
-        for (at, cause) in outlier::sweep(endpoints.iter().map(|endpoint| &endpoint.health), intervals, policy, now) {
-            if let Some(endpoint) = endpoints.get(at) {
+        let (members, unused) = (self.members.borrow(), Health::default());
+        let all = members.all().map(|used| used.map_or(&unused, |endpoint| &endpoint.health));
+        for (at, cause) in outlier::sweep(all, intervals, policy, now) {
+            if let Some(endpoint) = members.get(at) {
                 self.ejected(endpoint, cause);
             }
         }
@@ -379,7 +384,7 @@ impl Cluster {
     #[cold]
     fn ejected(&self, endpoint: &Endpoint, cause: Cause) {
         endpoint.changed();
-        self.dialer.metrics().ejection(self.id, cause);
+        self.dialer.metrics().ejection(self.id(), cause);
         let left = endpoint.health.ejected(Instant::now()).map(|ejected| ejected.left);
         tracing::info!(service = %self.name, endpoint = %endpoint.address, ?cause, ?left, "an endpoint is ejected");
     }
@@ -424,7 +429,7 @@ impl<'a> Pass<'a> {
         let went = failed.map(|failed| Went { failed, took: now.saturating_duration_since(self.start) });
         if let Some(change) = self.breaker.note(self.trying, went, now) {
             tracing::info!(service = %self.cluster.name, ?change, "a breaker changed");
-            self.cluster.gate.changed(change);
+            self.cluster.gate().changed(change);
         }
     }
 }

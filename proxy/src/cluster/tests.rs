@@ -19,15 +19,15 @@ const SECOND: Duration = Duration::from_secs(1);
 const TIMEOUTS: Timeouts = Timeouts { connect: SECOND, request: SECOND, idle: SECOND, stream: Duration::ZERO };
 
 fn cluster(link: LinkPolicy, place: Place, timeouts: Timeouts, before: Option<&Rc<Cluster>>) -> Rc<Cluster> {
-    let source = Source::File("/delta.yaml".into());
-    let transport = Transport::Mesh(link, Vec::new(), ServiceProtocol::Http);
+    let source = Arc::new(Source::File("/delta.yaml".into()));
+    let transport = Transport::Mesh(link, Arc::default(), ServiceProtocol::Http);
     let dialer = before.map_or_else(dialer, |before| Rc::clone(&before.dialer));
     let settings = Settings::plain(Balance::Random, timeouts);
     Cluster::new("delta", transport, Some(&source), place, settings, before, &dialer)
 }
 
 fn endpoint(cluster: &Cluster, index: usize) -> Rc<Endpoint> {
-    Rc::clone(&cluster.endpoints.borrow()[index])
+    cluster.endpoint(&cluster.members.borrow(), index).expect("one of them")
 }
 
 #[test]
@@ -37,15 +37,44 @@ fn what_has_not_changed_goes_on() {
     assert!(Rc::ptr_eq(&first, &same));
 
     let slower = Timeouts { request: 2 * SECOND, ..TIMEOUTS };
+    let used = endpoint(&first, 1);
     let second = cluster(LinkPolicy::H2, place(&[(3, 1), (2, 5)]), slower, Some(&first));
     assert_eq!(second.timeouts(), slower);
-    assert!(Rc::ptr_eq(&endpoint(&first, 1), &endpoint(&second, 1)), "its links");
-    assert_eq!(endpoint(&second, 1).weight.get(), 1, "not in use yet");
+    assert!(Rc::ptr_eq(&used, &endpoint(&second, 1)), "its links");
     second.take_over();
-    assert_eq!(endpoint(&second, 1).weight.get(), 5);
 
     let other = cluster(LinkPolicy::H3, place(&[(2, 5)]), slower, Some(&second));
     assert!(!Rc::ptr_eq(&endpoint(&second, 1), &endpoint(&other, 0)), "reached in another way");
+}
+
+#[test]
+fn what_came_into_use_meanwhile_is_taken_over() {
+    let first = cluster(LinkPolicy::H2, place(&[(1, 1), (2, 1)]), TIMEOUTS, None);
+    let second = cluster(LinkPolicy::H2, place(&[(2, 1), (3, 1)]), TIMEOUTS, Some(&first));
+    let (used, gate) = (endpoint(&first, 1), Rc::clone(first.gate()));
+    second.take_over();
+    assert!(Rc::ptr_eq(&used, &endpoint(&second, 0)) && Rc::ptr_eq(&gate, second.gate()));
+    assert!(second.before.borrow().is_none(), "the one before can go");
+
+    let slower = Timeouts { request: 2 * SECOND, ..TIMEOUTS };
+    let third = cluster(LinkPolicy::H2, place(&[(2, 1), (3, 1)]), slower, Some(&second));
+    assert!(Rc::ptr_eq(&endpoint(&second, 1), &endpoint(&third, 1)), "one list, one of each");
+}
+
+#[test]
+fn what_is_not_used_is_not_made() {
+    let cluster = cluster(LinkPolicy::Auto, place(&[(1, 3), (2, 1)]), TIMEOUTS, None);
+    cluster.checked(([127, 0, 0, 1], 2).into(), false);
+    let shown = cluster.report().endpoints;
+    assert_eq!(
+        shown.iter().map(|e| (e.weight, e.healthy, e.used, e.choice.is_some())).collect::<Vec<_>>(),
+        [(3, None, true, true), (1, Some(false), false, true)]
+    );
+    assert_eq!((cluster.members.borrow().used().count(), cluster.gate.get().is_some()), (0, false));
+    let picked = cluster.pick(&[], &Trail::default()).expect("the one that is well");
+    assert_eq!(picked.address.port(), 1);
+    assert_eq!(cluster.members.borrow().used().count(), 1);
+    assert!(endpoint(&cluster, 1).is_unhealthy(), "what was known before it was used");
 }
 
 #[test]
@@ -67,7 +96,7 @@ fn without_endpoints_the_fault_says_why() {
     let cluster = cluster(LinkPolicy::H2, place(&[]), TIMEOUTS, None);
     let pick = || cluster.pick(&[], &Trail::default()).expect_err("nowhere");
     assert_eq!(pick().reason, Reason::DestinationUnavailable);
-    cluster.move_to(&Place { endpoints: Vec::new(), unknown: Some("no answer yet".into()) });
+    cluster.move_to(&Place { unknown: Some("no answer yet".into()), ..Place::default() });
     let fault = pick();
     assert_eq!(fault.to_string(), "dns_error: delta has no endpoint: no answer yet");
     assert_eq!(fault.retry, Retry::Safe);

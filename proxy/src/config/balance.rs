@@ -1,6 +1,7 @@
 //! How the endpoints of a service share its requests, and how it is known whether they are well.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::HeaderName;
@@ -18,7 +19,7 @@ pub enum Balance {
     /// At random, by weight.
     Random,
     /// The same one for the same key.
-    Hash(Hash),
+    Hash(Arc<Hash>),
 }
 
 /// By what, and how, a key finds its endpoint.

@@ -178,7 +178,8 @@ pub enum ServiceProtocol {
     Tcp,
 }
 
-/// A service that the application can call.
+/// A service that the application can call. There may be thousands of which few are ever called: what is rarely said of
+/// one takes room only where it is, and is shared with the workers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Service {
     /// Its name, unique in the file.
@@ -195,7 +196,7 @@ pub struct Service {
     /// Where it is.
     pub endpoints: Endpoints,
     /// Who may answer for it; never empty unless the link is plaintext.
-    pub identity: Vec<SpiffeId>,
+    pub identity: Arc<[SpiffeId]>,
     /// How its peers are reached.
     pub link: LinkPolicy,
     /// How an endpoint is chosen.
@@ -205,34 +206,34 @@ pub struct Service {
     /// Whether endpoints of the own zone are preferred, if that is known.
     pub prefers_zone: bool,
     /// How endpoints that are new get their share; `None`: at once.
-    pub slow_start: Option<SlowStart>,
+    pub slow_start: Option<Arc<SlowStart>>,
     /// Whether clients that come again reach the same endpoint.
-    pub affinity: Option<Affinity>,
+    pub affinity: Option<Arc<Affinity>>,
     /// How it is found out whether endpoints are well, besides by the requests that they get.
-    pub health: Option<HealthCheck>,
+    pub health: Option<Arc<HealthCheck>>,
     /// Its bounds.
     pub timeouts: Timeouts,
     /// When its requests are sent again; `None`: only those that provably reached nobody, up to twice.
-    pub retries: Option<Retries>,
+    pub retries: Option<Arc<Retries>>,
     /// How much it may be asked at once.
     pub limits: Limits,
     /// How often it may be asked.
     pub rate_limits: Vec<RateLimit>,
     /// When endpoints are passed over, beside those that cannot be reached.
-    pub outliers: Option<Outliers>,
+    pub outliers: Option<Arc<Outliers>>,
     /// When all requests to it are refused for a while.
-    pub breaker: Option<policy::Breaker>,
+    pub breaker: Option<Arc<policy::Breaker>>,
     /// Faults on purpose for its requests, where the rule that they follow has none of its own.
-    pub fault: Option<fault::Faults>,
+    pub fault: Option<Arc<fault::Faults>>,
 }
 
 /// Where a service is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoints {
     /// Here, never empty.
-    Listed(Vec<Endpoint>),
+    Listed(Arc<[Endpoint]>),
     /// Where this says, from time to time.
-    Found(Source),
+    Found(Arc<Source>),
 }
 
 /// What says where a service is while the sidecar runs. Services with equal ones share its answers.

@@ -57,7 +57,8 @@ pub fn load(path: &Path) -> Outcome {
     let (config, warnings) = parse(&text, &name, absolute.parent().unwrap_or(Path::new("/")), &here())?;
     let mut problems = Vec::new();
     for service in &config.services {
-        let Endpoints::Found(Source::File(file)) = &service.endpoints else { continue };
+        let Endpoints::Found(source) = &service.endpoints else { continue };
+        let Source::File(file) = &**source else { continue };
         let Err(more) = endpoints(file) else { continue };
         problems.extend(more.into_iter().map(|problem| match problem.line {
             0 => {

@@ -101,7 +101,7 @@ impl Discovery {
                 Source::File(_) => None,
             };
             let followed = Followed {
-                place: RefCell::new(Arc::new(Place { endpoints: Vec::new(), unknown })),
+                place: RefCell::new(Arc::new(Place { unknown, ..Place::default() })),
                 status: RefCell::default(),
                 task: RefCell::default(),
             };
@@ -182,7 +182,7 @@ impl Discovery {
     /// The services of a configuration that have a source, and how it does.
     pub fn report<'c>(&self, config: &'c Config) -> impl Iterator<Item = (&'c str, &'c Source, Status)> {
         let found = |service: &'c config::Service| match &service.endpoints {
-            Endpoints::Found(source) => Some((service.name.as_str(), source)),
+            Endpoints::Found(source) => Some((service.name.as_str(), &**source)),
             Endpoints::Listed(_) => None,
         };
         config.services.iter().filter_map(found).map(|(name, source)| {
@@ -216,7 +216,7 @@ impl Discovery {
                 };
                 tokio::select! {
                     () = self.others.notified() => break,
-                    () = changed => files.iter().for_each(|path| self.read(path)),
+                    files = changed => files.iter().for_each(|path| self.read(path)),
                 }
             }
         }
@@ -249,7 +249,7 @@ impl Discovery {
         let source = Source::File(path.to_owned());
         let Some(followed) = self.sources.borrow().get(&source).map(Rc::clone) else { return };
         let outcome = match config::endpoints(path) {
-            Ok(endpoints) => Ok(Place { endpoints, unknown: None }),
+            Ok(endpoints) => Ok(Place { endpoints: endpoints.into(), unknown: None }),
             Err(problems) => Err(problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n")),
         };
         self.told(&source, &followed, outcome);
@@ -277,7 +277,7 @@ impl Discovery {
                     }
                     (true, false) => tracing::warn!(source = %shown, error, "endpoints cannot be found"),
                 }
-                let unknown = (!known).then(|| Place { endpoints: Vec::new(), unknown: Some(error.as_str().into()) });
+                let unknown = (!known).then(|| Place { unknown: Some(error.as_str().into()), ..Place::default() });
                 status.error = Some(error);
                 (unknown, Discovered::Failed)
             }
@@ -306,7 +306,7 @@ impl Discovery {
 
 fn sources(config: &Config) -> impl Iterator<Item = &Source> {
     config.services.iter().filter_map(|service| match &service.endpoints {
-        Endpoints::Found(source) => Some(source),
+        Endpoints::Found(source) => Some(&**source),
         Endpoints::Listed(_) => None,
     })
 }

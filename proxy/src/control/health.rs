@@ -42,7 +42,7 @@ pub struct Health {
 /// A service with checks.
 struct Followed {
     service: Service,
-    check: HealthCheck,
+    check: Arc<HealthCheck>,
     name: Arc<str>,
     id: NameId,
     endpoints: RefCell<HashMap<SocketAddr, Watched>>,
@@ -153,7 +153,7 @@ impl Health {
             let followed = same.unwrap_or_else(|| {
                 Rc::new(Followed {
                     service: service.clone(),
-                    check: check.clone(),
+                    check: Arc::clone(check),
                     name: service.name.as_str().into(),
                     id: self.metrics.name(&service.name),
                     endpoints: RefCell::default(),
@@ -180,7 +180,7 @@ impl Health {
         loop {
             let moved: HashSet<Source> = self.discovery.moved().await;
             let is_moved = |followed: &Rc<Followed>| match &followed.service.endpoints {
-                Endpoints::Found(source) => moved.contains(source),
+                Endpoints::Found(source) => moved.contains(&**source),
                 Endpoints::Listed(_) => false,
             };
             let services: Vec<_> = self.services.borrow().values().filter(|f| is_moved(f)).map(Rc::clone).collect();
@@ -194,7 +194,7 @@ impl Health {
             Endpoints::Listed(endpoints) => endpoints.iter().map(|endpoint| endpoint.address).collect(),
             Endpoints::Found(source) => {
                 let place: Option<Arc<Place>> = self.discovery.place(source);
-                place.iter().flat_map(|place| &place.endpoints).map(|endpoint| endpoint.address).collect()
+                place.iter().flat_map(|place| place.endpoints.iter()).map(|endpoint| endpoint.address).collect()
             }
         };
         if !addresses.is_empty() && !self.ticks.replace(true) {

@@ -127,7 +127,7 @@ impl Reload {
     pub async fn run(mut self) {
         loop {
             tokio::select! {
-                () = self.source.watcher.changed() => {}
+                _ = self.source.watcher.changed() => {}
                 () = self.asked.notified() => {}
             }
             self.change().await;

@@ -35,6 +35,10 @@ const MAX_LINKS: usize = 40;
 pub struct Watcher {
     files: Vec<PathBuf>,
     seen: Vec<Content>,
+    /// What decides what each file is: see [`steps`].
+    ways: Vec<Vec<PathBuf>>,
+    /// The files that each last step is.
+    ends: HashMap<PathBuf, Vec<usize>>,
     trail: Arc<Trail>,
     directories: BTreeSet<PathBuf>,
     /// Absent where the system gives none (its limit of inotify instances is used up): polling remains.
@@ -55,6 +59,8 @@ impl Watcher {
         let mut watcher = Watcher {
             seen: Vec::new(),
             files,
+            ways: Vec::new(),
+            ends: HashMap::new(),
             trail,
             directories: BTreeSet::new(),
             inotify,
@@ -75,32 +81,71 @@ impl Watcher {
         self.seen = self.files.iter().map(|file| known.get(file).cloned().unwrap_or_else(|| content(file))).collect();
     }
 
-    /// Waits until at least one file has another content (or came, or went) than at the last return. Nothing is lost
-    /// if the future is dropped.
-    pub async fn changed(&mut self) {
+    /// Waits until at least one file has another content (or came, or went) than at the last return, and gives those that
+    /// have. Nothing is lost if the future is dropped. Looks at the files that an event is about; at all where that is not
+    /// so clear, and now and then.
+    pub async fn changed(&mut self) -> Vec<PathBuf> {
         loop {
-            if timeout_at(self.poll, self.trail.touched.notified()).await.is_ok() {
+            let event = timeout_at(self.poll, self.trail.touched.notified()).await.is_ok();
+            if event {
                 let patience = Instant::now() + PATIENCE;
                 // A dropped future must not swallow the event that it was about to look at.
                 let unseen = Unseen(&self.trail.touched);
                 while Instant::now() < patience && timeout(QUIET, self.trail.touched.notified()).await.is_ok() {}
                 std::mem::forget(unseen);
             }
-            self.poll = Instant::now() + POLL;
-            // First the watches and then the content: what changes in between is an event.
-            self.follow();
-            let now: Vec<_> = self.files.iter().map(|file| content(file)).collect();
-            if now != self.seen {
-                self.seen = now;
-                return;
+            let touched = self.trail.take();
+            let few = touched.filter(|_| event && Instant::now() < self.poll).and_then(|names| self.ended_by(&names));
+            let look = few.unwrap_or_else(|| {
+                self.poll = Instant::now() + POLL;
+                // First the watches and then the content: what changes in between is an event.
+                self.follow();
+                (0..self.files.len()).collect()
+            });
+            let changed = self.look(&look);
+            if !changed.is_empty() {
+                return changed;
             }
         }
     }
 
+    /// The files that these names are, if they are no more than that, and each is still where it was.
+    fn ended_by(&self, names: &BTreeSet<PathBuf>) -> Option<Vec<usize>> {
+        let files: Option<Vec<&Vec<usize>>> = names.iter().map(|name| self.ends.get(name)).collect();
+        let files: BTreeSet<usize> = files?.into_iter().flatten().copied().collect();
+        let stays = |at: &usize| self.files.get(*at).is_some_and(|file| Some(&steps(file)) == self.ways.get(*at));
+        files.iter().all(stays).then(|| files.into_iter().collect())
+    }
+
+    /// Looks at some of the files; gives those that have another content.
+    fn look(&mut self, at: &[usize]) -> Vec<PathBuf> {
+        let mut changed = Vec::new();
+        for at in at {
+            if let (Some(file), Some(seen)) = (self.files.get(*at), self.seen.get_mut(*at)) {
+                let now = content(file);
+                if now != *seen {
+                    *seen = now;
+                    changed.push(file.clone());
+                }
+            }
+        }
+        changed
+    }
+
     /// Watches the directories on the way to the files as that way is now.
     fn follow(&mut self) {
-        let steps: BTreeSet<PathBuf> = self.files.iter().flat_map(|file| steps(file)).collect();
+        self.ways = self.files.iter().map(|file| steps(file)).collect();
+        self.ends.clear();
+        for (at, way) in self.ways.iter().enumerate() {
+            if let Some(end) = way.last() {
+                self.ends.entry(end.clone()).or_default().push(at);
+            }
+        }
+        let steps: BTreeSet<PathBuf> = self.ways.iter().flatten().cloned().collect();
         let directories: BTreeSet<PathBuf> = steps.iter().filter_map(|s| s.parent()).map(Path::to_owned).collect();
+        // What is a step of another file, too, or a directory, decides more than what one file holds.
+        let more = self.ways.iter().flat_map(|way| way.iter().rev().skip(1)).chain(&directories);
+        more.for_each(|name| drop(self.ends.remove(name)));
         // A directory that is moved or removed reports itself.
         self.trail.set(steps.union(&directories).cloned().collect());
         if let Some(inotify) = &mut self.inotify {
@@ -130,33 +175,62 @@ impl Drop for Unseen<'_> {
 /// The names whose events matter; shared with the thread that reads inotify.
 #[derive(Default)]
 struct Trail {
-    names: Mutex<BTreeSet<PathBuf>>,
+    names: Mutex<Names>,
     touched: Notify,
+}
+
+#[derive(Default)]
+struct Names {
+    matter: BTreeSet<PathBuf>,
+    /// Those that events were about since it was asked last.
+    heard: BTreeSet<PathBuf>,
+    /// Something was, and nobody knows which.
+    lost: bool,
 }
 
 impl Trail {
     fn set(&self, names: BTreeSet<PathBuf>) {
-        *self.names.lock().unwrap_or_else(PoisonError::into_inner) = names;
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).matter = names;
+    }
+
+    /// The names that events were about since this was asked last; none if that is not known.
+    fn take(&self) -> Option<BTreeSet<PathBuf>> {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let heard = std::mem::take(&mut names.heard);
+        (!std::mem::take(&mut names.lost)).then_some(heard)
     }
 
     /// Other files of the same directory (a log, say) must not wake us, and neither must our own reading.
     fn event(&self, event: notify::Result<notify::Event>) {
         let matters = match event {
             Ok(event) => match event.kind {
-                EventKind::Access(AccessKind::Close(AccessMode::Write)) => self.names_any(&event.paths),
+                EventKind::Access(AccessKind::Close(AccessMode::Write)) => self.hear(&event.paths),
                 EventKind::Access(_) => false,
-                _ => event.need_rescan() || self.names_any(&event.paths),
+                _ if event.need_rescan() => self.lose(),
+                _ => self.hear(&event.paths),
             },
-            Err(_) => true,
+            Err(_) => self.lose(),
         };
         if matters {
             self.touched.notify_one();
         }
     }
 
-    fn names_any(&self, paths: &[PathBuf]) -> bool {
-        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        paths.iter().any(|path| names.contains(path))
+    /// Whether one of them matters.
+    fn hear(&self, paths: &[PathBuf]) -> bool {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let Names { matter, heard, .. } = &mut *names;
+        let mut matters = false;
+        for path in paths.iter().filter(|path| matter.contains(*path)) {
+            heard.insert(path.clone());
+            matters = true;
+        }
+        matters
+    }
+
+    fn lose(&self) -> bool {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).lost = true;
+        true
     }
 }
 
@@ -248,8 +322,8 @@ mod tests {
     /// Far longer than any of this takes; a test that needs it has failed.
     const LIMIT: Duration = Duration::from_secs(20);
 
-    async fn change(watcher: &mut Watcher) {
-        timeout(LIMIT, watcher.changed()).await.expect("a change is seen by an event, not by the poll");
+    async fn change(watcher: &mut Watcher) -> Vec<PathBuf> {
+        timeout(LIMIT, watcher.changed()).await.expect("a change is seen by an event, not by the poll")
     }
 
     fn directory() -> (tempfile::TempDir, PathBuf) {
@@ -307,6 +381,33 @@ mod tests {
             fs::remove_dir_all(at.join("certs")).expect("remove");
             change(&mut watcher).await;
         }
+    }
+
+    #[tokio::test]
+    async fn a_change_is_looked_at_where_it_is() {
+        let (_guard, at) = directory();
+        let file = |i: usize| at.join(format!("{i}.yaml"));
+        (0..100).for_each(|i| fs::write(file(i), "1").expect("write"));
+        symlink("7.yaml", at.join("link")).expect("link");
+        let mut watcher = Watcher::new((0..100).map(file).chain([at.join("link")]));
+        let ended_by = |watcher: &Watcher, name: PathBuf| watcher.ended_by(&[name].into());
+        assert_eq!(ended_by(&watcher, file(3)), Some(vec![3]));
+        assert_eq!(ended_by(&watcher, file(7)), Some(vec![7, 100]), "by both names");
+        assert_eq!(ended_by(&watcher, at.join("link")), None, "it may lead elsewhere");
+        assert_eq!(ended_by(&watcher, at.clone()), None);
+        fs::write(file(3), "2").expect("write");
+        assert_eq!(change(&mut watcher).await, [file(3)]);
+        fs::write(file(7), "2").expect("write");
+        assert_eq!(change(&mut watcher).await, [file(7), at.join("link")]);
+        fs::remove_file(file(5)).expect("remove");
+        symlink("6.yaml", file(5)).expect("link");
+        assert_eq!(ended_by(&watcher, file(5)), None, "it has become a link");
+        fs::write(file(5), "2").expect("write");
+        let mut seen = BTreeSet::new();
+        while seen.len() < 2 {
+            seen.extend(change(&mut watcher).await);
+        }
+        assert_eq!(seen, [file(5), file(6)].into());
     }
 
     #[tokio::test]

@@ -30,7 +30,7 @@ pub struct Generation {
     /// By what their hosts end with: only those that routes name so.
     ends: HashMap<Box<str>, usize, foldhash::fast::RandomState>,
     /// Services whose endpoints change without a change of the configuration.
-    found: HashMap<Source, Vec<Rc<Cluster>>>,
+    found: HashMap<Arc<Source>, Vec<Rc<Cluster>>>,
     application: Option<(Rc<Cluster>, Protocol)>,
     access: Option<Access>,
     /// How often the application may be asked.
@@ -56,7 +56,7 @@ pub struct Destination {
     /// Its routes, if it has some.
     pub routes: Option<Routes>,
     /// Faults on purpose for its requests.
-    pub fault: Option<Box<Faults>>,
+    pub fault: Option<Arc<Faults>>,
     /// How often it may be asked, if that is limited.
     pub limits: Option<RateLimits>,
 }
@@ -147,14 +147,15 @@ impl Generation {
         let limiters = rate::kept(limiters, before.map(|before| &before.limiters));
         let limits = |limits: &[RateLimit]| RateLimits::new(limits, &limiters, dialer.metrics());
         let (filters, ready) = Filters::new(filters, machines, *number);
+        let zone = Some(&*config.node.locality.zone).filter(|zone| !zone.is_empty()).map(Arc::from);
         let destination = |service: &config::Service| {
             let known = before.and_then(|before| before.by_host(&service.name)).map(|known| &known.cluster);
-            let cluster = Cluster::service(service, &config.node.locality.zone, places, known, dialer);
+            let cluster = Cluster::service(service, zone.as_ref(), places, known, dialer);
             Destination {
                 cluster,
                 filters: filters.chain(&service.filters),
                 routes: None,
-                fault: service.fault.clone().map(Box::new),
+                fault: service.fault.clone(),
                 limits: limits(&service.rate_limits),
             }
         };
@@ -163,10 +164,10 @@ impl Generation {
         for (at, service) in config.services.iter().enumerate() {
             hosts.extend(service.hosts.iter().map(|host| (host.as_str().into(), at)));
         }
-        let mut found = HashMap::<Source, Vec<Rc<Cluster>>>::new();
+        let mut found = HashMap::<Arc<Source>, Vec<Rc<Cluster>>>::new();
         for Destination { cluster, .. } in &services {
             if let Some(source) = cluster.source() {
-                found.entry(source.clone()).or_default().push(Rc::clone(cluster));
+                found.entry(Arc::clone(source)).or_default().push(Rc::clone(cluster));
             }
         }
         for (route, table) in config.routes.iter().zip(routes) {
@@ -188,9 +189,6 @@ impl Generation {
         let known = before.and_then(Generation::application).map(|(cluster, _)| cluster);
         let application = config.inbound.as_ref().map(|inbound| application(config, inbound, known, dialer));
         let access = config.inbound.as_ref().and_then(|inbound| Access::new(&inbound.access, dialer.metrics()));
-        if before.is_none() {
-            machines.reach(Rc::new(Services::new(services.iter().map(|service| &service.cluster))));
-        }
         let generation = Generation {
             number: *number,
             outbound: filters.chain(config.outbound.as_ref().map_or(&[], |outbound| &outbound.filters)),
@@ -209,7 +207,17 @@ impl Generation {
             filters,
             exchanges: Drain::default(),
         };
+        if before.is_none() {
+            generation.reach(machines);
+        }
         (generation, ready)
+    }
+
+    /// Lets filters call its services, where there are some.
+    fn reach(&self, machines: &Machines) {
+        if machines.alive().next().is_some() {
+            machines.reach(Rc::new(Services::new(self.services.iter().map(|service| &service.cluster))));
+        }
     }
 
     /// Its number.
@@ -224,7 +232,7 @@ impl Generation {
 
     /// It comes into use.
     pub fn take_over(&self, machines: &Machines) {
-        machines.reach(Rc::new(Services::new(self.services.iter().map(|service| &service.cluster))));
+        self.reach(machines);
         self.clusters().for_each(|cluster| cluster.take_over());
         self.filters.used_by(self.number);
     }
@@ -347,8 +355,7 @@ fn application(
         AppProtocol::H2c => (Transport::H2c, Protocol::H2),
         AppProtocol::Tcp => (Transport::Tcp, Protocol::Tcp),
     };
-    let endpoints = vec![config::Endpoint::new(inbound.application)];
-    let place = Place { endpoints, unknown: None };
+    let place = Place { endpoints: [config::Endpoint::new(inbound.application)].into(), unknown: None };
     let name = &config.node.service;
     let settings = Settings::plain(Balance::LeastLoad, inbound.timeouts);
     let cluster = Cluster::new(name, transport, None, place, settings, before, dialer);

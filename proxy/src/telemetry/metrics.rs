@@ -79,7 +79,7 @@ metrics! {
     ejections: "lacis_ejections_total", Counter(Counter::default) by CauseKey,
         "Endpoints that were taken out of balancing, by why.";
     link_chosen: "lacis_link_chosen", Gauge(Gauge::default) by LinkCauseKey,
-        "Endpoints of services with `link: auto` and the link that carries their requests, as workers chose it, and why.";
+        "Endpoints of services with `link: auto` that requests were given to, and the link that carries these, as workers chose it, and why.";
     link_choices: "lacis_link_choices_total", Counter(Counter::default) by LinkCauseKey,
         "Changes to another link, of services with `link: auto`.";
     endpoints: "lacis_endpoints_checked", Gauge(Gauge::default) by HealthKey,

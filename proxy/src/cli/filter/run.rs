@@ -121,10 +121,10 @@ fn alone(
     }
     for service in &mut config.services {
         service.link = LinkPolicy::Plaintext;
-        service.identity.clear();
+        service.identity = [].into();
         service.health = None;
         if let Some(address) = places.get(&service.name).copied().or(fallback) {
-            service.endpoints = Endpoints::Listed(vec![Endpoint::new(address)]);
+            service.endpoints = Endpoints::Listed([Endpoint::new(address)].into());
         }
     }
 }

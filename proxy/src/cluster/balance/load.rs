@@ -154,6 +154,11 @@ impl Usual {
         self.0.set(if usual == 0.0 { latency } else { usual + (latency - usual) / 64.0 });
     }
 
+    /// The cost of the first request to one that was never asked anything: as [`Load::cost`] of a new one.
+    pub(super) fn cost(&self) -> f32 {
+        self.nanos()
+    }
+
     fn nanos(&self) -> f32 {
         if self.0.get() == 0.0 { UNKNOWN_NANOS } else { self.0.get() }
     }

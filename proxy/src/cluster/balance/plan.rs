@@ -7,7 +7,7 @@ use super::hash::{Entry, Table};
 use super::levels::{Count, shares};
 use super::load::nanos;
 use super::turn::Turns;
-use super::{Candidate, Rules, hash};
+use super::{Candidates, Rules, hash};
 use crate::config::balance::{Balance, SlowStart, TableKind};
 
 /// What weights are multiplied by, so that a part of the least one is still a number.
@@ -55,27 +55,27 @@ struct Group {
 }
 
 impl Roster {
-    pub(super) fn new<C: Candidate>(all: &[C], policy: &Balance, token: Option<&dyn Fn(u64) -> u64>) -> Self {
+    pub(super) fn new<C: Candidates + ?Sized>(all: &C, policy: &Balance, token: Option<&dyn Fn(u64) -> u64>) -> Self {
         let hashed = match policy {
             Balance::Hash(hash) => Some(hash.table),
             Balance::LeastLoad | Balance::LeastRequest | Balance::RoundRobin | Balance::Random => None,
         };
         let mut groups = BTreeMap::<(u8, bool), Vec<u32>>::new();
-        for (i, candidate) in (0..).zip(all) {
+        for i in 0..all.count() {
             // A key has one endpoint, wherever it is asked for.
-            let far = hashed.is_none() && !candidate.is_near();
-            groups.entry((candidate.priority(), far)).or_default().push(i);
+            let far = hashed.is_none() && !all.is_near(i);
+            groups.entry((all.priority(i), far)).or_default().push(i as u32);
         }
         let table = |members: &[u32]| {
-            let entry = |i: &u32| all.get(*i as usize).map(|c| Entry { id: c.id(), weight: c.weight() });
-            let entries: Vec<Entry> = members.iter().filter_map(entry).collect();
+            let entry = |i: &u32| Entry { id: all.id(*i as usize), weight: all.weight(*i as usize) };
+            let entries: Vec<Entry> = members.iter().map(entry).collect();
             hashed.map(|kind| match kind {
                 TableKind::Maglev => Table::maglev(&entries),
                 TableKind::Ring => Table::ring(&entries),
             })
         };
         let group = |members: Vec<u32>| Group { table: table(&members), members };
-        let named = |token: &dyn Fn(u64) -> u64| (0..).zip(all).map(|(i, c)| (token(c.id()), i)).collect();
+        let named = |token: &dyn Fn(u64) -> u64| (0..all.count()).map(|i| (token(all.id(i)), i as u32)).collect();
         Roster { groups: groups.into_values().map(group).collect(), tokens: token.map(named).unwrap_or_default() }
     }
 
@@ -116,15 +116,15 @@ pub(super) struct Level {
 }
 
 impl Plan {
-    pub(super) fn new<C: Candidate>(
-        all: &[C],
+    pub(super) fn new<C: Candidates + ?Sized>(
+        all: &C,
         roster: &Roster,
         rules: &Rules,
         changes: u64,
         now: u64,
         chance: &mut fastrand::Rng,
     ) -> Self {
-        let standings: Vec<Standing> = all.iter().map(|candidate| candidate.standing(now)).collect();
+        let standings: Vec<Standing> = (0..all.count()).map(|i| all.standing(i, now)).collect();
         let of = |i: &u32| standings.get(*i as usize).copied().unwrap_or(Standing::GOOD);
         let count = |group: &Group| {
             let mut count = Count { all: group.members.len() as u32, ..Count::default() };
@@ -139,7 +139,7 @@ impl Plan {
             changes,
             until: standings.iter().map(|standing| standing.until).min().unwrap_or(u64::MAX),
             levels: Vec::new(),
-            out: vec![u64::MAX; all.len().div_ceil(64)],
+            out: vec![u64::MAX; all.count().div_ceil(64)],
             panics: false,
         };
         let mut upto = 0;
@@ -163,10 +163,7 @@ impl Plan {
                 Some(slow) => slow.part(now.saturating_sub(of(i).since)),
                 None => 1.0,
             };
-            let weight = |i: &u32| {
-                let weight = all.get(*i as usize).map_or(1, |c| u64::from(c.weight()));
-                ((weight * FINE) as f64 * ramp(i)).max(1.0) as u64
-            };
+            let weight = |i: &u32| ((u64::from(all.weight(*i as usize)) * FINE) as f64 * ramp(i)).max(1.0) as u64;
             let weights: Vec<u64> = members.iter().map(weight).collect();
             if let Some(slow) = &rules.slow_start
                 && members.iter().any(|i| ramp(i) < 1.0)

@@ -18,24 +18,27 @@ struct Fake {
     standing: Cell<Standing>,
 }
 
-impl Candidate for Fake {
-    fn load(&self) -> &Load {
-        &self.load
+impl Candidates for [Fake] {
+    fn count(&self) -> usize {
+        self.len()
     }
-    fn weight(&self) -> u32 {
-        self.weight
+    fn load(&self, at: usize) -> Option<&Load> {
+        Some(&self[at].load)
     }
-    fn priority(&self) -> u8 {
-        self.priority
+    fn weight(&self, at: usize) -> u32 {
+        self[at].weight
     }
-    fn is_near(&self) -> bool {
-        self.near
+    fn priority(&self, at: usize) -> u8 {
+        self[at].priority
     }
-    fn id(&self) -> u64 {
-        self.id
+    fn is_near(&self, at: usize) -> bool {
+        self[at].near
     }
-    fn standing(&self, _: u64) -> Standing {
-        self.standing.get()
+    fn id(&self, at: usize) -> u64 {
+        self[at].id
+    }
+    fn standing(&self, at: usize, _: u64) -> Standing {
+        self[at].standing.get()
     }
 }
 
@@ -66,7 +69,7 @@ fn balancer(policy: Balance) -> Balancer {
 }
 
 fn hashed(table: TableKind) -> Balance {
-    Balance::Hash(Hash { key: HashKey::Source, table })
+    Balance::Hash(Hash { key: HashKey::Source, table }.into())
 }
 
 fn shares_by(balancer: &Balancer, all: &[Fake], n: usize, now: u64) -> Vec<usize> {
@@ -135,7 +138,7 @@ fn one_that_wants_no_requests_gets_none_while_there_are_others() {
     assert_eq!(shares_by(&balancer, &all, 100, 29 * SECOND), [100, 0], "however busy the other is");
     assert!(shares_by(&balancer, &all, 100, 30 * SECOND)[1] > 90);
     let mut chance = fastrand::Rng::with_seed(7);
-    assert_eq!(balancer.pick(&all, Want::default(), |i| i == 0, 0, &mut chance), Some(1), "better than nothing");
+    assert_eq!(balancer.pick(&all[..], Want::default(), |i| i == 0, 0, &mut chance), Some(1), "better than nothing");
 }
 
 #[test]
@@ -147,7 +150,8 @@ fn endpoints_that_are_out_are_the_last_resort() {
             let counts = shares(policy.clone(), &all, 100);
             assert!(counts[0] == 0 && counts[1] > 20 && counts[2] > 20, "{policy:?}: {counts:?}");
             let (balancer, mut chance) = (balancer(policy.clone()), fastrand::Rng::with_seed(7));
-            let mut pick = |out: &[usize]| balancer.pick(&all, Want::default(), |i| out.contains(&i), 0, &mut chance);
+            let mut pick =
+                |out: &[usize]| balancer.pick(&all[..], Want::default(), |i| out.contains(&i), 0, &mut chance);
             assert_eq!((pick(&[1, 2]), pick(&[2]), pick(&[0, 1, 2])), (Some(0), Some(1), None));
             assert_eq!(balancer.pick(&all[..0], Want::default(), |_| false, 0, &mut chance), None);
         }
@@ -169,7 +173,7 @@ fn below_the_threshold_all_are_used_but_those_that_cannot_be_reached() {
         all[2].is(UNFIT);
         assert_eq!(used(&all), [1, 1, 1, 1, 1], "two are not");
         let mut chance = fastrand::Rng::with_seed(1);
-        assert_eq!(balancer.in_use(&all, 0, &mut chance), (vec![true; 5], true));
+        assert_eq!(balancer.in_use(&all[..], 0, &mut chance), (vec![true; 5], true));
         all[3].is(UNREACHABLE);
         assert_eq!(used(&all), [1, 1, 1, 0, 1]);
         all.iter().for_each(|fake| fake.is(UNREACHABLE));
@@ -213,7 +217,7 @@ fn a_key_stays_while_its_endpoint_does() {
         let (balancer, mut chance) = (balancer(hashed(table)), fastrand::Rng::with_seed(3));
         let mut find = |key: u64| {
             let want = Want { hash: Some(hash::mix(key)), token: None };
-            balancer.pick(&all, want, |_| false, 0, &mut chance).expect("one")
+            balancer.pick(&all[..], want, |_| false, 0, &mut chance).expect("one")
         };
         let homes: Vec<usize> = (1..1000).map(&mut find).collect();
         all[3].is(UNFIT);
@@ -237,20 +241,20 @@ fn a_token_finds_its_endpoint_while_that_can_be_used() {
     let balancer = Balancer::new(rules(Balance::RoundRobin), Rc::default(), Some(Box::new(token)));
     let mut chance = fastrand::Rng::with_seed(3);
     let want = Want { hash: None, token: Some(token(all[2].id)) };
-    assert!((0..20).all(|_| balancer.pick(&all, want, |_| false, 0, &mut chance) == Some(2)));
-    assert_ne!(balancer.pick(&all, want, |i| i == 2, 0, &mut chance), Some(2));
+    assert!((0..20).all(|_| balancer.pick(&all[..], want, |_| false, 0, &mut chance) == Some(2)));
+    assert_ne!(balancer.pick(&all[..], want, |i| i == 2, 0, &mut chance), Some(2));
     all[2].is(UNFIT);
     balancer.changed();
-    assert!((0..20).all(|_| balancer.pick(&all, want, |_| false, 0, &mut chance) != Some(2)));
+    assert!((0..20).all(|_| balancer.pick(&all[..], want, |_| false, 0, &mut chance) != Some(2)));
     let unknown = Want { hash: None, token: Some(99) };
-    assert!(balancer.pick(&all, unknown, |_| false, 0, &mut chance).is_some());
+    assert!(balancer.pick(&all[..], unknown, |_| false, 0, &mut chance).is_some());
 }
 
 #[test]
 fn a_new_endpoint_starts_slowly() {
     let window = Duration::from_secs(10);
     for (aggression, halfway) in [(1.0, 333), (2.0, 414), (0.5, 200)] {
-        let slow_start = Some(SlowStart { window, aggression, min_weight: 10 });
+        let slow_start = Some(SlowStart { window, aggression, min_weight: 10 }.into());
         let rules = Rules { slow_start, ..rules(Balance::RoundRobin) };
         let balancer = Balancer::new(rules, Rc::default(), None);
         let all = endpoints(&[1, 1]);

@@ -1,5 +1,6 @@
 //! Balancing and health checks of a service.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderName;
@@ -53,7 +54,7 @@ impl Resolver<'_> {
             raw::Policy::Word(balance) => Some(balance),
             raw::Policy::Map(raw::PolicyMap { hash }) => {
                 let (hash, spot) = self.required(hash, spot, "hash", "{hash: {header: x-user}}")?;
-                self.hash(hash, spot, opaque).map(Balance::Hash)
+                self.hash(hash, spot, opaque).map(|hash| Balance::Hash(Arc::new(hash)))
             }
         });
         let panic = self.word(panic_threshold, raw::PANIC_THRESHOLD);

@@ -47,7 +47,11 @@ impl Resolver<'_> {
                 self.service(name, raw, spot, beside, taken, listeners)
             })
             .collect();
-        services.into_iter().collect()
+        // In the place of what was read, which took more room.
+        let mut services: Vec<Service> = services.into_iter().collect::<Option<_>>()?;
+        services.shrink_to_fit();
+        share(&mut services);
+        Some(services)
     }
 
     fn service(
@@ -129,21 +133,21 @@ impl Resolver<'_> {
             protocol,
             filters: filters?,
             endpoints,
-            identity: identity?,
+            identity: identity?.into(),
             link,
             balance,
             panic,
             prefers_zone,
-            slow_start,
-            affinity,
-            health,
+            slow_start: slow_start.map(Arc::new),
+            affinity: affinity.map(Arc::new),
+            health: health.map(Arc::new),
             timeouts: timeouts?,
-            retries: retries?,
+            retries: retries?.map(Arc::new),
             limits: limits?,
             rate_limits: rate_limits?,
-            outliers: outliers?,
-            breaker: breaker?,
-            fault: fault?,
+            outliers: outliers?.map(Arc::new),
+            breaker: breaker?.map(Arc::new),
+            fault: fault?.map(Arc::new),
             name,
         })
     }
@@ -232,11 +236,11 @@ impl Resolver<'_> {
         let place = match (endpoints, dns, file) {
             (Field::Absent, Field::Absent, file) => {
                 let (path, spot) = file.given()?;
-                Endpoints::Found(Source::File(self.absolute(&path, spot)?))
+                Endpoints::Found(Arc::new(Source::File(self.absolute(&path, spot)?)))
             }
             (Field::Absent, dns, _) => {
                 let (dns, spot) = dns.given()?;
-                Endpoints::Found(Source::Dns(self.dns(dns, spot)?))
+                Endpoints::Found(Arc::new(Source::Dns(self.dns(dns, spot)?)))
             }
             (endpoints, ..) => {
                 let (endpoints, spot) = endpoints.given()?;
@@ -244,7 +248,7 @@ impl Resolver<'_> {
                     return self
                         .refuse(spot, format!("a service without endpoints cannot be called; write {ADDRESSES}"));
                 }
-                Endpoints::Listed(self.addresses(endpoints)?)
+                Endpoints::Listed(self.addresses(endpoints)?.into())
             }
         };
         sound.then_some(place)
@@ -331,6 +335,28 @@ impl Resolver<'_> {
     }
 }
 
+/// Lets neighbours that say the same have one of it: the services of a mesh are often written by one template.
+fn share(services: &mut [Service]) {
+    fn one<T: PartialEq>(own: &mut Option<Arc<T>>, before: &Option<Arc<T>>) {
+        if own == before {
+            own.clone_from(before);
+        }
+    }
+    let mut rest = services;
+    while let [before, after @ ..] = rest {
+        if let Some(own) = after.first_mut() {
+            one(&mut own.slow_start, &before.slow_start);
+            one(&mut own.affinity, &before.affinity);
+            one(&mut own.health, &before.health);
+            one(&mut own.retries, &before.retries);
+            one(&mut own.outliers, &before.outliers);
+            one(&mut own.breaker, &before.breaker);
+            one(&mut own.fault, &before.fault);
+        }
+        rest = after;
+    }
+}
+
 /// Whom requests leave this machine for, if they may.
 fn outside(endpoints: &Endpoints) -> Option<String> {
     match endpoints {
@@ -338,7 +364,9 @@ fn outside(endpoints: &Endpoints) -> Option<String> {
             let outside = endpoints.iter().find(|endpoint| !endpoint.address.ip().is_loopback())?;
             Some(outside.address.to_string())
         }
-        Endpoints::Found(Source::Dns(Dns { name, port, .. })) => Some(format!("{name}:{port}")),
-        Endpoints::Found(Source::File(path)) => Some(format!("the endpoints in {}", path.display())),
+        Endpoints::Found(source) => Some(match &**source {
+            Source::Dns(Dns { name, port, .. }) => format!("{name}:{port}"),
+            Source::File(path) => format!("the endpoints in {}", path.display()),
+        }),
     }
 }

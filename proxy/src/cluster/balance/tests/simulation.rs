@@ -102,7 +102,7 @@ fn simulate(scenario: &Scenario, policy: &Balance, seed: u64) -> Outcome {
     loop {
         while let Some(Reverse((end, at, came))) = ends.peek().copied().filter(|Reverse((end, ..))| *end <= next) {
             ends.pop();
-            let (load, took) = (all[at].load(), Duration::from_nanos(end - came));
+            let (load, took) = (&all[at].load, Duration::from_nanos(end - came));
             load.end();
             match scenario.servers[at].fails {
                 true => load.failed(took, end / TICK * TICK),
@@ -126,8 +126,8 @@ fn simulate(scenario: &Scenario, policy: &Balance, seed: u64) -> Outcome {
             return outcome;
         }
         let want = Want { hash: Some(chance.u64(..)), token: None };
-        let at = balancer.pick(&all, want, |_| false, next / TICK * TICK, &mut chance).expect("an endpoint");
-        all[at].load().start();
+        let at = balancer.pick(&all[..], want, |_| false, next / TICK * TICK, &mut chance).expect("an endpoint");
+        all[at].load.start();
         if next >= WARM_UP {
             outcome.shares[at] += 1;
         }
@@ -148,7 +148,7 @@ fn policies() -> [(&'static str, Balance); 5] {
         ("least_request", Balance::LeastRequest),
         ("round_robin", Balance::RoundRobin),
         ("random", Balance::Random),
-        ("hash", Balance::Hash(Hash { key: HashKey::Source, table: TableKind::Maglev })),
+        ("hash", Balance::Hash(Hash { key: HashKey::Source, table: TableKind::Maglev }.into())),
     ]
 }
 
