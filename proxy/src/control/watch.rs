@@ -44,6 +44,7 @@ pub struct Watcher {
     /// Absent where the system gives none (its limit of inotify instances is used up): polling remains.
     inotify: Option<RecommendedWatcher>,
     poll: Instant,
+    quiet: Duration,
 }
 
 impl Watcher {
@@ -65,10 +66,16 @@ impl Watcher {
             directories: BTreeSet::new(),
             inotify,
             poll: Instant::now() + POLL,
+            quiet: QUIET,
         };
         watcher.follow();
         watcher.seen = watcher.files.iter().map(|file| content(file)).collect();
         watcher
+    }
+
+    /// Looks when it has been quiet for this long, in place of [`QUIET`].
+    pub fn quiet(self, quiet: Duration) -> Self {
+        Watcher { quiet, ..self }
     }
 
     /// Watches these files from now on. Watch first and read then, so that no change falls in between; what has changed
@@ -91,7 +98,7 @@ impl Watcher {
                 let patience = Instant::now() + PATIENCE;
                 // A dropped future must not swallow the event that it was about to look at.
                 let unseen = Unseen(&self.trail.touched);
-                while Instant::now() < patience && timeout(QUIET, self.trail.touched.notified()).await.is_ok() {}
+                while Instant::now() < patience && timeout(self.quiet, self.trail.touched.notified()).await.is_ok() {}
                 std::mem::forget(unseen);
             }
             let touched = self.trail.take();

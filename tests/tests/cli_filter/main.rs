@@ -128,10 +128,12 @@ fn a_new_filter_answers_live_traffic() {
     // A native test that fails names its line.
     bench.edit("my-filter/src/lib.rs", "fn new ew(", "fn new(");
     bench.edit("my-filter/src/lib.rs", ".status(), 401)", ".status(), 402)");
+    let source = fs::read_to_string(bench.path().join("my-filter/src/lib.rs")).expect("a file");
+    let line = 1 + source.lines().position(|line| line.contains(".status(), 402)")).expect("the wrong line");
     let (code, _, err) = bench.lacis("my-filter", &["filter", "test"]);
     assert!(
         code == Some(1)
-            && err.contains("src/lib.rs:")
+            && err.contains(&format!("src/lib.rs:{line}:"))
             && err.ends_with("lacis: `cargo test` failed (exit status: 101)\n"),
         "{err}"
     );

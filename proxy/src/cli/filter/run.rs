@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::thread;
+use std::time::Duration;
 
 use serde_json::json;
 
 use super::echo::Echo;
-use super::project::Project;
+use super::project::{Aim, Project};
 use crate::app;
 use crate::cli::{Failure, Outcome, print};
 use crate::config::{Config, Endpoint, Endpoints, LinkPolicy};
@@ -36,7 +37,8 @@ pub(super) struct Run {
     /// Where a service is, in place of an echo; without its name the first one. May be given several times.
     #[arg(long, value_name = "[SERVICE=]ADDRESS:PORT", value_parser = upstream)]
     upstream: Vec<(Option<String>, SocketAddr)>,
-    /// Build the filter first, and again whenever its source is saved.
+    /// Build the filter first, and again whenever its source is saved; quickly, so the module is larger than the one that
+    /// `lacis filter build` makes.
     #[arg(long, conflicts_with = "module")]
     build: bool,
 }
@@ -55,7 +57,7 @@ impl Run {
             .then(|| Project::find(config.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))));
         let project = project.transpose()?;
         if let Some(project) = &project {
-            let module = project.build()?;
+            let module = project.build(Aim::Try)?;
             tracing::info!(module = %module.display(), "built");
         }
         // A module without a file gets one, which is gone when this ends.
@@ -148,6 +150,9 @@ fn generated(module: &str, config: Option<&str>) -> Result<tempfile::NamedTempFi
     Ok(made)
 }
 
+/// How long it must be quiet before a build begins. Should more be saved while it runs, another one follows.
+const SETTLED: Duration = Duration::from_millis(20);
+
 /// Builds the filter whenever a source changes. The sidecar sees the module change, and takes it up.
 fn rebuild(project: &Project) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -155,10 +160,10 @@ fn rebuild(project: &Project) {
         Err(error) => return tracing::error!(%error, "cannot watch the source"),
     };
     runtime.block_on(async {
-        let mut watcher = Watcher::new(project.sources());
+        let mut watcher = Watcher::new(project.sources()).quiet(SETTLED);
         loop {
             watcher.changed().await;
-            match project.build() {
+            match project.build_again(Aim::Try) {
                 Ok(module) => tracing::info!(module = %module.display(), "built"),
                 Err(Failure::Input(why) | Failure::Defect(why)) => tracing::error!("not built: {why}"),
             }

@@ -7,7 +7,7 @@ use lacis_host::Plugin;
 use serde_json::{Value, json};
 
 use super::check::problems;
-use super::project::Project;
+use super::project::{Aim, Project};
 use super::trial::{Given, Seen, Stage, Stop};
 use crate::cli::{Failure, Outcome, Output, print};
 use crate::config::{self, Problem, cases::Case, cases::Cases};
@@ -45,7 +45,7 @@ impl Test {
             _ => {
                 let project = Project::find(Path::new("."))?;
                 project.native_tests()?;
-                let module = project.build()?;
+                let module = project.build(Aim::Ship)?;
                 let cases = project.cases();
                 if !cases.exists() {
                     return Ok(());
