@@ -323,13 +323,25 @@ impl de::Error for Refused {
             other => other.to_string(),
         };
         let quotes = found.starts_with("the number") || matches!(found.as_str(), "true" | "false");
-        match expected.to_string().as_str() {
-            "a string" if quotes => Refused(format!("expected a text, found {found}; put it in quotes")),
-            "a string" => Refused(format!("expected a text, found {found}")),
-            "a sequence" => Refused(format!("expected a list, found {found}")),
-            "a boolean" => Refused(format!("expected true or false, found {found}")),
-            other => Refused(format!("expected {other}, found {found}")),
-        }
+        let expected = expected.to_string();
+        let expected = match expected.as_str() {
+            "a string" if quotes => return Refused(format!("expected a text, found {found}; put it in quotes")),
+            "a string" => "a text",
+            "a sequence" => "a list",
+            "a boolean" => "true or false",
+            "u8" => "a whole number from 0 to 255",
+            "u16" => "a whole number from 0 to 65535",
+            "u32" => "a whole number from 0 to 4294967295",
+            "u64" | "usize" => "a whole number, not below 0",
+            "i32" | "i64" => "a whole number",
+            "f64" => "a number",
+            other => other,
+        };
+        Refused(format!("expected {expected}, found {found}"))
+    }
+
+    fn invalid_value(found: Unexpected<'_>, expected: &dyn de::Expected) -> Self {
+        Self::invalid_type(found, expected)
     }
 }
 

@@ -92,6 +92,8 @@ fn a_new_filter_answers_live_traffic() {
     let bench = Bench::new();
     let said = bench.fine(".", &["filter", "new", "my-filter"]);
     assert!(said.starts_with("my-filter: a filter in Rust ("), "{said}");
+    let (code, out, err) = bench.lacis("my-filter", &["filter", "run"]);
+    assert!(code == Some(1) && out.is_empty() && err.contains("`lacis filter run --build` builds it"), "{out}{err}");
     symlink(kept(), bench.path().join("my-filter/target")).expect("a link");
 
     // Its own tests, and its cases against the module.

@@ -12,7 +12,7 @@ use super::echo::Echo;
 use super::project::{Aim, Project};
 use crate::app;
 use crate::cli::{Failure, Outcome, print};
-use crate::config::{Config, Endpoint, Endpoints, LinkPolicy};
+use crate::config::{Config, Endpoint, Endpoints, LinkPolicy, Module};
 use crate::control::reload::Source;
 use crate::control::watch::Watcher;
 
@@ -91,13 +91,21 @@ impl Run {
             let why = "the file has no `outbound`, where the filter would run; write `outbound: {filters: [NAME]}`";
             return Err(Failure::Input(format!("{}: {why}", path.display())));
         };
+        let here: Vec<_> = outbound.filters.iter().filter_map(|index| config.filters.get(*index)).collect();
+        let unbuilt = here.iter().find_map(|filter| match &filter.module {
+            Module::Path(path) if !path.exists() && Project::find(Path::new(".")).is_ok() => Some(path),
+            _ => None,
+        });
+        if let Some(path) = unbuilt {
+            let why = "there is no such module yet; `lacis filter run --build` builds it, now and after each save";
+            return Err(Failure::Input(format!("{}: {why}", path.display())));
+        }
         echo.start().map_err(cannot)?;
         if let Some(project) = project {
             let watching = thread::Builder::new().name("build".into()).spawn(move || rebuild(&project));
             watching.map_err(cannot)?;
         }
-        let filters: Vec<&str> =
-            outbound.filters.iter().filter_map(|index| config.filters.get(*index)).map(|f| &*f.name).collect();
+        let filters: Vec<&str> = here.iter().map(|filter| &*filter.name).collect();
         print(&format!(
             "http://{} passes {} and goes to {}; Ctrl-C ends it\n",
             outbound.listen,
