@@ -19,6 +19,10 @@ pub const MAX_PATTERNS: usize = 256;
 /// What a compiled pattern may take in memory: ordinary ones take a few KiB, and `(a{99}){99}` does not pass.
 const PATTERN_MEMORY: usize = 64 << 10;
 
+/// How deep groups, repetitions and the like may stand in each other. The compiler of patterns calls itself as often, and
+/// 250, as many as it allows, filled a thread's stack of 2 MiB.
+const PATTERN_DEPTH: u32 = 50;
+
 /// The rules of one service, which its requests follow.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Route {
@@ -203,8 +207,11 @@ impl Pattern {
             return Err(format!("is longer than {MAX_PATTERN_BYTES} bytes"));
         }
         // By itself first: `a)(b` is whole only between our parentheses.
-        let compile = |text: &str| RegexBuilder::new(text).unicode(false).size_limit(PATTERN_MEMORY).build();
-        match compile(text).and_then(|_| compile(&whole(text))) {
+        let compile = |text: &str, depth: u32| {
+            RegexBuilder::new(text).unicode(false).size_limit(PATTERN_MEMORY).nest_limit(depth).build()
+        };
+        // What makes it whole is two deep.
+        match compile(text, PATTERN_DEPTH).and_then(|_| compile(&whole(text), PATTERN_DEPTH + 2)) {
             Ok(regex) => Ok(Pattern { text: text.to_owned(), regex }),
             Err(regex::Error::CompiledTooBig(_)) => Err("is too complex; write it with fewer repetitions".into()),
             // The last line says what; those before point to it.
@@ -272,6 +279,10 @@ mod tests {
         assert!(matches(r"\d", "7") && !matches(r"\d", "٧"), "as in RE2");
         assert!(!matches("(?m)a$", "a\nb"));
         assert!(Pattern::new(&"a".repeat(MAX_PATTERN_BYTES)).is_ok());
+        let deep = |n: u32| format!("{}a{}", "(".repeat(n as usize), ")".repeat(n as usize));
+        assert!(Pattern::new(&deep(PATTERN_DEPTH)).is_ok_and(|pattern| pattern.in_any_case().is_ok()));
+        assert!(Pattern::new(&deep(PATTERN_DEPTH + 1)).is_err());
+        assert!(Pattern::new(&format!("a{}", "*".repeat(MAX_PATTERN_BYTES - 1))).is_err());
         for (text, why) in [
             ("a)(b", "is not a regular expression: unopened group"),
             ("[", "is not a regular expression: unclosed character class"),
