@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 fn measure(artifact: &str) -> Result<(), Box<dyn std::error::Error>> {
     let before = resident()?;
-    let engine = Engine::new(&Options::default())?;
+    let engine = Engine::new(&Options { compiler: false, ..Options::default() })?;
     println!("engine: {:?}, {}", engine.placement(), resident()? - before);
     let begin = Instant::now();
     let plugin = Plugin::load(&engine, artifact.as_ref())?;

@@ -22,6 +22,8 @@ pub struct Options {
     pub vms: u32,
     /// Whether to try the pool at all. Without it a VM takes about 10 µs more to make.
     pub pooling: bool,
+    /// Whether it compiles, too. One that only runs what was compiled before has about 1 MiB less in memory.
+    pub compiler: bool,
 }
 
 /// Compiles and runs modules. One per process; a clone is the same engine.
@@ -50,7 +52,7 @@ pub struct EngineError(String);
 
 impl Default for Options {
     fn default() -> Options {
-        Options { vms: limits::VMS, pooling: true }
+        Options { vms: limits::VMS, pooling: true, compiler: true }
     }
 }
 
@@ -75,15 +77,19 @@ impl Engine {
     }
 
     /// Compiles a module to an artifact for [`Plugin::load`](crate::Plugin::load). Takes some 100 ms of every core and
-    /// tens of MiB, which is why it belongs in a short-lived process.
+    /// tens of MiB, which is why it belongs in a short-lived process. Fails where there is no compiler
+    /// ([`Options::compiler`]).
     pub fn compile(&self, code: &[u8]) -> Result<Vec<u8>, LoadError> {
         self.wasm.precompile_module(code).map_err(|e| LoadError::Compile(format!("{e:#}")))
     }
 
-    /// A number that is equal for engines which can load each other's artifacts: wasmtime's version, settings, CPU.
+    /// A number that is equal for engines which can load each other's artifacts: wasmtime's version, settings, CPU; and
+    /// whether they compile.
     pub fn compatibility(&self) -> u64 {
         let mut hash = DefaultHasher::new();
         self.wasm.precompile_compatibility_hash().hash(&mut hash);
+        // Of the CPU that speaks only of an engine that compiles.
+        extensions().hash(&mut hash);
         hash.finish()
     }
 
@@ -114,6 +120,27 @@ fn probe(options: &Options, placement: Placement) -> wasmtime::Result<wasmtime::
     Ok(engine)
 }
 
+/// What of this CPU the compiler makes use of where it is there (`cranelift-native`).
+#[cfg(target_arch = "x86_64")]
+fn extensions() -> impl Hash {
+    use std::arch::is_x86_feature_detected as has;
+    [
+        [has!("sse3"), has!("ssse3"), has!("sse4.1"), has!("sse4.2"), has!("popcnt"), has!("lzcnt")],
+        [has!("avx"), has!("avx2"), has!("fma"), has!("bmi1"), has!("bmi2"), has!("cmpxchg16b")],
+        [has!("avx512f"), has!("avx512dq"), has!("avx512vl"), has!("avx512bitalg"), has!("avx512vbmi"), false],
+    ]
+}
+
+/// What of this CPU the compiler makes use of where it is there (`cranelift-native`).
+#[cfg(target_arch = "aarch64")]
+fn extensions() -> impl Hash {
+    use std::arch::is_aarch64_feature_detected as has;
+    [has!("lse"), has!("paca"), has!("fp16")]
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn extensions() -> impl Hash {}
+
 fn config(options: &Options, placement: Placement) -> Config {
     let mut config = Config::new();
     config
@@ -136,6 +163,7 @@ fn config(options: &Options, placement: Placement) -> Config {
             config.memory_reservation(0).memory_guard_size(0).memory_reservation_for_growth(1 << 20);
         }
     }
+    config.enable_compiler(options.compiler);
     config
 }
 

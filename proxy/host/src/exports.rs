@@ -158,10 +158,11 @@ impl Exports {
 /// An export of this type; one of another type counts as none, which [`check`] has ruled out before.
 pub(crate) fn find<P: WasmParams, R: WasmResults>(
     instance: &Instance,
-    store: impl AsContextMut,
+    mut store: impl AsContextMut,
     name: &str,
 ) -> Option<TypedFunc<P, R>> {
-    instance.get_typed_func(store, name).ok()
+    // Not `get_typed_func`: of an export that is not there it makes an error, if need be with a backtrace.
+    instance.get_func(&mut store, name)?.typed(&store).ok()
 }
 
 fn headers(instance: &Instance, mut store: impl AsContextMut, name: &str) -> Option<OnHeaders> {

@@ -58,7 +58,9 @@ struct Tools {
 
 impl Tools {
     fn new() -> Result<Tools, String> {
-        let engine = Engine::new(&Options::default()).map_err(|error| error.to_string())?;
+        // The compiler is a process of its own.
+        let options = Options { compiler: false, ..Options::default() };
+        let engine = Engine::new(&options).map_err(|error| error.to_string())?;
         Ok(Tools { engine, compiler: Compiler::own()?, cache: Arc::new(Cache::open(|name| std::env::var_os(name))?) })
     }
 

@@ -47,7 +47,7 @@ impl Place {
         );
         let arguments = vec!["-c", &*script.leak(), "compiler"];
         let compiler = Compiler { program: "/bin/sh".into(), arguments, time: compiler::TIME_MAX };
-        let engine = Engine::new(&Options::default()).unwrap();
+        let engine = Engine::new(&Options { compiler: false, ..Options::default() }).unwrap();
         Place { directory, tools: Tools { engine, compiler, cache: Arc::new(cache) } }
     }
 
