@@ -27,8 +27,8 @@ pub(crate) struct State {
     pub(crate) phase: Phase,
     /// The effective context of the callback that runs; none while the VM starts.
     pub(crate) context: Option<Rc<Context>>,
-    /// The context that the callback which runs is for.
-    pub(crate) called: Option<Rc<Context>>,
+    /// The number of the context that the callback which runs is for; 0 while the VM starts.
+    pub(crate) called: u32,
     pub(crate) contexts: Contexts,
     /// Root contexts for which `proxy_done` came and `proxy_on_delete` is due.
     pub(crate) done: Vec<u32>,
@@ -153,10 +153,18 @@ pub(crate) enum Access {
 impl State {
     /// Runs `f` on a header map of the effective context if the guest may write it; else the ABI's `BadArgument`.
     pub(crate) fn write<R>(&self, map: Map, f: impl FnOnce(&mut dyn Headers) -> R) -> Result<R, Fail> {
-        match self.access(map) {
-            Access::Write => self.headers(map, f)?.ok_or(Status::BadArgument.into()),
-            Access::Read | Access::Nothing | Access::NothingToLog => Err(Status::BadArgument.into()),
-        }
+        self.writable(map)?;
+        self.edit(map, f)
+    }
+
+    /// Whether the guest may write a header map of the effective context now.
+    pub(crate) fn writable(&self, map: Map) -> Result<(), Status> {
+        if self.access(map) == Access::Write { Ok(()) } else { Err(Status::BadArgument) }
+    }
+
+    /// As [`State::write`], for a map that is known to be [writable](State::writable).
+    pub(crate) fn edit<R>(&self, map: Map, f: impl FnOnce(&mut dyn Headers) -> R) -> Result<R, Fail> {
+        self.headers(map, f)?.ok_or(Status::BadArgument.into())
     }
 
     /// Runs `f` on a header map of the effective context if there is one that the guest may read.

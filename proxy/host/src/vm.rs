@@ -173,7 +173,7 @@ impl Vm {
             abi: plugin.abi,
             phase: Phase::Starting,
             context: None,
-            called: None,
+            called: 0,
             contexts: Default::default(),
             done: Vec::new(),
             world,
@@ -305,12 +305,15 @@ impl Vm {
     /// runs for all of them before the first is closed.
     pub fn log(&mut self, id: ContextId) -> Result<(), Trap> {
         let context = self.context(id, "proxy_on_log")?;
-        let Some(exchange) = context.exchange() else { return Ok(()) };
-        if exchange.life.get() != Life::Open {
+        self.log_once(&context)
+    }
+
+    fn log_once(&mut self, context: &Rc<Context>) -> Result<(), Trap> {
+        let Some(exchange) = context.exchange().filter(|exchange| exchange.life.get() == Life::Open) else {
             return Ok(());
-        }
+        };
         exchange.life.set(Life::Logging);
-        let logged = self.enter("proxy_on_log", |e| e.log.as_ref(), id.number, &context, Phase::Running);
+        let logged = self.enter("proxy_on_log", |e| e.log.as_ref(), context.id, context, Phase::Running);
         exchange.life.set(Life::Logged);
         logged.map(drop)
     }
@@ -321,12 +324,12 @@ impl Vm {
         let context = self.context(id, "proxy_on_done")?;
         let Some(exchange) = context.exchange() else { return Ok(()) };
         if !exchange.tcp {
-            self.log(id)?;
+            self.log_once(&context)?;
             exchange.life.set(Life::Ended);
         }
         self.enter("proxy_on_done", |e| e.done.as_ref(), id.number, &context, Phase::Running)?;
         if exchange.tcp {
-            self.log(id)?;
+            self.log_once(&context)?;
             exchange.life.set(Life::Ended);
         }
         self.delete(&context)
@@ -382,8 +385,14 @@ impl Vm {
         deleted
     }
 
-    /// Deletes the plugins that have called `proxy_done` in the callback which has just returned.
+    /// Deletes the plugins that have called `proxy_done` in the callback which has just returned: hardly ever one.
+    #[inline]
     fn delete_done(&mut self) -> Result<(), Trap> {
+        if self.runner.store.data().done.is_empty() { Ok(()) } else { self.delete_all_done() }
+    }
+
+    #[cold]
+    fn delete_all_done(&mut self) -> Result<(), Trap> {
         while let Some(id) = self.runner.store.data_mut().done.pop() {
             if let Some(context) = self.runner.store.data().contexts.get(id).cloned() {
                 self.delete(&context)?;
@@ -458,8 +467,7 @@ impl Runner {
     ) -> Result<R, Trap> {
         match self.call(function, parameters, Some(context.clone()), phase) {
             Ok(result) => {
-                let state = self.store.data_mut();
-                (state.context, state.called) = (None, None);
+                self.store.data_mut().context = None;
                 Ok(result)
             }
             Err(error) => Err(self.die(callback, &error)),
@@ -496,7 +504,7 @@ impl Runner {
             Phase::Running | Phase::Allocating => self.call,
         };
         let state = self.store.data_mut();
-        state.called = context.clone();
+        state.called = context.as_ref().map_or(0, |context| context.id);
         state.context = context;
         state.phase = phase;
         state.limiter.refused = None;
@@ -519,7 +527,7 @@ impl Runner {
             // A world that is borrowed now has been reported by the trap itself.
             _ = state.flush(output);
         }
-        (state.context, state.called) = (None, None);
+        state.context = None;
         state.contexts.clear();
         state.done.clear();
         state.calls.answer = None;

@@ -18,6 +18,7 @@ impl Content {
     /// Adds what came next.
     pub(super) fn append(&mut self, more: Bytes) {
         match self.is_empty() {
+            _ if more.is_empty() => {}
             true => *self = Content { piece: more, own: None },
             false => self.own().extend_from_slice(&more),
         }
@@ -25,8 +26,10 @@ impl Content {
 
     /// Everything, for whoever comes next.
     pub(super) fn take(&mut self) -> Bytes {
-        let Content { piece, own } = std::mem::take(self);
-        own.map_or(piece, BytesMut::freeze)
+        match self.own.take() {
+            None => std::mem::take(&mut self.piece),
+            Some(own) => own.freeze(),
+        }
     }
 
     fn own(&mut self) -> &mut BytesMut {

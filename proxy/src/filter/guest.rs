@@ -5,13 +5,13 @@
 
 use std::rc::Rc;
 
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, Entry, HeaderMap, HeaderName, HeaderValue};
 use http::uri::{Authority, PathAndQuery};
 use http::{Method, StatusCode};
 use lacis_host::Headers;
 
 use crate::http::head::{RequestHead, ResponseHead, Shared};
-use crate::http::rules::{self, CONNECTION_FIELDS};
+use crate::http::rules;
 
 const HTTP: &[u8] = b"http";
 const HTTPS: &[u8] = b"https";
@@ -367,6 +367,17 @@ pub(super) fn append(headers: &mut HeaderMap, broken: &mut Option<String>, name:
 
 /// Sets the one value of a name; where that cannot be, it has none any more.
 fn replace(headers: &mut HeaderMap, broken: &mut Option<String>, name: &[u8], value: &[u8]) {
+    // One look at the map, and no copy of what is there already: mostly from a filter before.
+    if let Ok(known) = std::str::from_utf8(name)
+        && !rules::is_of_connection(known)
+        && let Ok(entry) = headers.try_entry(known)
+        && let Some(fits) = put(entry, value)
+    {
+        if !fits {
+            *broken = Some("too many headers".into());
+        }
+        return;
+    }
     match line(broken, name, value) {
         Some((name, value)) => {
             if headers.try_insert(name, value).is_err() {
@@ -377,12 +388,22 @@ fn replace(headers: &mut HeaderMap, broken: &mut Option<String>, name: &[u8], va
     }
 }
 
+/// Makes this the one value of a name, unless there is no room for it. None if it cannot be a value.
+fn put(entry: Entry<'_, HeaderValue>, value: &[u8]) -> Option<bool> {
+    match entry {
+        Entry::Occupied(there) if there.get().as_bytes() == value && there.iter().nth(1).is_none() => {}
+        Entry::Occupied(mut there) => drop(there.insert(HeaderValue::from_bytes(value).ok()?)),
+        Entry::Vacant(place) => return Some(place.try_insert(HeaderValue::from_bytes(value).ok()?).is_ok()),
+    }
+    Some(true)
+}
+
 /// A line as it can be part of a message. None if it cannot, and if it is not the guest's.
 fn line(broken: &mut Option<String>, name: &[u8], value: &[u8]) -> Option<(HeaderName, HeaderValue)> {
     let text = || String::from_utf8_lossy(name).into_owned();
     match (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
         // The connection is not the guest's (RFC 9110 section 7.6.1).
-        (Ok(name), Ok(_)) if CONNECTION_FIELDS.contains(&name) => return None,
+        (Ok(name), Ok(_)) if rules::is_of_connection(name.as_str()) => return None,
         (Ok(name), Ok(value)) => return Some((name, value)),
         (Err(_), _) => *broken = Some(format!("invalid header name: {}", text())),
         (Ok(_), Err(_)) => *broken = Some(format!("invalid header value for: {}", text())),

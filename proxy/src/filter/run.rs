@@ -14,7 +14,7 @@ use lacis_host::{Buffer, Half, HeadersAction};
 
 use super::exchange::Exchange;
 use super::guest::GuestTrailers;
-use super::seen::{End, Head, Part, Seen, Stage};
+use super::seen::{End, Head, Left, Part, Seen, Stage};
 use super::wasm::{Filter, Place};
 use crate::fault::{Fault, Reason};
 use crate::http::body::{self, Frame, Observer};
@@ -48,9 +48,14 @@ impl Legs {
         std::iter::once(&self.listener).chain(self.onward.get().into_iter().flatten())
     }
 
-    fn get(&self, number: usize) -> Option<&Filter> {
-        let all: usize = self.chains().map(|chain| chain.len()).sum();
-        (number < all).then(|| &self[number])
+    fn get(&self, mut number: usize) -> Option<&Filter> {
+        for chain in self.chains() {
+            match chain.get(number) {
+                Some(filter) => return Some(filter),
+                None => number -= chain.len(),
+            }
+        }
+        None
     }
 }
 
@@ -58,9 +63,10 @@ impl Index<usize> for Legs {
     type Output = Filter;
 
     fn index(&self, number: usize) -> &Filter {
-        match (number.checked_sub(self.listener.len()), self.onward.get()) {
-            (Some(number), Some([first, second])) => {
-                number.checked_sub(first.len()).map_or_else(|| &first[number], |number| &second[number])
+        match (self.listener.get(number), self.onward.get()) {
+            (None, Some([first, second])) => {
+                let number = number - self.listener.len();
+                first.get(number).unwrap_or_else(|| &second[number - first.len()])
             }
             _ => &self.listener[number],
         }
@@ -117,14 +123,19 @@ impl Run {
     ///
     /// # Errors
     /// If so.
+    #[inline]
     pub(super) fn noted(&self) -> Result<(), Fault> {
         let seen = self.seen.borrow();
-        let what = match (seen.closed, &seen.reply) {
+        if seen.closed || seen.reply.is_some() { self.over(&seen) } else { Ok(()) }
+    }
+
+    #[cold]
+    fn over(&self, seen: &Seen) -> Result<(), Fault> {
+        let what = match seen.closed {
             // What was let through before is still sent; then [`Flow`] ends it.
-            (true, _) if self.tcp && seen.ways[Half::Request as usize].released => return Ok(()),
-            (true, _) => "a filter closed the stream",
-            (false, Some(_)) => "a filter answered by itself",
-            (false, None) => return Ok(()),
+            true if self.tcp && seen.ways[Half::Request as usize].released => return Ok(()),
+            true => "a filter closed the stream",
+            false => "a filter answered by itself",
         };
         Err(Fault::new(Reason::FilterReset).detail(what))
     }
@@ -148,25 +159,25 @@ impl Run {
     /// Shows the head to the filters that have not seen it, until one of them stops it.
     pub(super) fn heads(&self, half: Half) -> Result<(), Fault> {
         while let Some(at) = self.next(half)? {
-            let place = self.seen.borrow().stages[at].place;
-            let filter = self.filter(at);
+            let (filter, place, count, end) = {
+                let seen = self.seen.borrow();
+                let Stage { number, place, .. } = seen.stages[at];
+                (&self.filters[number], place, seen.count(half), seen.ways[half as usize].bare)
+            };
             if half == Half::Response && !filter.has(place) && (self.ours.get() || !filter.sees(half)) {
                 // Without callbacks for content it has nothing to protect there: others' exchanges outlive its VM.
                 self.part(half, at, |part| (part.absent, part.head) = (true, Head::Gone));
                 continue;
             }
-            let (count, end) = {
-                let seen = self.seen.borrow();
-                (seen.count(half), seen.ways[half as usize].bare)
-            };
-            let head = self.enter(at, |filter, place| match self.tcp {
-                true => filter.on_new_connection(place).map(|action| match action {
+            let action = match self.tcp {
+                true => match filter.on_new_connection(place)? {
                     Action::Continue => HeadersAction::Continue,
                     Action::Pause => HeadersAction::Pause,
-                }),
-                false => filter.on_headers(place, half, count, end),
-            })?;
-            let head = match head {
+                },
+                false => filter.on_headers(place, half, count, end)?,
+            };
+            self.noted()?;
+            let head = match action {
                 HeadersAction::Continue => {
                     self.head_goes(half, at)?;
                     continue;
@@ -184,7 +195,7 @@ impl Run {
                     stage.waited = true;
                 }
             }
-            self.exchange.trail.note(|| What::Paused(Arc::clone(self.filter(at).name())));
+            self.exchange.trail.note(|| What::Paused(Arc::clone(filter.name())));
             return Ok(());
         }
         self.seen.borrow_mut().ways[half as usize].released = true;
@@ -223,11 +234,17 @@ impl Run {
 
     /// A filter has let the head go on: what it made of it must be one that can be sent.
     fn head_goes(&self, half: Half, at: usize) -> Result<(), Fault> {
-        self.part(half, at, |part| part.head = Head::Gone);
-        if half == Half::Request {
-            self.said(at, Outcome::Continue);
+        let (left, checked) = {
+            let mut seen = self.seen.borrow_mut();
+            let stage = &mut seen.stages[at];
+            stage.parts[half as usize].head = Head::Gone;
+            let left = if half == Half::Request { stage.leave() } else { None };
+            (left, seen.check(half))
+        };
+        if let Some(left) = left {
+            self.count(left, Outcome::Continue);
         }
-        self.seen.borrow_mut().check(half).map_err(|why| Fault::new(Reason::FilterInvalid).detail(why))
+        checked.map_err(|why| Fault::new(Reason::FilterInvalid).detail(why))
     }
 
     /// Shows content to a filter; `None` is whoever writes it.
@@ -240,10 +257,11 @@ impl Run {
             way.ended |= end;
             return Ok(());
         };
-        {
+        let (filter, place, size, absent) = {
             let mut seen = self.seen.borrow_mut();
             let Seen { stages, trailers, .. } = &mut *seen;
-            let part = &mut stages[at].parts[half as usize];
+            let Stage { number, place, parts, .. } = &mut stages[at];
+            let part = &mut parts[half as usize];
             part.content.append(data);
             if end {
                 part.end = End::Body;
@@ -253,17 +271,18 @@ impl Run {
             if part.head == Head::Stopped {
                 return Ok(());
             }
-        }
-        if self.passes(half, at) {
+            (&self.filters[*number], *place, part.content.len(), part.absent)
+        };
+        if absent || !self.sees(filter, half) {
             return self.forward(half, at);
         }
-        let answer =
-            self.enter(
-                at,
-                |filter, place| if self.tcp { tap(filter, place, half, end) } else { filter.on_body(place, half, end) },
-            )?;
-        let limit = self.filter(at).buffer_limit();
-        self.seen.borrow_mut().ways[half as usize].halted |= answer != BodyAnswer::Continue;
+        let answer = if self.tcp { tap(filter, place, half, end) } else { filter.on_body(place, half, size, end) }?;
+        self.noted()?;
+        if answer == BodyAnswer::Continue {
+            return self.forward(half, at);
+        }
+        let limit = filter.buffer_limit();
+        self.seen.borrow_mut().ways[half as usize].halted = true;
         let held = self.part(half, at, |part| {
             part.stopped = Some(answer);
             match answer {
@@ -276,15 +295,12 @@ impl Run {
             }
             part.content.len() + part.kept.as_ref().map_or(0, |kept| kept.len())
         });
-        match answer {
-            BodyAnswer::Continue => self.forward(half, at),
-            // Of a connection no more is read meanwhile.
-            BodyAnswer::Buffer if held > limit && !self.tcp => {
-                self.filter(at).held_too_much();
-                Err(too_large(half, limit))
-            }
-            BodyAnswer::Buffer | BodyAnswer::Watermark | BodyAnswer::Discard => Ok(()),
+        // Of a connection no more is read meanwhile.
+        if answer == BodyAnswer::Buffer && held > limit && !self.tcp {
+            filter.held_too_much();
+            return Err(too_large(half, limit));
         }
+        Ok(())
     }
 
     /// Shows the trailers to a filter; `None` is whoever writes them.
@@ -302,18 +318,23 @@ impl Run {
             }
             return Ok(());
         };
-        let head = self.part(half, at, |part| {
+        let (filter, place, count, absent) = {
+            let mut seen = self.seen.borrow_mut();
+            let count = seen.trailers[half as usize].as_ref().map_or(0, GuestTrailers::count);
+            let Stage { number, place, parts, .. } = &mut seen.stages[at];
+            let part = &mut parts[half as usize];
             part.end = End::Trailers;
-            part.head
-        });
-        if head == Head::Stopped {
-            return Ok(());
-        }
-        if self.passes(half, at) {
+            if part.head == Head::Stopped {
+                return Ok(());
+            }
+            (&self.filters[*number], *place, count, part.absent)
+        };
+        if absent || !self.sees(filter, half) {
             return self.forward(half, at);
         }
-        let count = self.seen.borrow().trailers[half as usize].as_ref().map_or(0, GuestTrailers::count);
-        match self.enter(at, |filter, place| filter.on_trailers(place, half, count))? {
+        let action = filter.on_trailers(place, half, count)?;
+        self.noted()?;
+        match action {
             Action::Continue => self.forward(half, at),
             Action::Pause => {
                 self.seen.borrow_mut().ways[half as usize].halted = true;
@@ -340,15 +361,15 @@ impl Run {
             self.head_goes(half, at)?;
             self.heads(half)?;
         }
-        let made = {
-            let trailers = &mut self.seen.borrow_mut().trailers[half as usize];
+        let (made, next) = {
+            let mut seen = self.seen.borrow_mut();
+            let trailers = &mut seen.trailers[half as usize];
             let made = trailers.as_ref().is_some_and(|trailers| trailers.count() > 0);
             if end == End::Body && !made {
                 *trailers = None;
             }
-            made
+            (made, after(&seen, half, at))
         };
-        let next = self.after(half, at);
         match end {
             End::Body if !made => self.data(half, next, data, true),
             End::Open | End::Body | End::Trailers => {
@@ -442,20 +463,16 @@ impl Run {
 
     /// Counts what a filter said of the request, once.
     pub(super) fn said(&self, at: usize, outcome: Outcome) {
-        let (filter, since, waited) = {
-            let stage = &mut self.seen.borrow_mut().stages[at];
-            if std::mem::replace(&mut stage.counted, true) {
-                return;
-            }
-            (&self.filters[stage.number], stage.since, stage.waited)
-        };
-        let took = filter.said(outcome, since, waited);
-        self.exchange.verdict(took, || filter.verdict(outcome));
+        let left = self.seen.borrow_mut().stages[at].leave();
+        if let Some(left) = left {
+            self.count(left, outcome);
+        }
     }
 
-    /// Whether a filter has no callback for what follows a head of this half.
-    fn passes(&self, half: Half, at: usize) -> bool {
-        !self.sees(self.filter(at), half) || self.part(half, at, |part| part.absent)
+    fn count(&self, left: Left, outcome: Outcome) {
+        let filter = &self.filters[left.number];
+        let took = filter.said(outcome, left.since, left.waited);
+        self.exchange.verdict(took, || filter.verdict(outcome));
     }
 
     /// Whether there is a filter with callbacks for content of this half.
@@ -466,14 +483,6 @@ impl Run {
     /// Whether a filter has callbacks for content of this half.
     fn sees(&self, filter: &Filter, half: Half) -> bool {
         if self.tcp { filter.taps(half) } else { filter.sees(half) }
-    }
-
-    /// Runs one callback of one filter, and looks for what the guest noted in it.
-    fn enter<T>(&self, at: usize, call: impl FnOnce(&Filter, Place) -> Result<T, Fault>) -> Result<T, Fault> {
-        let place = self.seen.borrow().stages[at].place;
-        let answer = call(self.filter(at), place)?;
-        self.noted()?;
-        Ok(answer)
     }
 
     fn filter(&self, at: usize) -> &Filter {
@@ -556,17 +565,22 @@ impl Drop for Run {
     /// The exchange is over: all log, then all go (Envoy's order). Of a connection all learn who has closed it; they log
     /// when they go.
     fn drop(&mut self) {
-        // Not borrowed while guests run.
-        let all = || (0..).map_while(|at| self.seen.borrow().stages.get(at).map(|stage| (stage.number, stage.place)));
-        let by = self.seen.borrow().closed_by();
-        for (number, place) in all() {
-            match self.tcp {
-                true => self.filters[number].on_connection_close(place, Half::Request, by),
-                false => self.filters[number].log(place),
+        if self.tcp {
+            let by = self.seen.borrow().closed_by();
+            let place = |at: usize| self.seen.borrow().stages.get(at).map(|stage| (stage.number, stage.place));
+            for (number, place) in (0..).map_while(place) {
+                self.filters[number].on_connection_close(place, Half::Request, by);
             }
         }
-        for (number, place) in all() {
-            self.filters[number].close(place);
+        // Taken out, as nothing is borrowed while guests run: from here on none has anything in its hands.
+        let stages = std::mem::take(&mut self.seen.borrow_mut().stages);
+        if !self.tcp {
+            for Stage { number, place, .. } in &stages {
+                self.filters[*number].log(*place);
+            }
+        }
+        for Stage { number, place, .. } in &stages {
+            self.filters[*number].close(*place);
         }
     }
 }

@@ -59,6 +59,21 @@ pub(super) struct Stage {
     pub(super) parts: [Part; 2],
 }
 
+/// What a request that a filter has left is counted by.
+pub(super) struct Left {
+    pub(super) number: usize,
+    pub(super) since: Option<Instant>,
+    pub(super) waited: bool,
+}
+
+impl Stage {
+    /// The request leaves it: what that is counted by, the first time.
+    pub(super) fn leave(&mut self) -> Option<Left> {
+        let Stage { number, since, waited, ref mut counted, .. } = *self;
+        (!std::mem::replace(counted, true)).then_some(Left { number, since, waited })
+    }
+}
+
 /// One half of the exchange, as far as it is with one filter.
 #[derive(Default)]
 pub(super) struct Part {

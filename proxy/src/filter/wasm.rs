@@ -289,10 +289,10 @@ impl Filter {
         })
     }
 
-    /// Shows what it sees of a body; see [`Filter::on_headers`].
-    pub(super) fn on_body(&self, place: Place, half: Half, end: bool) -> Result<BodyAnswer, Fault> {
+    /// Shows what it sees of a body, so many bytes; see [`Filter::on_headers`].
+    pub(super) fn on_body(&self, place: Place, half: Half, size: usize, end: bool) -> Result<BodyAnswer, Fault> {
         let callback = [Callback::RequestBody, Callback::ResponseBody][half as usize];
-        let shown = self.show(place, callback, |running| running.vm.on_body(place.context, half, end))?;
+        let shown = self.show(place, callback, |running| running.vm.on_body(place.context, half, size, end))?;
         Ok(shown.unwrap_or(BodyAnswer::Continue))
     }
 

@@ -26,6 +26,12 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 pub const CONNECTION_FIELDS: [HeaderName; 5] =
     [header::CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE];
 
+/// Whether a name, in lower case, is one of [`CONNECTION_FIELDS`].
+#[inline]
+pub fn is_of_connection(name: &str) -> bool {
+    matches!(name, "connection" | "keep-alive" | "proxy-connection" | "transfer-encoding" | "upgrade")
+}
+
 /// Checks the fields of a message that came over HTTP/2 or HTTP/3 (RFC 9113 section 8.2.2, RFC 9114 section 4.2):
 /// no connection-specific field, `te` says nothing but `trailers`.
 ///
@@ -105,6 +111,12 @@ pub fn clean_trailers(trailers: &mut HeaderMap) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn fields_of_a_connection_are_known_by_name() {
+        assert!(CONNECTION_FIELDS.iter().all(|name| is_of_connection(name.as_str())));
+        assert!(["te", "trailer", "connections", ""].iter().all(|name| !is_of_connection(name)));
+    }
 
     fn map(lines: &[(&'static str, &'static str)]) -> HeaderMap {
         let mut map = HeaderMap::new();

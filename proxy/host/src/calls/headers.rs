@@ -47,9 +47,9 @@ pub(crate) fn set_pairs(call: &mut Call<'_>, map: u32, pointer: u32, size: u32) 
     let map = which(map)?;
     let (guest, state) = split(call)?;
     let pairs = Pairs::decode(guest.read(pointer, size)?).unwrap_or_default();
-    writable(state, map)?;
+    state.writable(map)?;
     charge(state, size as usize + pairs.len() * crate::limits::ENTRY)?;
-    state.write(map, |headers| {
+    state.edit(map, |headers| {
         headers.clear();
         for (name, value) in pairs.iter() {
             headers.add(&lower(name), value);
@@ -79,9 +79,9 @@ pub(crate) fn add(call: &mut Call<'_>, map: u32, name: u32, name_size: u32, valu
     let map = which(map)?;
     let (guest, state) = split(call)?;
     let (name, value) = (lower(guest.read(name, name_size)?), guest.read(value, value_size)?);
-    writable(state, map)?;
+    state.writable(map)?;
     charge(state, name.len() + value.len())?;
-    state.write(map, |headers| headers.add(&name, value))
+    state.edit(map, |headers| headers.add(&name, value))
 }
 
 /// Sets the one value of a name.
@@ -89,9 +89,9 @@ pub(crate) fn replace(call: &mut Call<'_>, map: u32, name: u32, name_size: u32, 
     let map = which(map)?;
     let (guest, state) = split(call)?;
     let (name, value) = (lower(guest.read(name, name_size)?), guest.read(value, value_size)?);
-    writable(state, map)?;
+    state.writable(map)?;
     charge(state, name.len() + value.len())?;
-    state.write(map, |headers| headers.replace(&name, value))
+    state.edit(map, |headers| headers.replace(&name, value))
 }
 
 /// Removes a name; fine when it is not there.
@@ -112,10 +112,6 @@ pub(crate) fn lower(name: &[u8]) -> Cow<'_, [u8]> {
 
 fn which(map: u32) -> Result<Map, Status> {
     Map::from_u32(map).ok_or(Status::BadArgument)
-}
-
-fn writable(state: &State, map: Map) -> Result<(), Status> {
-    if state.access(map) == Access::Write { Ok(()) } else { Err(Status::BadArgument) }
 }
 
 pub(super) fn charge(state: &State, bytes: usize) -> Answer {

@@ -84,7 +84,7 @@ pub(crate) fn close(call: &mut Call<'_>, stream: u32) -> Answer {
 pub(crate) fn set_effective_context(call: &mut Call<'_>, id: u32) -> Answer {
     let state = call.data_mut();
     state.context = match id {
-        0 => state.called.clone(),
+        0 => state.contexts.get(state.called).cloned(),
         id => Some(state.contexts.get(id).ok_or(Status::BadArgument)?.clone()),
     };
     Ok(())

@@ -40,12 +40,12 @@ impl Vm {
         })
     }
 
-    /// Shows the guest what [`Stream::body`](crate::Stream::body) has of a half; `end` when neither body nor trailers
-    /// follow. A body that ends with trailers has no such piece. There may be a last piece of no bytes.
+    /// Shows the guest what [`Stream::body`](crate::Stream::body) has of a half, `size` bytes; `end` when neither body nor
+    /// trailers follow. A body that ends with trailers has no such piece. There may be a last piece of no bytes.
     ///
     /// The answer says what becomes of those bytes as they are now, which are not necessarily those that were there
     /// before. When too much is held, the embedder ends the exchange (`Buffer`) or holds the sender back (`Watermark`).
-    pub fn on_body(&mut self, id: ContextId, half: Half, end: bool) -> Result<BodyAnswer, Trap> {
+    pub fn on_body(&mut self, id: ContextId, half: Half, size: usize, end: bool) -> Result<BodyAnswer, Trap> {
         let callback = BODY[half as usize];
         let context = self.context(id, callback)?;
         let Some(exchange) = context.exchange() else { return Ok(BodyAnswer::Continue) };
@@ -54,7 +54,7 @@ impl Vm {
         let answer = match &self.exports.body[half as usize] {
             None => 0,
             Some(function) => {
-                let size = exchange.body_len(half);
+                let size = u32::try_from(size).unwrap_or(u32::MAX);
                 self.runner.enter(callback, function, (id.number, size, u32::from(end)), &context, Phase::Running)?
             }
         };

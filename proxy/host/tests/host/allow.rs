@@ -48,7 +48,7 @@ fn bodies_are_hidden_from_who_may_not_see_them() {
         let stream = lacis_host::testing::TestStream::request(&[]);
         stream.borrow_mut().bodies[0] = Some(b"abc".to_vec());
         let id = vm.open(root, stream).unwrap();
-        vm.on_body(id, Half::Request, false).unwrap();
+        vm.on_body(id, Half::Request, 3, false).unwrap();
         assert_eq!(world.borrow_mut().take_lines(), ["0", size, "0", size]);
     }
 }

@@ -183,7 +183,7 @@ impl Run {
     /// The guest is shown these bytes of a half.
     pub(crate) fn body(&mut self, half: Half, bytes: &str, end: bool) -> BodyAnswer {
         self.set_body(half, bytes);
-        self.vm.on_body(self.id, half, end).unwrap()
+        self.vm.on_body(self.id, half, bytes.len(), end).unwrap()
     }
 
     pub(crate) fn set_body(&mut self, half: Half, bytes: &str) {

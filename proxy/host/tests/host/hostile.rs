@@ -80,8 +80,8 @@ fn drive(
     let id = vm.open(root, stream.clone())?;
     for half in [Half::Request, Half::Response] {
         vm.on_headers(id, half, 6, false)?;
-        vm.on_body(id, half, false)?;
-        vm.on_body(id, half, true)?;
+        vm.on_body(id, half, 8, false)?;
+        vm.on_body(id, half, 8, true)?;
         vm.on_trailers(id, half, 0)?;
     }
     vm.tick(root)?;

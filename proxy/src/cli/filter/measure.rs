@@ -134,8 +134,9 @@ fn exchange(
         timed(head_times, || vm.on_headers(id, half, count, body.is_empty()))?;
         let seen = reads.is_none_or(|reads| reads[half as usize]);
         if stream.borrow().reply.is_none() && !body.is_empty() && seen {
+            let size = body.len();
             stream.borrow_mut().bodies[half as usize] = Some(body);
-            timed(body_times, || vm.on_body(id, half, true))?;
+            timed(body_times, || vm.on_body(id, half, size, true))?;
         }
     }
     timed(close, || vm.close(id))

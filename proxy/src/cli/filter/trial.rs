@@ -337,8 +337,11 @@ impl Passage<'_> {
         let (mut out, mut kept) = (Vec::new(), Vec::new());
         for (number, piece) in body.iter().enumerate() {
             let end = number + 1 == body.len() && trailers.is_empty();
-            self.content(half, |content| content.extend_from_slice(piece));
-            let answer = self.stage.vm.on_body(self.id, half, end).map_err(|trap| broken(&trap))?;
+            let size = self.content(half, |content| {
+                content.extend_from_slice(piece);
+                content.len()
+            });
+            let answer = self.stage.vm.on_body(self.id, half, size, end).map_err(|trap| broken(&trap))?;
             match answer {
                 BodyAnswer::Continue | BodyAnswer::Buffer => {}
                 BodyAnswer::Watermark => kept.append(&mut self.content(half, std::mem::take)),
