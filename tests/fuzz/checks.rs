@@ -29,6 +29,11 @@ pub fn http1(input: &[u8]) {
     lacis::http::h1::fuzzing::parse(input);
 }
 
+/// Frames and field sections of HTTP/2.
+pub fn http2(input: &[u8]) {
+    lacis::http::h2::fuzzing::parse(input);
+}
+
 /// Control streams, request streams and field sections of HTTP/3.
 pub fn http3(input: &[u8]) {
     lacis::http::h3::fuzzing::parse(input);

@@ -124,6 +124,11 @@ fn http1() {
 }
 
 #[test]
+fn http2() {
+    smoke("http2", checks::http2);
+}
+
+#[test]
 fn http3() {
     smoke("http3", checks::http3);
 }

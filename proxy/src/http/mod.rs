@@ -12,6 +12,7 @@ pub mod h1;
 pub mod h2;
 pub mod h3;
 pub mod head;
+mod huffman;
 pub mod rules;
 
 use std::cell::RefCell;

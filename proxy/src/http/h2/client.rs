@@ -2,24 +2,23 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::Method;
-use http::uri::{self, PathAndQuery, Scheme};
 use tokio::sync::Notify;
 
 use super::body::{Pump, incoming_body};
-use super::gather::Gather;
-use super::{CONNECTION_WINDOW, MAX_FRAME, MAX_STREAMS, SEND_BUFFER, STREAM_WINDOW, stream_fault};
+use super::connection::{Over, Shared};
+use super::driver::Driver;
+use super::half::{Reader, Writer};
+use super::stream_fault;
 use crate::drain::Guard;
 use crate::fault::{Fault, Reason, Retry, Side};
 use crate::http::body::{self, Half};
-use crate::http::head::{RequestHead, ResponseHead};
-use crate::http::rules::{self, MAX_HEAD_BYTES};
+use crate::http::rules;
 use crate::http::{Request, Response};
 use crate::net::io::Io;
 use crate::telemetry::trail::Carrier;
@@ -35,7 +34,7 @@ pub struct Link(Rc<State>);
 
 #[derive(Debug)]
 struct State {
-    send: RefCell<h2::client::SendRequest<Bytes>>,
+    shared: Shared,
     carrier: Rc<Carrier>,
     in_flight: Cell<usize>,
     closed: Cell<bool>,
@@ -55,22 +54,9 @@ impl Link {
     /// If the server does not speak HTTP/2.
     pub async fn open(io: Io, guard: Guard) -> Result<Link, Fault> {
         let carrier = io.carrier();
-        let gather = Gather::new(io);
-        let (send, connection) = h2::client::Builder::new()
-            .enable_push(false)
-            .initial_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_frame_size(MAX_FRAME)
-            .max_header_list_size(MAX_HEAD_BYTES as u32)
-            .max_send_buffer_size(SEND_BUFFER)
-            // What a server still sends on streams that we gave up is our doing: it must not end the link for the others.
-            .max_concurrent_reset_streams(MAX_STREAMS as usize)
-            .max_local_error_reset_streams(None)
-            .handshake::<_, Bytes>(gather.clone())
-            .await
-            .map_err(|error| stream_fault(&error, Half::Response))?;
+        let driver = Driver::new(io, false);
         let state = Rc::new(State {
-            send: RefCell::new(send),
+            shared: driver.shared(),
             carrier,
             in_flight: Cell::new(0),
             closed: Cell::new(false),
@@ -79,7 +65,7 @@ impl Link {
             first: Notify::new(),
             ended: RefCell::new(None),
         });
-        tokio::task::spawn_local(drive(connection, gather, Rc::clone(&state), guard));
+        tokio::task::spawn_local(drive(driver, Rc::clone(&state), guard));
         // The answer to the first ping comes after the server's SETTINGS, which say how many streams it takes, and proves
         // that it accepted our certificate: in TLS 1.3 the handshake ends for a client before it is told.
         state.first.notified().await;
@@ -99,17 +85,17 @@ impl Link {
     pub async fn send(&self, request: Request) -> Result<Response, Fault> {
         let Request { head, body, interim } = request;
         let flight = Flight::start(&self.0);
-        let mut send = self.0.send.borrow().clone();
-        let refused = |error: h2::Error| Fault::new(Reason::RefusedStream).retry(Retry::Safe).detail(error.to_string());
-        if let Err(error) = poll_fn(|cx| send.poll_ready(cx)).await {
-            self.0.closed.set(true);
-            return Err(refused(error));
+        let shared = &self.0.shared;
+        self.room().await?;
+        if head.authority.is_none() {
+            return Err(Fault::new(Reason::HttpRequestError).detail("a request without a host"));
         }
         let (end, connect) = (body.is_end(), head.method == Method::CONNECT);
-        let (mut response, stream) = send.send_request(outgoing_request(head.take())?, end).map_err(refused)?;
-        drop(send);
-        let mut upload = (!end).then(|| Pump::new(body, stream, Half::Request));
-        let response = poll_fn(|cx| {
+        let key = shared.borrow_mut().open(&head, end, interim);
+        let reader = Reader::new(Rc::clone(shared), key);
+        drop(head);
+        let mut upload = (!end).then(|| Pump::new(body, Writer::new(Rc::clone(shared), key), Half::Request));
+        let head = poll_fn(|cx| {
             if let Some(pump) = &mut upload
                 && let Poll::Ready(done) = pump.poll(cx)
             {
@@ -120,20 +106,37 @@ impl Link {
                     _ => {}
                 }
             }
-            while let Poll::Ready(Some(Ok(head))) = response.poll_informational(cx) {
-                interim.push(incoming_response(head.into_parts().0));
-            }
-            Pin::new(&mut response).poll(cx).map_err(|error| stream_fault(&error, Half::Response))
+            reader.poll_head(cx).map_err(|cause| stream_fault(cause, Half::Response))
         })
         .await?;
-        let (parts, stream) = response.into_parts();
-        rules::check_fields(&parts.headers, Reason::HttpProtocolError)?;
-        let length = rules::response_length(connect, parts.status, &parts.headers)?;
-        let mut body = incoming_body(stream, length, Half::Response, Some(flight));
+        let length = rules::response_length(connect, head.status, &head.headers)?;
+        let mut body = incoming_body(reader, length, Half::Response, Some(flight));
         if let Some(pump) = upload {
             body.carry(body::Pump::H2(pump));
         }
-        Ok(Response { head: incoming_response(parts).into(), body })
+        Ok(Response { head: head.into(), body })
+    }
+
+    /// Waits until another stream may be opened.
+    async fn room(&self) -> Result<(), Fault> {
+        loop {
+            let room = {
+                let connection = &mut *self.0.shared.borrow_mut();
+                if !connection.is_open() {
+                    self.0.closed.set(true);
+                    let refused = Fault::new(Reason::RefusedStream).retry(Retry::Safe);
+                    return Err(refused.detail("the link takes no more requests"));
+                }
+                if connection.streams.open < connection.peer.streams {
+                    return Ok(());
+                }
+                connection.waiting += 1;
+                Rc::clone(&connection.room)
+            };
+            let waiting = Waiting(&self.0.shared);
+            room.notified().await;
+            drop(waiting);
+        }
     }
 
     /// What is known of its connection.
@@ -148,16 +151,13 @@ impl Link {
 
     /// Whether another request can start at once.
     pub fn has_room(&self) -> bool {
-        self.in_flight() < self.0.send.borrow().current_max_send_streams()
+        self.in_flight() < self.0.shared.borrow().peer.streams
     }
 
     /// Whether it takes no more requests: closed, or the server said GOAWAY.
     pub fn is_closed(&self) -> bool {
-        if !self.0.closed.get() {
-            let ready = self.0.send.borrow_mut().poll_ready(&mut Context::from_waker(std::task::Waker::noop()));
-            if matches!(ready, Poll::Ready(Err(_))) {
-                self.0.closed.set(true);
-            }
+        if !self.0.closed.get() && !self.0.shared.borrow().is_open() {
+            self.0.closed.set(true);
         }
         self.0.closed.get()
     }
@@ -169,55 +169,69 @@ impl Link {
     }
 }
 
-fn incoming_response(parts: http::response::Parts) -> ResponseHead {
-    ResponseHead { status: parts.status, headers: parts.headers, upgrade: None }
+/// One that waits for room.
+struct Waiting<'a>(&'a Shared);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let connection = &mut *self.0.borrow_mut();
+        connection.waiting -= 1;
+        // There may be room for another; and one that gives up passes on what it was told.
+        if connection.waiting > 0 && connection.streams.open + 1 < connection.peer.streams {
+            connection.room.notify_one();
+        }
+    }
 }
 
 /// Runs a link until it ends.
-async fn drive(mut connection: h2::client::Connection<Gather, Bytes>, gather: Gather, state: Rc<State>, guard: Guard) {
-    let ping = connection.ping_pong();
-    let mut alive = pin!(keep_alive(ping, &state));
+async fn drive(mut driver: Driver, state: Rc<State>, guard: Guard) {
+    let mut alive = pin!(keep_alive(&state));
     let mut close = pin!(state.close.notified());
     let ended = poll_fn(|cx| {
+        driver.read(cx);
         if alive.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Err(Fault::new(Reason::ConnectionTimeout).detail("a ping was not answered")));
-        }
-        if state.closed.get() && state.in_flight.get() == 0 {
-            return Poll::Ready(Ok(()));
         }
         if close.as_mut().poll(cx).is_ready() {
             close.set(state.close.notified());
             cx.waker().wake_by_ref();
         }
-        gather.turn(cx, |cx| Pin::new(&mut connection).poll(cx)).map_err(connection_fault)
+        driver.write(cx);
+        let connection = state.shared.borrow();
+        let left = connection.leaving && connection.streams.len() == 0;
+        let done = (left || state.closed.get() && state.in_flight.get() == 0) && driver.is_written(&connection);
+        match connection.over {
+            Some(Over::Violated(what)) => Poll::Ready(Err(Fault::new(Reason::HttpProtocolError).detail(what))),
+            Some(Over::Lost(_)) => {
+                Poll::Ready(driver.take_error().map_or(Ok(()), |e| Err(tls::fault_after_handshake(e))))
+            }
+            None if done => Poll::Ready(Ok(())),
+            None => Poll::Pending,
+        }
     })
     .await;
     if let Err(fault) = ended {
         tracing::debug!(%fault, "an HTTP/2 link ended");
         *state.ended.borrow_mut() = Some(fault);
     }
+    poll_fn(|cx| {
+        driver.shutdown(cx);
+        Poll::Ready(())
+    })
+    .await;
+    drop(driver);
     state.closed.set(true);
     state.first.notify_one();
     drop(guard);
 }
 
-/// Why a link ended before it was open, or as a whole.
-fn connection_fault(error: h2::Error) -> Fault {
-    match error.into_io() {
-        Some(error) => tls::fault_after_handshake(error),
-        None => Fault::new(Reason::HttpProtocolError),
-    }
-}
-
 /// Ends when the other side does not answer a ping.
-async fn keep_alive(ping: Option<h2::PingPong>, state: &State) {
-    let Some(mut ping) = ping else { return std::future::pending().await };
+async fn keep_alive(state: &State) {
+    let ponged = Rc::clone(&state.shared.borrow().ponged);
     loop {
-        match tokio::time::timeout(PING_TIMEOUT, ping.ping(h2::Ping::opaque())).await {
-            Ok(Ok(_)) => {}
-            // The connection ends by itself then.
-            Ok(Err(_)) => return std::future::pending().await,
-            Err(_) => return,
+        state.shared.borrow_mut().ping();
+        if tokio::time::timeout(PING_TIMEOUT, ponged.notified()).await.is_err() {
+            return;
         }
         if !state.ready.replace(true) {
             state.first.notify_one();
@@ -244,24 +258,4 @@ impl Drop for Flight {
             self.0.close.notify_one();
         }
     }
-}
-
-fn outgoing_request(head: RequestHead) -> Result<http::Request<()>, Fault> {
-    let mut parts = uri::Parts::default();
-    parts.authority = head.authority;
-    // RFC 9113 section 8.5: CONNECT says neither.
-    if head.method != Method::CONNECT {
-        parts.scheme = Some(if head.https { Scheme::HTTPS } else { Scheme::HTTP });
-        parts.path_and_query = Some(match head.path.as_str() {
-            "*" => PathAndQuery::from_static("*"),
-            _ => head.path,
-        });
-    }
-    let mut request = http::Request::new(());
-    *request.uri_mut() = uri::Uri::from_parts(parts)
-        .map_err(|e| Fault::new(Reason::HttpRequestError).from(e).detail("a request without a host"))?;
-    *request.method_mut() = head.method;
-    *request.headers_mut() = head.headers;
-    *request.version_mut() = http::Version::HTTP_2;
-    Ok(request)
 }

@@ -1,15 +1,28 @@
-//! HTTP/2 (RFC 9113), both sides, on the `h2` crate: streams in and out of our messages.
+//! HTTP/2 (RFC 9113), both sides: streams in and out of our messages.
 //!
-//! The crate keeps framing, flow control and the attacks on them; here is what a hop adds: heads checked by the rules
-//! that all versions share, bodies that are pulled, interim responses, and links that know how full they are.
+//! It is our own for the sake of its cost. All of a connection is one thread's: its state is one `RefCell`, which the driver and the tasks of
+//! the streams share without locks, and nothing stands between a frame and a message, in either direction.
 
 mod body;
 mod client;
-mod gather;
+mod connection;
+mod driver;
+mod frame;
+mod half;
+mod hpack;
+mod output;
+mod receive;
+mod section;
+mod send;
 mod server;
+mod stream;
+#[cfg(test)]
+mod tests;
 
 use crate::fault::{Fault, Reason};
 use crate::http::body::Half;
+use frame::Code;
+use stream::Cause;
 
 pub use body::{Incoming, Pump};
 pub use client::Link;
@@ -25,26 +38,36 @@ const STREAM_WINDOW: u32 = 1024 * 1024;
 /// Window of a connection: several streams' worth, so that a stalled one does not stop its siblings.
 const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
 
-/// Largest frame that we accept. Bigger frames mean fewer of them; small responses still get in between.
+/// Largest frame that we accept, and send. Bigger frames mean fewer of them; while several streams have something to send, none of theirs
+/// are as large.
 const MAX_FRAME: u32 = 64 * 1024;
 
-/// What one stream may have waiting to be written.
-const SEND_BUFFER: usize = 256 * 1024;
-
-/// What an error on a stream means for the message that was being read from it.
-fn stream_fault(error: &h2::Error, half: Half) -> Fault {
-    let reason = match half {
-        Half::Request => Reason::DownstreamAborted,
-        Half::Response if error.is_remote() && error.reason() == Some(h2::Reason::REFUSED_STREAM) => {
-            Reason::RefusedStream
-        }
-        // A GOAWAY without error that ends a stream is one below whose last stream id this stream lies not (RFC 9113 section 6.8).
-        Half::Response if error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR) => {
-            Reason::RefusedStream
-        }
-        Half::Response if error.is_reset() && error.is_remote() => Reason::StreamReset,
-        Half::Response if error.is_io() || error.is_go_away() => Reason::ConnectionTerminated,
-        Half::Response => Reason::HttpProtocolError,
+/// What the end of a stream means for the message that was being read from it.
+fn stream_fault(cause: Cause, half: Half) -> Fault {
+    let reason = match (half, cause) {
+        (Half::Request, _) => Reason::DownstreamAborted,
+        (Half::Response, Cause::Reset(Code::REFUSED_STREAM)) => Reason::RefusedStream,
+        // Below the last stream id of a GOAWAY without error it does not lie (RFC 9113 section 6.8).
+        (Half::Response, Cause::Unprocessed(Code::NO_ERROR)) => Reason::RefusedStream,
+        (Half::Response, Cause::Reset(_)) => Reason::StreamReset,
+        (Half::Response, Cause::Unprocessed(_) | Cause::Lost(_)) => Reason::ConnectionTerminated,
+        (Half::Response, Cause::Malformed(_)) => Reason::HttpProtocolError,
+        (Half::Response, Cause::TooLarge) => Reason::HttpResponseHeaderSectionSize,
     };
-    Fault::new(reason).detail(error.to_string())
+    Fault::new(reason).detail(match cause {
+        Cause::Reset(code) => format!("the stream was reset: {code}"),
+        Cause::Unprocessed(code) => format!("the peer goes away: {code}"),
+        Cause::Malformed(what) | Cause::Lost(what) => what.to_owned(),
+        Cause::TooLarge => "more fields than are read".to_owned(),
+    })
+}
+
+/// What the fuzz targets call.
+pub mod fuzzing {
+    /// Feeds bytes to the readers of connections and field sections.
+    pub fn parse(input: &[u8]) {
+        super::hpack::fuzz(input);
+        super::section::fuzz(input);
+        super::receive::fuzz(input);
+    }
 }

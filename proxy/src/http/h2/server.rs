@@ -3,50 +3,33 @@
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Poll, ready};
+use std::task::Poll;
 
-use bytes::Bytes;
-use h2::RecvStream;
-use http::uri::{self, Scheme};
-use http::{Method, header};
+use http::Method;
 
+use super::MAX_STREAMS;
 use super::body::{Pump, incoming_body};
-use super::gather::Gather;
-use super::{CONNECTION_WINDOW, MAX_FRAME, MAX_STREAMS, SEND_BUFFER, STREAM_WINDOW};
+use super::connection::{Over, Shared};
+use super::driver::Driver;
+use super::half::{Reader, Writer};
+use super::receive::Accepted;
 use crate::drain::{Drain, Phase};
-use crate::fault::{Fault, Reason};
-use crate::http::body::Half;
-use crate::http::head::{RequestHead, ResponseHead, Version};
-use crate::http::rules::{self, MAX_HEAD_BYTES};
+use crate::http::body::{Body, Half};
 use crate::http::{Interim, Request, Response, Service};
 use crate::net::io::Io;
 
 /// Streams that a peer may reset before we took them (CVE-2023-44487, rapid reset), per connection. A link carries many
 /// callers, and one that leaves resets all of his at once; such a stream costs no more than one that is open.
-const MAX_PENDING_RESETS: usize = MAX_STREAMS as usize;
-
-/// Streams that we have reset and still know, so that what a client had already sent on them is no error of it.
-const RESET_STREAMS: usize = 1024;
+pub(super) const MAX_PENDING_RESETS: usize = MAX_STREAMS as usize;
 
 /// Streams that a client may make us reset by errors of its own, over the life of the connection (CVE-2025-8671). A link
 /// lives for weeks, so this is no small number.
-const MAX_ERROR_RESETS: usize = 65_536;
+pub(super) const MAX_ERROR_RESETS: usize = 65_536;
 
 /// Serves one connection until it ends.
 pub async fn serve<S: Service>(io: Io, service: Rc<S>, drain: Drain) {
-    let mut builder = h2::server::Builder::new();
-    builder
-        .max_concurrent_streams(MAX_STREAMS)
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_frame_size(MAX_FRAME)
-        .max_header_list_size(MAX_HEAD_BYTES as u32)
-        .max_send_buffer_size(SEND_BUFFER)
-        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
-        .max_concurrent_reset_streams(RESET_STREAMS)
-        .max_local_error_reset_streams(Some(MAX_ERROR_RESETS));
-    let gather = Gather::new(io);
-    let Ok(mut connection) = builder.handshake::<_, Bytes>(gather.clone()).await else { return };
+    let mut driver = Driver::new(io, true);
+    let shared = driver.shared();
     let mut quiet = pin!(drain.reached(Phase::Quiet));
     let mut cut = pin!(drain.reached(Phase::Cut));
     let mut draining = false;
@@ -56,50 +39,59 @@ pub async fn serve<S: Service>(io: Io, service: Rc<S>, drain: Drain) {
         }
         if !draining && quiet.as_mut().poll(cx).is_ready() {
             draining = true;
-            connection.graceful_shutdown();
+            shared.borrow_mut().drain();
         }
-        gather.turn(cx, |cx| {
-            loop {
-                match ready!(connection.poll_accept(cx)) {
-                    Some(Ok((request, respond))) => {
-                        // Its end is the connection's, which ends when its last stream has.
-                        tokio::task::spawn_local(exchange(Rc::clone(&service), request, respond));
-                    }
-                    Some(Err(error)) => {
-                        // Its GOAWAY is written; asked again it would say the same for ever.
-                        tracing::debug!(%error, "an HTTP/2 connection broke");
-                        return Poll::Ready(());
-                    }
-                    None => return Poll::Ready(()),
-                }
-            }
-        })
+        driver.read(cx);
+        loop {
+            // Not in the condition: that would hold the state while a task is made.
+            let accepted = shared.borrow_mut().accepted.pop_front();
+            let Some(accepted) = accepted else { break };
+            // Its end is the connection's, which ends when its last stream has.
+            tokio::task::spawn_local(exchange(Rc::clone(&service), Rc::clone(&shared), accepted));
+        }
+        driver.write(cx);
+        let connection = shared.borrow();
+        if let Some(Over::Violated(what)) = connection.over {
+            tracing::debug!(what, "an HTTP/2 connection broke");
+        }
+        if connection.over.is_some() || connection.is_drained() && driver.is_written(&connection) {
+            drop(connection);
+            driver.shutdown(cx);
+            return Poll::Ready(());
+        }
+        Poll::Pending
     })
     .await;
 }
 
 /// One request and its response.
-async fn exchange<S: Service>(
-    service: Rc<S>,
-    request: http::Request<RecvStream>,
-    mut respond: h2::server::SendResponse<Bytes>,
-) {
+async fn exchange<S: Service>(service: Rc<S>, shared: Shared, accepted: Accepted) {
+    let Accepted { key, request, end } = accepted;
+    let writer = Writer::new(Rc::clone(&shared), key);
+    let reader = (!end).then(|| Reader::new(shared, key));
     let interim = Rc::new(Interim::default());
-    let method = request.method().clone();
-    let response = match incoming_request(request, &interim) {
+    let mut method = Method::GET;
+    let response = match request {
         Err(fault) => service.refuse(fault),
-        Ok(request) => {
-            let mut call = pin!(service.call(request));
+        Ok((head, length)) => {
+            method.clone_from(&head.method);
+            let body = match reader {
+                Some(reader) => incoming_body(reader, length, Half::Request, None),
+                None => Body::empty(Half::Request),
+            };
+            let mut call = pin!(service.call(Request { head: head.into(), body, interim: Rc::clone(&interim) }));
             let answered = poll_fn(|cx| {
                 let response = call.as_mut().poll(cx);
-                // Also those that came with the final head: they go before it.
-                for head in interim.take() {
-                    // A stream that is gone shows below.
-                    let _ = respond.send_informational(outgoing_response(head));
+                if !interim.is_empty() {
+                    // Also those that came with the final head: they go before it.
+                    for head in interim.take() {
+                        // A stream that is gone shows below.
+                        let _ = writer.answer(&head, false);
+                    }
                 }
                 match response {
                     Poll::Ready(response) => Poll::Ready(Some(response)),
-                    Poll::Pending => respond.poll_reset(cx).map(|_| None),
+                    Poll::Pending => writer.poll_cause(cx).map(|_| None),
                 }
             });
             match answered.await {
@@ -108,62 +100,17 @@ async fn exchange<S: Service>(
             }
         }
     };
-    let Response { head, body } = response;
-    let bodiless = head.is_bodiless(&method);
-    let end = body.is_end() || bodiless;
-    let Ok(stream) = respond.send_response(outgoing_response(head.take()), end) else { return };
+    let Response { head, mut body } = response;
+    let end = body.is_end() || head.is_bodiless(&method);
+    if writer.answer(&head, end).is_err() {
+        return;
+    }
+    drop(head);
     if end {
-        let mut body = body;
         let _ = poll_fn(|cx| body.poll_uploaded(cx)).await;
     } else {
-        let mut pump = Pump::new(body, stream, Half::Response);
+        let mut pump = Pump::new(body, writer, Half::Response);
         // The exchange has recorded what went wrong, the stream was reset.
         let _ = poll_fn(|cx| pump.poll(cx)).await;
     }
-}
-
-fn incoming_request(request: http::Request<RecvStream>, interim: &Rc<Interim>) -> Result<Request, Fault> {
-    let malformed = |why: &'static str| Fault::new(Reason::HttpRequestError).detail(why);
-    let (parts, stream) = request.into_parts();
-    let mut headers = parts.headers;
-    rules::check_fields(&headers, Reason::HttpRequestError)?;
-    let length = rules::request_length(&parts.method, &headers)?;
-    let uri::Parts { scheme, authority, path_and_query, .. } = parts.uri.into_parts();
-    let host = headers.remove(header::HOST);
-    let authority = match (authority, host) {
-        // RFC 9113 section 8.3.1: they may both be there if they agree.
-        (Some(authority), Some(host)) if !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) => {
-            return Err(malformed("host and :authority differ"));
-        }
-        (Some(authority), _) => Some(authority),
-        (None, Some(host)) => Some(
-            uri::Authority::from_maybe_shared(Bytes::from_owner(host))
-                .map_err(|_| malformed("a host that is not a host"))?,
-        ),
-        (None, None) => return Err(malformed("neither :authority nor host")),
-    };
-    let path = match path_and_query {
-        Some(path) if parts.method != Method::CONNECT => path,
-        // RFC 9113 section 8.5.
-        None if parts.method == Method::CONNECT => uri::PathAndQuery::from_static("/"),
-        _ => return Err(malformed("a :path that does not fit the method, or none")),
-    };
-    let head = RequestHead {
-        method: parts.method,
-        authority,
-        path,
-        https: scheme == Some(Scheme::HTTPS),
-        headers,
-        version: Version::Http2,
-        upgrade: None,
-    };
-    let body = incoming_body(stream, length, Half::Request, None);
-    Ok(Request { head: head.into(), body, interim: Rc::clone(interim) })
-}
-
-fn outgoing_response(head: ResponseHead) -> http::Response<()> {
-    let mut response = http::Response::new(());
-    *response.status_mut() = head.status;
-    *response.headers_mut() = head.headers;
-    response
 }

@@ -1,6 +1,5 @@
 //! Field sections as lines (RFC 9204 section 4.5), with a dynamic table of capacity 0: each line says itself, or is in the static table.
 
-mod huffman;
 mod table;
 
 use std::fmt::{self, Debug, Formatter};
@@ -9,6 +8,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http::HeaderName;
 
 use super::Broken;
+use crate::http::huffman;
 use table::{Found, TABLE};
 
 /// What a line counts beside its name and value (RFC 9114 section 4.2.2).
