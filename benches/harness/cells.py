@@ -38,5 +38,6 @@ CELLS = [
     Cell("h3-1m", "h3", size=BIG, cpu={"envoy": 0.30}),
 ]
 SMOKE = ["h1", "h2", "h2-1m", "h3"]
-# Who can stand where. nginx speaks no HTTP/2 to an upstream and HAProxy no HTTP/3; `relay` is the floor of one hop.
-PLACES = {"envoy": {"h1", "h2", "h3"}, "haproxy": {"h1", "h2"}, "nginx": {"h1"}, "relay": {"h1"}}
+# Who can stand where. nginx speaks no HTTP/2 to an upstream and HAProxy no HTTP/3; `relay` is the floor: under one hop bytes are moved,
+# under a pair they are also numbered, gathered, and sealed: over TCP, or over UDP.
+PLACES = {"envoy": {"h1", "h2", "h3"}, "haproxy": {"h1", "h2"}, "nginx": {"h1"}, "relay": {"h1", "h2", "h3"}}

@@ -63,7 +63,9 @@ class Pair:
 def command(kind, link, side, directory, values):
     """Writes the configuration of one sidecar; the command that starts it."""
     if kind == "relay":
-        return [os.environ["MESHLOAD_BIN"], "relay", "--listen", f"127.0.0.1:{values['alpha']}", "--target", f"127.0.0.1:{values['backend']}"]
+        between = ["--link", {"h2": "sealed", "h3": "udp"}[link], "--side", {"alpha": "near", "delta": "far"}[side]] if side != "hop" else []
+        listen, target = {"hop": ("alpha", "backend"), "alpha": ("alpha", "delta"), "delta": ("delta", "backend")}[side]
+        return [os.environ["MESHLOAD_BIN"], "relay", "--listen", f"127.0.0.1:{values[listen]}", "--target", f"127.0.0.1:{values[target]}"] + between
     linked = side if side == "hop" else f"{link}-{side}"
     template = {"lacis": f"lacis/{side}.yaml", "envoy": f"envoy/{linked}.yaml", "haproxy": f"haproxy/{side}.cfg", "nginx": f"nginx/{side}.conf"}[kind]
     config = directory / Path(template).name

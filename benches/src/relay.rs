@@ -1,5 +1,11 @@
-//! The floor under every proxy of one hop (F1): a relay that forwards bytes and reads none of them. What a request
-//! costs here is what the kernel takes for moving it: two reads, two writes, and the waits.
+//! The floors under proxies. Under one hop (F1): a relay that forwards bytes and reads none of them. What a request
+//! costs here is what the kernel takes for moving it: two reads, two writes, and the waits. Under a pair of sidecars: [`near`] and [`Far`].
+
+mod link;
+mod pair;
+
+pub use link::Kind;
+pub use pair::{Far, near};
 
 use mio::{
     Events, Interest, Poll, Token,
@@ -109,18 +115,22 @@ impl Pair {
 
     /// Writes what waits for this end.
     fn flush(&mut self, end: usize) -> io::Result<()> {
-        let (bytes, sent) = &mut self.unsent[end];
-        while *sent < bytes.len() {
-            match self.ends[end].write(&bytes[*sent..]) {
-                Ok(count) => *sent += count,
-                Err(error) if waits(&error) => return Ok(()),
-                Err(error) => return Err(error),
-            }
-        }
-        bytes.clear();
-        *sent = 0;
-        Ok(())
+        drain(&mut self.ends[end], &mut self.unsent[end])
     }
+}
+
+/// Writes what waits, and how much of it has gone before.
+fn drain(stream: &mut TcpStream, (bytes, sent): &mut (Vec<u8>, usize)) -> io::Result<()> {
+    while *sent < bytes.len() {
+        match stream.write(&bytes[*sent..]) {
+            Ok(count) => *sent += count,
+            Err(error) if waits(&error) => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
+    bytes.clear();
+    *sent = 0;
+    Ok(())
 }
 
 /// True for what is no failure: the socket is not ready, or not yet connected.

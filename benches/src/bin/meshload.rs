@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 use lacis_benches::{
     load::Generator,
     plan::{Arrivals, Plan},
-    relay::relay,
+    relay::{Far, Kind, near, relay},
 };
 use std::{
     error::Error,
@@ -55,7 +55,8 @@ enum Command {
         #[arg(long = "pid", value_name = "PID")]
         pids: Vec<u32>,
     },
-    /// Relay the bytes of each connection to a target, and read none of them: the floor under every proxy of one hop.
+    /// Relay the bytes of each connection to a target, and read none of them: the floor under every proxy of one hop. With
+    /// `--link` half of the floor under a pair of sidecars: all connections share one link.
     Relay {
         /// Where connections come.
         #[arg(long, value_name = "ADDRESS")]
@@ -63,10 +64,24 @@ enum Command {
         /// Where they go.
         #[arg(long, value_name = "ADDRESS")]
         target: SocketAddr,
+        /// What lies between the two halves.
+        #[arg(long, requires = "side")]
+        link: Option<Kind>,
+        /// Which half this is.
+        #[arg(long, requires = "link")]
+        side: Option<Side>,
     },
     /// Print the backend's address, then carry out the plans that come on standard input, a line of JSON each, and
     /// print their windows, a line of JSON each. A plan that fails answers `{"error": "…"}`.
     Serve,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Side {
+    /// Connections come here, the target is the far half.
+    Near,
+    /// The link comes here, the target is where its connections go.
+    Far,
 }
 
 fn main() -> ExitCode {
@@ -92,9 +107,13 @@ fn work(arguments: Arguments) -> Result<(), Box<dyn Error>> {
             let plan = Plan { target, host, connections, warmup, seconds, rate, arrivals, pids };
             writeln!(output, "{}", serde_json::to_string_pretty(&generator.run(&plan)?)?)?;
         }
-        Command::Relay { listen, target } => {
-            let listener = TcpListener::bind(listen).map_err(|error| format!("cannot listen on {listen}: {error}"))?;
-            relay(listener, target)?;
+        Command::Relay { listen, target, link, side } => {
+            let cannot = |error| format!("cannot listen on {listen}: {error}");
+            match (link, side) {
+                (Some(link), Some(Side::Far)) => Far::bind(listen, link).map_err(cannot)?.run(target)?,
+                (Some(link), Some(Side::Near)) => near(TcpListener::bind(listen).map_err(cannot)?, target, link)?,
+                _ => relay(TcpListener::bind(listen).map_err(cannot)?, target)?,
+            }
         }
         Command::Serve => {
             let mut generator = bind()?;
