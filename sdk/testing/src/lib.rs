@@ -154,8 +154,9 @@ impl Engine for Running {
     }
 
     fn body(&self, exchange: u32, half: Half, end: bool) -> Passage {
+        let size = self.scene.content(exchange, |content| content.bodies[half as usize].len());
         self.within(exchange, |vm, context| {
-            Ok(match vm.on_body(context, side(half), end)? {
+            Ok(match vm.on_body(context, side(half), size, end)? {
                 BodyAnswer::Continue => Passage::Continue,
                 _ => Passage::Pause,
             })
