@@ -169,7 +169,19 @@ impl Language {
                 Some(Language::TinyGo)
             }
             () if imports("sched_yield") && imports("poll_oneoff") => Some(Language::Go),
-            () if exports("proxy_on_memory_allocate") && !exports("malloc") => Some(Language::Rust),
+            // Nobody else exports callbacks that are of no use to a filter: the crate has all of them, whatever the filter is for.
+            () if [
+                "proxy_on_memory_allocate",
+                "proxy_on_queue_ready",
+                "proxy_on_grpc_close",
+                "proxy_on_new_connection",
+            ]
+            .into_iter()
+            .all(exports)
+                && !exports("malloc") =>
+            {
+                Some(Language::Rust)
+            }
             () => None,
         }
     }

@@ -13,6 +13,7 @@ pub mod h2;
 pub mod h3;
 pub mod head;
 mod huffman;
+mod output;
 pub mod rules;
 
 use std::cell::RefCell;

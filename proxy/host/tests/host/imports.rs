@@ -83,8 +83,16 @@ fn a_plugin_tells_what_it_is() {
     assert!(!plugin.exports("proxy_on_response_headers"));
     assert_eq!(plugin.imports().collect::<Vec<_>>(), [("env", "proxy_log")]);
     assert_eq!(plugin.language(), None);
-    let rust = load(&MODULE.replace("\"malloc\"", "\"proxy_on_memory_allocate\"")).unwrap();
-    assert_eq!(rust.language(), Some(Language::Rust));
+    // As `lacis.h` makes them; the crate for Rust exports all callbacks.
+    let small = MODULE.replace("\"malloc\"", "\"proxy_on_memory_allocate\"");
+    assert_eq!(load(&small).unwrap().language(), None);
+    let callbacks = [("queue_ready", "i32 i32"), ("grpc_close", "i32 i32 i32"), ("new_connection", "i32) (result i32")];
+    let callbacks = callbacks.map(|(name, types)| {
+        let body = if types.contains("result") { "(i32.const 0)" } else { "" };
+        format!("(func (export \"proxy_on_{name}\") (param {types}) {body}) ")
+    });
+    let rust = small.replace("(memory", &format!("{}(memory", callbacks.concat()));
+    assert_eq!(load(&rust).unwrap().language(), Some(Language::Rust));
 }
 
 #[test]

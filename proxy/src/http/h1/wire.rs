@@ -1,12 +1,12 @@
 //! One HTTP/1 connection: what was read and not used yet, what is to be written, and where in a message it stands.
 
 use std::cell::RefCell;
-use std::io::{self, IoSlice};
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use tokio::io::AsyncWrite;
 use tokio_util::io::poll_read_buf;
 
@@ -16,6 +16,7 @@ use super::parse::Framing;
 use super::write;
 use crate::fault::{Fault, Reason};
 use crate::http::body::{Body, Frame, Half};
+use crate::http::output::Output;
 use crate::net::io::Io;
 use crate::net::turn::Turn;
 use crate::telemetry::trail::Carrier;
@@ -26,10 +27,7 @@ const READ_SMALL: usize = 4 * 1024;
 /// Bytes asked of one read while a body flows: a TLS record, and four of them make no difference any more.
 const READ_LARGE: usize = 64 * 1024;
 
-/// Data up to this size is copied behind its head so that one plain write sends both; more is written from where it is.
-const COPY_LIMIT: usize = 4 * 1024;
-
-/// Bytes of output that are collected before they are written: frames that are ready together share a write.
+/// A message whose end has less than this to be written may wait for the other messages of its turn.
 const COLLECT: usize = 16 * 1024;
 
 /// A connection that speaks HTTP/1.
@@ -46,14 +44,6 @@ pub struct Wire {
     unfinished: bool,
     /// Counts it among those of its endpoint.
     _lease: Option<Lease>,
-}
-
-/// What is to be written: small things collected, then at most one large piece and the line end of its chunk.
-#[derive(Debug, Default)]
-struct Output {
-    small: BytesMut,
-    large: Bytes,
-    line_end: &'static [u8],
 }
 
 #[derive(Debug)]
@@ -135,7 +125,7 @@ impl Wire {
             self.input = BytesMut::new();
         }
         if self.output.is_empty() {
-            self.output.small = BytesMut::new();
+            self.output.rest();
         }
     }
 
@@ -193,26 +183,12 @@ impl Wire {
 
     /// Where heads are written.
     pub(super) fn head_out(&mut self) -> &mut BytesMut {
-        &mut self.output.small
+        self.output.tail()
     }
 
     /// Writes all that is collected.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.output.is_empty() {
-            let slices = [
-                IoSlice::new(&self.output.small),
-                IoSlice::new(&self.output.large),
-                IoSlice::new(self.output.line_end),
-            ];
-            let n = match self.output.large.is_empty() {
-                true => ready!(Pin::new(&mut self.io).poll_write(cx, &self.output.small))?,
-                false => ready!(Pin::new(&mut self.io).poll_write_vectored(cx, &slices))?,
-            };
-            if n == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            self.output.written(n);
-        }
+        ready!(self.output.poll_write(Pin::new(&mut self.io), cx))?;
         Pin::new(&mut self.io).poll_flush(cx)
     }
 
@@ -233,45 +209,17 @@ impl Drop for Wire {
     }
 }
 
-impl Output {
-    fn is_empty(&self) -> bool {
-        self.small.is_empty() && self.large.is_empty()
+/// Appends content as it is framed.
+fn write_data(output: &mut Output, data: Bytes, framing: Framing) {
+    if framing != Framing::Chunked {
+        return output.push(data);
     }
-
-    fn len(&self) -> usize {
-        self.small.len() + self.large.len()
-    }
-
-    fn data(&mut self, data: Bytes, framing: Framing) {
-        let chunked = framing == Framing::Chunked;
-        if chunked {
-            // At most 16 hexadecimal digits and the line end.
-            let mut digits = [0; 16];
-            self.small.put_slice(hex(data.len(), &mut digits));
-            self.small.put_slice(b"\r\n");
-        }
-        if data.len() <= COPY_LIMIT {
-            self.small.put_slice(&data);
-            self.small.put_slice(if chunked { b"\r\n" } else { b"" });
-        } else {
-            self.large = data;
-            self.line_end = if chunked { b"\r\n" } else { b"" };
-        }
-    }
-
-    fn written(&mut self, mut n: usize) {
-        let small = n.min(self.small.len());
-        self.small.advance(small);
-        n -= small;
-        let large = n.min(self.large.len());
-        self.large.advance(large);
-        n -= large;
-        if self.large.is_empty() && !self.line_end.is_empty() {
-            // What is left of the line end is small.
-            self.small.put_slice(&self.line_end[n.min(self.line_end.len())..]);
-            self.line_end = b"";
-        }
-    }
+    // At most 16 hexadecimal digits and the line end.
+    let mut digits = [0; 16];
+    output.tail().put_slice(hex(data.len(), &mut digits));
+    output.tail().put_slice(b"\r\n");
+    output.push(data);
+    output.tail().put_slice(b"\r\n");
 }
 
 fn hex(mut n: usize, digits: &mut [u8; 16]) -> &[u8] {
@@ -359,11 +307,7 @@ impl Pump {
             match self.state {
                 Stage::Body => {
                     self.body.poll_upload(cx)?;
-                    let full = {
-                        let wire = self.wire.borrow();
-                        !wire.output.large.is_empty() || wire.output.len() >= COLLECT
-                    };
-                    if full {
+                    if !self.wire.borrow().output.has_room() {
                         ready!(self.wire.borrow_mut().poll_flush(cx)).map_err(broken)?;
                     }
                     let Poll::Ready(frame) = self.body.poll_frame(cx) else {
@@ -375,12 +319,12 @@ impl Pump {
                     self.state = match frame {
                         Some(Frame::Data(data)) if data.is_empty() || self.framing == Framing::Empty => Stage::Body,
                         Some(Frame::Data(data)) => {
-                            wire.output.data(data, self.framing);
+                            write_data(&mut wire.output, data, self.framing);
                             Stage::Body
                         }
                         Some(Frame::Trailers(trailers)) if self.framing == Framing::Chunked => {
-                            wire.output.small.put_slice(b"0\r\n");
-                            write::trailers(&mut wire.output.small, &trailers);
+                            wire.output.tail().put_slice(b"0\r\n");
+                            write::trailers(wire.output.tail(), &trailers);
                             self.framing = Framing::Empty;
                             Stage::Body
                         }
@@ -388,7 +332,7 @@ impl Pump {
                         Some(Frame::Trailers(_)) => Stage::Body,
                         None => {
                             if self.framing == Framing::Chunked {
-                                wire.output.small.put_slice(b"0\r\n\r\n");
+                                wire.output.tail().put_slice(b"0\r\n\r\n");
                             }
                             Stage::Turn
                         }

@@ -13,10 +13,10 @@ use super::frame::{
     self, Code, DEFAULT_WINDOW, HEADER, Header, MAX_31_BITS, PREFACE, SMALLEST_MAX_FRAME, Wrong, kind, setting,
 };
 use super::hpack::{Decoder, Encoder};
-use super::output::Output;
 use super::receive::{Accepted, Block, Content};
 use super::stream::{Cause, Key, Side, Streams, watch};
 use super::{CONNECTION_WINDOW, MAX_FRAME, MAX_STREAMS, STREAM_WINDOW};
+use crate::http::output::Output;
 use crate::http::rules::MAX_HEAD_BYTES;
 
 /// Streams that we have reset and still know, so that what the peer had already sent on them is no error of it. Frames on older ones are

@@ -104,7 +104,7 @@ impl Driver {
             let blocked = connection.answers > MAX_ANSWERS;
             self.unflushed = true;
             match connection.output.poll_write(Pin::new(&mut self.io), cx) {
-                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Ok(())) => connection.output.rest(),
                 Poll::Ready(Err(error)) => {
                     self.broken = Some(error);
                     connection.end(Over::Lost("the connection broke"));

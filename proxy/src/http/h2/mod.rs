@@ -10,7 +10,6 @@ mod driver;
 mod frame;
 mod half;
 mod hpack;
-mod output;
 mod receive;
 mod section;
 mod send;

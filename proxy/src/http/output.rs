@@ -1,5 +1,5 @@
-//! What a connection has to say: many frames, one write. A frame is written here as it is made, large content goes by
-//! reference, and all of it leaves at the end of a turn.
+//! What a connection has to say: many small things, one write. Heads and frames are written here as they are made, large content goes by
+//! reference, and all of it leaves together.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::AsyncWrite;
 
-/// What waits here before content waits in its streams: four full TLS records.
+/// What waits here before more content is asked for: four full TLS records.
 const ENOUGH: usize = 64 * 1024;
 
 /// Content of this much is not copied.
@@ -38,7 +38,7 @@ pub(super) struct Output {
 }
 
 impl Output {
-    /// Where frames are appended.
+    /// Where small things are appended.
     pub(super) fn tail(&mut self) -> &mut BytesMut {
         if self.tail.capacity() == 0 {
             self.tail = SPARE.take();
@@ -46,7 +46,7 @@ impl Output {
         &mut self.tail
     }
 
-    /// Appends content, whose frame's header is written.
+    /// Appends content, behind what says how long it is.
     pub(super) fn push(&mut self, data: Bytes) {
         if data.len() < LARGE {
             return self.tail().extend_from_slice(&data);
@@ -94,7 +94,6 @@ impl Output {
             }
             self.advance(n);
         }
-        self.rest();
         Poll::Ready(Ok(()))
     }
 
@@ -112,8 +111,8 @@ impl Output {
         self.tail.advance(n);
     }
 
-    /// Gives back what an idle connection does not need.
-    fn rest(&mut self) {
+    /// Gives back what an idle connection does not need. All of it is written.
+    pub(super) fn rest(&mut self) {
         let mut tail = std::mem::take(&mut self.tail);
         tail.clear();
         if tail.capacity() > 0 && tail.capacity() <= KEPT {
@@ -168,6 +167,7 @@ mod tests {
         let (written, got) =
             tokio::join!(poll_fn(|cx| output.poll_write(Pin::new(&mut near), cx)), far.read_exact(&mut read));
         assert_eq!((written.unwrap(), got.unwrap()), ((), expected.len()));
+        output.rest();
         assert!(read == expected && output.is_at_rest());
     }
 }
