@@ -17,6 +17,8 @@ class Cell:
     cpu: dict = field(default_factory=dict)
     # Of added latency, by whose, by quantile; in a closed loop only of the median of one connection, which nobody queues before.
     added: dict = field(default_factory=dict)
+    # Who cannot stand here, though it can with this link.
+    without: tuple = ()
 
     def title(self):
         way = {"h1": "h1 → h1", "h2": "h1 → mTLS h2 → h1", "h3": "h1 → h3 → h1"}[self.link]
@@ -35,7 +37,7 @@ CELLS = [
     Cell("h2-one", "h2", connections=1, added={"p50": {"envoy": 0.35, "haproxy": 0.75}}),
     Cell("h3", "h3", loads=BOTH, cpu={"envoy": 0.14, "h2": 1.25}),
     Cell("h3-16k", "h3", size=MIDDLE, cpu={"envoy": 0.22}),
-    Cell("h3-1m", "h3", size=BIG, cpu={"envoy": 0.30}),
+    Cell("h3-1m", "h3", size=BIG, cpu={"envoy": 0.30}, without=("relay",)),  # which has nothing against losses
 ]
 SMOKE = ["h1", "h2", "h2-1m", "h3"]
 # Who can stand where. nginx speaks no HTTP/2 to an upstream and HAProxy no HTTP/3; `relay` is the floor: under one hop bytes are moved,
