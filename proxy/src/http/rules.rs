@@ -98,6 +98,20 @@ fn decimal(value: &HeaderValue) -> Option<u64> {
     Some(digits.iter().fold(0, |n, d| n * 10 + u64::from(d - b'0')))
 }
 
+/// Takes the Host field away: from now on it is known as the authority.
+///
+/// # Errors
+/// If there are several: two readers could go by two of them (RFC 9110 section 7.2).
+pub fn take_host(headers: &mut HeaderMap) -> Result<Option<HeaderValue>, &'static str> {
+    match headers.entry(header::HOST) {
+        header::Entry::Vacant(_) => Ok(None),
+        header::Entry::Occupied(entry) => match entry.iter().nth(1) {
+            None => Ok(Some(entry.remove())),
+            Some(_) => Err("more than one host field"),
+        },
+    }
+}
+
 /// Takes away what may not stand in a trailer section (RFC 9110 section 6.5.1): framing, routing and connection fields.
 pub fn clean_trailers(trailers: &mut HeaderMap) {
     for name in CONNECTION_FIELDS {

@@ -314,17 +314,11 @@ fn request_framing(headers: &mut HeaderMap, version: Version) -> Result<Framing,
 }
 
 fn host(headers: &mut HeaderMap, version: Version) -> Result<Option<Authority>, Fault> {
-    let mut lines = headers.get_all(header::HOST).iter();
-    let host = match (lines.next(), lines.next()) {
-        (None, _) if version == Version::Http10 => return Ok(None),
-        (None, _) => return Err(malformed("no host field")),
-        (Some(_), Some(_)) => return Err(malformed("more than one host field")),
-        (Some(host), None) => host.clone(),
-    };
-    headers.remove(header::HOST);
-    match host.is_empty() {
-        true => Ok(None),
-        false => authority(Bytes::from_owner(host)).map(Some),
+    match rules::take_host(headers).map_err(malformed)? {
+        None if version == Version::Http10 => Ok(None),
+        None => Err(malformed("no host field")),
+        Some(host) if host.is_empty() => Ok(None),
+        Some(host) => authority(Bytes::from_owner(host)).map(Some),
     }
 }
 

@@ -71,12 +71,7 @@ impl Parts {
             return Err(Broken::Malformed("a pseudo-header after a field"));
         }
         let twice = match line.into_owned() {
-            Line::Authority(authority) => {
-                if authority.as_str().contains('@') {
-                    return Err(Broken::Malformed("user information in the authority"));
-                }
-                self.authority.replace(authority).is_some()
-            }
+            Line::Authority(authority) => self.authority.replace(authority).is_some(),
             Line::Method(method) => self.method.replace(method).is_some(),
             Line::Path(path) => self.path.replace(path).is_some(),
             Line::Scheme(https) => self.https.replace(https).is_some(),
@@ -113,7 +108,7 @@ impl Parts {
             return Err(Broken::Refused(Fault::new(Reason::UriTooLong)));
         }
         // RFC 9113 section 8.3.1: they may both be there if they agree.
-        let host = headers.remove(header::HOST);
+        let host = rules::take_host(&mut headers).map_err(refused)?;
         let authority = match (authority, host) {
             (Some(authority), Some(host)) if !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) => {
                 return Err(refused("host and :authority differ"));
@@ -124,6 +119,9 @@ impl Parts {
             }
             (None, None) => return Err(refused("neither :authority nor host")),
         };
+        if authority.as_str().contains('@') {
+            return Err(Broken::Malformed("user information in the authority"));
+        }
         let (authority, version) = (Some(authority), Version::Http2);
         Ok(RequestHead { method, authority, path, https, headers, version, upgrade: None })
     }
@@ -285,6 +283,7 @@ mod tests {
             &[GET, HTTPS, AUTHORITY, ROOT, (":", "")],
             &[GET, HTTPS, (":authority", ""), ROOT],
             &[GET, HTTPS, (":authority", "user@a"), ROOT],
+            &[GET, HTTPS, ROOT, ("host", "user@a")],
             &[GET, HTTPS, AUTHORITY, (":path", "x")],
             &[GET, HTTPS, AUTHORITY, (":path", "")],
             &[GET, (":scheme", "ftp"), AUTHORITY, ROOT],
@@ -312,6 +311,8 @@ mod tests {
             &[GET, HTTPS, ROOT][..],
             &[GET, HTTPS, AUTHORITY, ROOT, ("host", "b")],
             &[GET, HTTPS, ROOT, ("host", "a b")],
+            &[GET, HTTPS, ROOT, ("host", "a"), ("host", "b")],
+            &[GET, HTTPS, AUTHORITY, ROOT, ("host", "a"), ("host", "b")],
         ] {
             assert!(matches!(parts(lines).request(), Err(Broken::Refused(_))), "{lines:?}");
         }

@@ -1,7 +1,7 @@
 //! Heads and trailers as field sections, and back (RFC 9114 sections 4.2 and 4.3).
 
 use bytes::Bytes;
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{HeaderMap, HeaderValue};
 use http::uri::{Authority, PathAndQuery};
 use http::{Method, StatusCode};
 
@@ -23,7 +23,7 @@ pub(super) fn request(section: Bytes) -> Result<RequestHead, Broken> {
     rules::check_fields(&headers, Reason::HttpRequestError).map_err(|_| CONNECTION_FIELD)?;
     let method = Method::from_bytes(&method.ok_or(OF_ANOTHER_KIND)?).map_err(|_| Broken::Malformed("no method"))?;
     let connect = method == Method::CONNECT;
-    let authority = match (authority, host(&mut headers)?) {
+    let authority = match (authority, rules::take_host(&mut headers).map_err(Broken::Malformed)?) {
         (Some(authority), Some(host)) if authority != host.as_bytes() => {
             return Err(Broken::Malformed("a host that is not the authority"));
         }
@@ -89,17 +89,6 @@ pub(super) fn trailers(section: Bytes, malformed: Reason) -> Result<HeaderMap, B
 
 const CONNECTION_FIELD: Broken = Broken::Malformed("a field that belongs to a connection");
 const OF_ANOTHER_KIND: Broken = Broken::Malformed("pseudo-headers of another kind of message, or none");
-
-/// Takes the Host field away: as the authority it is known.
-fn host(headers: &mut HeaderMap) -> Result<Option<HeaderValue>, Broken> {
-    match headers.entry(header::HOST) {
-        header::Entry::Vacant(_) => Ok(None),
-        header::Entry::Occupied(entry) => match entry.iter().nth(1) {
-            None => Ok(Some(entry.remove())),
-            Some(_) => Err(Broken::Malformed("more than one host")),
-        },
-    }
-}
 
 /// The lines of a section by what they are.
 #[derive(Default)]
