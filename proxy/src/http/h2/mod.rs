@@ -46,10 +46,10 @@ fn stream_fault(cause: Cause, half: Half) -> Fault {
     let reason = match (half, cause) {
         (Half::Request, _) => Reason::DownstreamAborted,
         (Half::Response, Cause::Reset(Code::REFUSED_STREAM)) => Reason::RefusedStream,
-        // Below the last stream id of a GOAWAY without error it does not lie (RFC 9113 section 6.8).
-        (Half::Response, Cause::Unprocessed(Code::NO_ERROR)) => Reason::RefusedStream,
+        // Beyond the last stream of a GOAWAY nothing was done, whatever its code says (RFC 9113 section 6.8).
+        (Half::Response, Cause::Unprocessed(_)) => Reason::RefusedStream,
         (Half::Response, Cause::Reset(_)) => Reason::StreamReset,
-        (Half::Response, Cause::Unprocessed(_) | Cause::Lost(_)) => Reason::ConnectionTerminated,
+        (Half::Response, Cause::Lost(_)) => Reason::ConnectionTerminated,
         (Half::Response, Cause::Malformed(_)) => Reason::HttpProtocolError,
         (Half::Response, Cause::TooLarge) => Reason::HttpResponseHeaderSectionSize,
     };

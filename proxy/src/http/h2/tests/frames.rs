@@ -310,21 +310,29 @@ fn a_drain_is_announced_before_it_is_final() {
 
 #[test]
 fn a_goaway_tells_which_requests_were_not_touched() {
-    let mut connection = Connection::new(false);
-    let mut head = RequestHead::unread();
-    head.authority = Some("delta".parse().expect("a host"));
-    let keys: Vec<_> = (0..3).map(|_| connection.open(&head, true, Rc::default())).collect();
-    let mut said = BytesMut::new();
-    frame::write_settings(&mut said, &[(setting::MAX_CONCURRENT_STREAMS, 7)]);
-    frame::write(&mut said, kind::GOAWAY, 0, 0, b"\0\0\0\x03\0\0\0\0bye");
-    connection.receive(&mut said);
-    let faults: Vec<_> = keys
-        .iter()
-        .map(|key| {
-            let cause = connection.streams.get(*key).expect("held").cause;
-            cause.map(|cause| crate::http::h2::stream_fault(cause, Half::Response).reason)
-        })
-        .collect();
-    assert_eq!(faults, [None, None, Some(Reason::RefusedStream)]);
-    assert!(!connection.is_open());
+    for code in [Code::NO_ERROR, Code::ENHANCE_YOUR_CALM] {
+        let mut connection = Connection::new(false);
+        let mut head = RequestHead::unread();
+        head.authority = Some("delta".parse().expect("a host"));
+        let keys: Vec<_> = (0..3).map(|_| connection.open(&head, true, Rc::default())).collect();
+        let mut said = BytesMut::new();
+        frame::write_settings(&mut said, &[(setting::MAX_CONCURRENT_STREAMS, 7)]);
+        frame::write(
+            &mut said,
+            kind::GOAWAY,
+            0,
+            0,
+            &[&3_u32.to_be_bytes()[..], &code.0.to_be_bytes(), b"bye"].concat(),
+        );
+        connection.receive(&mut said);
+        let faults: Vec<_> = keys
+            .iter()
+            .map(|key| {
+                let cause = connection.streams.get(*key).expect("held").cause;
+                cause.map(|cause| crate::http::h2::stream_fault(cause, Half::Response).reason)
+            })
+            .collect();
+        assert_eq!(faults, [None, None, Some(Reason::RefusedStream)], "{code}");
+        assert!(!connection.is_open());
+    }
 }
