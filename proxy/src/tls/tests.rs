@@ -239,7 +239,9 @@ fn unwelcome(mesh: &Mesh) -> Vec<(Pair, &'static str)> {
 fn clients_that_a_server_refuses() {
     let mesh = Mesh::new();
     let delta = mesh.settings("delta");
-    handshake(&stranger(Some(&mesh.pair("anybody"))), delta.server()).expect("the method is sound");
+    let (anybody, _) = handshake(&stranger(Some(&mesh.pair("anybody"))), delta.server()).expect("the method is sound");
+    let suite = anybody.negotiated_cipher_suite().map(|s| s.suite());
+    assert_eq!(suite, Some(CipherSuite::TLS13_AES_128_GCM_SHA256), "which is ours, not the first of the client's");
 
     let error = handshake(&stranger(None), delta.server()).expect_err("no certificate");
     assert_eq!((&error, reason(&error)), (&Error::NoCertificatesPresented, Reason::TlsCertificateError));
