@@ -40,7 +40,7 @@ pub struct Conn {
     /// Where it came from.
     pub remote: SocketAddr,
     /// Who is at the other end.
-    pub peer: Option<Peer>,
+    pub peer: Option<Arc<Peer>>,
     /// What our certificate said of us there.
     pub own: Option<Arc<Peer>>,
     /// The name that the peer asked for (SNI).

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use rustls::{ClientConfig, ServerConfig};
+use rustls::ClientConfig;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
-use super::{Alpn, Peer, fault, peer, server_name};
+use super::{Alpn, Peer, TlsSettings, fault, peer, server_name};
 use crate::fault::{Fault, Reason};
 
 /// Connects to a service; what the two agreed to speak, and who answers there.
@@ -31,7 +31,7 @@ pub struct Accepted {
     /// What the two agreed to speak.
     pub alpn: Option<Alpn>,
     /// Who the peer is.
-    pub peer: Peer,
+    pub peer: Arc<Peer>,
     /// The name that it asked for (SNI), if it did.
     pub server_name: Option<Arc<str>>,
 }
@@ -40,10 +40,10 @@ pub struct Accepted {
 ///
 /// # Errors
 /// If the peer does not show a valid identity of the trust domain.
-pub async fn accept(tcp: TcpStream, settings: Arc<ServerConfig>) -> Result<Accepted, Fault> {
-    let stream = TlsAcceptor::from(settings).accept(tcp).await.map_err(fault)?;
+pub async fn accept(tcp: TcpStream, settings: Arc<TlsSettings>) -> Result<Accepted, Fault> {
+    let stream = TlsAcceptor::from(Arc::clone(settings.server())).accept(tcp).await.map_err(fault)?;
     let session = stream.get_ref().1;
-    let peer = session.peer_certificates().and_then(peer);
+    let peer = session.peer_certificates().and_then(|chain| settings.peer(chain));
     let peer = peer.ok_or_else(|| {
         Fault::new(Reason::TlsCertificateError).detail("the peer's certificate is no valid identity (any more)")
     })?;

@@ -5,6 +5,7 @@
 
 pub mod authority;
 pub mod handshake;
+mod known;
 pub mod settings;
 pub mod verify;
 pub mod web;

@@ -198,6 +198,13 @@ impl TlsSettings {
         &self.quic
     }
 
+    /// Who has connected, from the certificates of a connection whose handshake is complete (leaf first). `None` if there
+    /// are none, or if the leaf has expired: a resumed session does not verify a certificate again, and it must not outlive
+    /// the identity that it stands for.
+    pub fn peer(&self, chain: &[CertificateDer<'_>]) -> Option<Arc<Peer>> {
+        self.verifier.client(chain, SystemTime::now())
+    }
+
     /// For connections to a server that must be one of `expected`. The same settings, with their sessions, for the
     /// same question.
     pub fn client(&self, expected: &[SpiffeId], alpn: Alpn) -> Arc<ClientConfig> {

@@ -1,5 +1,7 @@
 //! Handshakes in memory, between our settings and peers of every kind.
 
+mod known;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -206,6 +208,7 @@ fn two_members_of_a_mesh() {
         );
         assert_eq!(client.alpn_protocol(), Some(chosen.as_bytes()));
         assert_eq!(server.server_name(), Some("delta"));
+        assert_eq!(delta.peer(server.peer_certificates().expect("chain")).as_deref(), Some(&caller));
         let suite = client.negotiated_cipher_suite().map(|s| s.suite());
         assert_eq!(suite, Some(CipherSuite::TLS13_AES_128_GCM_SHA256));
         let group = client.negotiated_key_exchange_group().map(|g| g.name());

@@ -18,6 +18,7 @@ use rustls::{
 };
 use x509_parser::prelude::{ASN1Time, FromDer, GeneralName, X509Certificate, X509Name};
 
+use super::known::{Known, Role};
 pub use crate::identity::Peer;
 use crate::identity::{InvalidId, SpiffeId};
 
@@ -144,6 +145,8 @@ pub(crate) struct Verifier {
     clients: Arc<dyn ClientCertVerifier>,
     algorithms: WebPkiSupportedAlgorithms,
     trust_domain: Box<str>,
+    /// Chains that were verified, for all that was made of the same roots.
+    known: Arc<Known>,
     /// `None`: anybody of the trust domain.
     expected: Option<Arc<[SpiffeId]>>,
 }
@@ -163,33 +166,74 @@ impl Verifier {
             .clear_root_hint_subjects()
             .build()?;
         let algorithms = provider.signature_verification_algorithms;
-        Ok(Verifier { roots, clients, algorithms, trust_domain: trust_domain.into(), expected: None })
+        let (trust_domain, known) = (trust_domain.into(), Arc::default());
+        Ok(Verifier { roots, clients, algorithms, trust_domain, known, expected: None })
     }
 
     /// One of these only: what a client demands. Nobody, if there are none.
     pub(crate) fn one_of(&self, expected: &[SpiffeId]) -> Self {
-        let Verifier { roots, clients, algorithms, trust_domain, expected: _ } = self;
+        let Verifier { roots, clients, algorithms, trust_domain, known, expected: _ } = self;
         Verifier {
             roots: roots.clone(),
             clients: clients.clone(),
             algorithms: *algorithms,
             trust_domain: trust_domain.clone(),
+            known: known.clone(),
             expected: Some(expected.into()),
         }
     }
 
-    fn identify(&self, leaf: &CertificateDer<'_>) -> Result<(), Unidentified> {
-        let (_, leaf) = X509Certificate::from_der(leaf).map_err(|_| Unidentified::Malformed)?;
+    /// Who has connected with this chain, from the certificates of a connection whose handshake is complete; as
+    /// [`Peer::at`].
+    pub(crate) fn client(&self, chain: &[CertificateDer<'_>], now: SystemTime) -> Option<Arc<Peer>> {
+        let (leaf, intermediates) = chain.split_first()?;
+        let since = now.duration_since(UNIX_EPOCH).ok()?;
+        // The next whole second: a part of one after its end is after its end.
+        let second = UnixTime::since_unix_epoch(Duration::from_nanos(999_999_999) + since);
+        let known = self.known.find(Role::Client, leaf, intermediates, second);
+        known.or_else(|| Peer::at(chain, now).map(Arc::new))
+    }
+
+    /// Demands of a chain that it leads to the roots now, as `verify` finds out, and that it is of somebody who is welcome.
+    fn demand(
+        &self,
+        role: Role,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+        verify: impl FnOnce() -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let peer = match self.known.find(role, leaf, intermediates, now) {
+            Some(peer) => peer,
+            None => {
+                verify()?;
+                let peer = Arc::new(self.identify(leaf)?);
+                self.known.add(role, leaf, intermediates, peer.clone());
+                peer
+            }
+        };
+        match &self.expected {
+            Some(expected) if !expected.contains(&peer.spiffe) => {
+                Err(Unidentified::Unexpected { id: peer.spiffe.clone(), expected: expected.clone() }.into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Somebody of the trust domain.
+    fn identify(&self, der: &CertificateDer<'_>) -> Result<Peer, Unidentified> {
+        let (_, leaf) = X509Certificate::from_der(der).map_err(|_| Unidentified::Malformed)?;
         let id = spiffe_id(&leaf)?;
         if id.trust_domain() != &*self.trust_domain {
             return Err(Unidentified::TrustDomain { id, trust_domain: self.trust_domain.clone() });
         }
-        match &self.expected {
-            Some(expected) if !expected.contains(&id) => {
-                Err(Unidentified::Unexpected { id, expected: expected.clone() })
-            }
-            _ => Ok(()),
-        }
+        Peer::of(der, &leaf).ok_or(Unidentified::Malformed)
+    }
+
+    /// Chains that are remembered.
+    #[cfg(test)]
+    pub(super) fn remembers(&self) -> usize {
+        self.known.len()
     }
 }
 
@@ -211,9 +255,10 @@ impl ServerCertVerifier for Verifier {
         _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let parsed = ParsedCertificate::try_from(leaf)?;
-        verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, self.algorithms.all)?;
-        self.identify(leaf)?;
+        self.demand(Role::Server, leaf, intermediates, now, || {
+            let parsed = ParsedCertificate::try_from(leaf)?;
+            verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, self.algorithms.all)
+        })?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -251,9 +296,10 @@ impl ClientCertVerifier for Verifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self.clients.verify_client_cert(leaf, intermediates, now)?;
-        self.identify(leaf)?;
-        Ok(verified)
+        self.demand(Role::Client, leaf, intermediates, now, || {
+            self.clients.verify_client_cert(leaf, intermediates, now).map(drop)
+        })?;
+        Ok(ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(

@@ -254,7 +254,7 @@ impl Worker {
     async fn peer(self: &Rc<Self>, stream: TcpStream, from: SocketAddr) {
         let way = &self.inbound;
         let Ok(local) = stream.local_addr() else { return };
-        let Some(settings) = self.tls.borrow().as_ref().map(|tls| Arc::clone(tls.server())) else { return };
+        let Some(settings) = self.tls.borrow().clone() else { return };
         let shaken = tokio::select! {
             shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls::handshake::accept(stream, settings)) => shaken,
             () = way.drain.reached(Phase::Cut) => return,
@@ -285,7 +285,9 @@ impl Worker {
     async fn quic(self: &Rc<Self>, connection: quic::Connection) {
         let way = &self.inbound;
         let from = connection.remote_address();
-        let Some(peer) = quic::peer_certificates(&connection).as_deref().and_then(tls::peer) else {
+        let settings = self.tls.borrow().clone();
+        let chain = quic::peer_certificates(&connection);
+        let Some(peer) = settings.zip(chain).and_then(|(settings, chain)| settings.peer(&chain)) else {
             tracing::info!(peer = %from, "a peer was turned away: its certificate is no valid identity (any more)");
             connection.close(0u32.into(), b"");
             return;
@@ -303,7 +305,7 @@ impl Worker {
         (protocol, link): (Protocol, Link),
         local: SocketAddr,
         remote: SocketAddr,
-        peer: Peer,
+        peer: Arc<Peer>,
         server_name: Option<Arc<str>>,
     ) -> Conn {
         let metrics = &self.inbound.hop.ledger.metrics;
