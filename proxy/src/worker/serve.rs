@@ -188,6 +188,8 @@ impl Worker {
         };
         let (worker, service, direction) = (Rc::clone(self), entrance.service.clone(), entrance.direction);
         self.publish();
+        // A task has the room for the largest thing that it ever waits for, all the time. So that a link at rest holds
+        // little of it, what comes before and what other protocols need are in boxes of their own.
         tokio::task::spawn_local(async move {
             match direction {
                 Direction::Outbound => worker.application(stream, from, service).await,
@@ -207,21 +209,10 @@ impl Worker {
         let (protocol, read) = if opaque {
             (Protocol::Tcp, Bytes::new())
         } else {
-            let quiet = async {
-                way.drain.reached(Phase::Quiet).await;
-                tokio::time::sleep(h1::FIRST_REQUEST).await;
-            };
-            let spoken = tokio::select! {
-                biased;
-                spoken = detect(&mut stream) => spoken,
-                // An application may open connections in advance.
-                () = tokio::time::sleep(h1::IDLE_TIMEOUT) => return,
-                () = quiet => return,
-            };
-            match spoken {
-                Ok((Spoken::Http1, read)) => (Protocol::Http1, read),
-                Ok((Spoken::Http2, read)) => (Protocol::H2, read),
-                Err(_) => return,
+            match Box::pin(self.spoken(&mut stream)).await {
+                Some((Spoken::Http1, read)) => (Protocol::Http1, read),
+                Some((Spoken::Http2, read)) => (Protocol::H2, read),
+                None => return,
             }
         };
         let Ok(local) = stream.local_addr() else { return };
@@ -243,42 +234,65 @@ impl Worker {
         let counted = Counted::new(&way.hop, Direction::Outbound, protocol);
         let io = Io::tcp(stream, read);
         match protocol {
-            Protocol::Tcp => opaque::serve(io, served, way.drain.clone()).await,
+            Protocol::Tcp => Box::pin(opaque::serve(io, served, way.drain.clone())).await,
             Protocol::H2 => h2::serve(io, served, way.drain.clone()).await,
-            Protocol::Http1 | Protocol::H3 => h1::serve(io, served, way.drain.clone()).await,
+            Protocol::Http1 | Protocol::H3 => Box::pin(h1::serve(io, served, way.drain.clone())).await,
         }
         drop(counted);
+    }
+
+    /// What the application speaks, and what was read to find out; nothing if the connection ends first.
+    async fn spoken(&self, stream: &mut TcpStream) -> Option<(Spoken, Bytes)> {
+        let quiet = async {
+            self.outbound.drain.reached(Phase::Quiet).await;
+            tokio::time::sleep(h1::FIRST_REQUEST).await;
+        };
+        tokio::select! {
+            biased;
+            spoken = detect(stream) => spoken.ok(),
+            // An application may open connections in advance.
+            () = tokio::time::sleep(h1::IDLE_TIMEOUT) => None,
+            () = quiet => None,
+        }
     }
 
     /// A connection of a peer: mutual TLS.
     async fn peer(self: &Rc<Self>, stream: TcpStream, from: SocketAddr) {
         let way = &self.inbound;
-        let Ok(local) = stream.local_addr() else { return };
-        let Some(settings) = self.tls.borrow().clone() else { return };
+        let Some((io, conn)) = Box::pin(self.welcome(stream, from)).await else { return };
+        let protocol = conn.protocol;
+        let served = self.served(way, conn, None);
+        let counted = Counted::new(&way.hop, Direction::Inbound, protocol);
+        match protocol {
+            Protocol::H2 => h2::serve(io, served, way.drain.clone()).await,
+            _ => Box::pin(h1::serve(io, served, way.drain.clone())).await,
+        }
+        drop(counted);
+    }
+
+    /// The handshake with a peer; nothing if it is turned away.
+    async fn welcome(&self, stream: TcpStream, from: SocketAddr) -> Option<(Io, Conn)> {
+        let local = stream.local_addr().ok()?;
+        let settings = self.tls.borrow().clone()?;
         let shaken = tokio::select! {
             shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls::handshake::accept(stream, settings)) => shaken,
-            () = way.drain.reached(Phase::Cut) => return,
+            () = self.inbound.drain.reached(Phase::Cut) => return None,
         };
-        let Accepted { stream, alpn, peer, server_name } = match shaken {
-            Ok(Ok(accepted)) => accepted,
+        match shaken {
+            Ok(Ok(Accepted { stream, alpn, peer, server_name })) => {
+                let spoken =
+                    if alpn == Some(Alpn::Http2) { (Protocol::H2, Link::H2) } else { (Protocol::Http1, Link::H1) };
+                Some((Io::tls(stream), self.inbound_conn(spoken, local, from, peer, server_name)))
+            }
             Ok(Err(fault)) => {
                 tracing::info!(%fault, peer = %from, "a peer was turned away");
-                return;
+                None
             }
             Err(_) => {
                 tracing::info!(peer = %from, "a TLS handshake took too long");
-                return;
+                None
             }
-        };
-        let (protocol, link) =
-            if alpn == Some(Alpn::Http2) { (Protocol::H2, Link::H2) } else { (Protocol::Http1, Link::H1) };
-        let served = self.served(way, self.inbound_conn((protocol, link), local, from, peer, server_name), None);
-        let counted = Counted::new(&way.hop, Direction::Inbound, protocol);
-        match protocol {
-            Protocol::H2 => h2::serve(Io::tls(stream), served, way.drain.clone()).await,
-            _ => h1::serve(Io::tls(stream), served, way.drain.clone()).await,
         }
-        drop(counted);
     }
 
     /// A QUIC connection of a peer, after its handshake.

@@ -1,6 +1,6 @@
 //! One HTTP/1 connection: what was read and not used yet, what is to be written, and where in a message it stands.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -21,7 +21,7 @@ use crate::net::io::Io;
 use crate::net::turn::Turn;
 use crate::telemetry::trail::Carrier;
 
-/// Bytes asked of one read when little is expected. Small, since every open connection that reads holds it.
+/// Bytes asked of one read when little is expected.
 const READ_SMALL: usize = 4 * 1024;
 
 /// Bytes asked of one read while a body flows: a TLS record, and four of them make no difference any more.
@@ -29,6 +29,11 @@ const READ_LARGE: usize = 64 * 1024;
 
 /// A message whose end has less than this to be written may wait for the other messages of its turn.
 const COLLECT: usize = 16 * 1024;
+
+thread_local! {
+    /// A block for whoever reads next: a connection that waits for something to read has none.
+    static SPARE: Cell<BytesMut> = Cell::new(BytesMut::new());
+}
 
 /// A connection that speaks HTTP/1.
 #[derive(Debug)]
@@ -109,10 +114,17 @@ impl Wire {
 
     /// Reads what is there; 0 is the end of the connection.
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.input.capacity() == 0 {
+            self.input = SPARE.take();
+        }
         if self.input.capacity() - self.input.len() < self.read_size / 2 {
             self.input.reserve(self.read_size);
         }
-        let n = ready!(poll_read_buf(Pin::new(&mut self.io), cx, &mut self.input))?;
+        let Poll::Ready(read) = poll_read_buf(Pin::new(&mut self.io), cx, &mut self.input) else {
+            self.spare();
+            return Poll::Pending;
+        };
+        let n = read?;
         // A read that filled its room announces more of the same.
         self.read_size = if n >= self.read_size / 2 { (self.read_size * 4).min(READ_LARGE) } else { self.read_size };
         Poll::Ready(Ok(n))
@@ -121,11 +133,16 @@ impl Wire {
     /// Gives back the room for reading while nothing is expected.
     pub(super) fn rest(&mut self) {
         self.read_size = READ_SMALL;
-        if self.input.is_empty() {
-            self.input = BytesMut::new();
-        }
+        self.spare();
         if self.output.is_empty() {
             self.output.rest();
+        }
+    }
+
+    /// Leaves the block to the next reader, if nothing is in it.
+    fn spare(&mut self) {
+        if self.input.is_empty() && self.input.capacity() > 0 {
+            SPARE.set(std::mem::take(&mut self.input));
         }
     }
 

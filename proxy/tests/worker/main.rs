@@ -1,11 +1,15 @@
-//! A worker without a process around it: limits that are too large to be reached from outside.
+//! A worker without a process around it: limits that are too large to be reached from outside, and what a connection
+//! that rests holds.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a test may fail anywhere, helpers included")]
 
+mod rest;
+
+use std::alloc::System;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,7 +23,18 @@ use lacis::telemetry::metrics::Registry;
 use lacis::tls::authority::{self, Issued};
 use lacis::tls::{Alpn, TlsSettings};
 use lacis::worker::{self, Order, Peers, Seed, Sockets};
+use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
+use tempfile::TempDir;
 use tokio::sync::mpsc::{self, UnboundedSender};
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+/// One test runs at a time: they share the allocator, whose counts one of them reads.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Longer than anything takes that works.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -44,8 +59,13 @@ fn is_served(stream: &mut TcpStream) -> bool {
 
 const LIMIT: usize = 3;
 
-/// A worker with this configuration that serves [`LIMIT`] connections on each way, until it is cut.
-fn start(text: &str, sockets: Sockets, tls: Option<Arc<TlsSettings>>) -> (UnboundedSender<Order>, Running) {
+/// A worker with this configuration that serves so many connections on each way, until it is cut.
+fn start(
+    text: &str,
+    sockets: Sockets,
+    tls: Option<Arc<TlsSettings>>,
+    connections: usize,
+) -> (UnboundedSender<Order>, Running) {
     let host = Host { variable: &|_| None, exists: &|_| true, cores: 1 };
     let (config, _) = config::parse(text, "test", Path::new("/"), &host).expect("a config");
     let (orders, mailbox) = mpsc::unbounded_channel();
@@ -59,7 +79,7 @@ fn start(text: &str, sockets: Sockets, tls: Option<Arc<TlsSettings>>) -> (Unboun
         shared: Arc::default(),
         mailbox,
         peers: Arc::new(Peers::new(vec![orders.clone()])),
-        connections: LIMIT,
+        connections,
     };
     (orders, thread::spawn(move || worker::run(seed)))
 }
@@ -75,12 +95,42 @@ fn any_port() -> SocketAddr {
     "127.0.0.1:0".parse().expect("an address")
 }
 
+const OUTBOUND: &str = "node: {service: alpha}\noutbound: {listen: \"127.0.0.1:0\"}\n";
+
+const INBOUND: &str = "node: {service: delta, trust_domain: mesh.local}
+identity: {certificate: a, private_key: b, trust_bundle: c}
+inbound: {listen: \"127.0.0.1:0\", application: \"127.0.0.1:9\"}
+";
+
+fn identity(service: &str) -> SpiffeId {
+    SpiffeId::service("mesh.local", "default", service).expect("an identity")
+}
+
+/// An authority, and a directory for it.
+struct Mesh(TempDir);
+
+impl Mesh {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        authority::init(dir.path(), "mesh.local", 1, false).expect("an authority");
+        Mesh(dir)
+    }
+
+    fn tls(&self, service: &str) -> Arc<TlsSettings> {
+        let issued = authority::issue(self.0.path(), service, "default", None, 1).expect("a certificate");
+        let Issued { certificate, private_key, trust_bundle, .. } = issued;
+        TlsSettings::load(&IdentityFiles { certificate, private_key, trust_bundle }, &identity(service))
+            .expect("settings")
+    }
+}
+
 #[test]
 fn no_more_connections_than_the_limit() {
+    let _alone = alone();
     let listener = listen::tcp(any_port(), 1).expect("a port").remove(0);
     let address = listener.local_addr().expect("its address");
     let sockets = Sockets { outbound: Some(listener), ..Sockets::default() };
-    let (orders, worker) = start("node: {service: alpha}\noutbound: {listen: \"127.0.0.1:0\"}\n", sockets, None);
+    let (orders, worker) = start(OUTBOUND, sockets, None, LIMIT);
     let connect = || TcpStream::connect(address).expect("a connection");
 
     let mut open: Vec<TcpStream> = (0..LIMIT).map(|_| connect()).collect();
@@ -105,29 +155,19 @@ fn no_more_connections_than_the_limit() {
 /// The same over QUIC: an attempt beyond the limit is refused before it costs a handshake (RFC 9000 section 20.1).
 #[test]
 fn no_more_quic_connections_than_the_limit() {
-    let dir = tempfile::tempdir().expect("a directory");
-    authority::init(dir.path(), "mesh.local", 1, false).expect("an authority");
-    let tls = |service: &str| {
-        let issued = authority::issue(dir.path(), service, "default", None, 1).expect("a certificate");
-        let Issued { certificate, private_key, trust_bundle, .. } = issued;
-        let id = SpiffeId::service("mesh.local", "default", service).expect("an identity");
-        TlsSettings::load(&IdentityFiles { certificate, private_key, trust_bundle }, &id).expect("settings")
-    };
+    let _alone = alone();
+    let mesh = Mesh::new();
     let pair = listen::tcp_and_udp(any_port(), 1).expect("a port").remove(0);
     let address = pair.1.local_addr().expect("its address");
     let sockets = Sockets { inbound: Some(pair), ..Sockets::default() };
-    let text = "node: {service: delta, trust_domain: mesh.local}
-identity: {certificate: a, private_key: b, trust_bundle: c}
-inbound: {listen: \"127.0.0.1:0\", application: \"127.0.0.1:9\"}
-";
-    let (orders, worker) = start(text, sockets, Some(tls("delta")));
+    let (orders, worker) = start(INBOUND, sockets, Some(mesh.tls("delta")), LIMIT);
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let socket = listen::udp(any_port(), false).expect("a port");
         let client = quic::endpoint(socket, None).expect("an endpoint");
-        let delta = SpiffeId::service("mesh.local", "default", "delta").expect("an identity");
-        let settings = quic::client(tls("alpha").client(&[delta], Alpn::Http3)).expect("settings");
+        let settings = mesh.tls("alpha").client(&[identity("delta")], Alpn::Http3);
+        let settings = quic::client(settings).expect("settings");
         let connect = async || {
             let connecting = client.connect_with(settings.clone(), address, "delta").expect("an attempt");
             tokio::time::timeout(PATIENCE, connecting).await.expect("an end")
