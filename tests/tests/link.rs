@@ -140,6 +140,29 @@ on_links! {
         block_on(async { while tasks.join_next().await.transpose().expect("no panic").is_some() {} });
     }
 
+    /// A peer whose process was killed and came back at its place says that its links are gone, and does not leave those who use
+    /// them to their timeouts, which here are shorter than that of a silent link: these would answer 504.
+    [H2, H3] fn a_killed_peer_that_is_back_disowns_its_links(link) {
+        let (mesh, app) = (Mesh::new(), App::named("one"));
+        let mut delta = mesh.sidecar("delta").application(&app).start();
+        let listen = delta.inbound();
+        let policy = json!({"timeouts": {"request": "20s"}, "retries": {"on": ["connect_failure", "reset"]}});
+        let policy = json!({"services": {"delta": policy}});
+        let alpha = mesh.sidecar("alpha").calls("delta", listen, link).with(policy).start();
+        assert_eq!(client::get(alpha.outbound(), "delta", "/bytes/1").status(), 200);
+        // POST: what is idempotent would be sent again.
+        let mut waiting = client::Client::connect(alpha.outbound());
+        waiting.send("POST /hold HTTP/1.1\r\nhost: delta\r\ncontent-length: 2\r\n\r\nhi");
+        app.wait_held(1);
+        delta.signal("KILL");
+        delta.wait();
+        delta = mesh.sidecar("delta").application(&app).with(json!({"inbound": {"listen": listen.to_string()}})).start();
+        assert_eq!(client::get(alpha.outbound(), "delta", "/bytes/1").status(), 200);
+        let answer = waiting.response("POST");
+        assert_eq!((answer.status(), answer.proxy_error().as_deref()), (502, Some("connection_terminated")));
+        drop(delta);
+    }
+
     /// A link that breaks costs what was on it; the next request makes a new one.
     [H1, H2] fn a_broken_link_is_replaced(link) {
         let wired = Wired::new(link, Relay::new);

@@ -7,10 +7,12 @@ use std::net::UdpSocket;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::hmac;
 use quinn::congestion::CubicConfig;
 use quinn::crypto::rustls::{NoInitialCipherSuite, QuicClientConfig, QuicServerConfig};
 use quinn::{AckFrequencyConfig, ClientConfig, EndpointConfig, ServerConfig, TransportConfig, VarInt};
 pub use quinn::{Connection, ConnectionStats as Stats, Endpoint};
+use quinn_proto::HashedConnectionIdGenerator;
 use rustls_pki_types::CertificateDer;
 
 use congestion::Discerns;
@@ -71,14 +73,30 @@ const ACK_THRESHOLD: u32 = 10;
 /// How long a receiver collects packets.
 const ACK_DELAY: Duration = Duration::from_millis(5);
 
+/// A secret that one endpoint after the other may have, but no two at the same time: each could be made to end the
+/// connections of the other (RFC 9000 section 21.11).
+pub type Secret = [u8; 32];
+
 /// An endpoint on this socket. With server settings it accepts connections; it can connect in both cases.
+///
+/// Where it has the secret of another, whose process was killed, it tells those who still write to the connections of that one
+/// that they are gone (a stateless reset, RFC 9000 section 10.3), as a kernel does for TCP. Without, they learn it after
+/// [`IDLE_TIMEOUT`].
 ///
 /// # Errors
 /// The system's, if the socket cannot be used.
-pub fn endpoint(socket: UdpSocket, server: Option<ServerConfig>) -> io::Result<Endpoint> {
+pub fn endpoint(socket: UdpSocket, server: Option<ServerConfig>, secret: Option<Secret>) -> io::Result<Endpoint> {
     // quinn's receive buffer is 2048 times the largest payload; with 1472 bytes that is 3 MiB, of which the pages that
     // packets really fill are used.
-    Endpoint::new(EndpointConfig::default(), server, socket, Arc::new(quinn::TokioRuntime))
+    let mut config = EndpointConfig::default();
+    if let Some(secret) = secret {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &secret);
+        // By these bits, which are no secret, an endpoint sees that a connection id is of its making.
+        let ids =
+            hmac::sign(&key, b"connection ids").as_ref().iter().take(8).fold(0, |id, byte| id << 8 | u64::from(*byte));
+        config.reset_key(Arc::new(key)).cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(ids)));
+    }
+    Endpoint::new(config, server, socket, Arc::new(quinn::TokioRuntime))
 }
 
 /// Settings of a server. Replace them at any time with `Endpoint::set_server_config`; open connections keep theirs.

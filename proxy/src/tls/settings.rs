@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use ::aws_lc_rs::hmac;
 use rustls::client::Resumption;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::CryptoProvider;
@@ -87,6 +88,8 @@ pub struct TlsSettings {
     key: Arc<SingleCertAndKey>,
     verifier: Arc<Verifier>,
     clients: Mutex<Clients>,
+    /// From the private key, for [`TlsSettings::secret`].
+    secrets: hmac::Key,
 }
 
 /// Client settings by who is expected and what is offered.
@@ -114,7 +117,7 @@ impl TlsSettings {
         let provider = Arc::new(provider());
         let chain = certificates(certificate).map_err(at(certificate))?;
         let (own, validity) = identify(&chain, expected, now).map_err(at(certificate))?;
-        let key = signing_key(private_key, &chain, certificate, &provider).map_err(at(private_key))?;
+        let (key, secrets) = signing_key(private_key, &chain, certificate, &provider).map_err(at(private_key))?;
         let bundle = Bundle::read(trust_bundle, now).map_err(at(trust_bundle))?;
         let inside = |error: Error| IdentityError { file: certificate.clone(), problem: Problem::Refused(error) };
 
@@ -155,6 +158,7 @@ impl TlsSettings {
             key,
             verifier,
             clients: Mutex::default(),
+            secrets,
         }))
     }
 
@@ -203,6 +207,13 @@ impl TlsSettings {
     /// the identity that it stands for.
     pub fn peer(&self, chain: &[CertificateDer<'_>]) -> Option<Arc<Peer>> {
         self.verifier.client(chain, SystemTime::now())
+    }
+
+    /// A secret for this purpose, which stays the same as long as the private key does, also over restarts.
+    pub fn secret(&self, purpose: &[u8]) -> [u8; 32] {
+        let mut secret = [0; 32];
+        secret.copy_from_slice(hmac::sign(&self.secrets, purpose).as_ref());
+        secret
     }
 
     /// For connections to a server that must be one of `expected`. The same settings, with their sessions, for the
@@ -428,16 +439,17 @@ fn signing_key(
     chain: &[CertificateDer<'static>],
     certificate: &Path,
     provider: &CryptoProvider,
-) -> Result<CertifiedKey, Problem> {
+) -> Result<(CertifiedKey, hmac::Key), Problem> {
     let pem = read(file)?;
     let der = match PrivateKeyDer::pem_slice_iter(&pem).next() {
         Some(der) => der.map_err(Problem::Pem)?,
         None => return Err(Problem::NoKey { found: found(&pem) }),
     };
+    let secrets = hmac::Key::new(hmac::HMAC_SHA256, der.secret_der());
     let key = provider.key_provider.load_private_key(der).map_err(Problem::UnusableKey)?;
     let key = CertifiedKey::new(chain.to_vec(), key);
     key.keys_match().map_err(|_| Problem::OtherKey { certificate: certificate.to_owned() })?;
-    Ok(key)
+    Ok((key, secrets))
 }
 
 /// The authorities of a trust bundle that are valid.

@@ -148,7 +148,7 @@ async fn work(seed: Seed) -> io::Result<()> {
     let Seed { number, snapshot, sockets, tls, registry, access, shared, mut mailbox, peers, connections } = seed;
     let tls = Rc::new(RefCell::new(tls));
     let (tcp, udp) = sockets.inbound.map_or((None, None), |(tcp, udp)| (Some(tcp), Some(udp)));
-    let server = udp.map(|udp| quic_endpoint(udp, tls.borrow().as_deref())).transpose()?;
+    let server = udp.map(|udp| quic_server(udp, number, tls.borrow().as_deref())).transpose()?;
 
     let metrics = Rc::new(registry.metrics());
     let ledger = Rc::new(Ledger {
@@ -275,9 +275,13 @@ async fn sweep(worker: Rc<Worker>) {
     }
 }
 
-fn quic_endpoint(socket: UdpSocket, tls: Option<&TlsSettings>) -> io::Result<quic::Endpoint> {
+fn quic_server(socket: UdpSocket, worker: usize, tls: Option<&TlsSettings>) -> io::Result<quic::Endpoint> {
     let settings = tls.map(|tls| quic::server(Arc::clone(tls.server_quic()))).transpose().map_err(io::Error::other)?;
-    quic::endpoint(socket, settings)
+    // Nobody else has it at the same time: this host, this address, and of the workers that share it this one, to which the kernel
+    // gives the same packets after a restart. Where several hosts have one key, their names tell them apart.
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let place = format!("QUIC endpoint {} {} {worker}", host.trim(), socket.local_addr()?);
+    quic::endpoint(socket, settings, tls.map(|tls| tls.secret(place.as_bytes())))
 }
 
 /// A socket for HTTP/3 links that are opened; both families where the system has IPv6.
@@ -288,7 +292,7 @@ pub fn quic_client() -> io::Result<quic::Endpoint> {
     let any = |text: &str| text.parse::<SocketAddr>().map_err(io::Error::other);
     let socket = crate::net::listen::udp(any("[::]:0")?, false)
         .or_else(|_| crate::net::listen::udp(any("0.0.0.0:0")?, false))?;
-    quic::endpoint(socket, None)
+    quic::endpoint(socket, None, None)
 }
 
 impl Worker {

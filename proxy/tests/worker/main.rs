@@ -165,7 +165,7 @@ fn no_more_quic_connections_than_the_limit() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let socket = listen::udp(any_port(), false).expect("a port");
-        let client = quic::endpoint(socket, None).expect("an endpoint");
+        let client = quic::endpoint(socket, None, None).expect("an endpoint");
         let settings = mesh.tls("alpha").client(&[identity("delta")], Alpn::Http3);
         let settings = quic::client(settings).expect("settings");
         let connect = async || {

@@ -127,8 +127,8 @@ impl Net {
         client.alpn_protocols = vec![b"h3".to_vec()];
         let socket = || UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         Net {
-            server: quic::endpoint(socket(), Some(quic::server(Arc::new(server)).unwrap())).unwrap(),
-            client: quic::endpoint(socket(), None).unwrap(),
+            server: quic::endpoint(socket(), Some(quic::server(Arc::new(server)).unwrap()), None).unwrap(),
+            client: quic::endpoint(socket(), None, None).unwrap(),
             config: quic::client(Arc::new(client)).unwrap(),
             drain: Drain::default(),
         }
