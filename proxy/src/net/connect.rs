@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
@@ -31,9 +32,9 @@ pub async fn tcp(address: SocketAddr) -> Result<TcpStream, Fault> {
 }
 
 /// Options that every connection has: no Nagle (we collect what belongs together ourselves), keep-alive.
-/// A socket that refuses them still works.
-pub fn prepare(stream: &TcpStream) {
-    let socket = SockRef::from(stream);
+/// A socket that refuses them still works. What a listener accepts has those of the listener.
+pub(super) fn prepare(socket: &impl AsFd) {
+    let socket = SockRef::from(socket);
     let _ = socket.set_tcp_nodelay(true);
     let _ = socket.set_tcp_keepalive(&KEEPALIVE);
 }

@@ -57,6 +57,8 @@ fn one_tcp(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
     socket.set_reuse_address(true)?;
     // Only among our own workers: a second process on the port must fail, not share.
     socket.set_reuse_port(shared)?;
+    // Here once, instead of five calls for each connection.
+    prepare(&socket);
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
@@ -103,10 +105,7 @@ pub fn shut(listener: &tokio::net::TcpListener) {
 pub async fn accept(listener: &tokio::net::TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
-            Ok((stream, from)) => {
-                prepare(&stream);
-                return (stream, from);
-            }
+            Ok(accepted) => return accepted,
             Err(error)
                 if matches!(
                     error.kind(),
@@ -132,6 +131,22 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+
+    #[tokio::test]
+    async fn what_is_accepted_has_the_options_of_every_connection() {
+        let listener = tcp("127.0.0.1:0".parse().expect("an address"), 1).expect("a port").remove(0);
+        let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
+        let address = listener.local_addr().expect("its address");
+        let (opened, accepted) = tokio::join!(super::super::connect::tcp(address), accept(&listener));
+        let opened = opened.expect("a connection");
+        let options = |stream: &TcpStream| {
+            let socket = SockRef::from(stream);
+            let waits = (socket.tcp_keepalive_time(), socket.tcp_keepalive_interval(), socket.tcp_keepalive_retries());
+            assert!(socket.tcp_nodelay().expect("an option") && socket.keepalive().expect("an option"));
+            (waits.0.expect("an option"), waits.1.expect("an option"), waits.2.expect("an option"))
+        };
+        assert_eq!(options(&accepted.0), options(&opened));
+    }
 
     #[tokio::test]
     async fn a_shut_listener_takes_those_who_have_knocked_and_nobody_else() {
