@@ -1,5 +1,7 @@
 //! The server side: each stream of a connection is a request, in a task of its own.
 
+use std::cell::Cell;
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
@@ -26,6 +28,14 @@ pub(super) const MAX_PENDING_RESETS: usize = MAX_STREAMS as usize;
 /// lives for weeks, so this is no small number.
 pub(super) const MAX_ERROR_RESETS: usize = 65_536;
 
+/// Requests that come in one turn; a longer queue is not kept for others.
+const KEPT: usize = 64;
+
+thread_local! {
+    /// A queue for whoever reads next.
+    static SPARE: Cell<VecDeque<Accepted>> = const { Cell::new(VecDeque::new()) };
+}
+
 /// Serves one connection until it ends.
 pub async fn serve<S: Service>(io: Io, service: Rc<S>, drain: Drain) {
     let mut driver = Driver::new(io, true);
@@ -41,6 +51,7 @@ pub async fn serve<S: Service>(io: Io, service: Rc<S>, drain: Drain) {
             draining = true;
             shared.borrow_mut().drain();
         }
+        shared.borrow_mut().accepted = SPARE.take();
         driver.read(cx);
         loop {
             // Not in the condition: that would hold the state while a task is made.
@@ -48,6 +59,10 @@ pub async fn serve<S: Service>(io: Io, service: Rc<S>, drain: Drain) {
             let Some(accepted) = accepted else { break };
             // Its end is the connection's, which ends when its last stream has.
             tokio::task::spawn_local(exchange(Rc::clone(&service), Rc::clone(&shared), accepted));
+        }
+        let emptied = std::mem::take(&mut shared.borrow_mut().accepted);
+        if emptied.capacity() <= KEPT {
+            SPARE.set(emptied);
         }
         driver.write(cx);
         let connection = shared.borrow();

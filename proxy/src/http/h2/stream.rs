@@ -1,5 +1,6 @@
 //! What a connection knows of its streams (RFC 9113 section 5).
 
+use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::task::{Context, Waker};
@@ -225,6 +226,14 @@ pub(super) fn watch(place: &mut Option<Waker>, cx: &Context<'_>) {
 /// Where a stream is among those of its connection. Valid for as long as somebody reads or writes it.
 pub(super) type Key = usize;
 
+/// Places for streams of which more are not kept for others.
+const KEPT: usize = 64;
+
+thread_local! {
+    /// Places for whoever has streams next: a connection that has none holds none.
+    static SPARE: Cell<Slab<Stream>> = const { Cell::new(Slab::new()) };
+}
+
 /// The streams of a connection.
 #[derive(Debug, Default)]
 pub(super) struct Streams {
@@ -238,6 +247,9 @@ impl Streams {
     pub(super) fn insert(&mut self, stream: Stream) -> Key {
         self.open += 1;
         let id = stream.id;
+        if self.slots.capacity() == 0 {
+            self.slots = SPARE.take();
+        }
         let key = self.slots.insert(stream);
         self.keys.insert(id, key);
         key
@@ -261,9 +273,13 @@ impl Streams {
             self.keys.remove(&stream.id);
         }
         // A connection that rests holds nothing for the streams that it once had.
-        if self.slots.is_empty() && self.slots.capacity() > 64 {
-            self.slots.shrink_to_fit();
-            self.keys.shrink_to_fit();
+        if self.slots.is_empty() {
+            let slots = std::mem::take(&mut self.slots);
+            if slots.capacity() <= KEPT {
+                SPARE.set(slots);
+            } else {
+                self.keys.shrink_to_fit();
+            }
         }
     }
 
@@ -301,6 +317,11 @@ mod tests {
         assert_eq!(streams.by_id(7).map(|(key, stream)| (key, stream.id)), Some((keys[3], 7)));
         keys.iter().for_each(|key| streams.remove(*key));
         assert!(streams.find(7).is_none() && streams.len() == 0);
-        assert_eq!(streams.slots.capacity(), 0, "nothing is held");
+        assert_eq!((streams.slots.capacity(), streams.keys.capacity()), (0, 0), "nothing is held");
+        let key = streams.insert(Stream::new(1, 0, 0));
+        assert!(streams.get(key).is_some() && SPARE.take().capacity() == 0, "many were not kept");
+        streams.remove(key);
+        assert_eq!(streams.slots.capacity(), 0, "one is left to others");
+        assert!(SPARE.take().capacity() > 0);
     }
 }
