@@ -1,11 +1,11 @@
 //! What a connection holds that has been used and rests: bytes, counted by the allocator. The other end is in this process,
-//! but holds nothing: it forgets its side of TLS when it has its answer.
+//! but holds nothing: it forgets its side of TLS when it has its answer. Only that of QUIC counts, too.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 
-use lacis::net::listen;
+use lacis::net::{listen, quic};
 use lacis::tls::{Alpn, ClientSettings, server_name};
 use lacis::worker::Sockets;
 use rustls::{ClientConnection, Stream};
@@ -14,7 +14,10 @@ use super::{ALLOCATOR, INBOUND, Mesh, OUTBOUND, PATIENCE, alone, any_port, cut, 
 
 /// Bytes of a plain connection of HTTP/1.1 that has been used, and of one of HTTP/2 in mutual TLS.
 const PLAIN: usize = 9_500;
-const MUTUAL: usize = 14_000;
+const MUTUAL: usize = 11_500;
+
+/// Bytes of both ends of a QUIC connection.
+const QUIC: usize = 140_000;
 
 /// Connections before those that count: what a worker keeps for all of them has its size then, as do the sessions that a
 /// server keeps.
@@ -34,10 +37,6 @@ fn resting(open: impl Fn() -> TcpStream) -> usize {
     }
     // Those that are closed are gone when one that came after them was served.
     let _last = open();
-    let kept = || {
-        let stats = ALLOCATOR.stats();
-        stats.bytes_allocated - stats.bytes_deallocated
-    };
     let mut open_ones = Vec::with_capacity(COUNTED);
     let before = kept();
     for _ in 0..COUNTED {
@@ -47,7 +46,13 @@ fn resting(open: impl Fn() -> TcpStream) -> usize {
     (kept() - before) / (COUNTED + 1)
 }
 
-/// Where a server's answer to the first request ends.
+/// Bytes of this process.
+fn kept() -> usize {
+    let stats = ALLOCATOR.stats();
+    stats.bytes_allocated - stats.bytes_deallocated
+}
+
+/// Whether a server's answer to the first request is here.
 fn is_answered(mut frames: &[u8]) -> bool {
     while let [a, b, c, kind, flags, rest @ ..] = frames {
         let length = u32::from_be_bytes([0, *a, *b, *c]) as usize;
@@ -104,5 +109,41 @@ fn a_mutual_connection_at_rest() {
     let bytes = resting(|| mutual(address, Arc::clone(&settings)));
     println!("{bytes} bytes");
     assert!(bytes <= MUTUAL, "{bytes} bytes");
+    cut(&orders, worker);
+}
+
+#[test]
+fn a_quic_connection_at_rest() {
+    let _alone = alone();
+    let mesh = Mesh::new();
+    let pair = listen::tcp_and_udp(any_port(), 1).expect("a port").remove(0);
+    let address = pair.1.local_addr().expect("its address");
+    let sockets = Sockets { inbound: Some(pair), ..Sockets::default() };
+    let (orders, worker) = start(INBOUND, sockets, Some(mesh.tls("delta")), 2 * BEFORE);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let bytes = runtime.block_on(async {
+        let client = quic::endpoint(listen::udp(any_port(), false).expect("a port"), None, None).expect("an endpoint");
+        let settings = mesh.tls("alpha").client(&[identity("delta")], Alpn::Http3);
+        let settings = quic::client(settings).expect("settings");
+        let open = async || {
+            let opening = client.connect_with(settings.clone(), address, "delta").expect("an attempt");
+            let connection = tokio::time::timeout(PATIENCE, opening).await.expect("an end").expect("a connection");
+            // The server has accepted it when it opens its control stream.
+            let control = tokio::time::timeout(PATIENCE, connection.accept_uni()).await.expect("an end");
+            (control.expect("a stream"), connection)
+        };
+        let count = 64;
+        let mut open_ones = Vec::with_capacity(2 * count);
+        for _ in 0..count {
+            open_ones.push(open().await);
+        }
+        let before = kept();
+        for _ in 0..count {
+            open_ones.push(open().await);
+        }
+        (kept() - before) / count
+    });
+    println!("{bytes} bytes");
+    assert!(bytes <= QUIC, "{bytes} bytes");
     cut(&orders, worker);
 }
