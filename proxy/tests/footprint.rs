@@ -1,14 +1,18 @@
 //! What a mesh costs a sidecar that calls little of it: bytes for each service and endpoint that it knows, and what a
-//! change of one of them takes. Bytes and blocks are counted by the allocator, time is not looked at.
+//! change of one of them takes. And what it costs a request that it is recorded. Bytes and blocks are counted by the
+//! allocator, time is not looked at.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a test may fail anywhere, helpers included")]
 
 use std::alloc::System;
 use std::cell::RefCell;
 use std::fmt::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
+use std::thread;
 
 use lacis::cluster::{Dialer, Place, Places};
 use lacis::config::{self, Config, Endpoint, Source, resolve::Host};
@@ -18,8 +22,10 @@ use lacis::filter::exchange::Ledger;
 use lacis::filter::machine::Machines;
 use lacis::filter::node::NodeFacts;
 use lacis::mesh::generation::{Generation, Snapshot};
+use lacis::net::listen;
 use lacis::telemetry::metrics::Registry;
 use lacis::telemetry::why::Ring;
+use lacis::worker::{self, Order, Peers, Seed, Sockets};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 #[global_allocator]
@@ -161,4 +167,80 @@ fn a_service_that_is_not_called_costs_little() {
         assert!(service <= SERVICE, "{service} bytes a service, {own_service} of them in each worker");
         assert!(endpoint <= ENDPOINT, "{endpoint} bytes an endpoint, {own_endpoint} of them in each worker");
     }
+}
+
+const ASK: &[u8] = b"GET /item?x=1 HTTP/1.1\r\nhost: delta\r\nuser-agent: counter\r\naccept: */*\r\n\r\n";
+const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+
+/// Blocks that the allocator gave out for so many requests through a worker with this `telemetry`, one after the other.
+fn blocks(telemetry: &str, warm: usize, requests: usize) -> usize {
+    let backend = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let target = backend.local_addr().expect("its address");
+    // Neither end takes a block for a request: what is counted is the worker's.
+    let answering = thread::spawn(move || {
+        let (mut stream, mut asked) = (backend.accept().expect("the worker").0, [0; 4096]);
+        let mut length = 0;
+        while let Ok(more @ 1..) = stream.read(&mut asked[length..]) {
+            length += more;
+            if asked[..length].ends_with(b"\r\n\r\n") {
+                stream.write_all(ANSWER).expect("the worker listens");
+                length = 0;
+            }
+        }
+    });
+    let listener = listen::tcp("127.0.0.1:0".parse().expect("an address"), 1).expect("a port").remove(0);
+    let address: SocketAddr = listener.local_addr().expect("its address");
+    let config = parse(&format!(
+        "node: {{service: alpha}}\noutbound: {{listen: 127.0.0.1:0}}\n{telemetry}\
+         services: {{delta: {{endpoints: [\"{target}\"], link: plaintext}}}}\n"
+    ));
+    let (orders, mailbox) = tokio::sync::mpsc::unbounded_channel();
+    let seed = Seed {
+        number: 0,
+        snapshot: snapshot(config, Places::default()),
+        sockets: Sockets { outbound: Some(listener), ..Sockets::default() },
+        tls: None,
+        registry: Registry::default(),
+        access: None,
+        shared: Arc::default(),
+        mailbox,
+        peers: Arc::new(Peers::new(vec![orders.clone()])),
+        connections: 10,
+    };
+    let running = thread::spawn(move || worker::run(seed));
+    let mut client = TcpStream::connect(address).expect("a connection");
+    let mut ask = |count| {
+        let mut answer = [0; 4096];
+        for _ in 0..count {
+            client.write_all(ASK).expect("the worker listens");
+            let mut length = 0;
+            while !answer[..length].ends_with(b"\r\n\r\nok") {
+                length += client.read(&mut answer[length..]).expect("an answer");
+            }
+            assert!(answer.starts_with(b"HTTP/1.1 200 "), "{}", answer[..length].escape_ascii());
+        }
+    };
+    ask(warm);
+    let region = Region::new(ALLOCATOR);
+    ask(requests);
+    let blocks = region.change().allocations + region.change().reallocations;
+    orders.send(Order::Cut).expect("a worker that listens");
+    running.join().expect("no panic").expect("a good end");
+    answering.join().expect("no panic");
+    blocks
+}
+
+/// The blocks of the record that falls out of the ring are those of the next one.
+#[test]
+fn a_request_that_is_recorded_takes_no_more_blocks() {
+    let _alone = ALONE.lock().expect("no other failed");
+    let (warm, requests) = (300, 1000);
+    let plain = blocks("", warm, requests);
+    let recorded = blocks("telemetry: {why: {keep: 100}}\n", warm, requests);
+    println!("{plain} blocks for {requests} requests, {recorded} where they are recorded");
+    assert!(plain >= requests, "something is counted");
+    // Of those of both runs a few are not of requests.
+    assert!(recorded.saturating_sub(plain) < requests / 20, "{plain} without, {recorded} with");
+    let kept = blocks("telemetry: {why: {keep: 10000}}\n", warm, requests);
+    assert!(kept >= plain + requests, "those that are all kept need room: {plain} without, {kept} with");
 }

@@ -12,7 +12,6 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::server::conn::http1;
@@ -86,7 +85,7 @@ pub type Asked = dyn Fn() -> Pin<Box<dyn Future<Output = Value>>>;
 
 /// Asks every worker for what it knows of the last requests: of those with an id or of all, the newest first, so many
 /// at the most.
-pub type Requests = dyn Fn(Option<&str>, usize) -> Pin<Box<dyn Future<Output = Vec<Arc<Record>>>>>;
+pub type Requests = dyn Fn(Option<&str>, usize) -> Pin<Box<dyn Future<Output = Vec<Record>>>>;
 
 /// Serves the endpoints until the future is dropped; then its connections close at once. To be polled inside a
 /// `LocalSet`.

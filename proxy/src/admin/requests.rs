@@ -44,7 +44,7 @@ pub(super) async fn answer(admin: &Admin, id: Option<&str>, query: &str) -> Resp
             plain(StatusCode::OK, all.join("\n"))
         }
         _ => {
-            let all: Vec<Value> = records.iter().map(|record| why::json(record)).collect();
+            let all: Vec<Value> = records.iter().map(why::json).collect();
             json_page(&json!({ "requests": all }))
         }
     }

@@ -195,20 +195,22 @@ fn requests_are_explained() {
 }
 
 /// A record of a request that is called `a b`.
-fn record() -> Arc<Record> {
-    Record::new(&crate::telemetry::why::Asked {
+fn record() -> Record {
+    let mut record = crate::telemetry::why::Ring::default().begin(&crate::telemetry::why::Asked {
         started: std::time::Instant::now(),
         direction: crate::telemetry::labels::Direction::Outbound,
         asked: false,
         keep: 1,
-        id: "a b",
         method: &http::Method::GET,
+        grpc: false,
         host: "delta",
         path: "/",
         query: false,
         caller: ([127, 0, 0, 1], 1).into(),
         identity: None,
-    })
+    });
+    record.identify(b"a b");
+    *record
 }
 
 type Answer = (u16, String, String);

@@ -201,7 +201,8 @@ impl Endpoint {
         Duration::from_nanos(self.load.cost(1.0, now, usual) as u64)
     }
 
-    fn is_resting(&self, now: u64) -> bool {
+    /// Whether it could not be reached a moment ago.
+    pub(super) fn is_resting(&self, now: u64) -> bool {
         now < self.resting.get()
     }
 

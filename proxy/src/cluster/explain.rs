@@ -1,10 +1,8 @@
 //! What is noted of a service's decisions, where somebody may ask for it. Nothing here runs for other requests.
 
-use std::rc::Rc;
 use std::time::{Instant, SystemTime};
 
-use super::balance::Candidates as _;
-use super::endpoint::Endpoint;
+use super::balance::{Candidates as _, Load};
 use super::gate::Usage;
 use super::members::Members;
 use super::retry::Outcome;
@@ -13,26 +11,33 @@ use crate::clock;
 use crate::config::Retries;
 use crate::fault::Fault;
 use crate::telemetry::trail::Trail;
-use crate::telemetry::why::{BreakerState, Candidate, MAX_SHOWN, NotAgain, Standing, State, What};
+use crate::telemetry::why::{BreakerState, Candidate, MAX_SHOWN, NotAgain, Standing, State, Store, What};
 
 impl Cluster {
-    /// An endpoint was chosen.
-    pub(super) fn chose(&self, chosen: &Rc<Endpoint>) -> What {
-        let members = self.members.borrow();
-        let is_chosen = |at: &usize| members.get(*at).is_some_and(|endpoint| Rc::ptr_eq(endpoint, chosen));
-        let (first, others) = ((0..members.count()).find(is_chosen), (0..members.count()).filter(|at| !is_chosen(at)));
-        let all = first.into_iter().chain(others.take(MAX_SHOWN - 1)).filter_map(|at| self.candidate(&members, at));
-        What::Chosen(all.collect(), 0, members.count())
+    /// The endpoint at this place was chosen.
+    pub(super) fn chose(&self, chosen: usize, own: &mut Store) -> What {
+        let (members, now) = (self.members.borrow(), clock::nanos());
+        let count = members.count();
+        let among = own.endpoints(|all| {
+            all.extend(self.candidate(&members, chosen, now));
+            if count > 1 {
+                let others = (0..count).filter(|at| *at != chosen).take(MAX_SHOWN - 1);
+                all.extend(others.filter_map(|at| self.candidate(&members, at, now)));
+            }
+        });
+        What::Chosen(among, count)
     }
 
-    /// The service as it is, now that a request to it failed.
-    pub fn state(&self) -> What {
-        let members = self.members.borrow();
+    /// Notes the service as it is, now that a request to it failed.
+    pub fn noted(&self, own: &mut Store) -> What {
+        let (members, now) = (self.members.borrow(), clock::nanos());
         let gate = self.gate_report();
         let usage = |Usage { now, limit, refused: _ }: Usage| (now, limit);
-        let endpoints = (0..members.count()).take(MAX_SHOWN).filter_map(|at| self.candidate(&members, at));
-        What::State(Box::new(State {
-            endpoints: endpoints.collect(),
+        own.state(State {
+            endpoints: (0..members.count())
+                .take(MAX_SHOWN)
+                .filter_map(|at| self.candidate(&members, at, now))
+                .collect(),
             total: members.count(),
             requests: usage(gate.requests),
             pending: usage(gate.pending),
@@ -42,7 +47,8 @@ impl Cluster {
                 left,
                 window: [window.requests, window.failed, window.slow],
             }),
-        }))
+        });
+        What::State
     }
 
     /// Why a request that came to nothing is not sent again. `kept` if it was, `whole` if its body was.
@@ -70,26 +76,35 @@ impl Cluster {
         }
     }
 
-    fn candidate(&self, members: &Members, at: usize) -> Option<Candidate> {
-        let endpoint = members.show(at, |address| Endpoint::new(address, &self.changes, None))?;
-        let (in_flight, now) = (endpoint.load.in_flight(), clock::nanos());
-        let ejected = endpoint.health.is_ejected().then(|| endpoint.health.ejected(Instant::now())).flatten();
-        let standing = match ejected {
-            Some(ejected) => Standing::Ejected(ejected.cause, ejected.left),
-            None if in_flight >= self.settings.limits.endpoint.requests => Standing::Full,
-            None if endpoint.is_unhealthy() => Standing::Unhealthy,
-            None if !endpoint.standing(now).reachable => Standing::Unreachable,
-            None if endpoint.load.is_held(now) => Standing::Held,
-            None => Standing::Fine,
+    /// One endpoint as it is. It does not come into use by that.
+    fn candidate(&self, members: &Members, at: usize, now: u64) -> Option<Candidate> {
+        let (in_flight, cost, standing) = match members.get(at) {
+            Some(endpoint) => {
+                let in_flight = endpoint.load.in_flight();
+                let ejected = endpoint.health.is_ejected().then(|| endpoint.health.ejected(Instant::now())).flatten();
+                let standing = match ejected {
+                    Some(ejected) => Standing::Ejected(ejected.cause, ejected.left),
+                    None if in_flight >= self.settings.limits.endpoint.requests => Standing::Full,
+                    None if endpoint.is_unhealthy() => Standing::Unhealthy,
+                    None if endpoint.is_resting(now) => Standing::Unreachable,
+                    None if endpoint.load.is_held(now) => Standing::Held,
+                    None => Standing::Fine,
+                };
+                (in_flight, endpoint.load.cost(1.0, now, self.balancer.usual()), standing)
+            }
+            None => {
+                let standing = if members.standing(at, now).fit { Standing::Fine } else { Standing::Unhealthy };
+                (0, Load::default().cost(1.0, now, self.balancer.usual()), standing)
+            }
         };
-        let score = endpoint.cost(now, self.balancer.usual()).as_secs_f64() * 1000.0;
-        Some(Candidate { address: endpoint.address, in_flight, weight: members.weight(at), score, standing })
+        let (address, weight) = (members.address(at)?, members.weight(at));
+        Some(Candidate { address, in_flight, weight, score: f64::from(cost) / 1e6, standing })
     }
 }
 
 /// A try came to nothing, be it that it was not sent.
 pub(super) fn failed(trail: &Trail, fault: &Fault, sent: bool) {
     if trail.is_recorded() {
-        trail.note_at(Instant::now(), || What::Failed(fault.to_string().into(), sent));
+        trail.note_at(Instant::now(), |own| What::Failed(own.say(fault), sent));
     }
 }

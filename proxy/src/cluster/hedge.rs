@@ -139,7 +139,7 @@ impl Cluster {
         if let Some(second) = &won {
             self.counted(Hedged::Won);
             trail.adopt(&second.trail);
-            trail.note(|| What::Won(second.endpoint.address));
+            trail.note(|own| What::Won(own.say(second.endpoint.address)));
         }
         (answer, won)
     }
@@ -161,14 +161,14 @@ impl Cluster {
         if !replay.is_none_or(|replay| replay.is_whole()) {
             return None;
         }
-        let endpoint = self.pick(asked, trail).ok().filter(|endpoint| !asked.contains(&endpoint.address))?;
+        let (_, endpoint) = self.pick(asked, trail).ok().filter(|(_, endpoint)| !asked.contains(&endpoint.address))?;
         let Some(under) = self.gate().repeat(&self.settings.limits, Some(self.retries().budget)) else {
             self.counted(Hedged::Refused);
             return None;
         };
         asked.push(endpoint.address);
         trail.doubled();
-        trail.note_at(Instant::now(), || What::Hedge(endpoint.address));
+        trail.note_at(Instant::now(), |own| What::Hedge(own.say(endpoint.address)));
         let body = replay.map_or_else(|| Body::empty(Half::Request), Replay::take);
         let mut head = kept.head.share();
         let number = repeated.saturating_add(u16::try_from(asked.len()).unwrap_or(u16::MAX));

@@ -435,7 +435,7 @@ impl Cluster {
                     return Err(fault);
                 }
                 Err(fault) => {
-                    trail.note(|| What::NoUdp(fault.to_string().into()));
+                    trail.note(|own| What::NoUdp(own.say(&fault)));
                     because = Because::UdpFailed;
                     endpoint.udp_failed(&fault, &self.name);
                 }
@@ -550,7 +550,7 @@ impl Cluster {
 /// This kind of link is to carry a request, because of this.
 fn over(trail: &Trail, link: labels::Link, because: Because) {
     trail.over(link);
-    trail.note(|| What::Link(link, because));
+    trail.note(|_| What::Link(link, because));
 }
 
 #[cfg(test)]

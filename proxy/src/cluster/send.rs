@@ -58,13 +58,13 @@ impl Cluster {
         // Counted until there is an answer.
         let mut under: Option<Repeating> = None;
         let answer = loop {
-            let mut endpoint = match self.pick(&tried, trail) {
-                Ok(endpoint) => endpoint,
+            let (at, mut endpoint) = match self.pick(&tried, trail) {
+                Ok(picked) => picked,
                 Err(fault) => break Err(fault),
             };
             let carriage = Carriage::of(&request.head);
             trail.attempt(endpoint.address);
-            trail.note(|| self.chose(&endpoint));
+            trail.note(|own| self.chose(at, own));
             // From now on, not only once there is a link: those that come meanwhile would all be sent there, too.
             endpoint.load.start();
             trail.carried(Rc::clone(&endpoint) as Rc<dyn Busy>);
@@ -122,9 +122,10 @@ impl Cluster {
                         Ok(mut response) => {
                             let took = trail.sent().map_or(Duration::ZERO, |sent| sent.elapsed());
                             if let Some(sent) = trail.sent().filter(|_| trail.is_recorded()) {
-                                let code = retry::grpc_status(&response.head);
+                                let code =
+                                    trail.is_recorded_grpc().then(|| retry::grpc_status(&response.head)).flatten();
                                 let status = response.head.status.as_u16();
-                                trail.note_at(sent + took, || What::Answered(status, code, took));
+                                trail.note_at(sent + took, |_| What::Answered(status, code, took));
                             }
                             self.answered(&endpoint, &response.head, took);
                             if let Some(auto) = &endpoint.auto {
@@ -191,7 +192,7 @@ impl Cluster {
     /// The same; if it is a failure, the service as it was then is noted where that is wanted.
     fn told<T>(&self, trail: &Trail, outcome: Result<T, Fault>) -> Result<T, Fault> {
         if outcome.is_err() {
-            trail.note(|| self.state());
+            trail.note(|own| self.noted(own));
         }
         outcome
     }
@@ -246,12 +247,12 @@ impl Cluster {
         let Some((again, under)) = allowed else {
             if outcome.is_failure() {
                 let known = [kept.is_some(), whole, kept.as_ref().is_some_and(repeatable)];
-                trail.note(|| What::NotAgain(self.not_again(outcome, retries, repeated, known)));
+                trail.note(|_| What::NotAgain(self.not_again(outcome, retries, repeated, known)));
             }
             return None;
         };
         let request = kept?;
-        trail.note(|| What::Again(again.cause, again.after));
+        trail.note(|_| What::Again(again.cause, again.after));
         self.dialer.metrics().retry(self.id(), again.cause);
         tracing::debug!(service = %self.name, cause = %again.cause, after = ?again.after, "sending again");
         Some(Again { request, under, after: again.after })
@@ -276,7 +277,8 @@ impl Cluster {
         }
     }
 
-    pub(super) fn pick(&self, tried: &[SocketAddr], trail: &Trail) -> Result<Rc<Endpoint>, Fault> {
+    /// Chooses an endpoint, and says where it stands in the list.
+    pub(super) fn pick(&self, tried: &[SocketAddr], trail: &Trail) -> Result<(usize, Rc<Endpoint>), Fault> {
         let [hash, token] = trail.key();
         let want = Want { hash, token };
         let members = self.members.borrow();
@@ -288,7 +290,8 @@ impl Cluster {
         if picked.is_none() && !tried.is_empty() {
             picked = self.balancer.pick(&*members, want, full, now, &mut self.dialer.chance());
         }
-        picked.and_then(|at| self.endpoint(&members, at)).ok_or_else(|| self.nowhere(&members, full))
+        let picked = picked.and_then(|at| Some((at, self.endpoint(&members, at)?)));
+        picked.ok_or_else(|| self.nowhere(&members, full))
     }
 
     /// How many endpoints there are.
@@ -353,7 +356,7 @@ impl Cluster {
             }),
         };
         if let Some(cause) = ejected {
-            trail.note(|| What::Ejected(endpoint.address, cause));
+            trail.note(|own| What::Ejected(own.say(endpoint.address), cause));
             self.ejected(endpoint, cause);
         } else if trying && endpoint.health.is_ejected() {
             // Nothing came of it: another request may try it.
@@ -408,7 +411,7 @@ impl<'a> Pass<'a> {
             Fault::new(Reason::BreakerOpen).wait(left).detail(detail)
         })?;
         if trying {
-            trail.note(|| What::Trial);
+            trail.note(|_| What::Trial);
         }
         Ok(Pass { cluster, breaker, trail, start, trying, over: false })
     }

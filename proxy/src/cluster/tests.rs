@@ -71,7 +71,7 @@ fn what_is_not_used_is_not_made() {
         [(3, None, true, true), (1, Some(false), false, true)]
     );
     assert_eq!((cluster.members.borrow().used().count(), cluster.gate.get().is_some()), (0, false));
-    let picked = cluster.pick(&[], &Trail::default()).expect("the one that is well");
+    let (_, picked) = cluster.pick(&[], &Trail::default()).expect("the one that is well");
     assert_eq!(picked.address.port(), 1);
     assert_eq!(cluster.members.borrow().used().count(), 1);
     assert!(endpoint(&cluster, 1).is_unhealthy(), "what was known before it was used");

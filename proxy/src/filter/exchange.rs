@@ -21,7 +21,7 @@ use crate::telemetry::labels::{Authorization, Direction, Link, Method, NameId, P
 use crate::telemetry::metrics::{Metrics, RequestRecord};
 use crate::telemetry::trace::TraceContext;
 use crate::telemetry::trail::Trail;
-use crate::telemetry::why::{End, Ring, What};
+use crate::telemetry::why::{self, End, Ring, What};
 use crate::tls::Peer;
 
 /// What is known of a connection.
@@ -231,7 +231,7 @@ impl Exchange {
             if let Some(line) = self.line.borrow_mut().as_mut() {
                 line.failure = Text::Shared(fault.to_string().into());
             }
-            self.trail.write(|record| record.failed(&fault.to_string()));
+            self.trail.write(|record| record.failed(fault));
         }
     }
 
@@ -259,9 +259,9 @@ impl Exchange {
 
     /// What a filter said of it, and after what time, where that is to be written.
     pub fn verdict(&self, took: Duration, verdict: impl Fn() -> Verdict) {
-        self.trail.note(|| {
+        self.trail.note(|own| {
             let Verdict { filter, outcome } = verdict();
-            What::Filter(filter, outcome, took)
+            What::Filter(own.text(&filter), outcome, took)
         });
         if let Some(line) = self.line.borrow_mut().as_mut() {
             line.verdicts.push(verdict());
@@ -270,6 +270,7 @@ impl Exchange {
 
     /// What identifies it across the mesh, where that was not known when it began.
     pub fn identified(&self, id: &HeaderValue) {
+        self.trail.identify(id.as_bytes());
         if let Some(line) = self.line.borrow_mut().as_mut() {
             line.request_id = Text::Value(id.clone());
         }
@@ -333,20 +334,19 @@ impl Exchange {
     }
 
     /// Puts the record of it to those of the last requests.
-    fn remember(&self, record: &RequestRecord) {
-        let end = End {
-            status: record.status,
-            reason: record.reason,
-            duration: record.duration,
-            link: record.link,
+    fn remember(&self, mut record: Box<why::Record>, how: &RequestRecord) {
+        // Nobody asks for them any more but the access log, if there is one.
+        let logged = self.ledger.access.is_some();
+        record.ended(End {
+            status: how.status,
+            reason: how.reason,
+            duration: how.duration,
+            link: how.link,
             attempts: self.trail.attempts(),
-            service: self.service(),
-            route: self.route(),
-        };
-        self.trail.write(|record| record.ended(end));
-        if let Some(record) = self.trail.recorded() {
-            self.ledger.why.push(record);
-        }
+            service: if logged { self.service() } else { self.service.take() },
+            route: if logged { self.route() } else { self.route.take() },
+        });
+        self.ledger.why.push(record);
     }
 }
 
@@ -409,8 +409,8 @@ impl Drop for Exchange {
         };
         self.ledger.metrics.requests_active(self.conn.direction).sub(1);
         self.ledger.metrics.request_end(&record);
-        if self.trail.is_recorded() {
-            self.remember(&record);
+        if let Some(noted) = self.trail.recorded() {
+            self.remember(noted, &record);
         }
         if let (Some(access), Some(line)) = (&self.ledger.access, self.line.take()) {
             let Line {

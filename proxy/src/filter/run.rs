@@ -3,7 +3,6 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::ops::Index;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -195,7 +194,7 @@ impl Run {
                     stage.waited = true;
                 }
             }
-            self.exchange.trail.note(|| What::Paused(Arc::clone(filter.name())));
+            self.exchange.trail.note(|own| What::Paused(own.text(filter.name())));
             return Ok(());
         }
         self.seen.borrow_mut().ways[half as usize].released = true;

@@ -49,6 +49,7 @@ async fn run(hop: &Hop, conn: &Rc<Conn>, pinned: Option<&Rc<str>>, mut request: 
     request.body.observe(exchange.clone());
     let (grpc, method) = (request.head.is_grpc(), request.head.method.clone());
     let mut passage = generation.chain(hop.direction).open();
+    let refused = generation.why().is_some_and(|settings| why::begin(hop, settings, &exchange, &request.head));
     let outcome = async {
         let room = generation.shed().map_or(Ok(()), |shed| {
             let peer = conn.peer.as_ref().map(|peer| &peer.spiffe);
@@ -58,10 +59,10 @@ async fn run(hop: &Hop, conn: &Rc<Conn>, pinned: Option<&Rc<str>>, mut request: 
             Direction::Outbound => outbound::admit(hop, conn, &exchange, &mut request.head),
             Direction::Inbound => inbound::admit(&generation, conn, &mut request.head, &exchange),
         });
-        if let Some(settings) = generation.why() {
-            why::begin(hop, settings, &exchange, &mut request.head);
+        if refused {
+            why::refuse(&mut request.head);
         }
-        admitted?;
+        admitted.inspect_err(|_| why::identify(&exchange, &request.head))?;
         let asked = request.head.authority.clone();
         // Those of a listener that has them beside HTTP see HTTP only.
         if method != Method::CONNECT {
@@ -97,7 +98,7 @@ async fn run(hop: &Hop, conn: &Rc<Conn>, pinned: Option<&Rc<str>>, mut request: 
             mirror::copies(hop, &generation, mirrors, &exchange.trail, &mut request);
         }
         exchange.bounded(target.timeouts());
-        exchange.trail.note(|| What::Bound(target.timeouts().request));
+        exchange.trail.note(|_| What::Bound(target.timeouts().request));
         if target.cluster.wants_source() {
             exchange.trail.came_from(conn.remote.ip());
         }
@@ -107,7 +108,7 @@ async fn run(hop: &Hop, conn: &Rc<Conn>, pinned: Option<&Rc<str>>, mut request: 
                 let left = asked.saturating_sub(exchange.elapsed());
                 deadline::pass_on(&mut request.head, grpc, left);
                 exchange.trail.wanted(Instant::now() + left);
-                exchange.trail.note(|| What::Due(left));
+                exchange.trail.note(|_| What::Due(left));
                 let due = Deadline::new();
                 due.set(left.max(Duration::from_millis(1)));
                 Some(due)
@@ -127,7 +128,7 @@ async fn run(hop: &Hop, conn: &Rc<Conn>, pinned: Option<&Rc<str>>, mut request: 
                 Poll::Pending => {
                     if exchange.poll_stream(cx).is_ready() {
                         exchange.trail.expire();
-                        exchange.trail.note(|| target.cluster.state());
+                        exchange.trail.note(|own| target.cluster.noted(own));
                         return Poll::Ready(Err(Fault::new(Reason::StreamTimeout).detail("no answer in time")));
                     }
                     let passed = exchange.deadline.poll(cx).is_ready();
@@ -135,7 +136,7 @@ async fn run(hop: &Hop, conn: &Rc<Conn>, pinned: Option<&Rc<str>>, mut request: 
                         return Poll::Pending;
                     }
                     exchange.trail.expire();
-                    exchange.trail.note(|| target.cluster.state());
+                    exchange.trail.note(|own| target.cluster.noted(own));
                     let detail = if passed { "no answer in time" } else { "the caller's deadline has passed" };
                     Poll::Ready(Err(Fault::new(Reason::HttpResponseTimeout).detail(detail)))
                 }

@@ -29,7 +29,7 @@ pub(super) async fn faults(
     if let Some(delay) = delay {
         hop.ledger.metrics.fault(cluster.id(), Cause::Delay);
         exchange.delayed();
-        exchange.trail.note(|| What::Delayed(delay));
+        exchange.trail.note(|_| What::Delayed(delay));
         tokio::time::sleep(delay).await;
     }
     if let Some(abort) = abort {

@@ -66,7 +66,7 @@ pub(super) fn copies(hop: &Hop, generation: &Generation, mirrors: &[Mirror], tra
     let metrics = Rc::clone(&hop.ledger.metrics);
     let mut copies = Vec::new();
     for cluster in clusters {
-        trail.note(|| What::Mirrored(cluster.name().clone()));
+        trail.note(|own| What::Mirrored(own.text(cluster.name())));
         let Some(under) = hop.mirrors.begin() else {
             metrics.mirrored(cluster.id(), Mirrored::Refused);
             continue;

@@ -1,7 +1,6 @@
 //! The application's side: which service does it mean?
 
 use std::rc::Rc;
-use std::sync::Arc;
 
 use http::HeaderName;
 use http::uri::Authority;
@@ -30,10 +29,13 @@ const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 pub(super) fn admit(hop: &Hop, conn: &Conn, exchange: &Exchange, head: &mut RequestHead) -> Result<(), Fault> {
     opaque::admit(head, conn.protocol == Protocol::Tcp)?;
     let chance = &mut hop.chance.borrow_mut();
-    if !head.headers.get(X_REQUEST_ID).is_some_and(|id| trace::keeps_request_id(id.as_bytes())) {
-        let id = trace::request_id(chance);
-        exchange.identified(&id);
-        head.headers.insert(X_REQUEST_ID, id);
+    match head.headers.get(X_REQUEST_ID).filter(|id| trace::keeps_request_id(id.as_bytes())) {
+        Some(id) => exchange.identified(id),
+        None => {
+            let id = trace::request_id(chance);
+            exchange.identified(&id);
+            head.headers.insert(X_REQUEST_ID, id);
+        }
     }
     // A trace of the application's is passed on as it is: this hop records no span that could stand between.
     if TraceContext::read(head.headers.get_all(TRACEPARENT).iter().map(|v| v.as_bytes())).is_none() {
@@ -97,7 +99,7 @@ pub(super) fn route<'a>(
     exchange.destined(name, id, protocol);
     let found = routes.table.find(head).and_then(|found| Some((found, routes.rules.get(found.number)?)));
     let Some((Found { rule, prefix, .. }, own)) = found else {
-        exchange.trail.note(|| What::NoRule);
+        exchange.trail.note(|_| What::NoRule);
         let detail = format!("no rule of {name}'s routes is for {} {}", head.method, head.path.path());
         return Err(Fault::new(Reason::DestinationNotFound).detail(detail).into());
     };
@@ -122,9 +124,9 @@ pub(super) fn route<'a>(
                 Fault::new(Reason::ProxyConfigurationError).detail(detail)
             })?,
     };
-    exchange.trail.note(|| {
+    exchange.trail.note(|noted| {
         let elsewhere = !std::ptr::eq(backend, service);
-        What::Rule(Arc::clone(&own.name), elsewhere.then(|| Arc::clone(backend.cluster.name())))
+        What::Rule(noted.text(&own.name), elsewhere.then(|| noted.text(backend.cluster.name())))
     });
     let filters = [&own.filters, &backend.filters];
     let straight = straight(backend);

@@ -1,6 +1,7 @@
 //! Which requests can be explained afterwards, and who may ask for it.
 
-use http::{HeaderName, HeaderValue};
+use http::header::CONTENT_TYPE;
+use http::{HeaderName, HeaderValue, Method};
 
 use super::hop::Hop;
 use super::outbound::X_REQUEST_ID;
@@ -9,39 +10,65 @@ use crate::fault::Reason;
 use crate::filter::exchange::{Conn, Exchange};
 use crate::http::head::{RequestHead, ResponseHead, Shared};
 use crate::telemetry::labels::Direction;
-use crate::telemetry::why::{Asked, Record};
+use crate::telemetry::why::Asked;
 
 /// In a request it asks for an explanation, in a response it says by what id that is found.
 const X_LACIS_WHY: HeaderName = HeaderName::from_static("x-lacis-why");
 
-/// Begins the record of a request, if it is to have one.
-pub(super) fn begin(hop: &Hop, settings: &Why, exchange: &Exchange, head: &mut Shared<RequestHead>) {
+/// Fields of a request that are looked at one by one.
+const FEW: usize = 16;
+
+/// Begins the record of a request, if it is to have one. Whether somebody asked for it who may not.
+pub(super) fn begin(hop: &Hop, settings: &Why, exchange: &Exchange, head: &RequestHead) -> bool {
     let Why { sample, keep, header: _, trusted } = settings;
     let conn = &exchange.conn;
-    let asked = head.headers.contains_key(X_LACIS_WHY) && {
-        let may = may_ask(conn, trusted);
-        if !may {
-            head.headers.remove(X_LACIS_WHY);
-        }
-        may
+    // Few names are compared sooner than one is hashed.
+    let wanted = match head.headers.len() {
+        0..=FEW => head.headers.keys().any(|name| name == X_LACIS_WHY),
+        _ => head.headers.contains_key(X_LACIS_WHY),
     };
+    let asked = wanted && may_ask(conn, trusted);
+    let refused = wanted && !asked;
     if !asked && (*sample < 100 && hop.chance.borrow_mut().u8(..100) >= *sample) {
-        return;
+        return refused;
     }
-    let id = head.headers.get(X_REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or_default();
-    exchange.trail.record(Record::new(&Asked {
+    // All forms of gRPC are POST; who asks otherwise costs nobody a look for it.
+    let grpc = head.method == Method::POST && head.headers.get(CONTENT_TYPE).is_some_and(is_any_grpc);
+    exchange.trail.record(hop.ledger.why.begin(&Asked {
         started: exchange.started(),
         direction: conn.direction,
         asked,
         keep: *keep,
-        id,
         method: &head.method,
+        grpc,
         host: head.authority.as_ref().map_or("", |authority| authority.as_str()),
         path: head.path.path(),
         query: head.path.query().is_some(),
         caller: conn.remote,
         identity: conn.peer.as_ref().map(|peer| &peer.spiffe),
     }));
+    if conn.direction == Direction::Inbound {
+        identify(exchange, head);
+    }
+    refused
+}
+
+/// Takes out of a request that somebody asked who may not. Authorization has seen it as it came.
+pub(super) fn refuse(head: &mut Shared<RequestHead>) {
+    head.headers.remove(X_LACIS_WHY);
+}
+
+/// Its id, as the request says it. An outbound request may get one yet, and says it then.
+pub(super) fn identify(exchange: &Exchange, head: &RequestHead) {
+    if exchange.trail.is_recorded()
+        && let Some(id) = head.headers.get(X_REQUEST_ID)
+    {
+        exchange.trail.identify(id.as_bytes());
+    }
+}
+
+fn is_any_grpc(content_type: &HeaderValue) -> bool {
+    content_type.as_bytes().starts_with(b"application/grpc")
 }
 
 /// The own application may, for it is the only one that a loopback address lets in; of peers those that are named, whom

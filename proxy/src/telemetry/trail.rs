@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::labels::Link;
-use super::why::{Record, What};
+use super::why::{Record, Store, What};
 use crate::identity::Peer;
 
 /// The way of one request.
@@ -25,7 +25,7 @@ pub struct Trail {
     expired: Cell<bool>,
     due: Cell<Option<Instant>>,
     /// Only where somebody may ask why it ended as it did.
-    record: RefCell<Option<Arc<Record>>>,
+    record: RefCell<Option<Box<Record>>>,
     /// Where it came from, for who asked for that.
     source: Cell<Option<IpAddr>>,
     /// The hash and the token by which it finds its endpoint, where that is by a key of its own.
@@ -97,11 +97,11 @@ impl Trail {
     pub fn leaves(&self, on: Rc<Carrier>, now: Instant) {
         self.sent.set(Some(now));
         self.carrier.replace(Some(on));
-        self.note_at(now, || What::Sent);
+        self.note_at(now, |_| What::Sent);
     }
 
     /// From now on it is noted what becomes of it.
-    pub fn record(&self, record: Arc<Record>) {
+    pub fn record(&self, record: Box<Record>) {
         self.record.replace(Some(record));
     }
 
@@ -113,25 +113,39 @@ impl Trail {
 
     /// Notes what happened, if that is wanted.
     #[inline]
-    pub fn note(&self, what: impl FnOnce() -> What) {
+    pub fn note(&self, what: impl FnOnce(&mut Store) -> What) {
         if self.is_recorded() {
-            self.write(|record| record.note(None, what()));
+            self.write(|record| record.note(None, what));
         }
     }
 
     /// Notes what happened at this moment, if that is wanted.
     #[inline]
-    pub fn note_at(&self, at: Instant, what: impl FnOnce() -> What) {
+    pub fn note_at(&self, at: Instant, what: impl FnOnce(&mut Store) -> What) {
         if self.is_recorded() {
-            self.write(|record| record.note(Some(at), what()));
+            self.write(|record| record.note(Some(at), what));
         }
     }
 
-    /// Changes the record, if there is one. Nobody else has it before [`Trail::recorded`].
+    /// Changes the record, if there is one.
+    #[inline]
     pub fn write(&self, change: impl FnOnce(&mut Record)) {
-        if let Some(record) = self.record.borrow_mut().as_mut().and_then(Arc::get_mut) {
+        if let Some(record) = self.record.borrow_mut().as_deref_mut() {
             change(record);
         }
+    }
+
+    /// By this id it is known across the mesh.
+    #[inline]
+    pub fn identify(&self, id: &[u8]) {
+        if self.is_recorded() {
+            self.write(|record| record.identify(id));
+        }
+    }
+
+    /// Whether it is recorded, and a request of gRPC.
+    pub fn is_recorded_grpc(&self) -> bool {
+        self.record.borrow().as_ref().is_some_and(|record| record.is_grpc())
     }
 
     /// Whether somebody asked for the record.
@@ -140,7 +154,7 @@ impl Trail {
     }
 
     /// What was noted; there is none any more then.
-    pub fn recorded(&self) -> Option<Arc<Record>> {
+    pub fn recorded(&self) -> Option<Box<Record>> {
         self.record.take()
     }
 

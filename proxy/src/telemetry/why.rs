@@ -3,16 +3,22 @@
 //!
 //! A [`Record`] is small typed values: nothing is formatted by a worker, and the clock is not read for it, but where
 //! something failed. It holds no field of a message, and of a query only that there was one: no credential gets into it.
+//!
+//! Each request may have one, so it must cost next to nothing: what belongs to it lies in a few blocks, steps refer to
+//! them by place, and whoever falls out of the [`Ring`] leaves its blocks to who comes next.
 
+mod ring;
 mod show;
+mod store;
 
-use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use ring::Ring;
 pub use show::json;
+pub use store::{Span, Store};
 
 use super::labels::{Cause, Direction, Link, Outcome};
 use crate::fault::Reason;
@@ -30,25 +36,30 @@ pub const MAX_PATH_BYTES: usize = 512;
 /// Bytes of a host, or of an id, that are kept: a host name has at most 253, and longer ids are not taken over.
 pub const MAX_NAME_BYTES: usize = 256;
 
+/// Steps that a record has room for when it is used again: most have fewer, and what a rare one needed is given back.
+const USUAL_STEPS: usize = 16;
+
 /// What is known of one request.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Record {
     started: Instant,
     direction: Direction,
     asked: bool,
+    grpc: bool,
+    query: bool,
     keep: usize,
     method: http::Method,
-    /// Id, host and path behind one another: one allocation.
-    text: Box<str>,
-    /// Where the id ends, and where the host.
-    ends: [usize; 2],
-    query: bool,
+    id: Span,
+    host: Span,
+    path: Span,
     caller: SocketAddr,
-    identity: Option<SpiffeId>,
+    identity: Option<Span>,
     steps: Vec<Step>,
+    /// What steps and the spans above refer to.
+    own: Store,
     /// Steps that did not fit.
     lost: u32,
-    failure: Option<Box<str>>,
+    failure: Option<Span>,
     end: End,
 }
 
@@ -63,10 +74,10 @@ pub struct Asked<'a> {
     pub asked: bool,
     /// How many records are kept when this one is put to them.
     pub keep: usize,
-    /// Its id, which may be empty.
-    pub id: &'a str,
     /// Its method.
     pub method: &'a http::Method,
+    /// Whether it is one of gRPC, in any of its forms.
+    pub grpc: bool,
     /// Host, and port if it says one.
     pub host: &'a str,
     /// Its path, without the query.
@@ -98,60 +109,74 @@ pub struct End {
     pub route: Option<Arc<str>>,
 }
 
+impl Default for End {
+    fn default() -> Self {
+        End {
+            status: 0,
+            reason: Reason::None,
+            duration: Duration::ZERO,
+            link: Link::None,
+            attempts: 0,
+            service: None,
+            route: None,
+        }
+    }
+}
+
 /// Something that was decided, or happened.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Step {
-    /// When, from the first byte of the request, where that is known.
-    pub at: Option<Duration>,
+    /// When, where that is known.
+    pub at: Option<Instant>,
     /// What.
     pub what: What,
 }
 
-/// What happened.
-#[derive(Debug)]
+/// What happened. Words and endpoints are in the [`Store`] of its record.
+#[derive(Clone, Copy, Debug)]
 pub enum What {
     /// A filter held the request, or its response, back.
-    Paused(Arc<str>),
+    Paused(Span),
     /// A filter has said what becomes of the request, and took so long for it.
-    Filter(Arc<str>, Outcome, Duration),
+    Filter(Span, Outcome, Duration),
     /// A rule was followed; to this service, if its backends gave another one.
-    Rule(Arc<str>, Option<Arc<str>>),
+    Rule(Span, Option<Span>),
     /// There was no rule for it.
     NoRule,
     /// It is made to wait so long on purpose.
     Delayed(Duration),
     /// A copy goes to this service.
-    Mirrored(Arc<str>),
+    Mirrored(Span),
     /// The head of the response must come within this time from the end of the request; zero: no bound.
     Bound(Duration),
     /// Its caller waits so long yet.
     Due(Duration),
     /// The breaker is half open, and this is one of those that try the service.
     Trial,
-    /// An endpoint was chosen among these; its place in the list, and how many there are in all.
-    Chosen(Box<[Candidate]>, usize, usize),
+    /// The first of these endpoints was chosen; how many there are in all.
+    Chosen(Span, usize),
     /// This kind of link is to carry it.
     Link(Link, Because),
     /// A link by UDP did not come about, for this reason.
-    NoUdp(Box<str>),
+    NoUdp(Span),
     /// It was sent.
     Sent,
     /// An answer came: its status, its code of gRPC if that is in the head, and after what time.
     Answered(u16, Option<u8>, Duration),
     /// The try failed; whether the request was sent before.
-    Failed(Box<str>, bool),
+    Failed(Span, bool),
     /// The answer takes long, and this endpoint is asked, too.
-    Hedge(SocketAddr),
+    Hedge(Span),
     /// Of those that were asked this one was the first with a good answer.
-    Won(SocketAddr),
+    Won(Span),
     /// It is sent again, for this, after this wait.
     Again(Cause, Duration),
     /// It is not sent again.
     NotAgain(NotAgain),
     /// The endpoint was ejected, for this.
-    Ejected(SocketAddr, Cause),
-    /// The service as it was when it failed.
-    State(Box<State>),
+    Ejected(Span, Cause),
+    /// It failed; how the service was then is in the store, as of the last time.
+    State,
 }
 
 /// An endpoint as it was when one was chosen.
@@ -225,7 +250,7 @@ pub enum NotAgain {
 }
 
 /// A service as it was.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct State {
     /// Its endpoints, [`MAX_SHOWN`] of them.
     pub endpoints: Box<[Candidate]>,
@@ -253,45 +278,63 @@ pub struct BreakerState {
 }
 
 impl Record {
-    /// Begins one.
-    pub fn new(asked: &Asked<'_>) -> Arc<Self> {
-        let Asked { started, direction, asked, keep, id, method, host, path, query, caller, identity } = *asked;
-        let (id, host) = (clip(id, MAX_NAME_BYTES), clip(host, MAX_NAME_BYTES));
-        let path = clip(path, MAX_PATH_BYTES);
-        let mut text = String::with_capacity(id.len() + host.len() + path.len());
-        text.push_str(id);
-        text.push_str(host);
-        text.push_str(path);
-        Arc::new(Record {
-            started,
-            direction,
-            asked,
-            keep,
-            method: method.clone(),
-            text: text.into_boxed_str(),
-            ends: [id.len(), id.len() + host.len()],
-            query,
-            caller,
-            identity: identity.cloned(),
+    fn new(asked: &Asked<'_>) -> Self {
+        let mut record = Record {
+            started: asked.started,
+            direction: asked.direction,
+            asked: false,
+            grpc: false,
+            query: false,
+            keep: 0,
+            method: http::Method::GET,
+            id: Span::default(),
+            host: Span::default(),
+            path: Span::default(),
+            caller: asked.caller,
+            identity: None,
             steps: Vec::with_capacity(8),
+            own: Store::default(),
             lost: 0,
             failure: None,
-            end: End {
-                status: 0,
-                reason: Reason::None,
-                duration: Duration::ZERO,
-                link: Link::None,
-                attempts: 0,
-                service: None,
-                route: None,
-            },
-        })
+            end: End::default(),
+        };
+        record.begin(asked);
+        record
     }
 
-    /// Adds a step.
-    pub fn note(&mut self, at: Option<Instant>, what: What) {
+    /// Forgets everything, and begins anew.
+    fn begin(&mut self, asked: &Asked<'_>) {
+        let Asked { started, direction, asked, keep, method, grpc, host, path, query, caller, identity } = *asked;
+        self.steps.clear();
+        self.steps.shrink_to(USUAL_STEPS);
+        self.own.clear();
+        self.started = started;
+        self.direction = direction;
+        self.asked = asked;
+        self.grpc = grpc;
+        self.query = query;
+        self.keep = keep;
+        self.method = method.clone();
+        self.id = Span::default();
+        self.host = self.own.text(clip(host, MAX_NAME_BYTES));
+        self.path = self.own.text(clip(path, MAX_PATH_BYTES));
+        self.caller = caller;
+        self.identity = identity.map(|identity| self.own.text(identity.as_str()));
+        self.lost = 0;
+        self.failure = None;
+        // How it ends is said when it does: what was said of the one before stays until then.
+    }
+
+    /// By this id it is known across the mesh. What is no text is no id.
+    pub fn identify(&mut self, id: &[u8]) {
+        self.id = self.own.text(clip(std::str::from_utf8(id).unwrap_or_default(), MAX_NAME_BYTES));
+    }
+
+    /// Adds a step, if there is room for it.
+    #[inline]
+    pub fn note(&mut self, at: Option<Instant>, what: impl FnOnce(&mut Store) -> What) {
         if self.steps.len() < MAX_STEPS {
-            let at = at.map(|at| at.saturating_duration_since(self.started));
+            let what = what(&mut self.own);
             self.steps.push(Step { at, what });
         } else {
             self.lost = self.lost.saturating_add(1);
@@ -299,8 +342,8 @@ impl Record {
     }
 
     /// What it failed by, in words.
-    pub fn failed(&mut self, why: &str) {
-        self.failure = Some(why.into());
+    pub fn failed(&mut self, why: impl Display) {
+        self.failure = Some(self.own.say(why));
     }
 
     /// It is over.
@@ -310,12 +353,17 @@ impl Record {
 
     /// Its id; empty if it has none.
     pub fn id(&self) -> &str {
-        self.text.get(..self.ends[0]).unwrap_or_default()
+        self.own.read(self.id)
     }
 
     /// Whether somebody asked for it.
     pub fn is_asked(&self) -> bool {
         self.asked
+    }
+
+    /// Whether it is a request of gRPC.
+    pub fn is_grpc(&self) -> bool {
+        self.grpc
     }
 
     /// When it began.
@@ -328,56 +376,24 @@ impl Record {
         &self.steps
     }
 
-    fn host(&self) -> &str {
-        self.text.get(self.ends[0]..self.ends[1]).unwrap_or_default()
-    }
-
-    fn path(&self) -> &str {
-        self.text.get(self.ends[1]..).unwrap_or_default()
+    /// When a step was, from the beginning.
+    fn since(&self, at: Instant) -> Duration {
+        at.saturating_duration_since(self.started)
     }
 
     /// Of the service, when it failed.
     fn state(&self) -> Option<&State> {
-        self.steps.iter().rev().find_map(|step| match &step.what {
-            What::State(state) => Some(&**state),
-            _ => None,
-        })
+        self.own.kept_state()
     }
 }
 
 /// The beginning of a text that is too long.
+#[inline]
 fn clip(text: &str, most: usize) -> &str {
+    if text.len() <= most {
+        return text;
+    }
     text.get(..text.floor_char_boundary(most)).unwrap_or(text)
-}
-
-/// The last records of one worker.
-#[derive(Debug, Default)]
-pub struct Ring(RefCell<VecDeque<Arc<Record>>>);
-
-impl Ring {
-    /// Takes a record, in the place of the oldest if there are as many as are kept.
-    pub fn push(&self, record: Arc<Record>) {
-        let mut records = self.0.borrow_mut();
-        while records.len() >= record.keep.max(1) {
-            records.pop_front();
-        }
-        records.push_back(record);
-    }
-
-    /// Keeps no more than this from now on.
-    pub fn keep(&self, most: usize) {
-        let mut records = self.0.borrow_mut();
-        let over = records.len().saturating_sub(most);
-        records.drain(..over);
-        records.shrink_to(most);
-    }
-
-    /// Those with this id, or all; the newest first, and no more than so many.
-    pub fn find(&self, id: Option<&str>, most: usize) -> Vec<Arc<Record>> {
-        let records = self.0.borrow();
-        let fits = |record: &&Arc<Record>| id.is_none_or(|id| record.id() == id);
-        records.iter().rev().filter(fits).take(most).map(Arc::clone).collect()
-    }
 }
 
 #[cfg(test)]

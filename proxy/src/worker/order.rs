@@ -42,7 +42,7 @@ pub enum Order {
     /// Tell how you are.
     Report(oneshot::Sender<Report>),
     /// Tell what is known of the last requests: of those with this id or of all, the newest first, so many at the most.
-    Requests(Option<Arc<str>>, usize, oneshot::Sender<Vec<Arc<Record>>>),
+    Requests(Option<Arc<str>>, usize, oneshot::Sender<Vec<Record>>),
 }
 
 /// A generation for one worker.

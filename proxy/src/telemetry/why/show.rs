@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Map, Value, json};
 
-use super::{Because, BreakerState, Candidate, End, MAX_STEPS, NotAgain, Record, Standing, State, Step, What};
+use super::{Because, BreakerState, Candidate, End, MAX_STEPS, NotAgain, Record, Span, Standing, State, Step, What};
 use crate::fault::Reason;
 use crate::telemetry::access::Timestamp;
 use crate::telemetry::labels::{Cause, Direction, Link, Outcome};
@@ -19,10 +19,10 @@ pub fn json(record: &Record) -> Value {
         "start_time": start(record).to_string(),
         "direction": record.direction.token(),
         "method": record.method.as_str(),
-        "host": record.host(),
-        "path": record.path(),
+        "host": record.own.read(record.host),
+        "path": record.own.read(record.path),
         "query": record.query,
-        "caller": {"address": record.caller.to_string(), "identity": record.identity.as_ref().map(ToString::to_string)},
+        "caller": {"address": record.caller.to_string(), "identity": record.identity.map(|identity| record.own.read(identity))},
         "service": service.as_deref(),
         "route": route.as_deref(),
         "status": status,
@@ -31,7 +31,7 @@ pub fn json(record: &Record) -> Value {
         "link": link.token(),
         "attempts": attempts,
         "why": why(record),
-        "steps": record.steps.iter().map(step).collect::<Vec<_>>(),
+        "steps": record.steps.iter().map(|each| step(record, each)).collect::<Vec<_>>(),
         "steps_lost": record.lost,
         "state": state.map(|state| json!({
             "endpoints": state.endpoints.iter().map(candidate).collect::<Vec<_>>(),
@@ -57,7 +57,7 @@ impl Display for Record {
         }
         writeln!(f, ": {}", why(self))?;
         let query = if self.query { "?…" } else { "" };
-        write!(f, "  {} {}{}{query}", self.method, Safe(self.host()), Safe(self.path()))?;
+        write!(f, "  {} {}{}{query}", self.method, Safe(self.own.read(self.host)), Safe(self.own.read(self.path)))?;
         let (way, ours) = match self.direction {
             Direction::Outbound => ("to", "our application"),
             Direction::Inbound => ("for", "a peer"),
@@ -66,17 +66,17 @@ impl Display for Record {
             write!(f, " {way} {service}")?;
         }
         write!(f, ", {} from {ours} at {}", self.direction.token(), self.caller)?;
-        if let Some(identity) = &self.identity {
-            write!(f, " ({identity})")?;
+        if let Some(identity) = self.identity {
+            write!(f, " ({})", self.own.read(identity))?;
         }
         let id = if self.id().is_empty() { "none" } else { self.id() };
         writeln!(f, "\n  began {}, took {}; id {}", start(self), Time(*duration), Safe(id))?;
         for Step { at, what } in &self.steps {
             match at {
-                Some(at) => write!(f, "  {:>10}  ", Time(*at).to_string())?,
+                Some(at) => write!(f, "  {:>10}  ", Time(self.since(*at)).to_string())?,
                 None => write!(f, "  {:>10}  ", "")?,
             }
-            writeln!(f, "{}", Said(what))?;
+            writeln!(f, "{}", Said(self, what))?;
         }
         if self.lost > 0 {
             writeln!(f, "  and {} steps more: {MAX_STEPS} are kept", self.lost)?;
@@ -92,10 +92,10 @@ impl Display for Record {
 fn why(record: &Record) -> String {
     let End { status, reason, link, attempts, .. } = &record.end;
     let service = record.end.service.as_deref().unwrap_or("the service");
-    let mut text = match (&record.failure, reason) {
+    let mut text = match (record.failure.map(|failure| record.own.read(failure)), reason) {
         (Some(failure), reason) => match failure.strip_prefix(reason.token()).map(|rest| rest.trim_start_matches(": "))
         {
-            Some("") | None => failure.to_string(),
+            Some("") | None => failure.to_owned(),
             Some(rest) => rest.to_owned(),
         },
         (None, _) => match (last_answer(record), answered_by_filter(record)) {
@@ -145,18 +145,20 @@ fn last_answer(record: &Record) -> Option<u16> {
 
 fn answered_by_filter(record: &Record) -> Option<&str> {
     record.steps.iter().rev().find_map(|step| match &step.what {
-        What::Filter(filter, Outcome::Reply, _) => Some(&**filter),
+        What::Filter(filter, Outcome::Reply, _) => Some(record.own.read(*filter)),
         _ => None,
     })
 }
 
 /// One step in words.
-struct Said<'a>(&'a What);
+struct Said<'a>(&'a Record, &'a What);
 
 impl Display for Said<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            What::Paused(filter) => write!(f, "the filter {filter} held it back"),
+        let own = &self.0.own;
+        let read = |span: &Span| own.read(*span);
+        match self.1 {
+            What::Paused(filter) => write!(f, "the filter {} held it back", read(filter)),
             What::Filter(filter, outcome, took) => {
                 let did = match outcome {
                     Outcome::Continue => "let it go on",
@@ -164,25 +166,29 @@ impl Display for Said<'_> {
                     Outcome::Trap => "trapped",
                     Outcome::Timeout => "used up its time",
                 };
-                write!(f, "the filter {filter} {did}, after {}", Time(*took))
+                write!(f, "the filter {} {did}, after {}", read(filter), Time(*took))
             }
-            What::Rule(rule, None) => write!(f, "it follows the rule {rule}"),
-            What::Rule(rule, Some(backend)) => write!(f, "it follows the rule {rule}, to {backend}"),
+            What::Rule(rule, None) => write!(f, "it follows the rule {}", read(rule)),
+            What::Rule(rule, Some(backend)) => {
+                write!(f, "it follows the rule {}, to {}", read(rule), read(backend))
+            }
             What::NoRule => f.write_str("no rule of the service's routes is for it"),
             What::Delayed(delay) => write!(f, "it waits for {} on purpose, as `fault` says", Time(*delay)),
-            What::Mirrored(service) => write!(f, "a copy is for {service}"),
+            What::Mirrored(service) => write!(f, "a copy is for {}", read(service)),
             What::Bound(Duration::ZERO) => f.write_str("an answer may take any time"),
             What::Bound(bound) => write!(f, "an answer may take {}", Time(*bound)),
             What::Due(left) => write!(f, "its caller waits for another {}", Time(*left)),
             What::Trial => f.write_str("the breaker is half open, and this is one of those that try the service"),
-            What::Chosen(all, at, total) => {
-                match all.get(*at) {
+            What::Chosen(all, total) => {
+                let all = own.candidates(*all);
+                let mut others = all.iter();
+                match others.next() {
                     Some(chosen) => {
                         write!(f, "of {} {} is chosen: {}", endpoints(*total), chosen.address, Score(chosen))?
                     }
                     None => write!(f, "one of {} is chosen", endpoints(*total))?,
                 }
-                for other in all.iter().enumerate().filter(|(i, _)| i != at).map(|(_, other)| other) {
+                for other in others {
                     write!(f, "; {}: {}", other.address, Score(other))?;
                 }
                 match total.saturating_sub(all.len()) {
@@ -206,21 +212,21 @@ impl Display for Said<'_> {
                     Because::NothingBetter => f.write_str("the peer has nothing better"),
                 }
             }
-            What::NoUdp(why) => write!(f, "no link by UDP: {}", Safe(why)),
+            What::NoUdp(why) => write!(f, "no link by UDP: {}", Safe(read(why))),
             What::Sent => f.write_str("sent"),
             What::Answered(status, None, took) => write!(f, "answered {status}, {} after it was sent", Time(*took)),
             What::Answered(status, Some(code), took) => {
                 write!(f, "answered {status} with the gRPC code {code}, {} after it was sent", Time(*took))
             }
-            What::Failed(why, true) => write!(f, "the try failed: {}", Safe(why)),
-            What::Failed(why, false) => write!(f, "it could not be sent: {}", Safe(why)),
-            What::Hedge(address) => write!(f, "the answer takes long: {address} is asked, too"),
-            What::Won(address) => write!(f, "{address} was the first with a good answer"),
+            What::Failed(why, true) => write!(f, "the try failed: {}", Safe(read(why))),
+            What::Failed(why, false) => write!(f, "it could not be sent: {}", Safe(read(why))),
+            What::Hedge(address) => write!(f, "the answer takes long: {} is asked, too", read(address)),
+            What::Won(address) => write!(f, "{} was the first with a good answer", read(address)),
             What::Again(cause, Duration::ZERO) => write!(f, "it is sent again at once, for {cause}"),
             What::Again(cause, after) => write!(f, "it is sent again after {}, for {cause}", Time(*after)),
             What::NotAgain(not) => write!(f, "it is not sent again: {}", not_again(*not)),
-            What::Ejected(address, cause) => write!(f, "{address} is ejected, for {cause}"),
-            What::State(_) => f.write_str("it failed; the service as it was then:"),
+            What::Ejected(address, cause) => write!(f, "{} is ejected, for {cause}", read(address)),
+            What::State => f.write_str("it failed; the service as it was then:"),
         }
     }
 }
@@ -301,45 +307,45 @@ impl Display for Score<'_> {
     }
 }
 
-fn step(step: &Step) -> Value {
+fn step(record: &Record, step: &Step) -> Value {
+    let own = &record.own;
+    let read = |span: &Span| own.read(*span);
     let mut fields = Map::new();
     let (kind, more) = match &step.what {
-        What::Paused(filter) => ("paused", json!({"filter": &**filter})),
+        What::Paused(filter) => ("paused", json!({"filter": read(filter)})),
         What::Filter(filter, outcome, took) => {
-            ("filter", json!({"filter": &**filter, "outcome": outcome.token(), "took_ms": millis(*took)}))
+            ("filter", json!({"filter": read(filter), "outcome": outcome.token(), "took_ms": millis(*took)}))
         }
-        What::Rule(rule, backend) => ("rule", json!({"rule": &**rule, "backend": backend.as_deref()})),
+        What::Rule(rule, backend) => ("rule", json!({"rule": read(rule), "backend": backend.as_ref().map(read)})),
         What::NoRule => ("no_rule", json!({})),
         What::Delayed(delay) => ("delayed", json!({"delay_ms": millis(*delay)})),
-        What::Mirrored(service) => ("mirrored", json!({"service": &**service})),
+        What::Mirrored(service) => ("mirrored", json!({"service": read(service)})),
         What::Bound(bound) => ("bound", json!({"request_ms": millis(*bound)})),
         What::Due(left) => ("due", json!({"left_ms": millis(*left)})),
         What::Trial => ("trial", json!({})),
-        What::Chosen(all, at, total) => (
+        What::Chosen(all, total) => (
             "chosen",
             json!({
-                "endpoint": all.get(*at).map(|chosen| chosen.address.to_string()),
-                "considered": all.iter().map(candidate).collect::<Vec<_>>(),
+                "endpoint": own.candidates(*all).first().map(|chosen| chosen.address.to_string()),
+                "considered": own.candidates(*all).iter().map(candidate).collect::<Vec<_>>(),
                 "total": total,
             }),
         ),
         What::Link(link, because) => ("link", json!({"link": link.token(), "because": because_token(*because)})),
-        What::NoUdp(why) => ("no_udp", json!({"error": why})),
+        What::NoUdp(why) => ("no_udp", json!({"error": read(why)})),
         What::Sent => ("sent", json!({})),
         What::Answered(status, code, took) => {
             ("answered", json!({"status": status, "grpc_status": code, "took_ms": millis(*took)}))
         }
-        What::Failed(why, sent) => ("failed", json!({"error": why, "sent": sent})),
-        What::Hedge(address) => ("hedge", json!({"endpoint": address.to_string()})),
-        What::Won(address) => ("won", json!({"endpoint": address.to_string()})),
+        What::Failed(why, sent) => ("failed", json!({"error": read(why), "sent": sent})),
+        What::Hedge(address) => ("hedge", json!({"endpoint": read(address)})),
+        What::Won(address) => ("won", json!({"endpoint": read(address)})),
         What::Again(cause, after) => ("again", json!({"cause": cause.to_string(), "after_ms": millis(*after)})),
         What::NotAgain(not) => ("not_again", json!({"because": not_again(*not)})),
-        What::Ejected(address, cause) => {
-            ("ejected", json!({"endpoint": address.to_string(), "cause": cause.to_string()}))
-        }
-        What::State(_) => ("state", json!({})),
+        What::Ejected(address, cause) => ("ejected", json!({"endpoint": read(address), "cause": cause.to_string()})),
+        What::State => ("state", json!({})),
     };
-    fields.insert("at_ms".to_owned(), json!(step.at.map(millis)));
+    fields.insert("at_ms".to_owned(), json!(step.at.map(|at| millis(record.since(at)))));
     fields.insert("step".to_owned(), json!(kind));
     if let Value::Object(more) = more {
         fields.extend(more);

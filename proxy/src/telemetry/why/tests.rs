@@ -1,4 +1,5 @@
 use super::*;
+use crate::identity::SpiffeId;
 
 const DELTA: [&str; 3] = ["10.0.0.4:15006", "10.0.0.5:15006", "10.0.0.6:15006"];
 
@@ -6,20 +7,26 @@ fn address(text: &str) -> SocketAddr {
     text.parse().expect("an address")
 }
 
-fn record(id: &str, keep: usize) -> Arc<Record> {
-    Record::new(&Asked {
+fn asked(keep: usize) -> Asked<'static> {
+    Asked {
         started: Instant::now(),
         direction: Direction::Outbound,
         asked: false,
         keep,
-        id,
         method: &http::Method::GET,
+        grpc: false,
         host: "delta",
         path: "/v1/items",
         query: true,
-        caller: address("127.0.0.1:40000"),
+        caller: ([127, 0, 0, 1], 40000).into(),
         identity: None,
-    })
+    }
+}
+
+fn record(id: &str) -> Box<Record> {
+    let mut record = Ring::default().begin(&asked(1));
+    record.identify(id.as_bytes());
+    record
 }
 
 fn end(status: u16, reason: Reason) -> End {
@@ -44,10 +51,15 @@ fn text(record: &Record) -> String {
 #[test]
 fn the_last_ones_are_kept() {
     let ring = Ring::default();
+    let push = |id: &str, keep| {
+        let mut record = ring.begin(&asked(keep));
+        record.identify(id.as_bytes());
+        ring.push(record);
+    };
     for id in ["a", "b", "c", "b"] {
-        ring.push(record(id, 3));
+        push(id, 3);
     }
-    let ids = |found: Vec<Arc<Record>>| found.iter().map(|record| record.id().to_owned()).collect::<Vec<_>>();
+    let ids = |found: Vec<Record>| found.iter().map(|record| record.id().to_owned()).collect::<Vec<_>>();
     assert_eq!(ids(ring.find(None, 9)), ["b", "c", "b"], "the oldest went, the newest is first");
     assert_eq!(ids(ring.find(None, 1)), ["b"]);
     assert_eq!((ring.find(Some("b"), 9).len(), ring.find(Some("a"), 9).len()), (2, 0));
@@ -55,55 +67,87 @@ fn the_last_ones_are_kept() {
     assert_eq!(ids(ring.find(None, 9)), ["b", "c"]);
     ring.keep(0);
     assert!(ring.find(None, 9).is_empty());
-    ring.push(record("d", 1));
-    ring.push(record("e", 1));
+    push("d", 1);
+    push("e", 1);
     assert_eq!(ids(ring.find(None, 9)), ["e"], "as the newest configuration says");
 }
 
 #[test]
 fn a_record_is_bounded() {
-    let mut record = record("a", 1);
-    let record = Arc::get_mut(&mut record).expect("one holder");
+    let mut record = record("a");
     for _ in 0..MAX_STEPS {
-        record.note(None, What::Trial);
+        record.note(None, |_| What::Trial);
     }
     assert_eq!((record.steps.len(), record.lost), (MAX_STEPS, 0));
-    record.note(None, What::Trial);
+    record.note(None, |own| What::NoUdp(own.text("is not even written")));
     assert_eq!((record.steps.len(), record.lost), (MAX_STEPS, 1));
     assert!(record.to_string().contains("and 1 steps more: 96 are kept"));
 
-    let long = "é".repeat(MAX_PATH_BYTES);
-    let asked = |path, id| Asked {
-        started: Instant::now(),
-        direction: Direction::Inbound,
-        asked: true,
-        keep: 1,
-        id,
-        method: &http::Method::GET,
-        host: "delta",
-        path,
-        query: false,
-        caller: address("127.0.0.1:1"),
-        identity: None,
+    let long = "é".repeat(store::MAX_TEXT_BYTES);
+    let ring = Ring::default();
+    let mut clipped = ring.begin(&Asked { path: &long, ..asked(1) });
+    clipped.identify(long.as_bytes());
+    clipped.failed(&long);
+    let lengths = |record: &Record| {
+        [Some(record.path), Some(record.id), record.failure].map(|at| record.own.read(at.unwrap_or_default()).len())
     };
-    let clipped = Record::new(&asked(&long, &long));
-    assert_eq!((clipped.path().len(), clipped.id().len()), (MAX_PATH_BYTES, MAX_NAME_BYTES));
-    assert_eq!(clipped.host(), "delta");
-    let odd = Record::new(&asked(&long[..MAX_PATH_BYTES - 2], "x"));
-    assert_eq!(odd.path().len(), MAX_PATH_BYTES - 2, "whole");
+    assert_eq!(lengths(&clipped), [MAX_PATH_BYTES, MAX_NAME_BYTES, store::MAX_TEXT_BYTES]);
+    assert_eq!(clipped.own.read(clipped.host), "delta");
+    let odd = ring.begin(&Asked { path: &long[..MAX_PATH_BYTES - 2], ..asked(1) });
+    assert_eq!(odd.own.read(odd.path).len(), MAX_PATH_BYTES - 2, "whole");
     // What is kept of each request: a step is as large as its largest kind.
-    assert!(size_of::<Step>() <= 72, "{}", size_of::<Step>());
+    assert!(size_of::<Step>() <= 48, "{}", size_of::<Step>());
+    assert!(size_of::<Record>() <= 320, "{}", size_of::<Record>());
+}
+
+/// The one that comes next uses the room of the oldest, and has nothing else of it.
+#[test]
+fn a_record_is_used_again() {
+    let ring = Ring::default();
+    let caller = "spiffe://mesh.local/ns/default/sa/alpha".parse::<SpiffeId>().expect("an identity");
+    let mut first = ring.begin(&Asked { identity: Some(&caller), asked: true, grpc: true, ..asked(1) });
+    first.identify(b"first");
+    for _ in 0..MAX_STEPS {
+        let all = [candidate(0, Standing::Fine); MAX_SHOWN];
+        first.note(None, |own| What::Chosen(own.endpoints(|kept| kept.extend(all)), MAX_SHOWN));
+    }
+    first.note(None, |_| What::Trial);
+    first.note(None, |own| {
+        own.state(State {
+            endpoints: Box::default(),
+            total: 0,
+            requests: (0, None),
+            pending: (0, None),
+            retries: (0, None),
+            breaker: None,
+        });
+        What::State
+    });
+    first.failed("x".repeat(store::MAX_TEXT_BYTES));
+    first.ended(end(503, Reason::BreakerOpen));
+    let room = |record: &Record| (record.steps.capacity(), record.own.room());
+    let block: *const Record = &*first;
+    ring.push(first);
+    let second = ring.begin(&asked(1));
+    assert!(!std::ptr::eq(block, &*second), "it is still kept");
+    ring.push(second);
+    let mut third = ring.begin(&asked(1));
+    assert!(std::ptr::eq(block, &*third), "the blocks of the first");
+    assert_eq!(room(&third), (USUAL_STEPS, store::USUAL), "what was unusual of it went back");
+    let mut fresh = Ring::default().begin(&Asked { started: third.started, ..asked(1) });
+    [&mut third, &mut fresh].into_iter().for_each(|record| record.ended(end(200, Reason::None)));
+    assert_eq!(json(&third)["steps"], json(&fresh)["steps"]);
+    assert_eq!(text(&third), text(&fresh));
+    assert_eq!((third.is_asked(), third.is_grpc(), third.id()), (false, false, ""));
 }
 
 #[test]
 fn a_refusal_is_explained() {
-    let mut record = record("7f", 1);
-    let own = Arc::get_mut(&mut record).expect("one holder");
-    own.note(None, What::Filter("canary".into(), Outcome::Continue, Duration::from_micros(100)));
-    own.note(None, What::Rule("delta/v1".into(), None));
-    own.note(
-        None,
-        What::State(Box::new(State {
+    let mut record = record("7f");
+    record.note(None, |own| What::Filter(own.text("canary"), Outcome::Continue, Duration::from_micros(100)));
+    record.note(None, |own| What::Rule(own.text("delta/v1"), None));
+    record.note(None, |own| {
+        own.state(State {
             endpoints: Box::new([
                 candidate(0, Standing::Fine),
                 candidate(1, Standing::Ejected(Cause::Status(503), Duration::from_secs(3))),
@@ -114,10 +158,11 @@ fn a_refusal_is_explained() {
             pending: (0, None),
             retries: (0, None),
             breaker: Some(BreakerState { state: "open", left: Duration::from_millis(4200), window: [20, 12, 0] }),
-        })),
-    );
-    own.failed("breaker_open: too many requests to delta failed");
-    own.ended(End { link: Link::None, attempts: 0, ..end(503, Reason::BreakerOpen) });
+        });
+        What::State
+    });
+    record.failed("breaker_open: too many requests to delta failed");
+    record.ended(End { link: Link::None, attempts: 0, ..end(503, Reason::BreakerOpen) });
     assert_eq!(
         text(&record),
         "503 breaker_open: too many requests to delta failed; delta has 3 endpoints, 1 ejected, 1 not reachable a moment \
@@ -140,18 +185,18 @@ fn a_refusal_is_explained() {
 
 #[test]
 fn tries_are_told_in_sequence() {
-    let mut record = record("7f", 1);
-    let own = Arc::get_mut(&mut record).expect("one holder");
-    let start = own.started;
+    let mut record = record("7f");
+    let start = record.started;
     let own_at = |millis| Some(start + Duration::from_millis(millis));
-    own.note(None, What::Chosen(Box::new([candidate(0, Standing::Fine), candidate(1, Standing::Full)]), 0, 3));
-    own.note(None, What::Link(Link::H3, Because::UdpWorks));
-    own.note(own_at(1), What::Sent);
-    own.note(own_at(3), What::Answered(503, None, Duration::from_millis(2)));
-    own.note(None, What::Again(Cause::Status(503), Duration::ZERO));
-    own.note(own_at(4), What::Failed("stream_reset: \u{1b}[2J".into(), true));
-    own.note(None, What::NotAgain(NotAgain::Unsafe));
-    own.ended(end(503, Reason::None));
+    let both = [candidate(0, Standing::Fine), candidate(1, Standing::Full)];
+    record.note(None, |own| What::Chosen(own.endpoints(|kept| kept.extend(both)), 3));
+    record.note(None, |_| What::Link(Link::H3, Because::UdpWorks));
+    record.note(own_at(1), |_| What::Sent);
+    record.note(own_at(3), |_| What::Answered(503, None, Duration::from_millis(2)));
+    record.note(None, |_| What::Again(Cause::Status(503), Duration::ZERO));
+    record.note(own_at(4), |own| What::Failed(own.say("stream_reset: \u{1b}[2J"), true));
+    record.note(None, |_| What::NotAgain(NotAgain::Unsafe));
+    record.ended(end(503, Reason::None));
     let text = text(&record);
     for line in [
         "503: delta answered 503 itself over h3, at try 2; not sent again: it may have been carried out, and neither its \
