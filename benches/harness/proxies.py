@@ -34,16 +34,17 @@ SIDES = {"h1": ["hop"], "h2": ["delta", "alpha"], "h3": ["delta", "alpha"]}
 class Pair:
     """The sidecars of one kind on the way of a request, running: two, or one where there is no link between them."""
 
-    def __init__(self, name, kind, link, backend, work):
+    def __init__(self, name, kind, link, backend, work, cpus=None, **more):
+        """On one processor, or on `cpus`. `more` goes into the configuration: see `USUAL`."""
         self.name, self.directory = name, work / "run" / name
         self.directory.mkdir(parents=True, exist_ok=True)
         ports = free_ports(4)
         self.port, self.delta = ports[:2]
         values = dict(zip(["alpha", "delta", "admin_alpha", "admin_delta"], ports),
-                      backend=backend, link=link, certs=work / "certs")
+                      backend=backend, link=link, certs=work / "certs") | more
         self.processes = []
         for side in SIDES[link]:
-            self.processes.append(start(command(kind, link, side, self.directory, values), self.directory / f"{side}.log"))
+            self.processes.append(start(command(kind, link, side, self.directory, values), self.directory / f"{side}.log", cpus))
 
     def pids(self):
         """Of the service's sidecar, the caller's, and the kernel's thread that delivers on their processor what did not
@@ -60,30 +61,39 @@ class Pair:
         stop(self.processes)
 
 
+# What a configuration has where nothing else is said: how many workers, how a relay's connections come to its threads (all in one loop),
+# what more an Envoy's listener says, and where the sidecar of delta is.
+USUAL = {"workers": 1, "tasks": None, "listener": "", "far": "127.0.0.1"}
+
+
 def command(kind, link, side, directory, values):
     """Writes the configuration of one sidecar; the command that starts it."""
+    values = USUAL | values
     if kind == "relay":
         between = ["--link", {"h2": "sealed", "h3": "udp"}[link], "--side", {"alpha": "near", "delta": "far"}[side]] if side != "hop" else []
+        if values["tasks"]:
+            between = ["--tasks", values["tasks"], "--threads", values["workers"]]
         listen, target = {"hop": ("alpha", "backend"), "alpha": ("alpha", "delta"), "delta": ("delta", "backend")}[side]
         return [os.environ["MESHLOAD_BIN"], "relay", "--listen", f"127.0.0.1:{values[listen]}", "--target", f"127.0.0.1:{values[target]}"] + between
     linked = side if side == "hop" else f"{link}-{side}"
     template = {"lacis": f"lacis/{side}.yaml", "envoy": f"envoy/{linked}.yaml", "haproxy": f"haproxy/{side}.cfg", "nginx": f"nginx/{side}.conf"}[kind]
     config = directory / Path(template).name
-    config.write_text(string.Template((HERE / "peers" / template).read_text()).substitute({"far": "127.0.0.1"} | values))
+    config.write_text(string.Template((HERE / "peers" / template).read_text()).substitute(values))
     return {
         "lacis": [os.environ["LACIS_BIN"], "run", "-c", config, "--log-level", "warn"],
-        "envoy": [envoy_program(), "-c", config, "--concurrency", "1", "--disable-hot-restart", "--log-level", "warn"],
+        "envoy": [envoy_program(), "-c", config, "--concurrency", values["workers"], "--disable-hot-restart", "--log-level", "warn"],
         "haproxy": [find("haproxy"), "-db", "-f", config],
         "nginx": [find("nginx"), "-e", "stderr", "-p", directory, "-c", config],
     }[kind]
 
 
-def start(argv, log):
-    proxy_cpu = processors()[1]
+def start(argv, log, cpus=None):
+    """On the processor of the sidecars, or on `cpus`."""
+    cpus = cpus or {processors()[1]}
     with open(log, "w") as output:
         # Whatever ends this script ends the sidecars too.
         return subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *map(str, argv)], stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                                preexec_fn=lambda: os.sched_setaffinity(0, {proxy_cpu}))
+                                preexec_fn=lambda: os.sched_setaffinity(0, cpus))
 
 
 def stop(processes):
@@ -124,9 +134,10 @@ class Load:
                                         preexec_fn=lambda: os.sched_setaffinity(0, {load_cpu}))
         self.backend = int(json.loads(self.process.stdout.readline())["backend"].rsplit(":", 1)[1])
 
-    def window(self, port, connections, seconds, warmup, pids=(), rate=None):
+    def window(self, port, connections, seconds, warmup, pids=(), rate=None, **more):
+        """`more`: fields of a plan (src/plan.rs)."""
         plan = {"target": f"127.0.0.1:{port}", "connections": connections, "seconds": seconds, "warmup": warmup,
-                "pids": list(pids), "rate": rate}
+                "pids": list(pids), "rate": rate} | more
         self.process.stdin.write(json.dumps(plan) + "\n")
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())

@@ -22,6 +22,8 @@ pub struct Account {
 pub struct Usage {
     /// Time on a processor, in nanoseconds (`schedstat`, first field).
     pub cpu_ns: u64,
+    /// The most of it that one thread used.
+    pub busiest_ns: u64,
     /// Time runnable and waiting for a processor, in nanoseconds (`schedstat`, second field).
     pub run_delay_ns: u64,
     /// The part of `cpu_ns` in user space, as the kernel estimates it from its ticks.
@@ -80,7 +82,9 @@ impl Account {
         };
         for (id, now) in &self.threads {
             let then = earlier.threads.get(id).copied().unwrap_or_default();
-            usage.cpu_ns += now.cpu_ns.saturating_sub(then.cpu_ns);
+            let used = now.cpu_ns.saturating_sub(then.cpu_ns);
+            usage.cpu_ns += used;
+            usage.busiest_ns = usage.busiest_ns.max(used);
             usage.run_delay_ns += now.run_delay_ns.saturating_sub(then.run_delay_ns);
             usage.voluntary_switches += now.voluntary_switches.saturating_sub(then.voluntary_switches);
             usage.involuntary_switches += now.involuntary_switches.saturating_sub(then.involuntary_switches);

@@ -10,16 +10,22 @@ use mio::{
     Events, Interest, Poll, Token,
     event::Event,
     net::{TcpListener, TcpStream},
+    unix::SourceFd,
+};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
 use slab::Slab;
 use std::{
     io::{self, Read, Write},
     mem,
     net::SocketAddr,
+    os::fd::{AsRawFd, OwnedFd},
     time::{Duration, Instant},
 };
 
 const LISTENER: Token = Token(usize::MAX);
+const TIMER: Token = Token(usize::MAX - 1);
 /// Events taken from the kernel at once: more than there are connections in most plans.
 const EVENTS: usize = 256;
 /// One read takes a small answer, or the share of a big one that keeps the processor's cache warm.
@@ -37,6 +43,8 @@ pub struct Generator {
     poll: Poll,
     events: Events,
     listener: TcpListener,
+    /// Wakes for what is due, where the plan wants that.
+    timer: OwnedFd,
     connections: Slab<Connection>,
     read: Box<[u8]>,
     /// What the backend answers.
@@ -49,6 +57,8 @@ pub struct Generator {
 struct Connection {
     stream: TcpStream,
     role: Role,
+    /// One of those that the plan calls heavy.
+    heavy: bool,
 }
 
 #[derive(Debug)]
@@ -84,10 +94,13 @@ impl Generator {
         let poll = Poll::new()?;
         let mut listener = TcpListener::bind(address)?;
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK)?;
+        poll.registry().register(&mut SourceFd(&timer.as_raw_fd()), TIMER, Interest::READABLE)?;
         Ok(Self {
             poll,
             events: Events::with_capacity(EVENTS),
             listener,
+            timer,
             connections: Slab::new(),
             read: vec![0; READ_SIZE].into(),
             answer: message::answer(size),
@@ -115,6 +128,13 @@ impl Generator {
         if plan.rate.is_some_and(|rate| !(1e-3..=1e7).contains(&rate)) {
             return Err(Error::Plan("`rate` must be from 0.001 to 10,000,000 requests per second"));
         }
+        if let Some(heavy) = &plan.heavy
+            && (plan.rate.is_none()
+                || !(0.0..1.0).contains(&heavy.part)
+                || heavy.of.iter().any(|n| *n >= plan.connections))
+        {
+            return Err(Error::Plan("`heavy` is for an open loop, of some of its connections, with a part below 1"));
+        }
         let mut run = Run::new(plan, Instant::now())?;
         for _ in 0..plan.connections {
             self.connect(&mut run)?;
@@ -122,7 +142,7 @@ impl Generator {
         let opened = run.start + Duration::from_secs_f64(plan.warmup);
         self.turn_until(&mut run, opened)?;
         let before = Accounts::read(plan)?;
-        run.open();
+        run.open(|key| self.connections.get(key).is_some_and(|connection| connection.heavy));
         self.turn_until(&mut run, opened + Duration::from_secs_f64(plan.seconds))?;
         let after = Accounts::read(plan)?;
         let window = run.close(&before, &after);
@@ -150,7 +170,15 @@ impl Generator {
         let start = Instant::now();
         let wake = run.next_due().map_or(end, |due| due.min(end));
         let wait = wake.saturating_duration_since(start);
-        let wait = if wait < WATCH { Duration::ZERO } else { wait - WATCH / 2 };
+        let wait = if run.sleeps {
+            self.wake_after(wait)?;
+            // The timer comes first.
+            wait + WATCH
+        } else if wait < WATCH {
+            Duration::ZERO
+        } else {
+            wait - WATCH / 2
+        };
         if let Err(error) = self.poll.poll(&mut self.events, Some(wait))
             && error.kind() != io::ErrorKind::Interrupted
         {
@@ -168,27 +196,43 @@ impl Generator {
         result
     }
 
+    /// Makes an event after this time. The kernel's wait alone knows milliseconds.
+    fn wake_after(&self, wait: Duration) -> Result<(), Error> {
+        // Zero would stop it.
+        let value = Timespec::try_from(wait.max(Duration::from_nanos(1))).map_err(io::Error::other)?;
+        let once = Itimerspec { it_interval: Timespec::default(), it_value: value };
+        timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once).map_err(io::Error::from)?;
+        Ok(())
+    }
+
     /// Sends what is due on the connections that are free.
     fn send_due(&mut self, run: &mut Run) -> Result<(), Error> {
         if run.closing {
             return Ok(());
         }
         run.arrive(Instant::now());
-        while let Some(&due) = run.due.front() {
-            let Some(key) = run.free.pop() else { return Ok(()) };
-            if !self.connections.get(key).is_some_and(Connection::is_free) {
-                continue;
+        for kind in 0..run.due.len() {
+            while let Some(&due) = run.due[kind].front() {
+                let Some(key) = run.take_free(kind) else { break };
+                if !self.connections.get(key).is_some_and(Connection::is_free) {
+                    continue;
+                }
+                run.due[kind].pop_front();
+                if due.elapsed() > LATE {
+                    run.late += 1;
+                }
+                self.send(key, due, run)?;
             }
-            run.due.pop_front();
-            if due.elapsed() > LATE {
-                run.late += 1;
-            }
-            self.send(key, due, run)?;
         }
         Ok(())
     }
 
     fn connect(&mut self, run: &mut Run) -> Result<(), Error> {
+        let heavy = run.opens();
+        self.open(run, heavy)
+    }
+
+    fn open(&mut self, run: &mut Run, heavy: bool) -> Result<(), Error> {
         let mut stream = match TcpStream::connect(run.target) {
             Ok(stream) => stream,
             Err(error) => return run.fail(format!("connect: {}", error.kind())),
@@ -198,6 +242,7 @@ impl Generator {
         entry.insert(Connection {
             stream,
             role: Role::Client { answers: Answers::default(), state: State::Connecting },
+            heavy,
         });
         Ok(())
     }
@@ -212,14 +257,18 @@ impl Generator {
             stream.set_nodelay(true)?;
             let entry = self.connections.vacant_entry();
             self.poll.registry().register(&mut stream, Token(entry.key()), Interest::READABLE | Interest::WRITABLE)?;
-            entry
-                .insert(Connection { stream, role: Role::Backend { requests: Requests::default(), owed: 0, sent: 0 } });
+            let role = Role::Backend { requests: Requests::default(), owed: 0, sent: 0 };
+            entry.insert(Connection { stream, role, heavy: false });
         }
     }
 
     fn take(&mut self, event: &Event, run: &mut Run) -> Result<(), Error> {
         if event.token() == LISTENER {
             return Ok(self.accept()?);
+        }
+        if event.token() == TIMER {
+            // Not read: set anew, it makes another event.
+            return Ok(());
         }
         let Token(key) = event.token();
         // Closed by an earlier event of the same batch.
@@ -273,7 +322,7 @@ impl Generator {
             return Ok(());
         }
         if run.schedule.is_some() {
-            run.free.push(key);
+            run.frees(key, self.connections.get(key).is_some_and(|connection| connection.heavy));
             return Ok(());
         }
         run.offered += 1;
@@ -281,9 +330,10 @@ impl Generator {
     }
 
     fn send(&mut self, key: usize, due: Instant, run: &mut Run) -> Result<(), Error> {
-        let Some(Connection { stream, role: Role::Client { state, .. } }) = self.connections.get_mut(key) else {
+        let Some(Connection { stream, role: Role::Client { state, .. }, heavy }) = self.connections.get_mut(key) else {
             return Ok(());
         };
+        run.sent[usize::from(*heavy)] += 1;
         *state = State::Waiting(due);
         run.waiting += 1;
         match stream.write(&run.request) {
@@ -297,7 +347,7 @@ impl Generator {
     /// Reads what came for the client.
     fn receive(&mut self, key: usize, run: &mut Run) -> Result<(), Error> {
         loop {
-            let Some(Connection { stream, role: Role::Client { answers, state } }) = self.connections.get_mut(key)
+            let Some(Connection { stream, role: Role::Client { answers, state }, .. }) = self.connections.get_mut(key)
             else {
                 return Ok(());
             };
@@ -328,30 +378,33 @@ impl Generator {
 
     /// The target has closed a connection: which it may while nothing is under way.
     fn closed(&mut self, key: usize, run: &mut Run) -> Result<(), Error> {
-        let Some(Connection { role: Role::Client { answers, state }, .. }) = self.connections.get(key) else {
+        let Some(Connection { role: Role::Client { answers, state }, heavy, .. }) = self.connections.get(key) else {
             return Ok(());
         };
+        let heavy = *heavy;
         if matches!(state, State::Waiting(_)) {
             let reason = if answers.is_empty() { "closed instead of an answer" } else { "closed in an answer" };
             return self.replace(key, run, reason.to_owned());
         }
         run.closed += 1;
         self.connections.remove(key);
-        self.connect(run)
+        self.open(run, heavy)
     }
 
     /// Counts a failure, and goes on with a new connection.
     fn replace(&mut self, key: usize, run: &mut Run, reason: String) -> Result<(), Error> {
-        if let Role::Client { state: State::Waiting(_), .. } = self.connections.remove(key).role {
+        let Connection { role, heavy, .. } = self.connections.remove(key);
+        if let Role::Client { state: State::Waiting(_), .. } = role {
             run.waiting -= 1;
         }
         run.fail(reason)?;
-        if run.closing { Ok(()) } else { self.connect(run) }
+        if run.closing { Ok(()) } else { self.open(run, heavy) }
     }
 
     /// Reads requests and answers them. An error without text is the peer's orderly end.
     fn serve(&mut self, key: usize) -> Result<(), Option<String>> {
-        let Some(Connection { stream, role: Role::Backend { requests, owed, sent } }) = self.connections.get_mut(key)
+        let Some(Connection { stream, role: Role::Backend { requests, owed, sent }, .. }) =
+            self.connections.get_mut(key)
         else {
             return Ok(());
         };
@@ -393,7 +446,7 @@ impl Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::Arrivals;
+    use crate::plan::{Arrivals, Heavy};
     use std::process;
 
     fn plan(target: SocketAddr) -> Plan {
@@ -406,6 +459,8 @@ mod tests {
             rate: None,
             arrivals: Arrivals::Constant,
             pids: vec![process::id()],
+            sleeps: false,
+            heavy: None,
         }
     }
 
@@ -433,14 +488,52 @@ mod tests {
 
     #[test]
     fn keeps_an_offered_rate() {
-        for arrivals in [Arrivals::Constant, Arrivals::Poisson] {
+        for (arrivals, sleeps) in [(Arrivals::Constant, false), (Arrivals::Poisson, false), (Arrivals::Constant, true)]
+        {
             let (mut generator, backend) = generator(100);
-            let plan = Plan { rate: Some(1000.0), arrivals, seconds: 0.5, ..plan(backend) };
+            let plan = Plan { rate: Some(1000.0), arrivals, sleeps, seconds: 0.5, ..plan(backend) };
             let window = generator.run(&plan).unwrap();
+            assert!(window.generator_idle_ns == 0 || !sleeps, "{window:?}");
             assert!(window.errors.is_empty(), "{window:?}");
             assert!((350..650).contains(&window.offered), "{window:?}");
             assert!(window.done.abs_diff(window.offered) <= 50, "{window:?}");
         }
+    }
+
+    /// The connections that are named carry what they are to carry, from when they are to.
+    #[test]
+    fn loads_some_connections_more_than_others() {
+        for late in [false, true] {
+            let (mut generator, backend) = generator(100);
+            let heavy = Heavy { of: vec![2, 5], part: 0.8, late };
+            let plan = Plan { rate: Some(2000.0), connections: 8, heavy: Some(heavy), ..plan(backend) };
+            let mut run = Run::new(&plan, Instant::now()).unwrap();
+            for _ in 0..plan.connections {
+                generator.connect(&mut run).unwrap();
+            }
+            let until = |run: &mut Run, generator: &mut Generator, millis| {
+                generator.turn_until(run, run.start + Duration::from_millis(millis)).unwrap();
+                run.sent
+            };
+            let before = until(&mut run, &mut generator, 200);
+            run.open(|key| generator.connections.get(key).is_some_and(|connection| connection.heavy));
+            let after = until(&mut run, &mut generator, 600);
+            let part = |counts: [u64; 2]| counts[1] as f64 / (counts[0] + counts[1]).max(1) as f64;
+            // Before that each of the eight gets as much as the others.
+            assert!((part(before) - if late { 0.25 } else { 0.8 }).abs() < 0.05, "{late}: {before:?}");
+            let rest = [after[0] - before[0], after[1] - before[1]];
+            assert!((part(rest) - 0.8).abs() < 0.05 && rest[1] > 100, "{late}: {before:?}, then {rest:?}");
+            assert!(run.errors.is_empty(), "{:?}", run.errors);
+        }
+        let (mut generator, backend) = generator(100);
+        for heavy in [Heavy { of: vec![3], part: 0.5, late: false }, Heavy { of: vec![0], part: 1.0, late: false }] {
+            assert!(generator.run(&Plan { rate: Some(10.0), heavy: Some(heavy), ..plan(backend) }).is_err());
+        }
+        assert!(
+            generator
+                .run(&Plan { heavy: Some(Heavy { of: vec![0], part: 0.5, late: false }), ..plan(backend) })
+                .is_err()
+        );
     }
 
     /// A target that takes a second for each answer must show as seconds, however few requests it let through: latency

@@ -31,6 +31,26 @@ pub struct Plan {
     /// Processes whose use of the processors is reported.
     #[serde(default)]
     pub pids: Vec<u32>,
+    /// Between requests that are due it sleeps, and does not watch the clock: where what is measured needs this processor,
+    /// too. They are sent some ten microseconds later.
+    #[serde(default)]
+    pub sleeps: bool,
+    /// Some connections get more requests than the others; absent: whichever was free last gets the next.
+    #[serde(default)]
+    pub heavy: Option<Heavy>,
+}
+
+/// Connections that get most of the requests of an open loop. Those of either kind take turns.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Heavy {
+    /// Which, by the order in which they are opened, from 0 on.
+    pub of: Vec<usize>,
+    /// The part of the requests that they get, between 0 and 1.
+    pub part: f64,
+    /// Before the window opens they are like the others.
+    #[serde(default)]
+    pub late: bool,
 }
 
 fn host() -> String {

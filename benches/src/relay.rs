@@ -3,6 +3,7 @@
 
 mod link;
 mod pair;
+pub mod tasks;
 
 pub use link::Kind;
 pub use pair::{Far, near};

@@ -3,7 +3,7 @@
 use crate::{
     account::{Account, Processor},
     message,
-    plan::{Error, Latency, Plan, Window},
+    plan::{Error, Heavy, Latency, Plan, Window},
     schedule::Schedule,
 };
 use hdrhistogram::Histogram;
@@ -27,10 +27,21 @@ pub(crate) struct Run {
     pub(crate) start: Instant,
     /// None in a closed loop.
     pub(crate) schedule: Option<Schedule>,
-    /// Requests that are due and wait for a free connection.
-    pub(crate) due: VecDeque<Instant>,
-    /// Connections that were free, the last one first: a few busy ones show what many idle ones would hide.
-    pub(crate) free: Vec<usize>,
+    /// Requests that are due and wait for a free connection: any, then heavy ones.
+    pub(crate) due: [VecDeque<Instant>; 2],
+    /// Connections that were free, the same two kinds.
+    pub(crate) free: [VecDeque<usize>; 2],
+    /// Which connections get most, if some do.
+    heavy: Option<Heavy>,
+    /// The clock is not watched.
+    pub(crate) sleeps: bool,
+    /// The part of them that is in effect, and how much of the next request is theirs.
+    part: f64,
+    share: f64,
+    /// How many were opened.
+    opened: usize,
+    /// Requests that were sent on connections that are not heavy, and on those that are.
+    pub(crate) sent: [u64; 2],
     /// Requests under way.
     pub(crate) waiting: usize,
     /// Nothing more is sent.
@@ -54,8 +65,14 @@ impl Run {
             request: message::request(&plan.host),
             start,
             schedule: plan.rate.map(|rate| Schedule::new(plan.arrivals, rate, start, u64::from(process::id()))),
-            due: VecDeque::new(),
-            free: Vec::with_capacity(plan.connections),
+            due: Default::default(),
+            free: Default::default(),
+            part: plan.heavy.as_ref().filter(|heavy| !heavy.late).map_or(0.0, |heavy| heavy.part),
+            heavy: plan.heavy.clone(),
+            sleeps: plan.sleeps,
+            share: 0.0,
+            opened: 0,
+            sent: [0; 2],
             waiting: 0,
             closing: false,
             offered: 0,
@@ -71,10 +88,32 @@ impl Run {
     pub(crate) fn arrive(&mut self, now: Instant) {
         let Some(schedule) = &mut self.schedule else { return };
         while schedule.next() <= now {
-            self.due.push_back(schedule.next());
+            self.share += self.part;
+            let heavy = self.share >= 1.0;
+            if heavy {
+                self.share -= 1.0;
+            }
+            self.due[usize::from(heavy)].push_back(schedule.next());
             self.offered += 1;
             schedule.advance();
         }
+    }
+
+    /// Whether the connection that is opened now is one of the heavy ones.
+    pub(crate) fn opens(&mut self) -> bool {
+        self.opened += 1;
+        self.heavy.as_ref().is_some_and(|heavy| heavy.of.contains(&(self.opened - 1)))
+    }
+
+    /// A connection is free.
+    pub(crate) fn frees(&mut self, key: usize, heavy: bool) {
+        self.free[usize::from(heavy && self.part > 0.0)].push_back(key);
+    }
+
+    /// The next of the connections that were free. The last one first: a few busy ones show what many idle ones would hide;
+    /// but where the plan says who is busy, all have their turn.
+    pub(crate) fn take_free(&mut self, kind: usize) -> Option<usize> {
+        if self.heavy.is_some() { self.free[kind].pop_front() } else { self.free[kind].pop_back() }
     }
 
     /// When something becomes due that no answer announces. In a closed loop, and while all connections are busy, never.
@@ -95,16 +134,21 @@ impl Run {
         Ok(())
     }
 
-    /// Begins the window: what was counted before it does not count.
-    pub(crate) fn open(&mut self) {
+    /// Begins the window: what was counted before it does not count. `is_heavy` tells of a connection whether it is.
+    pub(crate) fn open(&mut self, is_heavy: impl Fn(usize) -> bool) {
         self.latency.reset();
+        if let Some(heavy) = self.heavy.as_ref().filter(|heavy| heavy.late) {
+            self.part = heavy.part;
+            let free = std::mem::take(&mut self.free[0]);
+            free.into_iter().for_each(|key| self.frees(key, is_heavy(key)));
+        }
         (self.offered, self.late, self.closed, self.idle) = (0, 0, 0, Duration::ZERO);
     }
 
     /// Ends the window, and stops sending.
     pub(crate) fn close(&mut self, before: &Accounts, after: &Accounts) -> Window {
         self.closing = true;
-        self.due.clear();
+        self.due.iter_mut().for_each(VecDeque::clear);
         Window {
             seconds: (after.at - before.at).as_secs_f64(),
             offered: self.offered,

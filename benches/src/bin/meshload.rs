@@ -4,7 +4,10 @@ use clap::{Parser, Subcommand};
 use lacis_benches::{
     load::Generator,
     plan::{Arrivals, Plan},
-    relay::{Far, Kind, near, relay},
+    relay::{
+        Far, Kind, near, relay,
+        tasks::{self, Tasks},
+    },
 };
 use std::{
     error::Error,
@@ -70,6 +73,12 @@ enum Command {
         /// Which half this is.
         #[arg(long, requires = "link")]
         side: Option<Side>,
+        /// On tasks of a runtime, instead of one loop for all connections: how these come to threads.
+        #[arg(long, conflicts_with = "link")]
+        tasks: Option<Tasks>,
+        /// How many threads.
+        #[arg(long, requires = "tasks", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+        threads: u16,
     },
     /// Print the backend's address, then carry out the plans that come on standard input, a line of JSON each, and
     /// print their windows, a line of JSON each. A plan that fails answers `{"error": "…"}`.
@@ -104,11 +113,17 @@ fn work(arguments: Arguments) -> Result<(), Box<dyn Error>> {
         Command::Run { target, host, connections, warmup, seconds, rate, arrivals, pids } => {
             let mut generator = bind()?;
             let target = target.map_or_else(|| generator.backend(), Ok)?;
-            let plan = Plan { target, host, connections, warmup, seconds, rate, arrivals, pids };
+            let plan =
+                Plan { target, host, connections, warmup, seconds, rate, arrivals, pids, sleeps: false, heavy: None };
             writeln!(output, "{}", serde_json::to_string_pretty(&generator.run(&plan)?)?)?;
         }
-        Command::Relay { listen, target, link, side } => {
+        Command::Relay { listen, target, link, side, tasks, threads } => {
             let cannot = |error| format!("cannot listen on {listen}: {error}");
+            if let Some(how) = tasks {
+                let threads = usize::from(threads);
+                let listeners = tasks::bind(listen, how, threads).map_err(cannot)?;
+                return Ok(tasks::relay(listeners, target, how, threads)?);
+            }
             match (link, side) {
                 (Some(link), Some(Side::Far)) => Far::bind(listen, link).map_err(cannot)?.run(target)?,
                 (Some(link), Some(Side::Near)) => near(TcpListener::bind(listen).map_err(cannot)?, target, link)?,
