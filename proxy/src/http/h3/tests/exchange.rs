@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::http::body::Length;
+use crate::net::quic::LARGEST_PAYLOAD;
 use http::{HeaderValue, StatusCode, header};
 
 /// A link through a hop: link, proxy, service.
@@ -175,5 +176,51 @@ fn connect_opens_a_tunnel() {
         let mut response = link.send(connect).await.unwrap();
         assert_eq!(response.body.length(), Length::Tunnel);
         assert_eq!(read(&mut response.body).await.unwrap(), (b"pong".to_vec(), None));
+    });
+}
+
+#[test]
+fn what_is_ready_together_leaves_together() {
+    const REQUESTS: u64 = 64;
+    run(async {
+        let net = Net::new();
+        net.serve(|_| async { response(200, text("fine")) });
+        let link = net.connect().await;
+        let before = link.stats();
+        let mut requests = tokio::task::JoinSet::new();
+        for _ in 0..REQUESTS {
+            let link = link.clone();
+            requests.spawn_local(async move {
+                let mut answer = link.send(get()).await.unwrap();
+                assert_eq!(read(&mut answer.body).await.unwrap().0, b"fine");
+            });
+        }
+        requests.join_all().await;
+        // Two or three writes, some acknowledgements, and the search for what the path carries.
+        let (writes, packets) =
+            (link.stats().udp_tx.ios - before.udp_tx.ios, link.stats().udp_rx.datagrams - before.udp_rx.datagrams);
+        assert!(writes < REQUESTS / 2 && packets < REQUESTS / 2, "{writes} writes, {packets} packets");
+    });
+}
+
+#[test]
+fn a_wide_path_is_found_and_filled() {
+    const LENGTH: usize = 1024 * 1024;
+    run(async {
+        let net = Net::new();
+        net.serve(|_| async { response(200, Body::bytes(Half::Response, Bytes::from(vec![b'x'; LENGTH]))) });
+        let link = net.connect().await;
+        let get = async || {
+            let before = link.stats().udp_rx.datagrams;
+            let mut answer = link.send(get()).await.unwrap();
+            assert_eq!(read(&mut answer.body).await.unwrap().0.len(), LENGTH);
+            link.stats().udp_rx.datagrams - before
+        };
+        // Both ends search, each for its own direction; loopback carries anything.
+        while link.stats().path.current_mtu < LARGEST_PAYLOAD
+            || get().await > 2 * LENGTH as u64 / u64::from(LARGEST_PAYLOAD)
+        {
+            get().await;
+        }
     });
 }
