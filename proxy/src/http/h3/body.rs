@@ -98,7 +98,10 @@ impl Pump {
             if !self.over && !self.writer.is_full() {
                 match self.body.poll_frame(cx) {
                     Poll::Ready(Some(Ok(Frame::Data(content)))) if content.is_empty() => {}
-                    Poll::Ready(Some(Ok(Frame::Data(content)))) => self.writer.content(content),
+                    Poll::Ready(Some(Ok(Frame::Data(content)))) => {
+                        self.writer.content(content);
+                        self.over = self.body.is_end();
+                    }
                     Poll::Ready(Some(Ok(Frame::Trailers(trailers)))) => {
                         match self.writer.wire().encode_trailers(trailers) {
                             Ok(frame) => self.writer.frame(frame),

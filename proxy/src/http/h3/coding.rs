@@ -15,20 +15,27 @@ use crate::fault::{Reason, Side};
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::rules::{self, MAX_HEAD_BYTES};
 
+/// What is written leaves in pieces of blocks of this size. A peer that acknowledges nothing holds a block for each piece at
+/// the worst; of smaller ones there would be more to allocate.
+const BLOCK: usize = 16 * 1024;
+
+thread_local! {
+    /// The block that is written to, by all connections of a worker: one that is idle needs none.
+    static OUT: RefCell<BytesMut> = RefCell::default();
+}
+
 /// A connection, as its streams share it.
 pub(super) struct Wire {
     quic: quinn::Connection,
     peer: Side,
     /// Most that a section may count which the peer takes (SETTINGS_MAX_FIELD_SECTION_SIZE, RFC 9114 section 7.2.4.1).
     wanted: Rc<Cell<u64>>,
-    /// What is written here leaves in pieces of the same block of memory.
-    out: RefCell<BytesMut>,
     section: RefCell<Section>,
 }
 
 impl Wire {
     pub(super) fn new(quic: quinn::Connection, peer: Side, wanted: Rc<Cell<u64>>) -> Rc<Self> {
-        Rc::new(Wire { quic, peer, wanted, out: RefCell::default(), section: RefCell::default() })
+        Rc::new(Wire { quic, peer, wanted, section: RefCell::default() })
     }
 
     pub(super) fn quic(&self) -> &quinn::Connection {
@@ -49,41 +56,30 @@ impl Wire {
         self.quic.close(code(reason), what.as_bytes());
     }
 
-    /// The type and length of a frame, encoded.
-    pub(super) fn frame_header(&self, kind: u64, length: u64) -> Bytes {
-        let mut out = self.out.borrow_mut();
-        write_varint(&mut out, kind);
-        write_varint(&mut out, length);
-        out.split().freeze()
-    }
-
     /// The frame that carries the head of a request, whose authority is known.
-    pub(super) fn encode_request(&self, head: &RequestHead) -> Result<Bytes, Broken> {
+    pub(super) fn encode_request(&self, head: &RequestHead) -> Result<BytesMut, Broken> {
         self.encode(|section| section::write_request(head, section))
     }
 
     /// The frame that carries the head of a response.
-    pub(super) fn encode_response(&self, head: &ResponseHead) -> Result<Bytes, Broken> {
+    pub(super) fn encode_response(&self, head: &ResponseHead) -> Result<BytesMut, Broken> {
         self.encode(|section| section::write_response(head, section))
     }
 
     /// The frame that carries these trailers.
-    pub(super) fn encode_trailers(&self, mut trailers: HeaderMap) -> Result<Bytes, Broken> {
+    pub(super) fn encode_trailers(&self, mut trailers: HeaderMap) -> Result<BytesMut, Broken> {
         rules::clean_trailers(&mut trailers);
         self.encode(|section| section::write_fields(&trailers, section))
     }
 
-    fn encode(&self, write: impl FnOnce(&mut Section)) -> Result<Bytes, Broken> {
-        let (mut section, mut out) = (self.section.borrow_mut(), self.out.borrow_mut());
+    fn encode(&self, write: impl FnOnce(&mut Section)) -> Result<BytesMut, Broken> {
+        let mut section = self.section.borrow_mut();
         section.begin();
         write(&mut section);
         if section.size() as u64 > self.wanted.get() {
             return Err(Broken::Unwanted);
         }
-        write_varint(&mut out, kind::HEADERS);
-        write_varint(&mut out, section.bytes().len() as u64);
-        out.extend_from_slice(section.bytes());
-        Ok(out.split().freeze())
+        Ok(frame(kind::HEADERS, section.bytes().len(), section.bytes()))
     }
 
     /// The head of a request, from its section.
@@ -108,6 +104,22 @@ impl Wire {
             self.close(Code::QPACK_DECOMPRESSION_FAILED, what);
         }
     }
+}
+
+/// A frame, or its beginning: what is there of its content. Pieces that are written one after the other lie side by side.
+pub(super) fn frame(kind: u64, length: usize, content: &[u8]) -> BytesMut {
+    /// Two variable-length integers.
+    const HEADER: usize = 16;
+    OUT.with_borrow_mut(|out| {
+        let room = HEADER + content.len();
+        if out.capacity() < room {
+            out.reserve(room.max(BLOCK));
+        }
+        write_varint(out, kind);
+        write_varint(out, length as u64);
+        out.extend_from_slice(content);
+        out.split()
+    })
 }
 
 /// The server's side of h3.

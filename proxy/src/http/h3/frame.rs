@@ -179,6 +179,15 @@ impl FrameHeader {
 
     /// Takes bytes until type and length are complete.
     pub(super) fn read(&mut self, chunk: &mut Bytes) -> Option<(u64, u64)> {
+        if self.have == 0 {
+            // Nearly always all of it is there.
+            let mut read = &chunk[..];
+            if let (Some(kind), Some(length)) = (varint(&mut read), varint(&mut read)) {
+                let left = read.len();
+                chunk.advance(chunk.len() - left);
+                return Some((kind, length));
+            }
+        }
         while !chunk.is_empty() && self.have < self.bytes.len() {
             self.bytes[self.have] = chunk.get_u8();
             self.have += 1;

@@ -144,9 +144,16 @@ fn go_away(server: &Server, requests: &Requests, id: u64) {
 
 /// One request and its response.
 async fn exchange<S: Service>(server: &Server, service: Rc<S>, mut reader: Reader, mut writer: Writer) {
-    let received = match timeout(HEAD_TIMEOUT, receive(server, &mut reader)).await {
-        Ok(received) => received,
-        Err(_) => Err(Refusal::Answer(Fault::new(Reason::RequestTimeout))),
+    let received = {
+        let mut received = pin!(receive(server, &mut reader));
+        // Nearly always there with the stream: no clock is read then.
+        match poll_fn(|cx| Poll::Ready(received.as_mut().poll(cx))).await {
+            Poll::Ready(received) => received,
+            Poll::Pending => match timeout(HEAD_TIMEOUT, received).await {
+                Ok(received) => received,
+                Err(_) => Err(Refusal::Answer(Fault::new(Reason::RequestTimeout))),
+            },
+        }
     };
     let (head, body) = match received {
         Ok(received) => received,

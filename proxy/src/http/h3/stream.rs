@@ -4,15 +4,18 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use h3::error::Code;
 
-use super::coding::Wire;
+use super::coding::{self, Wire};
 use super::frame::{Flaw, Frames, Part, Violation, kind};
 use super::{Broken, code};
 
 /// Most bytes taken from quinn at once; more than a datagram carries anyhow.
 const MAX_CHUNK: usize = 64 * 1024;
+
+/// Content of this much is not copied behind the head.
+const LARGE: usize = 4 * 1024;
 
 /// The receiving half of a request stream. Dropped before its end, it asks the peer to stop.
 pub(super) struct Reader {
@@ -124,13 +127,16 @@ impl Drop for Reader {
 pub(super) struct Writer {
     wire: Rc<Wire>,
     quic: quinn::SendStream,
+    /// What goes first.
     queue: Vec<Bytes>,
+    /// Frames that lie side by side: a head and its content mostly are one piece.
+    tail: BytesMut,
     over: bool,
 }
 
 impl Writer {
     pub(super) fn new(wire: Rc<Wire>, quic: quinn::SendStream) -> Self {
-        Writer { wire, quic, queue: Vec::new(), over: false }
+        Writer { wire, quic, queue: Vec::new(), tail: BytesMut::new(), over: false }
     }
 
     pub(super) fn wire(&self) -> &Rc<Wire> {
@@ -147,23 +153,42 @@ impl Writer {
     }
 
     /// Queues a whole frame, as the coder made it.
-    pub(super) fn frame(&mut self, frame: Bytes) {
-        self.queue.push(frame);
+    pub(super) fn frame(&mut self, frame: BytesMut) {
+        // Copies nothing where both lie side by side.
+        self.tail.unsplit(frame);
     }
 
-    /// Queues content. Without copying it: quinn keeps these bytes until they are acknowledged.
+    /// Queues content. Without copying it if there is much: quinn keeps these bytes until they are acknowledged.
     pub(super) fn content(&mut self, content: Bytes) {
-        self.queue.push(self.wire.frame_header(kind::DATA, content.len() as u64));
-        self.queue.push(content);
+        if content.len() < LARGE {
+            return self.frame(coding::frame(kind::DATA, content.len(), &content));
+        }
+        self.frame(coding::frame(kind::DATA, content.len(), &[]));
+        self.queue.extend([self.tail.split().freeze(), content]);
     }
 
     /// Whether content is still waiting, so that no more should be queued.
     pub(super) fn is_full(&self) -> bool {
-        self.queue.len() > 1
+        !self.queue.is_empty()
     }
 
     /// Hands what is queued to quinn. Pending while the windows or the send buffer are full.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        if !self.tail.is_empty() {
+            let tail = std::mem::take(&mut self.tail).freeze();
+            if self.queue.is_empty() {
+                // Nearly always taken whole: that needs no queue.
+                let mut piece = [tail];
+                let written = pin!(self.quic.write_chunks(&mut piece)).poll(cx)?;
+                if let Poll::Ready(quinn::Written { chunks: 1, .. }) = written {
+                    return Poll::Ready(Ok(()));
+                }
+                self.queue.extend(piece);
+                ready!(written);
+            } else {
+                self.queue.push(tail);
+            }
+        }
         while !self.queue.is_empty() {
             // Keeps nothing between polls, as above.
             let written = ready!(pin!(self.quic.write_chunks(&mut self.queue)).poll(cx))?;

@@ -107,30 +107,63 @@ pub(super) const TABLE: [(&str, &str); 99] = [
     ("x-frame-options", "sameorigin"),
 ];
 
-/// Longest name.
-const LONGEST: usize = 32;
+/// Places of [`PLACES`]: so many that few names meet.
+const SIZE: usize = 256;
 
-/// The indices of the table by the length of their names, and where those of a length begin.
-static BY_LENGTH: ([u8; TABLE.len()], [u8; LONGEST + 2]) = by_length();
+/// No line.
+const NONE: u8 = u8::MAX;
 
-const fn by_length() -> ([u8; TABLE.len()], [u8; LONGEST + 2]) {
-    let (mut order, mut begins) = ([0; TABLE.len()], [0; LONGEST + 2]);
-    let (mut placed, mut length) = (0, 0);
-    while length <= LONGEST {
-        begins[length] = placed as u8;
-        let mut index = 0;
-        while index < TABLE.len() {
-            if TABLE[index].0.len() == length {
-                order[placed] = index as u8;
-                placed += 1;
-            }
-            index += 1;
+/// The first line of each name, at the place that [`place`] says or after it; and, by the index of a line, the next one with
+/// its name.
+static PLACES: ([u8; SIZE], [u8; TABLE.len()]) = places();
+
+/// Where to look for a name.
+const fn place(name: &[u8]) -> usize {
+    match name {
+        [] => 0,
+        [first, ..] => {
+            let (middle, last) = (name[name.len() / 2] as usize, name[name.len() - 1] as usize);
+            (name.len() * 7 + *first as usize + middle * 19 + last * 43) % SIZE
         }
-        length += 1;
     }
-    assert!(placed == TABLE.len(), "a name is longer than the longest");
-    begins[LONGEST + 1] = placed as u8;
-    (order, begins)
+}
+
+const fn places() -> ([u8; SIZE], [u8; TABLE.len()]) {
+    let (mut first, mut next) = ([NONE; SIZE], [NONE; TABLE.len()]);
+    let mut index = 0;
+    'lines: while index < TABLE.len() {
+        let name = TABLE[index].0.as_bytes();
+        let mut at = place(name);
+        while first[at] != NONE {
+            let mut line = first[at] as usize;
+            if is_same(TABLE[line].0.as_bytes(), name) {
+                while next[line] != NONE {
+                    line = next[line] as usize;
+                }
+                next[line] = index as u8;
+                index += 1;
+                continue 'lines;
+            }
+            at = (at + 1) % SIZE;
+        }
+        first[at] = index as u8;
+        index += 1;
+    }
+    (first, next)
+}
+
+const fn is_same(one: &[u8], other: &[u8]) -> bool {
+    if one.len() != other.len() {
+        return false;
+    }
+    let mut at = 0;
+    while at < one.len() {
+        if one[at] != other[at] {
+            return false;
+        }
+        at += 1;
+    }
+    true
 }
 
 /// Where a line is in the table.
@@ -146,21 +179,23 @@ pub(super) enum Found {
 
 /// Looks for a line.
 pub(super) fn find(name: &str, value: &[u8]) -> Found {
-    let (order, begins) = &BY_LENGTH;
-    let Some([begin, end]) = begins.get(name.len()..name.len() + 2) else { return Found::Nothing };
-    let mut found = Found::Nothing;
-    for index in &order[usize::from(*begin)..usize::from(*end)] {
-        let (known, content) = TABLE[usize::from(*index)];
-        if known == name {
-            if content.as_bytes() == value {
-                return Found::Line(*index);
-            }
-            if found == Found::Nothing {
-                found = Found::Name(*index);
-            }
+    let (first, next) = &PLACES;
+    let mut at = place(name.as_bytes());
+    let known = loop {
+        match first[at] {
+            NONE => return Found::Nothing,
+            index if TABLE[usize::from(index)].0 == name => break index,
+            _ => at = (at + 1) % SIZE,
         }
+    };
+    let mut line = known;
+    while line != NONE {
+        if TABLE[usize::from(line)].1.as_bytes() == value {
+            return Found::Line(line);
+        }
+        line = next[usize::from(line)];
     }
-    found
+    Found::Name(known)
 }
 
 /// The name of a field at an index; none where there is a pseudo-header.
@@ -184,7 +219,19 @@ mod tests {
         assert_eq!(find(":status", b"418"), Found::Name(24));
         assert_eq!(find("x-nothing", b""), Found::Nothing);
         assert_eq!(find("", b""), Found::Nothing);
-        assert_eq!(find(&"x".repeat(LONGEST + 1), b""), Found::Nothing);
+        assert_eq!(find(&"x".repeat(1000), b""), Found::Nothing);
         assert_eq!(field(99), None);
+    }
+
+    #[test]
+    fn names_are_where_they_are_looked_for() {
+        for (name, _) in TABLE {
+            let at = place(name.as_bytes());
+            let found = (0..).find(|step| PLACES.0[(at + step) % SIZE] == first(name)).unwrap();
+            assert!(found < 4, "{name} is {found} places off");
+        }
+        fn first(name: &str) -> u8 {
+            TABLE.iter().position(|(known, _)| *known == name).unwrap() as u8
+        }
     }
 }
