@@ -27,7 +27,6 @@ const LAYERS: &[&[&str]] = &[
 const NAMES: &[(&str, &[&str])] = &[
     ("wasmtime", &[]),
     ("quinn", &["net/quic", "http/h3"]),
-    ("h3", &["net/quic", "http/h3"]),
     ("rustls", &["tls", "net/quic"]),
     ("hickory_resolver", &["control/discovery/dns"]),
     // `raw` is what a file may say; `reader` gives it a place in the file, `word` the types that stand for a word in it.

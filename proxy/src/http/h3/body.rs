@@ -3,7 +3,7 @@
 use std::fmt;
 use std::task::{Context, Poll, ready};
 
-use h3::error::Code;
+use super::code::Code;
 use http::HeaderMap;
 
 use super::Broken;
@@ -56,8 +56,8 @@ impl Incoming {
 
     fn fail(&mut self, broken: Broken) -> Fault {
         match broken {
-            Broken::Malformed(_) => self.reader.stop(Code::H3_MESSAGE_ERROR),
-            Broken::TooLarge => self.reader.stop(Code::H3_EXCESSIVE_LOAD),
+            Broken::Malformed(_) => self.reader.stop(Code::MESSAGE_ERROR),
+            Broken::TooLarge => self.reader.stop(Code::EXCESSIVE_LOAD),
             _ => {}
         }
         self.flight = None;
@@ -125,7 +125,7 @@ impl Pump {
                     }
                     return Poll::Pending;
                 }
-                Poll::Ready(Err(Broken::Reset(code))) if !self.is_server() && Code::H3_NO_ERROR == code => {
+                Poll::Ready(Err(Broken::Reset(code))) if !self.is_server() && Code(code) == Code::NO_ERROR => {
                     self.reset();
                     return Poll::Ready(Ok(()));
                 }
@@ -146,7 +146,7 @@ impl Pump {
     }
 
     fn reset(&mut self) {
-        self.writer.reset(if self.is_server() { Code::H3_INTERNAL_ERROR } else { Code::H3_REQUEST_CANCELLED });
+        self.writer.reset(if self.is_server() { Code::INTERNAL_ERROR } else { Code::REQUEST_CANCELLED });
     }
 
     fn fail(&mut self, broken: Broken) -> Fault {

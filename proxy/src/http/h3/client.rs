@@ -9,16 +9,16 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use super::code::Code;
 use bytes::Bytes;
-use h3::error::Code;
-use h3::proto::frame::Frame;
 use http::Method;
 use http::uri::Authority;
 use tokio::sync::{Notify, oneshot};
 
-use super::adapter::Quic;
 use super::body::{Incoming, Pump};
-use super::coding::Client;
+use super::coding::Wire;
+use super::connection::{Ours, Theirs};
+use super::control::Said;
 use super::frame::Part;
 use super::stream::{Reader, Writer};
 use super::{Broken, is_certificate_alert};
@@ -36,7 +36,9 @@ use crate::tls;
 pub struct Link(Rc<State>);
 
 struct State {
-    h3: Client,
+    wire: Rc<Wire>,
+    /// Stays open as long as the link.
+    _ours: Ours,
     /// For requests that come without an authority, which HTTP/3 cannot say.
     name: Authority,
     carrier: Rc<Carrier>,
@@ -73,10 +75,13 @@ impl Link {
         let server = quic::peer_certificates(&quic).as_deref().and_then(tls::peer);
         let local = quic.local_ip().zip(endpoint.local_addr().ok()).map(|(ip, bound)| (ip, bound.port()).into());
         let carrier = Rc::new(Carrier { local, ends: own.zip(server) });
-        let (h3, driver) = Client::start(quic.clone()).await.map_err(handshake)?;
+        let ours = Ours::open(&quic).await.map_err(handshake)?;
+        let wire = Wire::new(quic.clone(), Side::Upstream);
+        let theirs = Theirs::new(Rc::clone(&wire));
         let (refused, refusal) = (Cell::new(None), Notify::new());
         let link = Rc::new(State {
-            h3,
+            wire,
+            _ours: ours,
             name,
             carrier,
             refused,
@@ -88,7 +93,7 @@ impl Link {
         let (ready, settings) = oneshot::channel();
         let state = Rc::downgrade(&link);
         tokio::task::spawn_local(async move {
-            drive(driver, state, ready).await;
+            drive(theirs, state, ready).await;
             drop(guard);
         });
         match settings.await {
@@ -114,7 +119,7 @@ impl Link {
         if head.authority.is_none() {
             head.authority = Some(self.0.name.clone());
         }
-        let wire = &self.0.h3.wire;
+        let wire = &self.0.wire;
         let mut writer = Writer::new(Rc::clone(wire), send);
         let mut reader = Reader::new(Rc::clone(wire), receive);
         writer.frame(wire.encode_request(&head).map_err(|broken| broken.fault(Side::Upstream))?);
@@ -131,7 +136,7 @@ impl Link {
 
     /// Whether it is closed.
     pub fn is_closed(&self) -> bool {
-        self.0.h3.wire.quic().close_reason().is_some()
+        self.0.wire.quic().close_reason().is_some()
     }
 
     /// Whether the server takes no new requests on it (GOAWAY).
@@ -162,7 +167,7 @@ impl Link {
         let mut spare = self.0.spare.borrow_mut();
         if spare.is_none()
             && let Poll::Ready(Ok(stream)) =
-                pin!(self.0.h3.wire.quic().open_bi()).poll(&mut Context::from_waker(Waker::noop()))
+                pin!(self.0.wire.quic().open_bi()).poll(&mut Context::from_waker(Waker::noop()))
         {
             *spare = Some(stream);
         }
@@ -171,17 +176,17 @@ impl Link {
 
     /// What its connection has counted so far.
     pub fn stats(&self) -> quic::Stats {
-        self.0.h3.wire.quic().stats()
+        self.0.wire.quic().stats()
     }
 
     /// Closes it. What is in flight fails.
     pub fn close(&self) {
-        self.0.h3.wire.close(Code::H3_NO_ERROR, "");
+        self.0.wire.close(Code::NO_ERROR, "");
     }
 
     /// Waits until it is closed.
     pub async fn closed(&self) {
-        self.0.h3.wire.quic().closed().await;
+        self.0.wire.quic().closed().await;
     }
 
     /// Opens a stream, waiting for the server to allow it.
@@ -193,7 +198,7 @@ impl Link {
         if let Some(stream) = self.0.spare.take() {
             return Ok(stream);
         }
-        let mut open = pin!(self.0.h3.wire.quic().open_bi());
+        let mut open = pin!(self.0.wire.quic().open_bi());
         let mut waiting = None;
         poll_fn(|cx| {
             if let Poll::Ready(stream) = open.as_mut().poll(cx) {
@@ -243,7 +248,7 @@ impl Link {
                 Poll::Pending
             });
             let payload: Bytes = payload.await?;
-            let head = self.0.h3.wire.decode_response(payload).map_err(|broken| self.fail(reader, broken, id))?;
+            let head = self.0.wire.decode_response(payload).map_err(|broken| self.fail(reader, broken, id))?;
             if !head.status.is_informational() {
                 return Ok(head);
             }
@@ -274,8 +279,8 @@ impl Link {
 
     fn fail(&self, reader: &mut Reader, broken: Broken, id: u64) -> Fault {
         match broken {
-            Broken::Malformed(_) => reader.stop(Code::H3_MESSAGE_ERROR),
-            Broken::TooLarge => reader.stop(Code::H3_EXCESSIVE_LOAD),
+            Broken::Malformed(_) => reader.stop(Code::MESSAGE_ERROR),
+            Broken::TooLarge => reader.stop(Code::EXCESSIVE_LOAD),
             _ => {}
         }
         self.fault(broken, id)
@@ -306,19 +311,21 @@ impl State {
     /// Nothing is lost by closing when the server goes away and nothing is in flight.
     fn close_if_done(&self) {
         if self.refused.get().is_some() && self.in_flight.get() == 0 {
-            self.h3.wire.close(Code::H3_NO_ERROR, "");
+            self.wire.close(Code::NO_ERROR, "");
         }
     }
 
     /// Notes a GOAWAY.
     fn go_away(&self, id: u64) {
-        if !id.is_multiple_of(4) || self.refused.get().is_some_and(|before| id > before) {
-            self.h3.wire.close(Code::H3_ID_ERROR, "a GOAWAY that is no request's, or larger than the one before");
-            return;
-        }
         self.refused.set(Some(id));
         self.refusal.notify_waiters();
         self.close_if_done();
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        self.wire.close(Code::NO_ERROR, "");
     }
 }
 
@@ -355,21 +362,19 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Reads the control stream until the connection is closed.
-async fn drive(mut h3: h3::client::Connection<Quic, Bytes>, state: Weak<State>, ready: oneshot::Sender<()>) {
+/// Hears what the server says of the connection, until it is closed.
+async fn drive(mut theirs: Theirs, state: Weak<State>, ready: oneshot::Sender<()>) {
     let mut ready = Some(ready);
-    loop {
-        let frame = poll_fn(|cx| h3.inner.poll_control(cx)).await;
-        match (frame, state.upgrade()) {
-            (Ok(Frame::Settings(_)), _) => {
+    while let Some(said) = theirs.next().await {
+        match (said, state.upgrade()) {
+            (Said::Settings(_), _) => {
                 if let Some(ready) = ready.take() {
                     // Nobody waits if the attempt was given up; the link is dropped then, too.
                     let _ = ready.send(());
                 }
             }
-            (Ok(Frame::Goaway(id)), Some(state)) => state.go_away(id.into_inner()),
-            (Ok(_), Some(state)) => state.h3.wire.close(Code::H3_FRAME_UNEXPECTED, "a frame that servers do not send"),
-            (Ok(_), None) | (Err(_), _) => return,
+            (Said::GoAway(id), Some(state)) => state.go_away(id),
+            (Said::GoAway(_), None) => {}
         }
     }
 }

@@ -1,19 +1,18 @@
-//! Heads and trailers to and from the frames that carry them, and h3, which keeps the connection.
+//! Heads and trailers to and from the frames that carry them.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use super::code::Code;
 use bytes::{Bytes, BytesMut};
-use h3::error::Code;
 use http::HeaderMap;
 
-use super::adapter::{Opener, Quic};
 use super::frame::{kind, write_varint};
 use super::qpack::Section;
-use super::{Broken, code, section};
+use super::{Broken, section};
 use crate::fault::{Reason, Side};
 use crate::http::head::{RequestHead, ResponseHead};
-use crate::http::rules::{self, MAX_HEAD_BYTES};
+use crate::http::rules;
 
 /// What is written leaves in pieces of blocks of this size. A peer that acknowledges nothing holds a block for each piece at
 /// the worst; of smaller ones there would be more to allocate.
@@ -29,17 +28,22 @@ pub(super) struct Wire {
     quic: quinn::Connection,
     peer: Side,
     /// Most that a section may count which the peer takes (SETTINGS_MAX_FIELD_SECTION_SIZE, RFC 9114 section 7.2.4.1).
-    wanted: Rc<Cell<u64>>,
+    wanted: Cell<u64>,
     section: RefCell<Section>,
 }
 
 impl Wire {
-    pub(super) fn new(quic: quinn::Connection, peer: Side, wanted: Rc<Cell<u64>>) -> Rc<Self> {
-        Rc::new(Wire { quic, peer, wanted, section: RefCell::default() })
+    pub(super) fn new(quic: quinn::Connection, peer: Side) -> Rc<Self> {
+        Rc::new(Wire { quic, peer, wanted: Cell::new(u64::MAX), section: RefCell::default() })
     }
 
     pub(super) fn quic(&self) -> &quinn::Connection {
         &self.quic
+    }
+
+    /// Notes most that a section may count which the peer takes.
+    pub(super) fn want(&self, most: u64) {
+        self.wanted.set(most);
     }
 
     /// On which side the peer is.
@@ -53,7 +57,7 @@ impl Wire {
 
     /// Closes the connection at once.
     pub(super) fn close(&self, reason: Code, what: &str) {
-        self.quic.close(code(reason), what.as_bytes());
+        self.quic.close(reason.into(), what.as_bytes());
     }
 
     /// The frame that carries the head of a request, whose authority is known.
@@ -120,50 +124,4 @@ pub(super) fn frame(kind: u64, length: usize, content: &[u8]) -> BytesMut {
         out.extend_from_slice(content);
         out.split()
     })
-}
-
-/// The server's side of h3.
-pub(super) struct Server {
-    pub(super) wire: Rc<Wire>,
-    pub(super) h3: RefCell<h3::server::Connection<Quic, Bytes>>,
-}
-
-impl Server {
-    /// Starts HTTP/3: our SETTINGS are on their way.
-    pub(super) async fn start(quic: quinn::Connection) -> Result<Self, quinn::ConnectionError> {
-        let adapter = Quic::open(quic.clone()).await?;
-        let wanted = adapter.wanted();
-        let mut builder = h3::server::builder();
-        builder.max_field_section_size(MAX_HEAD_BYTES as u64).send_grease(false);
-        let h3 = builder.build(adapter).await.map_err(|_| lost(&quic))?;
-        let wire = Wire::new(quic, Side::Downstream, wanted);
-        Ok(Server { wire, h3: RefCell::new(h3) })
-    }
-}
-
-/// The client's side of h3.
-pub(super) struct Client {
-    pub(super) wire: Rc<Wire>,
-    /// To h3, a connection is in use while it has this.
-    _sender: h3::client::SendRequest<Opener, Bytes>,
-}
-
-impl Client {
-    /// Starts HTTP/3: our SETTINGS are on their way. The connection needs its driver.
-    pub(super) async fn start(
-        quic: quinn::Connection,
-    ) -> Result<(Self, h3::client::Connection<Quic, Bytes>), quinn::ConnectionError> {
-        let adapter = Quic::open(quic.clone()).await?;
-        let wanted = adapter.wanted();
-        let mut builder = h3::client::builder();
-        builder.max_field_section_size(MAX_HEAD_BYTES as u64).send_grease(false);
-        let (driver, sender) = builder.build(adapter).await.map_err(|_| lost(&quic))?;
-        let wire = Wire::new(quic, Side::Upstream, wanted);
-        Ok((Client { wire, _sender: sender }, driver))
-    }
-}
-
-/// What became of a connection on which h3 could not start.
-fn lost(quic: &quinn::Connection) -> quinn::ConnectionError {
-    quic.close_reason().unwrap_or(quinn::ConnectionError::LocallyClosed)
 }

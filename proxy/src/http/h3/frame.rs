@@ -1,7 +1,7 @@
 //! The frames of request streams (RFC 9114 sections 4.1 and 7.1), without I/O, and what frames are made of.
 
+use super::code::Code;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use h3::error::Code;
 
 use super::Broken;
 use crate::http::rules::{MAX_HEAD_BYTES, MAX_TRAILER_BYTES};
@@ -153,9 +153,9 @@ impl Frames {
                 | kind::GOAWAY
                 | kind::MAX_PUSH_ID,
                 _,
-            ) => Err(Flaw::Connection((Code::H3_FRAME_UNEXPECTED, "a frame out of place"))),
+            ) => Err(Flaw::Connection((Code::FRAME_UNEXPECTED, "a frame out of place"))),
             (kind, _) if kind::RESERVED.contains(&kind) => {
-                Err(Flaw::Connection((Code::H3_FRAME_UNEXPECTED, "a frame of HTTP/2")))
+                Err(Flaw::Connection((Code::FRAME_UNEXPECTED, "a frame of HTTP/2")))
             }
             // Section 9: unknown types are ignored, wherever they stand.
             _ if length == 0 => Ok(At::default()),
@@ -200,14 +200,14 @@ impl FrameHeader {
         None
     }
 
-    /// Takes bytes until the first integer, a stream's type, is complete; gives it as it came.
-    pub(super) fn read_type(&mut self, chunk: &mut Bytes) -> Option<Bytes> {
+    /// Takes bytes until the first integer, a stream's type, is complete.
+    pub(super) fn read_type(&mut self, chunk: &mut Bytes) -> Option<u64> {
         while !chunk.is_empty() && self.have < self.bytes.len() {
             self.bytes[self.have] = chunk.get_u8();
             self.have += 1;
-            let read = &self.bytes[..self.have];
-            if varint(&mut &read[..]).is_some() {
-                return Some(Bytes::copy_from_slice(read));
+            let kind = varint(&mut &self.bytes[..self.have]);
+            if kind.is_some() {
+                return kind;
             }
         }
         None

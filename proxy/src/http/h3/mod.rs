@@ -1,16 +1,14 @@
-//! HTTP/3 (RFC 9114): quinn carries the streams, h3 keeps the connection (control stream, SETTINGS, GOAWAY), and everything
-//! on a request stream is ours.
+//! HTTP/3 (RFC 9114): quinn carries the streams, what is on them is ours.
 //!
-//! h3 0.0.8 buffers whatever a peer announces, joins what it reads without bound, ends a cancelled message as if it
-//! were complete and offers no poll to write content. So request streams never pass through it: `stream` reads
-//! (by `frame`) and writes them within limits and resets on drop, `section` makes heads of field sections and field sections of heads, and
-//! `qpack` codes their lines. What h3 reads from the network, the control stream, arrives frame by frame through an adapter (`adapter`),
-//! bounded and checked (`control`).
+//! `connection` keeps a connection by its unidirectional streams, of which `control` reads the one that matters; `stream` reads
+//! (by `frame`) and writes request streams within limits and resets them on drop, `section` makes heads of field sections and
+//! field sections of heads, and `qpack` codes their lines.
 
-mod adapter;
 mod body;
 mod client;
+mod code;
 mod coding;
+mod connection;
 mod control;
 mod frame;
 mod qpack;
@@ -35,7 +33,7 @@ pub mod fuzzing {
     }
 }
 
-use h3::error::Code;
+use code::Code;
 
 use crate::fault::{Fault, Reason, Retry, Side};
 
@@ -65,12 +63,10 @@ impl Broken {
         let pick = |response, request| Fault::new(if upstream { response } else { request });
         match self {
             // RFC 9114 section 4.1.1: a rejected request was not processed.
-            Broken::Reset(code) if upstream && Code::H3_REQUEST_REJECTED == code => {
+            Broken::Reset(code) if upstream && Code(code) == Code::REQUEST_REJECTED => {
                 Fault::new(Reason::RefusedStream).retry(Retry::Safe)
             }
-            Broken::Reset(code) => {
-                pick(Reason::StreamReset, Reason::DownstreamAborted).detail(format!("{:?}", Code::from(code)))
-            }
+            Broken::Reset(code) => pick(Reason::StreamReset, Reason::DownstreamAborted).detail(Code(code).to_string()),
             Broken::Lost(error) if upstream && is_certificate_alert(&error) => {
                 Fault::new(Reason::TlsCertificateError).from(error)
             }
@@ -101,10 +97,4 @@ fn is_certificate_alert(error: &quinn::ConnectionError) -> bool {
     // bad_certificate to certificate_unknown, unknown_ca, access_denied, decrypt_error (a signature that is not by the
     // authority of that name: two development authorities are called the same), unrecognized_name, certificate_required.
     matches!(u64::from(code).checked_sub(0x100), Some(42..=46 | 48 | 49 | 51 | 112 | 116))
-}
-
-/// An error code of HTTP/3 for quinn.
-fn code(code: Code) -> quinn::VarInt {
-    // Every code of RFC 9114 and 9204 is below 2^32.
-    quinn::VarInt::from_u64(code.value()).unwrap_or(quinn::VarInt::MAX)
 }

@@ -4,16 +4,16 @@ use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::Poll;
 use std::time::Duration;
 
-use h3::error::Code;
-use h3::quic::StreamId;
+use super::code::Code;
 use tokio::time::{sleep, timeout};
 
 use super::Broken;
 use super::body::{Incoming, Pump};
-use super::coding::Server;
+use super::coding::Wire;
+use super::connection::{Ours, Theirs};
 use super::frame::Part;
 use super::stream::{Reader, Writer};
 use crate::drain::{Drain, Phase};
@@ -44,17 +44,21 @@ const ANY_REQUEST: u64 = (1 << 62) - 4;
 /// closed; in [`Phase::Cut`] it is closed at once. Must run in a `LocalSet`.
 pub async fn serve<S: Service>(quic: quinn::Connection, service: Rc<S>, drain: Drain) {
     let _guard = drain.guard();
-    let Ok(server) = Server::start(quic.clone()).await else { return };
-    let server = Rc::new(server);
+    let Ok(ours) = Ours::open(&quic).await else { return };
+    let wire = Wire::new(quic, Side::Downstream);
+    let mut theirs = Theirs::new(Rc::clone(&wire));
+    // What a client says matters to the wire alone: its GOAWAY is about pushes, which there are none of.
+    let listen = tokio::task::spawn_local(async move { while theirs.next().await.is_some() {} });
     let requests = Requests::default();
     tokio::select! {
         biased;
         () = drain.reached(Phase::Cut) => {}
-        () = accept(&server, &quic, &service, &requests, &drain) => {}
+        () = accept(&wire, &ours, &service, &requests, &drain) => {}
     }
-    server.wire.close(Code::H3_NO_ERROR, "");
-    // They see the end of the connection.
+    wire.close(Code::NO_ERROR, "");
+    // All see the end of the connection.
     requests.open.idle().await;
+    let _ = listen.await;
 }
 
 /// The requests of a connection.
@@ -68,24 +72,18 @@ struct Requests {
 }
 
 /// Accepts requests until the connection is closed, or is drained and idle.
-async fn accept<S: Service>(
-    server: &Rc<Server>,
-    quic: &quinn::Connection,
-    service: &Rc<S>,
-    requests: &Requests,
-    drain: &Drain,
-) {
-    let mut run = pin!(run(server, quic, service, requests));
+async fn accept<S: Service>(wire: &Rc<Wire>, ours: &Ours, service: &Rc<S>, requests: &Requests, drain: &Drain) {
+    let mut run = pin!(run(wire, service, requests));
     tokio::select! {
         biased;
         () = &mut run => return,
         () = drain.reached(Phase::Quiet) => {}
     }
-    let settle = (quic.rtt() * 2).clamp(SETTLE[0], SETTLE[1]);
+    let settle = (wire.quic().rtt() * 2).clamp(SETTLE[0], SETTLE[1]);
     let leave = async {
-        go_away(server, requests, ANY_REQUEST);
+        go_away(ours, requests, ANY_REQUEST);
         sleep(settle).await;
-        go_away(server, requests, requests.next.get());
+        go_away(ours, requests, requests.next.get());
         requests.open.idle().await;
         sleep(LINGER).await;
     };
@@ -96,56 +94,40 @@ async fn accept<S: Service>(
     }
 }
 
-/// Accepts requests and runs h3, until the connection is closed.
-async fn run<S: Service>(server: &Rc<Server>, quic: &quinn::Connection, service: &Rc<S>, requests: &Requests) {
+/// Accepts requests until the connection is closed.
+async fn run<S: Service>(wire: &Rc<Wire>, service: &Rc<S>, requests: &Requests) {
     let mut limit = FIRST_STREAMS;
-    loop {
-        let control = poll_fn(|cx| match server.h3.borrow_mut().poll_accept_request_stream(cx) {
-            Poll::Ready(Err(_)) => Poll::Ready(()),
-            // A client's GOAWAY is about pushes, which there are none of.
-            Poll::Ready(Ok(_)) | Poll::Pending => Poll::Pending,
-        });
-        let (send, receive) = tokio::select! {
-            biased;
-            stream = quic.accept_bi() => match stream {
-                Ok(stream) => stream,
-                Err(_) => return,
-            },
-            () = control => return,
-        };
-        let mut writer = Writer::new(Rc::clone(&server.wire), send);
-        let mut reader = Reader::new(Rc::clone(&server.wire), receive);
+    while let Ok((send, receive)) = wire.quic().accept_bi().await {
+        let mut writer = Writer::new(Rc::clone(wire), send);
+        let mut reader = Reader::new(Rc::clone(wire), receive);
         if requests.refused.get().is_some_and(|refused| writer.id() >= refused) {
-            reader.stop(Code::H3_REQUEST_REJECTED);
-            writer.reset(Code::H3_REQUEST_REJECTED);
+            reader.stop(Code::REQUEST_REJECTED);
+            writer.reset(Code::REQUEST_REJECTED);
             continue;
         }
         requests.next.set(writer.id() + 4);
         if requests.open.guards() as u64 * 2 >= u64::from(limit) && limit < MAX_STREAMS {
             limit = (limit * 2).min(MAX_STREAMS);
-            quic.set_max_concurrent_bi_streams(limit.into());
+            wire.quic().set_max_concurrent_bi_streams(limit.into());
         }
-        let (server, service, open) = (Rc::clone(server), Rc::clone(service), requests.open.guard());
+        let (wire, service, open) = (Rc::clone(wire), Rc::clone(service), requests.open.guard());
         tokio::task::spawn_local(async move {
-            exchange(&server, service, reader, writer).await;
+            exchange(&wire, service, reader, writer).await;
             drop(open);
         });
     }
 }
 
 /// Tells the client which requests are not processed: those from this id on.
-fn go_away(server: &Server, requests: &Requests, id: u64) {
+fn go_away(ours: &Ours, requests: &Requests, id: u64) {
     requests.refused.set(Some(id));
-    let Ok(id) = StreamId::try_from(id) else { return };
-    let (mut h3, mut sent) = (server.h3.borrow_mut(), None);
-    // Written at the first poll, or the control stream is blocked and the client as good as gone.
-    let _ = pin!(h3.inner.shutdown(&mut sent, id)).poll(&mut Context::from_waker(Waker::noop()));
+    ours.go_away(id);
 }
 
 /// One request and its response.
-async fn exchange<S: Service>(server: &Server, service: Rc<S>, mut reader: Reader, mut writer: Writer) {
+async fn exchange<S: Service>(wire: &Wire, service: Rc<S>, mut reader: Reader, mut writer: Writer) {
     let received = {
-        let mut received = pin!(receive(server, &mut reader));
+        let mut received = pin!(receive(wire, &mut reader));
         // Nearly always there with the stream: no clock is read then.
         match poll_fn(|cx| Poll::Ready(received.as_mut().poll(cx))).await {
             Poll::Ready(received) => received,
@@ -158,8 +140,8 @@ async fn exchange<S: Service>(server: &Server, service: Rc<S>, mut reader: Reade
     let (head, body) = match received {
         Ok(received) => received,
         Err(Refusal::Answer(fault)) => {
-            reader.stop(Code::H3_NO_ERROR);
-            return write(server, service.refuse(fault), writer).await;
+            reader.stop(Code::NO_ERROR);
+            return write(wire, service.refuse(fault), writer).await;
         }
         Err(Refusal::Reset(code)) => {
             reader.stop(code);
@@ -178,11 +160,7 @@ async fn exchange<S: Service>(server: &Server, service: Rc<S>, mut reader: Reade
         let response = call.as_mut().poll(cx);
         // Also those that came with the final head: they go before it. One that cannot be said is left out: it carries
         // no obligation.
-        interim
-            .take()
-            .into_iter()
-            .flat_map(|head| server.wire.encode_response(&head))
-            .for_each(|frame| writer.frame(frame));
+        interim.take().into_iter().flat_map(|head| wire.encode_response(&head)).for_each(|frame| writer.frame(frame));
         if let Poll::Ready(response) = response {
             return Poll::Ready(Some(response));
         }
@@ -192,9 +170,9 @@ async fn exchange<S: Service>(server: &Server, service: Rc<S>, mut reader: Reade
         }
     });
     // Else the client has gone: the call is dropped, and with it what it does upstream.
-    let Some(Response { head, body }) = response.await else { return writer.reset(Code::H3_REQUEST_CANCELLED) };
+    let Some(Response { head, body }) = response.await else { return writer.reset(Code::REQUEST_CANCELLED) };
     let body = if head.is_bodiless(&method) { Body::empty(Half::Response) } else { body };
-    let written = pin!(write(server, Response { head, body }, writer));
+    let written = pin!(write(wire, Response { head, body }, writer));
     // A response that was read to its end is no stop: the request may still be on its way.
     let gone = async {
         if let Ok(None) = stopped.await {
@@ -220,38 +198,37 @@ impl From<Broken> for Refusal {
     fn from(broken: Broken) -> Self {
         match broken {
             Broken::TooLarge => Refusal::Answer(broken.fault(Side::Downstream)),
-            Broken::Incomplete => Refusal::Reset(Code::H3_REQUEST_INCOMPLETE),
-            Broken::Reset(_) | Broken::Lost(_) => Refusal::Reset(Code::H3_REQUEST_CANCELLED),
-            Broken::Malformed(_) | Broken::Garbled(_) | Broken::Unwanted => Refusal::Reset(Code::H3_MESSAGE_ERROR),
+            Broken::Incomplete => Refusal::Reset(Code::REQUEST_INCOMPLETE),
+            Broken::Reset(_) | Broken::Lost(_) => Refusal::Reset(Code::REQUEST_CANCELLED),
+            Broken::Malformed(_) | Broken::Garbled(_) | Broken::Unwanted => Refusal::Reset(Code::MESSAGE_ERROR),
         }
     }
 }
 
 /// Reads a head. The length is that of the body, if there is one.
-async fn receive(server: &Server, reader: &mut Reader) -> Result<(RequestHead, Option<Length>), Refusal> {
+async fn receive(wire: &Wire, reader: &mut Reader) -> Result<(RequestHead, Option<Length>), Refusal> {
     let payload = match poll_fn(|cx| reader.poll_part(cx)).await? {
         Some(Part::Fields(payload)) => payload,
         Some(Part::Content(_)) | None => return Err(Broken::Incomplete.into()),
     };
-    let head = server.wire.decode_request(payload)?;
+    let head = wire.decode_request(payload)?;
     if head.path.as_str().len() > MAX_TARGET_BYTES {
         return Err(Refusal::Answer(Fault::new(Reason::UriTooLong)));
     }
-    let length =
-        rules::request_length(&head.method, &head.headers).map_err(|_| Refusal::Reset(Code::H3_MESSAGE_ERROR))?;
+    let length = rules::request_length(&head.method, &head.headers).map_err(|_| Refusal::Reset(Code::MESSAGE_ERROR))?;
     let end = poll_fn(|cx| Poll::Ready(reader.is_end(cx))).await;
     match length {
-        Length::Known(1..) if end => Err(Refusal::Reset(Code::H3_MESSAGE_ERROR)),
+        Length::Known(1..) if end => Err(Refusal::Reset(Code::MESSAGE_ERROR)),
         _ if end => Ok((head, None)),
         length => Ok((head, Some(length))),
     }
 }
 
 /// Writes a response. What goes wrong resets the stream; the exchange, which watches the body, has recorded it.
-async fn write(server: &Server, response: Response, mut writer: Writer) {
-    match server.wire.encode_response(&response.head) {
+async fn write(wire: &Wire, response: Response, mut writer: Writer) {
+    match wire.encode_response(&response.head) {
         Ok(frame) => writer.frame(frame),
-        Err(_) => return writer.reset(Code::H3_INTERNAL_ERROR),
+        Err(_) => return writer.reset(Code::INTERNAL_ERROR),
     }
     let mut pump = Pump::new(writer, response.body);
     let _ = poll_fn(|cx| pump.poll(cx)).await;

@@ -4,12 +4,12 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
+use super::code::Code;
 use bytes::{Bytes, BytesMut};
-use h3::error::Code;
 
+use super::Broken;
 use super::coding::{self, Wire};
 use super::frame::{Flaw, Frames, Part, Violation, kind};
-use super::{Broken, code};
 
 /// Most bytes taken from quinn at once; more than a datagram carries anyhow.
 const MAX_CHUNK: usize = 64 * 1024;
@@ -67,7 +67,7 @@ impl Reader {
     pub(super) fn stop(&mut self, reason: Code) {
         self.over = true;
         // Fails where the stream has ended: nothing to stop then.
-        let _ = self.quic.stop(code(reason));
+        let _ = self.quic.stop(reason.into());
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Part>, Broken>> {
@@ -75,7 +75,7 @@ impl Reader {
             if !ready!(self.poll_chunk(cx))? {
                 return Poll::Ready(match self.frames.is_between() {
                     true => Ok(None),
-                    false => Err(self.violation((Code::H3_FRAME_ERROR, "the last frame is cut"))),
+                    false => Err(self.violation((Code::FRAME_ERROR, "the last frame is cut"))),
                 });
             }
             match self.frames.read(&mut self.chunk) {
@@ -117,7 +117,7 @@ impl Drop for Reader {
     fn drop(&mut self) {
         if !self.over {
             // RFC 9114 section 4.1: a server that has answered needs no more of the request; a client that stops cancels.
-            self.stop(if self.wire.is_server() { Code::H3_NO_ERROR } else { Code::H3_REQUEST_CANCELLED });
+            self.stop(if self.wire.is_server() { Code::NO_ERROR } else { Code::REQUEST_CANCELLED });
         }
     }
 }
@@ -208,14 +208,14 @@ impl Writer {
     pub(super) fn reset(&mut self, reason: Code) {
         self.over = true;
         // As above.
-        let _ = self.quic.reset(code(reason));
+        let _ = self.quic.reset(reason.into());
     }
 }
 
 impl Drop for Writer {
     fn drop(&mut self) {
         if !self.over {
-            self.reset(if self.wire.is_server() { Code::H3_INTERNAL_ERROR } else { Code::H3_REQUEST_CANCELLED });
+            self.reset(if self.wire.is_server() { Code::INTERNAL_ERROR } else { Code::REQUEST_CANCELLED });
         }
     }
 }

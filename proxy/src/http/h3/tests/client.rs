@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::fault::{Reason, Retry};
+use crate::http::h3::code::Code;
 use crate::net::quic::{IDLE_TIMEOUT, KEEP_ALIVE};
-use h3::error::Code;
 
 /// The request's stream as the server sees it, its head read.
 async fn accept(connection: &quinn::Connection) -> (quinn::SendStream, quinn::RecvStream) {
@@ -23,13 +23,13 @@ fn a_dropped_request_is_cancelled_and_never_ends_cleanly() {
         let (mut send, mut receive) = client.open_bi().await.unwrap();
         send.write_all(&[headers(&[POST]), frame(0, b"some")].concat()).await.unwrap();
         let (origin, mut from_hop) = accept(&server).await;
-        receive.stop(code(Code::H3_REQUEST_CANCELLED)).unwrap();
-        assert_eq!(origin.stopped().await.unwrap(), Some(code(Code::H3_REQUEST_CANCELLED)));
+        receive.stop(code(Code::REQUEST_CANCELLED)).unwrap();
+        assert_eq!(origin.stopped().await.unwrap(), Some(code(Code::REQUEST_CANCELLED)));
         loop {
             match from_hop.read_chunk(usize::MAX, true).await {
                 Ok(Some(_)) => {}
                 end => {
-                    assert_eq!(end.unwrap_err(), quinn::ReadError::Reset(code(Code::H3_REQUEST_CANCELLED)));
+                    assert_eq!(end.unwrap_err(), quinn::ReadError::Reset(code(Code::REQUEST_CANCELLED)));
                     break;
                 }
             }
@@ -52,7 +52,7 @@ fn a_dropped_response_is_stopped() {
         assert!(matches!(answer.body.frame().await, Some(Ok(Frame::Data(_)))));
         assert_eq!(link.in_flight(), 1);
         drop(answer);
-        assert_eq!(send.stopped().await.unwrap(), Some(code(Code::H3_REQUEST_CANCELLED)));
+        assert_eq!(send.stopped().await.unwrap(), Some(code(Code::REQUEST_CANCELLED)));
         assert_eq!(link.in_flight(), 0);
     });
 }
@@ -60,9 +60,9 @@ fn a_dropped_response_is_stopped() {
 #[test]
 fn resets_tell_whether_to_try_again() {
     for (reset, reason, retry) in [
-        (Code::H3_REQUEST_REJECTED, Reason::RefusedStream, Retry::Safe),
-        (Code::H3_REQUEST_CANCELLED, Reason::StreamReset, Retry::Unsafe),
-        (Code::H3_INTERNAL_ERROR, Reason::StreamReset, Retry::Unsafe),
+        (Code::REQUEST_REJECTED, Reason::RefusedStream, Retry::Safe),
+        (Code::REQUEST_CANCELLED, Reason::StreamReset, Retry::Unsafe),
+        (Code::INTERNAL_ERROR, Reason::StreamReset, Retry::Unsafe),
     ] {
         run(async {
             let net = Net::new();
@@ -124,17 +124,17 @@ fn a_goaway_that_grows_closes_the_connection() {
         };
         let (_, closed) = tokio::join!(hold, origin);
         let quinn::ConnectionError::ApplicationClosed(close) = closed else { panic!("{closed}") };
-        assert_eq!(close.error_code, code(Code::H3_ID_ERROR));
+        assert_eq!(close.error_code, code(Code::ID_ERROR));
     });
 }
 
 #[test]
 fn a_server_that_pushes_is_left() {
     for (what, kind, payload, reason) in [
-        ("a push stream", None, &[1][..], Code::H3_ID_ERROR),
-        ("a CANCEL_PUSH", Some(3), &[0], Code::H3_ID_ERROR),
-        ("a MAX_PUSH_ID", Some(13), &[0], Code::H3_FRAME_UNEXPECTED),
-        ("half a GOAWAY", Some(7), &[0x40], Code::H3_FRAME_ERROR),
+        ("a push stream", None, &[1][..], Code::ID_ERROR),
+        ("a CANCEL_PUSH", Some(3), &[0], Code::ID_ERROR),
+        ("a MAX_PUSH_ID", Some(13), &[0], Code::FRAME_UNEXPECTED),
+        ("half a GOAWAY", Some(7), &[0x40], Code::FRAME_ERROR),
     ] {
         run(async {
             let net = Net::new();
@@ -157,7 +157,7 @@ fn a_lost_connection_is_no_refusal() {
         let (link, server, _control) = net.raw_server().await;
         let origin = async {
             let _stream = accept(&server).await;
-            server.close(code(Code::H3_INTERNAL_ERROR), b"");
+            server.close(code(Code::INTERNAL_ERROR), b"");
         };
         let (answer, ()) = tokio::join!(link.send(get()), origin);
         let fault = answer.unwrap_err();
@@ -216,7 +216,7 @@ fn a_server_that_needs_no_more_of_a_request_may_answer() {
         let (mut send, mut receive) = client.open_bi().await.unwrap();
         send.write_all(&[headers(&[POST]), frame(0, b"some")].concat()).await.unwrap();
         let (mut origin, mut upload) = accept(&server).await;
-        upload.stop(code(Code::H3_NO_ERROR)).unwrap();
+        upload.stop(code(Code::NO_ERROR)).unwrap();
         send.write_all(&frame(0, b"more")).await.unwrap();
         origin.write_all(&[headers(&[OK]), frame(0, b"enough")].concat()).await.unwrap();
         origin.finish().unwrap();

@@ -1,10 +1,10 @@
 //! What a peer cannot make us keep.
 
 use super::*;
+use crate::http::h3::code::Code;
 use crate::http::h3::control::MAX_CONTROL_FRAME;
 use crate::http::rules::{MAX_FIELDS, MAX_HEAD_BYTES, MAX_TARGET_BYTES, MAX_TRAILER_BYTES};
 use crate::net::quic::{FIRST_STREAMS, STREAM_WINDOW};
-use h3::error::Code;
 use std::cell::Cell;
 
 /// `:status: 431`: literal with name reference.
@@ -21,7 +21,7 @@ fn an_oversized_head_is_refused_at_its_announcement() {
         let (mut send, mut receive) = client.open_bi().await.unwrap();
         send.write_all(&announce(1, 1 << 29)).await.unwrap();
         assert!(is_431(&receive.read_to_end(1000).await.unwrap()));
-        assert_eq!(send.stopped().await.unwrap(), Some(code(Code::H3_NO_ERROR)));
+        assert_eq!(send.stopped().await.unwrap(), Some(code(Code::NO_ERROR)));
     });
 }
 
@@ -138,7 +138,7 @@ fn a_large_frame_on_the_control_stream_closes_the_connection() {
                 assert!(receive.read_to_end(1000).await.unwrap().ends_with(b"fine"));
             } else {
                 let quinn::ConnectionError::ApplicationClosed(close) = client.closed().await else { panic!() };
-                assert_eq!(close.error_code, code(Code::H3_EXCESSIVE_LOAD));
+                assert_eq!(close.error_code, code(Code::EXCESSIVE_LOAD));
             }
         });
     }

@@ -60,8 +60,8 @@ fn line(name: &str, value: &str) -> Vec<u8> {
     [&length(0x20, 7, name.len())[..], name.as_bytes(), &length(0, 127, value.len()), value.as_bytes()].concat()
 }
 
-fn code(code: h3::error::Code) -> VarInt {
-    super::code(code)
+fn code(code: super::code::Code) -> VarInt {
+    code.into()
 }
 
 /// Runs a test as a worker would.

@@ -3,7 +3,7 @@
 use super::*;
 use crate::drain::Phase;
 use crate::fault::Reason;
-use h3::error::Code;
+use crate::http::h3::code::Code;
 use std::cell::{Cell, RefCell};
 
 /// Sends one request and gives what comes back, to the end or the reset.
@@ -54,9 +54,9 @@ fn malformed_heads_are_reset_and_the_connection_lives() {
             ("a length without content", vec![GET, &line("content-length", "1")]),
             ("a protocol", vec![&line(":protocol", "websocket"), GET]),
         ] {
-            assert_eq!(ask(&client, &headers(&lines)).await, Err(Code::H3_MESSAGE_ERROR.value()), "{what}");
+            assert_eq!(ask(&client, &headers(&lines)).await, Err(Code::MESSAGE_ERROR.0), "{what}");
         }
-        assert_eq!(ask(&client, &[]).await, Err(Code::H3_REQUEST_INCOMPLETE.value()));
+        assert_eq!(ask(&client, &[]).await, Err(Code::REQUEST_INCOMPLETE.0));
         let fine = headers(&[GET, &line("te", "trailers"), &line("host", "a")]);
         assert!(ask(&client, &fine).await.unwrap().ends_with(b"fine"));
     });
@@ -88,11 +88,11 @@ fn huffman_coded_pseudo_headers_are_the_same_pseudo_headers() {
 fn what_breaks_the_protocol_closes_the_connection() {
     let plain = |frames: Vec<u8>| frames;
     for (what, frames, reason) in [
-        ("data before the head", plain(frame(0, b"x")), Code::H3_FRAME_UNEXPECTED),
-        ("settings on a request", plain(frame(4, b"")), Code::H3_FRAME_UNEXPECTED),
-        ("a push promise", plain(frame(5, b"\0")), Code::H3_FRAME_UNEXPECTED),
-        ("a frame of HTTP/2", plain(frame(6, b"")), Code::H3_FRAME_UNEXPECTED),
-        ("a cut head", [announce(1, 10), vec![0, 0]].concat(), Code::H3_FRAME_ERROR),
+        ("data before the head", plain(frame(0, b"x")), Code::FRAME_UNEXPECTED),
+        ("settings on a request", plain(frame(4, b"")), Code::FRAME_UNEXPECTED),
+        ("a push promise", plain(frame(5, b"\0")), Code::FRAME_UNEXPECTED),
+        ("a frame of HTTP/2", plain(frame(6, b"")), Code::FRAME_UNEXPECTED),
+        ("a cut head", [announce(1, 10), vec![0, 0]].concat(), Code::FRAME_ERROR),
         ("an unknown index", headers(&[GET, &[0xff, 0xff, 0x01]]), Code::QPACK_DECOMPRESSION_FAILED),
     ] {
         run(async {
@@ -106,7 +106,7 @@ fn what_breaks_the_protocol_closes_the_connection() {
             send.write_all(&frames).await.unwrap();
             send.finish().unwrap();
             let quinn::ConnectionError::ApplicationClosed(close) = client.closed().await else { panic!("{what}") };
-            assert_eq!(close.error_code, super::code(reason), "{what}");
+            assert_eq!(close.error_code, code(reason), "{what}");
         });
     }
 }
@@ -116,14 +116,14 @@ fn what_a_client_says_of_pushes_is_checked() {
     // MAX_PUSH_ID is 13, CANCEL_PUSH 3, GOAWAY 7.
     let falling = [frame(13, &[4]), frame(13, &[4]), frame(13, &[1])].concat();
     for (what, frames, reason) in [
-        ("a GOAWAY without its number", frame(7, b""), Code::H3_FRAME_ERROR),
-        ("a GOAWAY with half a number", frame(7, &[0x80, 0]), Code::H3_FRAME_ERROR),
-        ("a GOAWAY with more than a number", frame(7, &[0, 0]), Code::H3_FRAME_ERROR),
-        ("the announcement of nine bytes", announce(7, 9), Code::H3_FRAME_ERROR),
-        ("a MAX_PUSH_ID without its number", frame(13, b""), Code::H3_FRAME_ERROR),
-        ("a CANCEL_PUSH without its number", frame(3, b""), Code::H3_FRAME_ERROR),
-        ("a CANCEL_PUSH of no push", frame(3, &[0]), Code::H3_ID_ERROR),
-        ("a MAX_PUSH_ID that falls", falling, Code::H3_ID_ERROR),
+        ("a GOAWAY without its number", frame(7, b""), Code::FRAME_ERROR),
+        ("a GOAWAY with half a number", frame(7, &[0x80, 0]), Code::FRAME_ERROR),
+        ("a GOAWAY with more than a number", frame(7, &[0, 0]), Code::FRAME_ERROR),
+        ("the announcement of nine bytes", announce(7, 9), Code::FRAME_ERROR),
+        ("a MAX_PUSH_ID without its number", frame(13, b""), Code::FRAME_ERROR),
+        ("a CANCEL_PUSH without its number", frame(3, b""), Code::FRAME_ERROR),
+        ("a CANCEL_PUSH of no push", frame(3, &[0]), Code::ID_ERROR),
+        ("a MAX_PUSH_ID that falls", falling, Code::ID_ERROR),
     ] {
         run(async {
             let net = Net::new();
@@ -133,7 +133,7 @@ fn what_a_client_says_of_pushes_is_checked() {
             let mut control = client.open_uni().await.unwrap();
             control.write_all(&[SETTINGS, &frames].concat()).await.unwrap();
             let quinn::ConnectionError::ApplicationClosed(close) = client.closed().await else { panic!("{what}") };
-            assert_eq!(close.error_code, super::code(reason), "{what}");
+            assert_eq!(close.error_code, code(reason), "{what}");
         });
     }
     run(async {
@@ -143,7 +143,7 @@ fn what_a_client_says_of_pushes_is_checked() {
         let mut push = client.open_uni().await.unwrap();
         push.write_all(&[1]).await.unwrap();
         let quinn::ConnectionError::ApplicationClosed(close) = client.closed().await else { panic!() };
-        assert_eq!(close.error_code, code(Code::H3_STREAM_CREATION_ERROR));
+        assert_eq!(close.error_code, code(Code::STREAM_CREATION_ERROR));
     });
 }
 
@@ -194,9 +194,9 @@ fn a_fault_in_mid_body_resets_the_response() {
         while !answer.ends_with(b"half") {
             answer.extend_from_slice(&receive.read_chunk(usize::MAX, true).await.unwrap().unwrap().bytes);
         }
-        upstream.reset(code(Code::H3_INTERNAL_ERROR)).unwrap();
+        upstream.reset(code(Code::INTERNAL_ERROR)).unwrap();
         let end = receive.read_chunk(usize::MAX, true).await;
-        assert_eq!(end.unwrap_err(), quinn::ReadError::Reset(code(Code::H3_INTERNAL_ERROR)));
+        assert_eq!(end.unwrap_err(), quinn::ReadError::Reset(code(Code::INTERNAL_ERROR)));
     });
 }
 
@@ -228,7 +228,7 @@ fn a_client_that_goes_away_cancels_the_call() {
         while !called.get() {
             tokio::task::yield_now().await;
         }
-        receive.stop(code(Code::H3_REQUEST_CANCELLED)).unwrap();
+        receive.stop(code(Code::REQUEST_CANCELLED)).unwrap();
         while !dropped.get() {
             tokio::task::yield_now().await;
         }
@@ -303,12 +303,12 @@ fn draining_answers_what_was_asked_and_refuses_the_rest() {
         assert_eq!(*ids.borrow(), [(1 << 62) - 4, 8]);
         let mut third = open().await;
         let refused = third.read_chunk(1, true).await.unwrap_err();
-        assert_eq!(refused, quinn::ReadError::Reset(code(Code::H3_REQUEST_REJECTED)));
+        assert_eq!(refused, quinn::ReadError::Reset(code(Code::REQUEST_REJECTED)));
         gate.advance(Phase::Quiet);
         assert!(first.read_to_end(1000).await.unwrap().ends_with(b"answered"));
         assert!(second.read_to_end(1000).await.unwrap().ends_with(b"answered"));
         let quinn::ConnectionError::ApplicationClosed(close) = client.closed().await else { panic!() };
-        assert_eq!(close.error_code, code(Code::H3_NO_ERROR));
+        assert_eq!(close.error_code, code(Code::NO_ERROR));
         net.drain.idle().await;
     });
 }
