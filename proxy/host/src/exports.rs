@@ -1,5 +1,7 @@
 //! What a module exports: checked when it is loaded, looked up once when it is instantiated.
 
+use std::rc::Rc;
+
 use lacis_abi::AbiVersion;
 use wasmtime::{AsContextMut, ExternType, Instance, Module, TypedFunc, ValType, WasmParams, WasmResults};
 
@@ -82,7 +84,7 @@ const ALLOCATORS: [&str; 2] = ["malloc", "proxy_on_memory_allocate"];
 
 /// The functions of one instance.
 pub(crate) struct Exports {
-    pub(crate) allocator: Option<TypedFunc<u32, u32>>,
+    pub(crate) allocator: Option<Rc<TypedFunc<u32, u32>>>,
     pub(crate) context_create: Option<TypedFunc<(u32, u32), ()>>,
     pub(crate) vm_start: Option<TypedFunc<(u32, u32), u32>>,
     pub(crate) configure: Option<TypedFunc<(u32, u32), u32>>,
@@ -129,7 +131,7 @@ impl Exports {
     pub(crate) fn of(instance: &Instance, mut store: impl AsContextMut<Data = State>) -> Exports {
         let store = &mut store;
         Exports {
-            allocator: ALLOCATORS.iter().find_map(|name| find(instance, &mut *store, name)),
+            allocator: ALLOCATORS.iter().find_map(|name| find(instance, &mut *store, name)).map(Rc::new),
             context_create: find(instance, &mut *store, "proxy_on_context_create"),
             vm_start: find(instance, &mut *store, "proxy_on_vm_start"),
             configure: find(instance, &mut *store, "proxy_on_configure"),

@@ -49,6 +49,13 @@ impl Guest<'_> {
         Ok(())
     }
 
+    /// Says that nothing is given yet, where a block's pointer and size will be told. Before the allocator runs: a block that
+    /// cannot be told of would leak.
+    fn promise(&mut self, pointer: u32, size: u32) -> Result<(), Status> {
+        self.write_u32(pointer, 0)?;
+        self.write_u32(size, 0)
+    }
+
     fn range(&self, pointer: u32, size: u32) -> Result<Range<usize>, Status> {
         if size == 0 {
             return Ok(0..0);
@@ -73,8 +80,27 @@ pub(crate) fn give(caller: &mut Caller<'_, State>, bytes: &[u8], pointer: u32, s
 
 /// Hands over what the state's scratch buffer holds, which is empty afterwards.
 pub(crate) fn give_scratch(caller: &mut Caller<'_, State>, pointer: u32, size: u32) -> Result<(), Fail> {
+    let (mut guest, state) = split(caller)?;
+    promise_scratch(&mut guest, state, pointer, size)?;
+    give_promised(caller, pointer, size)
+}
+
+/// The first half of [`give_scratch`], for whoever has both in his hands: the second is [`give_promised`].
+pub(crate) fn promise_scratch(guest: &mut Guest<'_>, state: &mut State, pointer: u32, size: u32) -> Result<(), Fail> {
+    if let Err(status) = guest.promise(pointer, size) {
+        state.scratch.clear();
+        return Err(status.into());
+    }
+    Ok(())
+}
+
+/// Hands over what the state's scratch buffer holds, as [`promise_scratch`] has promised.
+pub(crate) fn give_promised(caller: &mut Caller<'_, State>, pointer: u32, size: u32) -> Result<(), Fail> {
     let mut bytes = std::mem::take(&mut caller.data_mut().scratch);
-    let given = give(caller, &bytes, pointer, size);
+    let given = fill_promised(caller, bytes.len(), pointer, size, |block, _| {
+        block.copy_from_slice(&bytes);
+        Ok(())
+    });
     if bytes.capacity() <= limits::SCRATCH {
         bytes.clear();
         caller.data_mut().scratch = bytes;
@@ -90,11 +116,18 @@ pub(crate) fn give_with(
     size: u32,
     fill: impl FnOnce(&mut [u8], &mut State) -> Result<(), Fail>,
 ) -> Result<(), Fail> {
+    split(caller)?.0.promise(pointer, size)?;
+    fill_promised(caller, length, pointer, size, fill)
+}
+
+fn fill_promised(
+    caller: &mut Caller<'_, State>,
+    length: usize,
+    pointer: u32,
+    size: u32,
+    fill: impl FnOnce(&mut [u8], &mut State) -> Result<(), Fail>,
+) -> Result<(), Fail> {
     let length = u32::try_from(length).map_err(|_| Status::InvalidMemoryAccess)?;
-    // Before the allocator runs: a block that cannot be told of would leak.
-    let (mut guest, _) = split(caller)?;
-    guest.write_u32(pointer, 0)?;
-    guest.write_u32(size, 0)?;
     if length == 0 {
         return Ok(());
     }
@@ -109,13 +142,11 @@ pub(crate) fn give_with(
 /// Calls the guest's allocator. While it runs the guest may call next to nothing of the host (`Phase::Allocating`).
 fn allocate(caller: &mut Caller<'_, State>, size: u32) -> Result<u32, Fail> {
     let state = caller.data_mut();
-    // Taken out and put back, not cloned: a clone counts up an atomic that all workers share.
-    let Some(allocator) = state.allocator.take() else { return Err(Status::InvalidMemoryAccess.into()) };
+    // Not the function itself: a clone of that counts up an atomic which all workers share.
+    let Some(allocator) = state.allocator.clone() else { return Err(Status::InvalidMemoryAccess.into()) };
     let phase = std::mem::replace(&mut state.phase, Phase::Allocating);
     let block = allocator.call(&mut *caller, size);
-    let state = caller.data_mut();
-    state.allocator = Some(allocator);
-    state.phase = phase;
+    caller.data_mut().phase = phase;
     let block = block.map_err(Fail::Trap)?;
     if block == 0 { Err(Status::InvalidMemoryAccess.into()) } else { Ok(block) }
 }

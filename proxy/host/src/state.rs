@@ -22,10 +22,10 @@ use crate::world::World;
 
 pub(crate) struct State {
     pub(crate) memory: Option<Memory>,
-    pub(crate) allocator: Option<TypedFunc<u32, u32>>,
+    pub(crate) allocator: Option<Rc<TypedFunc<u32, u32>>>,
     pub(crate) abi: AbiVersion,
     pub(crate) phase: Phase,
-    /// The effective context of the callback that runs; none while the VM starts.
+    /// The effective context of the callback that runs, or ran last; none while the VM starts.
     pub(crate) context: Option<Rc<Context>>,
     /// The number of the context that the callback which runs is for; 0 while the VM starts.
     pub(crate) called: u32,
@@ -87,6 +87,8 @@ pub(crate) enum Kind {
         status: Cell<u32>,
     },
     Exchange(Exchange),
+    /// Of a context that has ended: nobody finds it.
+    Over,
 }
 
 pub(crate) struct Exchange {
@@ -268,7 +270,7 @@ impl Context {
     pub(crate) fn exchange(&self) -> Option<&Exchange> {
         match &self.kind {
             Kind::Exchange(exchange) => Some(exchange),
-            Kind::Root { .. } => None,
+            Kind::Root { .. } | Kind::Over => None,
         }
     }
 }

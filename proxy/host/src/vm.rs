@@ -75,12 +75,7 @@ pub struct RootId(pub(crate) u32);
 
 /// An exchange's context in one VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct ContextId {
-    /// As guests know it.
-    pub(crate) number: u32,
-    /// Where it is kept, for as long as it is.
-    pub(crate) slot: u32,
-}
+pub struct ContextId(pub(crate) u32);
 
 /// Why a VM or a plugin in it did not start.
 #[derive(Debug, thiserror::Error)]
@@ -226,7 +221,7 @@ impl Vm {
         let size = size(&settings.configuration);
         let state = self.runner.store.data_mut();
         let vm_size = self::size(&state.configuration);
-        let context = state.contexts.insert(|ContextId { number: id, slot: _ }| {
+        let context = state.contexts.insert(|ContextId(id)| {
             let kind = Kind::Root { ending: Cell::new(false), status: Cell::new(0) };
             Context { id, root: id, plugin: Rc::new(settings), kind }
         });
@@ -235,7 +230,7 @@ impl Vm {
         let phase = Phase::Configuring;
         self.enter("proxy_on_context_create", |e| e.context_create.as_ref(), (id, 0), &context, phase)?;
         if self.enter("proxy_on_vm_start", |e| e.vm_start.as_ref(), (id, vm_size), &context, phase)? == Some(0) {
-            return self.refused(&context, "proxy_on_vm_start");
+            return self.refused(context, "proxy_on_vm_start");
         }
         // Of Envoy's own SDK for C++ only.
         let valid = self.enter(VALIDATE, |e| e.validate_configuration.as_ref(), (id, size), &context, phase)?;
@@ -243,12 +238,12 @@ impl Vm {
             return Err(StartError::Refused(VALIDATE));
         }
         if self.enter("proxy_on_configure", |e| e.configure.as_ref(), (id, size), &context, phase)? == Some(0) {
-            return self.refused(&context, "proxy_on_configure");
+            return self.refused(context, "proxy_on_configure");
         }
         Ok(RootId(id))
     }
 
-    fn refused(&mut self, context: &Rc<Context>, callback: &'static str) -> Result<RootId, StartError> {
+    fn refused(&mut self, context: Rc<Context>, callback: &'static str) -> Result<RootId, StartError> {
         self.delete(context)?;
         Err(StartError::Refused(callback))
     }
@@ -259,7 +254,7 @@ impl Vm {
         let context = self.root(root.0, "proxy_on_done")?;
         let done = self.enter("proxy_on_done", |e| e.done.as_ref(), root.0, &context, Phase::Running)? != Some(0);
         if done {
-            self.delete(&context)?;
+            self.delete(context)?;
         } else if let Kind::Root { ending, .. } = &context.kind {
             ending.set(true);
         }
@@ -289,16 +284,17 @@ impl Vm {
 
     fn open_stream(&mut self, root: RootId, stream: Rc<RefCell<dyn Stream>>, tcp: bool) -> Result<ContextId, Trap> {
         const CALLBACK: &str = "proxy_on_context_create";
-        let plugin = self.root(root.0, CALLBACK)?.plugin.clone();
-        let mut handle = None;
-        let context = self.runner.store.data_mut().contexts.insert(|id| {
-            handle = Some(id);
+        self.alive(CALLBACK)?;
+        let contexts = &mut self.runner.store.data_mut().contexts;
+        let plugin = contexts.get(root.0).ok_or_else(|| absent(root.0, CALLBACK))?.plugin.clone();
+        let context = contexts.insert(|id| {
             let kind = Kind::Exchange(Exchange::new(id, stream, tcp));
-            Context { id: id.number, root: root.0, plugin, kind }
+            Context { id: id.0, root: root.0, plugin, kind }
         });
-        let (Some(context), Some(id)) = (context, handle) else { return Err(full(CALLBACK)) };
-        self.enter(CALLBACK, |e| e.context_create.as_ref(), (id.number, root.0), &context, Phase::Running)?;
-        Ok(id)
+        let context = context.ok_or_else(|| full(CALLBACK))?;
+        let id = context.id;
+        self.enter(CALLBACK, |e| e.context_create.as_ref(), (id, root.0), &context, Phase::Running)?;
+        Ok(ContextId(id))
     }
 
     /// Runs the log callback: the exchange is over and all its heads can be read once more. In a chain of filters it
@@ -327,12 +323,12 @@ impl Vm {
             self.log_once(&context)?;
             exchange.life.set(Life::Ended);
         }
-        self.enter("proxy_on_done", |e| e.done.as_ref(), id.number, &context, Phase::Running)?;
+        self.enter("proxy_on_done", |e| e.done.as_ref(), id.0, &context, Phase::Running)?;
         if exchange.tcp {
             self.log_once(&context)?;
             exchange.life.set(Life::Ended);
         }
-        self.delete(&context)
+        self.delete(context)
     }
 
     /// True after a trap. Every call fails from then on, and no context is left.
@@ -370,18 +366,20 @@ impl Vm {
         Ok(Some(result))
     }
 
-    fn delete(&mut self, context: &Rc<Context>) -> Result<(), Trap> {
+    fn delete(&mut self, context: Rc<Context>) -> Result<(), Trap> {
         // It can be named (`proxy_set_effective_context`) until the guest has let it go.
         let deleted = match &self.exports.delete {
             Some(function) => {
-                self.runner.enter("proxy_on_delete", function, context.id, context, Phase::Running).map(drop)
+                self.runner.enter("proxy_on_delete", function, context.id, &context, Phase::Running).map(drop)
             }
             None => Ok(()),
         };
-        self.runner.store.data_mut().contexts.remove(context.id);
         if context.exchange().is_none() {
             self.runner.cancel(Some(context.id));
         }
+        let state = self.runner.store.data_mut();
+        state.context = None;
+        state.contexts.remove(context);
         deleted
     }
 
@@ -395,7 +393,7 @@ impl Vm {
     fn delete_all_done(&mut self) -> Result<(), Trap> {
         while let Some(id) = self.runner.store.data_mut().done.pop() {
             if let Some(context) = self.runner.store.data().contexts.get(id).cloned() {
-                self.delete(&context)?;
+                self.delete(context)?;
             }
         }
         Ok(())
@@ -404,7 +402,7 @@ impl Vm {
     /// The context of an exchange.
     fn context(&self, id: ContextId, callback: &'static str) -> Result<Rc<Context>, Trap> {
         self.alive(callback)?;
-        self.runner.store.data().contexts.at(id).cloned().ok_or_else(|| absent(id.number, callback))
+        self.runner.store.data().contexts.get(id.0).cloned().ok_or_else(|| absent(id.0, callback))
     }
 
     /// The context of a plugin.
@@ -465,13 +463,7 @@ impl Runner {
         context: &Rc<Context>,
         phase: Phase,
     ) -> Result<R, Trap> {
-        match self.call(function, parameters, Some(context.clone()), phase) {
-            Ok(result) => {
-                self.store.data_mut().context = None;
-                Ok(result)
-            }
-            Err(error) => Err(self.die(callback, &error)),
-        }
+        self.call(function, parameters, Some(context), phase).map_err(|error| self.die(callback, &error))
     }
 
     /// The one place where guests are entered. No borrow of a `Stream` or the `World` can be alive here: the only code
@@ -480,7 +472,7 @@ impl Runner {
         &mut self,
         function: &TypedFunc<P, R>,
         parameters: P,
-        context: Option<Rc<Context>>,
+        context: Option<&Rc<Context>>,
         phase: Phase,
     ) -> wasmtime::Result<R> {
         self.begin(context, phase);
@@ -498,14 +490,18 @@ impl Runner {
     }
 
     /// Sets the scene for a call, and starts its time.
-    fn begin(&mut self, context: Option<Rc<Context>>, phase: Phase) {
+    fn begin(&mut self, context: Option<&Rc<Context>>, phase: Phase) {
         let budget = match phase {
             Phase::Starting | Phase::Configuring => self.start,
             Phase::Running | Phase::Allocating => self.call,
         };
         let state = self.store.data_mut();
-        state.called = context.as_ref().map_or(0, |context| context.id);
-        state.context = context;
+        state.called = context.map_or(0, |context| context.id);
+        // It stays when the call has returned: mostly the next is for the same. Whoever deletes a context takes it out.
+        match (&state.context, context) {
+            (Some(last), Some(context)) if Rc::ptr_eq(last, context) => {}
+            _ => state.context = context.cloned(),
+        }
         state.phase = phase;
         state.limiter.refused = None;
         state.budget = budget;

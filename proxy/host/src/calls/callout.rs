@@ -144,7 +144,7 @@ pub(crate) fn status(call: &mut Call<'_>, code: u32, text: u32, size: u32) -> An
     let root = state.context.as_ref().and_then(|context| state.contexts.get(context.root));
     let last = match root.map(|root| &root.kind) {
         Some(Kind::Root { status, .. }) => status.get(),
-        Some(Kind::Exchange(_)) | None => 0,
+        Some(Kind::Exchange(_) | Kind::Over) | None => 0,
     };
     guest.write_u32(code, last)?;
     state.scratch.extend_from_slice(&state.calls.text);

@@ -6,7 +6,7 @@ use lacis_abi::{AbiVersion, Encoder, Map, Pairs, Status};
 
 use super::{Answer, Call, Fail};
 use crate::limits::Limit;
-use crate::memory::{give_scratch, give_with, split};
+use crate::memory::{give_promised, give_with, promise_scratch, split};
 use crate::state::{Access, State};
 
 /// Bytes of all names and values. Envoy asks for the *mutable* map, so there is none in the log phase.
@@ -60,7 +60,7 @@ pub(crate) fn set_pairs(call: &mut Call<'_>, map: u32, pointer: u32, size: u32) 
 /// First value of a name.
 pub(crate) fn value(call: &mut Call<'_>, map: u32, name: u32, name_size: u32, pointer: u32, size: u32) -> Answer {
     let map = which(map)?;
-    let (guest, state) = split(call)?;
+    let (mut guest, state) = split(call)?;
     let name = lower(guest.read(name, name_size)?);
     let mut out = std::mem::take(&mut state.scratch);
     let found = state.read(map, |headers| headers.get(&name).map(|value| out.extend_from_slice(value)).is_some());
@@ -71,7 +71,8 @@ pub(crate) fn value(call: &mut Call<'_>, map: u32, name: u32, name_size: u32, po
         Some(false) => return Err(Status::NotFound.into()),
         None => return Err(absent(state, map)),
     }
-    give_scratch(call, pointer, size)
+    promise_scratch(&mut guest, state, pointer, size)?;
+    give_promised(call, pointer, size)
 }
 
 /// One more line.

@@ -99,7 +99,7 @@ pub(crate) fn done(call: &mut Call<'_>) -> Answer {
                 state.done.push(context.id);
                 Ok(())
             }
-            Kind::Root { .. } | Kind::Exchange(_) => Err(Status::NotFound.into()),
+            Kind::Root { .. } | Kind::Exchange(_) | Kind::Over => Err(Status::NotFound.into()),
         },
         None => Err(Status::NotFound.into()),
     }

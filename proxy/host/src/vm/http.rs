@@ -9,7 +9,7 @@ use lacis_abi::{Action, BodyAnswer, HeadersAnswer};
 
 use super::{ContextId, Vm};
 use crate::exports::{BODY, HEADERS, OnHeaders, TRAILERS};
-use crate::state::{Exchange, Phase, Progress};
+use crate::state::{Exchange, Phase, Progress, Side};
 use crate::stream::{Half, HeadersAction};
 use crate::trap::Trap;
 
@@ -24,10 +24,10 @@ impl Vm {
         let answer = match &self.exports.headers[half as usize] {
             None => 0,
             Some(OnHeaders::New(function)) => {
-                runner.enter(callback, function, (id.number, count, u32::from(end)), &context, Phase::Running)?
+                runner.enter(callback, function, (id.0, count, u32::from(end)), &context, Phase::Running)?
             }
             Some(OnHeaders::Old(function)) => {
-                runner.enter(callback, function, (id.number, count), &context, Phase::Running)?
+                runner.enter(callback, function, (id.0, count), &context, Phase::Running)?
             }
         };
         self.delete_done()?;
@@ -55,7 +55,7 @@ impl Vm {
             None => 0,
             Some(function) => {
                 let size = u32::try_from(size).unwrap_or(u32::MAX);
-                self.runner.enter(callback, function, (id.number, size, u32::from(end)), &context, Phase::Running)?
+                self.runner.enter(callback, function, (id.0, size, u32::from(end)), &context, Phase::Running)?
             }
         };
         self.delete_done()?;
@@ -80,7 +80,7 @@ impl Vm {
         let Some(exchange) = context.exchange() else { return Ok(Action::Continue) };
         let scene = Scene::begin(exchange, half, |side| &side.trailers);
         let answer =
-            self.enter(callback, |e| e.trailers[half as usize].as_ref(), (id.number, count), &context, Phase::Running)?;
+            self.enter(callback, |e| e.trailers[half as usize].as_ref(), (id.0, count), &context, Phase::Running)?;
         Ok(match scene.end(Action::of(answer.unwrap_or(0)) == Action::Continue) {
             Outcome::GoesOn => Action::Continue,
             Outcome::Stays | Outcome::Over => Action::Pause,
@@ -91,8 +91,8 @@ impl Vm {
 /// One part of one half while its callback runs.
 pub(super) struct Scene<'e> {
     exchange: &'e Exchange,
-    half: Half,
-    part: fn(&crate::state::Side) -> &Cell<Progress>,
+    side: &'e Side,
+    part: &'e Cell<Progress>,
     replied: bool,
 }
 
@@ -106,23 +106,22 @@ pub(super) enum Outcome {
 }
 
 impl<'e> Scene<'e> {
-    pub(super) fn begin(
-        exchange: &'e Exchange,
-        half: Half,
-        part: fn(&crate::state::Side) -> &Cell<Progress>,
-    ) -> Scene<'e> {
+    #[inline]
+    pub(super) fn begin(exchange: &'e Exchange, half: Half, part: fn(&Side) -> &Cell<Progress>) -> Scene<'e> {
         let side = exchange.side(half);
-        side.begin(part(side));
-        Scene { exchange, half, part, replied: exchange.replied.get() }
+        let part = part(side);
+        side.begin(part);
+        Scene { exchange, side, part, replied: exchange.replied.get() }
     }
 
+    #[inline]
     pub(super) fn end(self, goes_on: bool) -> Outcome {
-        let side = self.exchange.side(self.half);
-        if self.exchange.replied.get() != self.replied {
+        let Scene { exchange, side, part, replied } = self;
+        if exchange.replied.get() != replied {
             side.go();
             side.stopped.set(false);
             return Outcome::Over;
         }
-        if side.settle((self.part)(side), goes_on) { Outcome::GoesOn } else { Outcome::Stays }
+        if side.settle(part, goes_on) { Outcome::GoesOn } else { Outcome::Stays }
     }
 }

@@ -17,7 +17,7 @@ impl Vm {
         let context = self.context(id, callback)?;
         let Some(exchange) = context.exchange() else { return Ok(Action::Continue) };
         let scene = Scene::begin(exchange, Half::Request, |side| &side.head);
-        let answer = self.enter(callback, |e| e.new_connection.as_ref(), id.number, &context, Phase::Running)?;
+        let answer = self.enter(callback, |e| e.new_connection.as_ref(), id.0, &context, Phase::Running)?;
         Ok(action(scene.end(Action::of(answer.unwrap_or(0)) == Action::Continue)))
     }
 
@@ -30,7 +30,7 @@ impl Vm {
         let context = self.context(id, callback)?;
         let Some(exchange) = context.exchange() else { return Ok(Action::Continue) };
         let scene = Scene::begin(exchange, half, |side| &side.body);
-        let parameters = (id.number, exchange.body_len(half), u32::from(end));
+        let parameters = (id.0, exchange.body_len(half), u32::from(end));
         let answer = self.enter(callback, |e| e.data[half as usize].as_ref(), parameters, &context, Phase::Running)?;
         Ok(action(scene.end(Action::of(answer.unwrap_or(0)) == Action::Continue)))
     }
@@ -40,7 +40,7 @@ impl Vm {
     pub fn on_connection_close(&mut self, id: ContextId, half: Half, by: Peer) -> Result<(), Trap> {
         let callback = CONNECTION_CLOSE[half as usize];
         let context = self.context(id, callback)?;
-        let parameters = (id.number, by as u32);
+        let parameters = (id.0, by as u32);
         self.enter(callback, |e| e.connection_close[half as usize].as_ref(), parameters, &context, Phase::Running)?;
         Ok(())
     }
