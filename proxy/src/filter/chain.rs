@@ -137,9 +137,10 @@ impl Chain {
         self.filters.is_empty()
     }
 
-    /// Begins the passage of an exchange, with these as the filters of its listener.
-    pub fn open(&self) -> Passage<'_> {
-        Passage { chain: self, run: None, flow: None, grpc: false, method: Method::GET, answered: false }
+    /// Begins the passage of an exchange, with these as the filters of its listener. `grpc` if its caller speaks that.
+    pub fn open(&self, grpc: bool) -> Passage<'_> {
+        let method = Method::GET;
+        Passage { chain: self, run: None, flow: None, expects: false, grpc, method, answered: false }
     }
 }
 
@@ -147,8 +148,10 @@ impl Chain {
 pub struct Passage<'c> {
     chain: &'c Chain,
     pub(super) run: Option<Rc<Run>>,
-    /// The request's content, while its head is between the listener's filters and the next.
-    flow: Option<Flow>,
+    /// What follows the request's head, once a filter has made that wait; until then it is with the request.
+    flow: Option<Box<Flow>>,
+    /// The client waits to be told that its content is wanted.
+    expects: bool,
     grpc: bool,
     method: Method,
     /// A response that must not pass the filters any more.
@@ -205,7 +208,11 @@ impl Passage<'_> {
             // The log callbacks may read it.
             run.seen.borrow_mut().replace_request(request.head.share());
         }
-        if let Some(flow) = self.flow.take() {
+        let flow = match &self.run {
+            Some(run) if self.flow.is_none() && !run.goes_by(Half::Request) => Some(flow(run, request, self.expects)),
+            _ => self.flow.take(),
+        };
+        if let Some(flow) = flow {
             if flow.has_asked() {
                 request.head.headers.remove(header::EXPECT);
             }
@@ -218,26 +225,28 @@ impl Passage<'_> {
         Ok(())
     }
 
-    /// Puts a request into the hands of filters.
+    /// Puts the head of a request into the hands of filters.
     fn begin(&mut self, exchange: &Rc<Exchange>, request: &mut Request) {
         let head = std::mem::take(&mut request.head);
-        let body = std::mem::replace(&mut request.body, Body::empty(body::Half::Request));
-        (self.grpc, self.method) = (head.is_grpc(), head.method.clone());
-        let bare = body.is_end();
-        let expects = !bare && head.headers.contains_key(header::EXPECT);
-        let seen = Seen::new(exchange, &self.chain.node, GuestRequest::new(head, false), self.chain.filters.len());
+        self.method.clone_from(&head.method);
+        let bare = request.body.is_end();
+        self.expects = !bare && head.headers.contains_key(header::EXPECT);
+        let guest = GuestRequest::new(head, false);
+        let seen = Seen::new(exchange, &self.chain.node, Some(guest), self.chain.filters.len());
         let run = Run::new(exchange, &self.chain.filters, seen, false);
-        let mut flow = Flow::new(&run, Half::Request, body, bare);
-        if expects {
-            flow.expects(&request.interim);
-        }
-        (self.run, self.flow) = (Some(run), Some(flow));
+        run.begin(Half::Request, bare);
+        self.run = Some(run);
     }
 
     /// The head passes the filters that it has not passed.
     async fn leg(&mut self, request: &mut Request) -> Result<(), Stop> {
-        let Some(flow) = &mut self.flow else { return Err(lost("request").into()) };
-        if let Err(fault) = flow.head().await {
+        let Some(run) = &self.run else { return Err(lost("request").into()) };
+        let mut passed = run.onward(Half::Request);
+        if passed.is_ok() && !run.has_gone(Half::Request) {
+            let expects = self.expects;
+            passed = self.flow.get_or_insert_with(|| flow(run, request, expects)).head().await;
+        }
+        if let Err(fault) = passed {
             return Err(self.stop(fault));
         }
         // The log callback may still read the request; upstream gets it now.
@@ -262,20 +271,8 @@ impl Passage<'_> {
         let Response { head, body } = response;
         let bare = body.is_end() || head.is_bodiless(&self.method) && body.length() != Length::Tunnel;
         run.seen.borrow_mut().response = Some(GuestResponse::new(head, !bare && run.see(Half::Response)));
-        let mut flow = Flow::new(&run, Half::Response, body, bare);
-        let passed = match flow.head().await {
-            Ok(()) => {
-                let head = run.seen.borrow().response.as_ref().map(|response| Shared::from(Rc::clone(&response.head)));
-                head.ok_or_else(|| lost("response")).and_then(|mut head: Shared<ResponseHead>| {
-                    let (body, length) = flow.body(&head.headers)?;
-                    if let Some(length) = length {
-                        head.headers.insert(header::CONTENT_LENGTH, length);
-                    }
-                    Ok(Response { head, body })
-                })
-            }
-            Err(fault) => Err(fault),
-        };
+        run.begin(Half::Response, bare);
+        let passed = back(&run, body).await;
         passed.map_err(|fault| {
             // What is sent instead passes no filter again.
             self.answered = true;
@@ -318,6 +315,41 @@ impl Passage<'_> {
             Some(run) => run,
         }
     }
+}
+
+/// What follows the head of a request, for filters.
+fn flow(run: &Rc<Run>, request: &mut Request, expects: bool) -> Box<Flow> {
+    let body = std::mem::replace(&mut request.body, Body::empty(body::Half::Request));
+    let mut flow = Flow::new(run, Half::Request, body);
+    if expects {
+        flow.expects(&request.interim);
+    }
+    flow
+}
+
+/// Has a response, whose head is with the filters, pass them.
+async fn back(run: &Rc<Run>, mut body: Body) -> Result<Response, Fault> {
+    run.onward(Half::Response)?;
+    let mut flow = None;
+    if !run.has_gone(Half::Response) || !run.goes_by(Half::Response) {
+        let below = std::mem::replace(&mut body, Body::empty(body::Half::Response));
+        flow = Some(Flow::new(run, Half::Response, below));
+    }
+    if let Some(flow) = &mut flow
+        && !run.has_gone(Half::Response)
+    {
+        flow.head().await?;
+    }
+    let head = run.seen.borrow().response.as_ref().map(|response| Shared::from(Rc::clone(&response.head)));
+    let mut head: Shared<ResponseHead> = head.ok_or_else(|| lost("response"))?;
+    if let Some(flow) = flow {
+        let (filtered, length) = flow.body(&head.headers)?;
+        if let Some(length) = length {
+            head.headers.insert(header::CONTENT_LENGTH, length);
+        }
+        body = filtered;
+    }
+    Ok(Response { head, body })
 }
 
 fn lost(what: &str) -> Fault {

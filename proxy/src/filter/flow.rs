@@ -14,7 +14,6 @@ use http::header::{self, HeaderValue};
 use http::{HeaderMap, StatusCode};
 use lacis_host::Half;
 
-use super::guest::GuestTrailers;
 use super::machine::DeathWatch;
 use super::run::Run;
 use crate::clock::Deadline;
@@ -45,11 +44,9 @@ pub(super) struct Flow {
 }
 
 impl Flow {
-    /// A half whose head is in [`Seen`]. `bare` when nothing can follow it.
-    pub(super) fn new(run: &Rc<Run>, half: Half, below: Body, bare: bool) -> Flow {
-        let way = &mut run.seen.borrow_mut().ways[half as usize];
-        (way.bare, way.read) = (bare, bare);
-        Flow {
+    /// A half that has [begun](Run::begin), and what follows its head. Needed where that passes filters, or is waited for.
+    pub(super) fn new(run: &Rc<Run>, half: Half, below: Body) -> Box<Flow> {
+        Box::new(Flow {
             run: Rc::clone(run),
             half,
             below,
@@ -60,7 +57,7 @@ impl Flow {
             held: None,
             patience: None,
             watch: None,
-        }
+        })
     }
 
     /// The client waits to be told that its content is wanted (RFC 9110 section 10.1.1). The server that would say so does
@@ -74,12 +71,12 @@ impl Flow {
         self.asked
     }
 
-    /// Has the head pass all filters that are there now, and as much of what follows as it takes for that.
+    /// Waits until the head, which is [on its way](Run::onward), has passed all filters that are there now, and as much of
+    /// what follows as it takes for that.
     ///
     /// # Errors
     /// If a filter answers, closes, or fails; see [`Run::noted`].
     pub(super) async fn head(&mut self) -> Result<(), Fault> {
-        self.run.onward(self.half)?;
         poll_fn(|cx| self.poll_head(cx)).await
     }
 
@@ -122,17 +119,17 @@ impl Flow {
     ///
     /// # Errors
     /// If a filter announces a length that is none.
-    pub(super) fn body(mut self, fields: &HeaderMap) -> Result<(Body, Option<HeaderValue>), Fault> {
+    pub(super) fn body(mut self: Box<Self>, fields: &HeaderMap) -> Result<(Body, Option<HeaderValue>), Fault> {
         let half = match self.half {
             Half::Request => body::Half::Request,
             Half::Response => body::Half::Response,
         };
+        if self.run.goes_by(self.half) {
+            return Ok((self.below, None));
+        }
         let run = Rc::clone(&self.run);
         let seen = run.seen.borrow();
         let way = &seen.ways[self.half as usize];
-        if way.bare || !run.see(self.half) && way.out.is_empty() && !way.ended {
-            return Ok((self.below, None));
-        }
         let mut right = None;
         let length = match self.below.length() {
             Length::Tunnel => Length::Tunnel,
@@ -156,7 +153,7 @@ impl Flow {
             self.announced = Some(length);
         }
         let upload = self.below.take_upload();
-        let mut body = Body::source(half, Source::Made(Box::new(self)), length);
+        let mut body = Body::source(half, Source::Made(self), length);
         if let Some(upload) = upload {
             body.carry(upload);
         }
@@ -181,7 +178,7 @@ impl Flow {
             Some(Frame::Trailers(fields)) => {
                 let mut seen = self.run.seen.borrow_mut();
                 seen.ways[self.half as usize].read = true;
-                seen.trailers[self.half as usize] = Some(GuestTrailers::new(fields));
+                seen.trailers[self.half as usize].came(fields);
                 drop(seen);
                 self.run.trailers(self.half, first)?;
             }

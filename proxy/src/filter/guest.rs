@@ -10,6 +10,7 @@ use http::uri::{Authority, PathAndQuery};
 use http::{Method, StatusCode};
 use lacis_host::Headers;
 
+use super::names;
 use crate::http::head::{RequestHead, ResponseHead, Shared};
 use crate::http::rules;
 
@@ -353,8 +354,7 @@ impl Length {
 }
 
 fn field<'a>(headers: &'a HeaderMap, name: &[u8]) -> Option<&'a [u8]> {
-    let name = std::str::from_utf8(name).ok()?;
-    headers.get(name).map(HeaderValue::as_bytes)
+    headers.get(names::name(name)?).map(HeaderValue::as_bytes)
 }
 
 pub(super) fn append(headers: &mut HeaderMap, broken: &mut Option<String>, name: &[u8], value: &[u8]) {
@@ -368,9 +368,9 @@ pub(super) fn append(headers: &mut HeaderMap, broken: &mut Option<String>, name:
 /// Sets the one value of a name; where that cannot be, it has none any more.
 fn replace(headers: &mut HeaderMap, broken: &mut Option<String>, name: &[u8], value: &[u8]) {
     // One look at the map, and no copy of what is there already: mostly from a filter before.
-    if let Ok(known) = std::str::from_utf8(name)
-        && !rules::is_of_connection(known)
-        && let Ok(entry) = headers.try_entry(known)
+    if let Some(name) = names::name(name)
+        && !rules::is_of_connection(name.as_str())
+        && let Ok(entry) = headers.try_entry(name)
         && let Some(fits) = put(entry, value)
     {
         if !fits {
@@ -401,18 +401,18 @@ fn put(entry: Entry<'_, HeaderValue>, value: &[u8]) -> Option<bool> {
 /// A line as it can be part of a message. None if it cannot, and if it is not the guest's.
 fn line(broken: &mut Option<String>, name: &[u8], value: &[u8]) -> Option<(HeaderName, HeaderValue)> {
     let text = || String::from_utf8_lossy(name).into_owned();
-    match (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
+    match (names::name(name), HeaderValue::from_bytes(value)) {
         // The connection is not the guest's (RFC 9110 section 7.6.1).
-        (Ok(name), Ok(_)) if rules::is_of_connection(name.as_str()) => return None,
-        (Ok(name), Ok(value)) => return Some((name, value)),
-        (Err(_), _) => *broken = Some(format!("invalid header name: {}", text())),
-        (Ok(_), Err(_)) => *broken = Some(format!("invalid header value for: {}", text())),
+        (Some(name), Ok(_)) if rules::is_of_connection(name.as_str()) => return None,
+        (Some(name), Ok(value)) => return Some((name, value)),
+        (None, _) => *broken = Some(format!("invalid header name: {}", text())),
+        (Some(_), Err(_)) => *broken = Some(format!("invalid header value for: {}", text())),
     }
     None
 }
 
 fn remove(headers: &mut HeaderMap, name: &[u8]) {
-    if let Ok(name) = std::str::from_utf8(name) {
+    if let Some(name) = names::name(name) {
         headers.remove(name);
     }
 }

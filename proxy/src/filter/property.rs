@@ -106,7 +106,7 @@ fn request(seen: &Seen, path: &[&[u8]]) -> Found {
 fn response(seen: &Seen, path: &[&[u8]]) -> Found {
     let exchange = &*seen.exchange;
     let map = seen.response.as_ref().map(|map| map as &dyn Headers);
-    let trailers = seen.trailers[Half::Response as usize].as_ref().map(|map| map as &dyn Headers);
+    let trailers = seen.trailers[Half::Response as usize].get().map(|map| map as &dyn Headers);
     let status = seen.response.as_ref().map(|response| response.head.status);
     match path {
         [b"code"] => number(status?.as_u16().into()),

@@ -1,7 +1,6 @@
 //! One exchange in the hands of its filters: what each is shown, what it holds back, and what goes on to the next.
 
-use std::cell::{Cell, OnceCell, RefCell};
-use std::ops::Index;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -12,7 +11,7 @@ use lacis_host::abi::{Action, BodyAnswer, Peer};
 use lacis_host::{Buffer, Half, HeadersAction};
 
 use super::exchange::Exchange;
-use super::guest::GuestTrailers;
+use super::legs::Legs;
 use super::seen::{End, Head, Left, Part, Seen, Stage};
 use super::wasm::{Filter, Place};
 use crate::fault::{Fault, Reason};
@@ -31,57 +30,33 @@ pub(super) struct Run {
     pub(super) ours: Cell<bool>,
 }
 
-/// The filters of an exchange, numbered in the order in which its request passes them.
-pub(super) struct Legs {
-    listener: Rc<[Rc<Filter>]>,
-    /// Those of where it goes, once that is known.
-    onward: OnceCell<[Rc<[Rc<Filter>]>; 2]>,
-}
-
-impl Legs {
-    pub(super) fn new(listener: &Rc<[Rc<Filter>]>) -> Self {
-        Legs { listener: Rc::clone(listener), onward: OnceCell::new() }
-    }
-
-    fn chains(&self) -> impl Iterator<Item = &Rc<[Rc<Filter>]>> {
-        std::iter::once(&self.listener).chain(self.onward.get().into_iter().flatten())
-    }
-
-    fn get(&self, mut number: usize) -> Option<&Filter> {
-        for chain in self.chains() {
-            match chain.get(number) {
-                Some(filter) => return Some(filter),
-                None => number -= chain.len(),
-            }
-        }
-        None
-    }
-}
-
-impl Index<usize> for Legs {
-    type Output = Filter;
-
-    fn index(&self, number: usize) -> &Filter {
-        match (self.listener.get(number), self.onward.get()) {
-            (None, Some([first, second])) => {
-                let number = number - self.listener.len();
-                first.get(number).unwrap_or_else(|| &second[number - first.len()])
-            }
-            _ => &self.listener[number],
-        }
-    }
-}
-
 impl Run {
     /// An exchange that is about to pass the first of these. `tcp` for a connection.
-    pub(super) fn new(exchange: &Rc<Exchange>, filters: &Rc<[Rc<Filter>]>, seen: Seen, tcp: bool) -> Rc<Run> {
-        Rc::new(Run {
-            filters: Legs::new(filters),
-            exchange: Rc::clone(exchange),
-            seen: Rc::new(RefCell::new(seen)),
-            tcp,
-            ours: Cell::new(false),
-        })
+    pub(super) fn new(
+        exchange: &Rc<Exchange>,
+        filters: &Rc<[Rc<Filter>]>,
+        seen: Rc<RefCell<Seen>>,
+        tcp: bool,
+    ) -> Rc<Run> {
+        Rc::new(Run { filters: Legs::new(filters), exchange: Rc::clone(exchange), seen, tcp, ours: Cell::new(false) })
+    }
+
+    /// The head of a half is in [`Seen`]; `bare` when nothing can follow it.
+    pub(super) fn begin(&self, half: Half, bare: bool) {
+        let way = &mut self.seen.borrow_mut().ways[half as usize];
+        (way.bare, way.read) = (bare, bare);
+    }
+
+    /// Whether the head has passed all filters, and none of them has stopped anything: nothing is to be waited for.
+    pub(super) fn has_gone(&self, half: Half) -> bool {
+        let way = &self.seen.borrow().ways[half as usize];
+        way.released && !way.halted
+    }
+
+    /// Whether what follows the head goes by all filters that are there, and nothing has been read of it.
+    pub(super) fn goes_by(&self, half: Half) -> bool {
+        let way = &self.seen.borrow().ways[half as usize];
+        way.bare || !self.see(half) && way.out.is_empty() && !way.ended
     }
 
     /// It is known where the exchange goes: these filters are next.
@@ -92,7 +67,7 @@ impl Run {
     /// Shows the head, and what has come after it, to the filters that were added since. The first ones see the head here,
     /// too.
     pub(super) fn onward(&self, half: Half) -> Result<(), Fault> {
-        let (first, mut out, ended) = {
+        let (first, came) = {
             let mut seen = self.seen.borrow_mut();
             let Seen { request, stages, ways, .. } = &mut *seen;
             let way = &mut ways[half as usize];
@@ -103,9 +78,13 @@ impl Run {
                     request.open();
                 }
             }
-            (stages.len(), std::mem::take(&mut way.out), std::mem::take(&mut way.ended))
+            // Mostly nothing has: what follows is read when the head has gone.
+            let came = (way.ended || !way.out.is_empty())
+                .then(|| (std::mem::take(&mut way.out), std::mem::take(&mut way.ended)));
+            (stages.len(), came)
         };
         self.heads(half)?;
+        let Some((mut out, ended)) = came else { return Ok(()) };
         let next = Some(first).filter(|first| *first < self.seen.borrow().stages.len());
         let nothing = out.is_empty();
         while let Some(frame) = out.pop() {
@@ -146,13 +125,14 @@ impl Run {
 
     /// As [`Run::noted`], for a task that waits for something else.
     pub(super) fn poll_noted(&self, cx: &Context<'_>) -> Poll<Fault> {
-        match self.noted() {
-            Err(fault) => Poll::Ready(fault),
-            Ok(()) => {
-                self.seen.borrow_mut().wait(cx);
-                Poll::Pending
-            }
+        let mut seen = self.seen.borrow_mut();
+        if (seen.closed || seen.reply.is_some())
+            && let Err(fault) = self.over(&seen)
+        {
+            return Poll::Ready(fault);
         }
+        seen.wait(cx);
+        Poll::Pending
     }
 
     /// Shows the head to the filters that have not seen it, until one of them stops it.
@@ -265,7 +245,7 @@ impl Run {
             if end {
                 part.end = End::Body;
                 // The guest may make some now.
-                trailers[half as usize] = Some(GuestTrailers::default());
+                trailers[half as usize].may_come();
             }
             if part.head == Head::Stopped {
                 return Ok(());
@@ -309,7 +289,7 @@ impl Run {
             let Seen { trailers, ways, .. } = &mut *seen;
             let way = &mut ways[half as usize];
             way.ended = true;
-            let Some(trailers) = &mut trailers[half as usize] else { return Ok(()) };
+            let Some(trailers) = trailers[half as usize].get_mut() else { return Ok(()) };
             trailers.check().map_err(|why| Fault::new(Reason::FilterInvalid).detail(why))?;
             if !trailers.fields.is_empty() {
                 // The log callbacks may read them once more.
@@ -319,7 +299,7 @@ impl Run {
         };
         let (filter, place, count, absent) = {
             let mut seen = self.seen.borrow_mut();
-            let count = seen.trailers[half as usize].as_ref().map_or(0, GuestTrailers::count);
+            let count = seen.trailers[half as usize].count();
             let Stage { number, place, parts, .. } = &mut seen.stages[at];
             let part = &mut parts[half as usize];
             part.end = End::Trailers;
@@ -363,9 +343,9 @@ impl Run {
         let (made, next) = {
             let mut seen = self.seen.borrow_mut();
             let trailers = &mut seen.trailers[half as usize];
-            let made = trailers.as_ref().is_some_and(|trailers| trailers.count() > 0);
+            let made = trailers.count() > 0;
             if end == End::Body && !made {
-                *trailers = None;
+                trailers.are_none();
             }
             (made, after(&seen, half, at))
         };
@@ -382,9 +362,14 @@ impl Run {
 
     /// Does what guests asked for since this was last called, and what must be done where one has died.
     pub(super) fn notice(&self, half: Half) -> Result<(), Fault> {
-        self.noted()?;
-        if !self.seen.borrow().ways[half as usize].halted {
-            return Ok(());
+        {
+            let seen = self.seen.borrow();
+            if seen.closed || seen.reply.is_some() {
+                self.over(&seen)?;
+            }
+            if !seen.ways[half as usize].halted {
+                return Ok(());
+            }
         }
         let mut next = self.first(half);
         while let Some(at) = next {

@@ -1,10 +1,12 @@
 //! One exchange as guests see it: its heads, its properties, and the notes of what they want to happen.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::{Context, Waker};
 use std::time::Instant;
 
+use http::HeaderMap;
 use lacis_host::abi::{BodyAnswer, Map, Path, Peer, Status};
 use lacis_host::{Buffer, ContextId, Half, Headers, Reply, Stream};
 
@@ -28,8 +30,8 @@ pub(super) struct Seen {
     pub(super) node: Rc<NodeFacts>,
     pub(super) request: Option<GuestRequest>,
     pub(super) response: Option<GuestResponse>,
-    /// Of each half, while they are with a filter.
-    pub(super) trailers: [Option<GuestTrailers>; 2],
+    /// Of each half.
+    pub(super) trailers: [Trailers; 2],
     /// The filters that were shown the request, in its order.
     pub(super) stages: Vec<Stage>,
     /// How far each half is.
@@ -118,6 +120,51 @@ pub(super) enum End {
     Trailers,
 }
 
+/// The trailers of a half, while they are with a filter.
+#[derive(Default)]
+pub(super) struct Trailers {
+    there: Option<Box<GuestTrailers>>,
+    /// There may be some although none came: a guest that is shown the end of a body may make them.
+    may_come: bool,
+}
+
+impl Trailers {
+    /// These have come.
+    pub(super) fn came(&mut self, fields: HeaderMap) {
+        self.there = Some(Box::new(GuestTrailers::new(fields)));
+    }
+
+    /// None have come, and a guest may make some now.
+    pub(super) fn may_come(&mut self) {
+        *self = Trailers { there: None, may_come: true };
+    }
+
+    /// None have come, and no guest has made some.
+    pub(super) fn are_none(&mut self) {
+        *self = Trailers::default();
+    }
+
+    /// What there is of them.
+    pub(super) fn get(&self) -> Option<&GuestTrailers> {
+        self.there.as_deref()
+    }
+
+    /// As [`Trailers::get`], to change.
+    pub(super) fn get_mut(&mut self) -> Option<&mut GuestTrailers> {
+        self.there.as_deref_mut()
+    }
+
+    /// As a guest has them: none at all, or perhaps none yet.
+    fn shown(&mut self) -> Option<&mut GuestTrailers> {
+        if self.may_come { Some(self.there.get_or_insert_default()) } else { self.get_mut() }
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> u32 {
+        self.get().map_or(0, GuestTrailers::count)
+    }
+}
+
 /// How far a half is on its way through all filters.
 #[derive(Debug, Default)]
 pub(super) struct Way {
@@ -143,29 +190,27 @@ pub(super) struct Way {
 #[derive(Debug, Default)]
 pub(super) struct Out {
     first: Option<Frame>,
-    rest: VecDeque<Frame>,
+    rest: Option<VecDeque<Frame>>,
 }
 
 impl Out {
     pub(super) fn push(&mut self, frame: Frame) {
         match self.first {
             None => self.first = Some(frame),
-            Some(_) => self.rest.push_back(frame),
+            Some(_) => self.rest.get_or_insert_default().push_back(frame),
         }
     }
 
     /// Puts one back before the others.
     pub(super) fn unshift(&mut self, frame: Frame) {
         if let Some(second) = self.first.replace(frame) {
-            self.rest.push_front(second);
+            self.rest.get_or_insert_default().push_front(second);
         }
     }
 
     pub(super) fn pop(&mut self) -> Option<Frame> {
-        match self.rest.is_empty() {
-            true => self.first.take(),
-            false => std::mem::replace(&mut self.first, self.rest.pop_front()),
-        }
+        let next = self.rest.as_mut().and_then(VecDeque::pop_front);
+        std::mem::replace(&mut self.first, next)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -175,23 +220,25 @@ impl Out {
     /// Bytes of content.
     pub(super) fn len(&self) -> u64 {
         let bytes = |frame: &Frame| if let Frame::Data(data) = frame { data.len() as u64 } else { 0 };
-        self.first.iter().chain(&self.rest).map(bytes).sum()
+        self.first.iter().chain(self.rest.iter().flat_map(|rest| rest.iter())).map(bytes).sum()
     }
 }
 
 impl Seen {
-    pub(super) fn new(exchange: &Rc<Exchange>, node: &Rc<NodeFacts>, request: GuestRequest, filters: usize) -> Self {
-        Seen { request: Some(request), ..Seen::tcp(exchange, node, filters) }
-    }
-
-    /// Of a TCP connection, which has no head that anybody may see.
-    pub(super) fn tcp(exchange: &Rc<Exchange>, node: &Rc<NodeFacts>, filters: usize) -> Self {
-        Seen {
+    /// What `filters` filters will see of an exchange: its request, or nothing of the heads that are those of a connection.
+    pub(super) fn new(
+        exchange: &Rc<Exchange>,
+        node: &Rc<NodeFacts>,
+        request: Option<GuestRequest>,
+        filters: usize,
+    ) -> Rc<RefCell<Self>> {
+        // Made in its place: it is large.
+        Rc::new(RefCell::new(Seen {
             exchange: Rc::clone(exchange),
             node: Rc::clone(node),
-            request: None,
+            request,
             response: None,
-            trailers: [None, None],
+            trailers: Default::default(),
             stages: Vec::with_capacity(filters),
             ways: Default::default(),
             asked_by: None,
@@ -200,7 +247,7 @@ impl Seen {
             closed: false,
             waker: None,
             properties: Vec::new(),
-        }
+        }))
     }
 
     /// Wakes this task when a guest wants something to happen. One task runs an exchange, whatever it waits for.
@@ -250,8 +297,8 @@ impl Stream for Seen {
         match map {
             Map::RequestHeaders => self.request.as_mut().map(|head| head as _),
             Map::ResponseHeaders => self.response.as_mut().map(|head| head as _),
-            Map::RequestTrailers => self.trailers[Half::Request as usize].as_mut().map(|fields| fields as _),
-            Map::ResponseTrailers => self.trailers[Half::Response as usize].as_mut().map(|fields| fields as _),
+            Map::RequestTrailers => self.trailers[Half::Request as usize].shown().map(|fields| fields as _),
+            Map::ResponseTrailers => self.trailers[Half::Response as usize].shown().map(|fields| fields as _),
             _ => None,
         }
     }

@@ -26,10 +26,12 @@ impl Passage<'_> {
             return Ok(());
         }
         let body = std::mem::replace(&mut request.body, Body::empty(body::Half::Request));
-        let seen = Seen::tcp(exchange, &chain.node, chain.filters.len());
+        let seen = Seen::new(exchange, &chain.node, None, chain.filters.len());
         let run = Run::new(exchange, &chain.filters, seen, true);
         self.run = Some(Rc::clone(&run));
-        let mut flow = Flow::new(&run, Half::Request, body, false);
+        run.begin(Half::Request, false);
+        let mut flow = Flow::new(&run, Half::Request, body);
+        run.onward(Half::Request).map_err(|fault| self.stop(fault))?;
         flow.head().await.map_err(|fault| self.stop(fault))?;
         (request.body, _) = flow.body(&request.head.headers)?;
         Ok(())
@@ -42,7 +44,8 @@ pub(super) fn response(run: &Rc<Run>, response: Response) -> Result<Response, Fa
     if !head.status.is_success() {
         return Ok(Response { head, body });
     }
-    let flow = Flow::new(run, Half::Response, body, false);
+    run.begin(Half::Response, false);
+    let flow = Flow::new(run, Half::Response, body);
     for stage in &mut run.seen.borrow_mut().stages {
         stage.parts[Half::Response as usize].head = Head::Gone;
     }

@@ -166,12 +166,6 @@ impl Account {
     }
 }
 
-/// A filter's plugin while it is called.
-struct Running<'a> {
-    vm: &'a mut Vm,
-    root: RootId,
-}
-
 /// An exchange's context in a filter's VM, and which of its successive VMs that is.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {
@@ -264,10 +258,10 @@ impl Filter {
                 Fault::new(Reason::FilterUnavailable).detail(format!("filter {}: {why}", self.account.name)),
             );
         }
-        let open = |Running { vm, root }: &mut Running<'_>| match tcp {
-            true => vm.open_tcp(*root, stream),
-            false => vm.open(*root, stream),
+        let Some((root, _)) = self.root.get() else {
+            return self.unavailable(Fault::new(Reason::FilterUnavailable));
         };
+        let open = |vm: &mut Vm| if tcp { vm.open_tcp(root, stream) } else { vm.open(root, stream) };
         match self.call(Callback::Context, open) {
             Some(Ok(context)) => Ok(Some(Place { context, life: self.machine.life() })),
             Some(Err(trap)) => self.trapped(&trap).map(|()| None),
@@ -281,7 +275,7 @@ impl Filter {
     /// If its VM died and it fails closed.
     pub(super) fn on_headers(&self, place: Place, half: Half, count: u32, end: bool) -> Result<HeadersAction, Fault> {
         let callback = [Callback::RequestHeaders, Callback::ResponseHeaders][half as usize];
-        let shown = self.show(place, callback, |running| running.vm.on_headers(place.context, half, count, end))?;
+        let shown = self.show(place, callback, |vm| vm.on_headers(place.context, half, count, end))?;
         Ok(match shown.unwrap_or(HeadersAction::Continue) {
             // Where it reads no bodies, one that went by would take the head along.
             HeadersAction::Hold if self.compiled.reads.is_some() && !self.sees(half) => HeadersAction::Pause,
@@ -292,33 +286,33 @@ impl Filter {
     /// Shows what it sees of a body, so many bytes; see [`Filter::on_headers`].
     pub(super) fn on_body(&self, place: Place, half: Half, size: usize, end: bool) -> Result<BodyAnswer, Fault> {
         let callback = [Callback::RequestBody, Callback::ResponseBody][half as usize];
-        let shown = self.show(place, callback, |running| running.vm.on_body(place.context, half, size, end))?;
+        let shown = self.show(place, callback, |vm| vm.on_body(place.context, half, size, end))?;
         Ok(shown.unwrap_or(BodyAnswer::Continue))
     }
 
     /// Shows trailers; see [`Filter::on_headers`].
     pub(super) fn on_trailers(&self, place: Place, half: Half, count: u32) -> Result<Action, Fault> {
         let callback = [Callback::RequestTrailers, Callback::ResponseTrailers][half as usize];
-        let shown = self.show(place, callback, |running| running.vm.on_trailers(place.context, half, count))?;
+        let shown = self.show(place, callback, |vm| vm.on_trailers(place.context, half, count))?;
         Ok(shown.unwrap_or(Action::Continue))
     }
 
     /// Tells it that the connection is there; see [`Filter::on_headers`].
     pub(super) fn on_new_connection(&self, place: Place) -> Result<Action, Fault> {
-        let shown = self.show(place, Callback::Connection, |running| running.vm.on_new_connection(place.context))?;
+        let shown = self.show(place, Callback::Connection, |vm| vm.on_new_connection(place.context))?;
         Ok(shown.unwrap_or(Action::Continue))
     }
 
     /// Shows what it sees of one direction of a TCP connection; see [`Filter::on_headers`].
     pub(super) fn on_data(&self, place: Place, half: Half, end: bool) -> Result<Action, Fault> {
         let callback = [Callback::DownstreamData, Callback::UpstreamData][half as usize];
-        let shown = self.show(place, callback, |running| running.vm.on_data(place.context, half, end))?;
+        let shown = self.show(place, callback, |vm| vm.on_data(place.context, half, end))?;
         Ok(shown.unwrap_or(Action::Continue))
     }
 
     /// Tells it that one side of the connection is closed, and by whom.
     pub(super) fn on_connection_close(&self, place: Place, half: Half, by: Peer) {
-        self.quietly(place, Callback::Connection, |running| running.vm.on_connection_close(place.context, half, by));
+        self.quietly(place, Callback::Connection, |vm| vm.on_connection_close(place.context, half, by));
     }
 
     /// Whether a context is still there: not when its VM died.
@@ -344,7 +338,7 @@ impl Filter {
         &self,
         place: Place,
         callback: Callback,
-        f: impl FnOnce(&mut Running<'_>) -> Result<T, Trap>,
+        f: impl FnOnce(&mut Vm) -> Result<T, Trap>,
     ) -> Result<Option<T>, Fault> {
         if !self.has(place) {
             return self.lost().map(|()| None);
@@ -358,12 +352,12 @@ impl Filter {
 
     /// The exchange is over: its log callback.
     pub(super) fn log(&self, place: Place) {
-        self.quietly(place, Callback::Log, |running| running.vm.log(place.context));
+        self.quietly(place, Callback::Log, |vm| vm.log(place.context));
     }
 
     /// The exchange is over: its context goes.
     pub(super) fn close(&self, place: Place) {
-        self.quietly(place, Callback::Context, |running| running.vm.close(place.context));
+        self.quietly(place, Callback::Context, |vm| vm.close(place.context));
     }
 
     /// Counts that it wanted to hold back more than it may.
@@ -413,7 +407,7 @@ impl Filter {
         }
     }
 
-    fn quietly(&self, place: Place, callback: Callback, f: impl FnOnce(&mut Running<'_>) -> Result<(), Trap>) {
+    fn quietly(&self, place: Place, callback: Callback, f: impl FnOnce(&mut Vm) -> Result<(), Trap>) {
         if place.life == self.machine.life()
             && let Some(Err(trap)) = self.call(callback, f)
         {
@@ -422,13 +416,8 @@ impl Filter {
         }
     }
 
-    fn call<T>(
-        &self,
-        callback: Callback,
-        f: impl FnOnce(&mut Running<'_>) -> Result<T, Trap>,
-    ) -> Option<Result<T, Trap>> {
-        let (root, _) = self.root.get()?;
-        self.account.meter.measure(callback, || self.machine.call(|vm| f(&mut Running { vm, root })))
+    fn call<T>(&self, callback: Callback, f: impl FnOnce(&mut Vm) -> Result<T, Trap>) -> Option<Result<T, Trap>> {
+        self.account.meter.measure(callback, || self.machine.call(f))
     }
 
     /// The VM is dead: it goes, and the request that met the trap follows the failure policy.

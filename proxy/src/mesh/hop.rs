@@ -48,7 +48,7 @@ async fn run(hop: &Hop, conn: &Rc<Conn>, pinned: Option<&Rc<str>>, mut request: 
     let exchange = hop.open(&generation, conn, &request.head);
     request.body.observe(exchange.clone());
     let (grpc, method) = (request.head.is_grpc(), request.head.method.clone());
-    let mut passage = generation.chain(hop.direction).open();
+    let mut passage = generation.chain(hop.direction).open(grpc);
     let refused = generation.why().is_some_and(|settings| why::begin(hop, settings, &exchange, &request.head));
     let outcome = async {
         let room = generation.shed().map_or(Ok(()), |shed| {

@@ -1,0 +1,52 @@
+//! The filters that one exchange passes: those of its listener, then those of where it goes.
+
+use std::cell::OnceCell;
+use std::ops::Index;
+use std::rc::Rc;
+
+use super::wasm::Filter;
+
+/// The filters of an exchange, numbered in the order in which its request passes them.
+pub(super) struct Legs {
+    /// Those of where it came in.
+    pub(super) listener: Rc<[Rc<Filter>]>,
+    /// Those of where it goes, once that is known.
+    pub(super) onward: OnceCell<[Rc<[Rc<Filter>]>; 2]>,
+}
+
+impl Legs {
+    /// Those of the listener, so far.
+    pub(super) fn new(listener: &Rc<[Rc<Filter>]>) -> Self {
+        Legs { listener: Rc::clone(listener), onward: OnceCell::new() }
+    }
+
+    /// In the order in which requests pass them.
+    pub(super) fn chains(&self) -> impl Iterator<Item = &Rc<[Rc<Filter>]>> {
+        std::iter::once(&self.listener).chain(self.onward.get().into_iter().flatten())
+    }
+
+    /// The one of a number, if there are so many.
+    pub(super) fn get(&self, mut number: usize) -> Option<&Filter> {
+        for chain in self.chains() {
+            match chain.get(number) {
+                Some(filter) => return Some(filter),
+                None => number -= chain.len(),
+            }
+        }
+        None
+    }
+}
+
+impl Index<usize> for Legs {
+    type Output = Filter;
+
+    fn index(&self, number: usize) -> &Filter {
+        match (self.listener.get(number), self.onward.get()) {
+            (None, Some([first, second])) => {
+                let number = number - self.listener.len();
+                first.get(number).unwrap_or_else(|| &second[number - first.len()])
+            }
+            _ => &self.listener[number],
+        }
+    }
+}
