@@ -1,0 +1,188 @@
+//! What filters cost a request: blocks of memory, which the allocator counts. Time is not looked at.
+
+#![allow(clippy::expect_used, clippy::panic, reason = "a test may fail anywhere, helpers included")]
+
+use std::alloc::System;
+use std::cell::RefCell;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode};
+use lacis::cluster::{Dialer, Places};
+use lacis::config::{self, Config, resolve::Host};
+use lacis::drain::Drain;
+use lacis::filter::chain::{Plan, Stop};
+use lacis::filter::exchange::{Conn, Exchange, Ledger};
+use lacis::filter::machine::Machines;
+use lacis::filter::node::NodeFacts;
+use lacis::filter::wasm::Compiled;
+use lacis::http::{Body, Request, RequestHead, Response, ResponseHead, body};
+use lacis::mesh::generation::{Generation, Snapshot};
+use lacis::telemetry::labels::{Direction, Link, Protocol};
+use lacis::telemetry::metrics::Registry;
+use lacis::telemetry::why::Ring;
+use lacis_host::{Engine, Options, Plugin};
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+use tokio::task::LocalSet;
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+/// Blocks that a request and its response may take when they pass filters. The first makes what all share: the exchange as
+/// guests see it and as it is run, the places of all filters in it, the body that is filtered, and the values of the two
+/// fields that it sets. Further ones that set the same take none.
+const FILTERED: usize = 6;
+
+fn parse(text: &str) -> Config {
+    let host = Host { variable: &|_| None, exists: &|_| true, cores: 1 };
+    config::parse(text, "test", Path::new("/"), &host).expect("a config").0
+}
+
+/// Reads the path, sets a field of the request and one of the response, and has a callback for all else, as filters of
+/// the released crate have.
+const FILTER: &str = r#"(module
+    (import "env" "proxy_get_header_map_value" (func $get (param i32 i32 i32 i32 i32) (result i32)))
+    (import "env" "proxy_replace_header_map_value" (func $set (param i32 i32 i32 i32 i32) (result i32)))
+    (memory (export "memory") 1)
+    (data (i32.const 0) ":pathx-knownx-filteredyes")
+    (func (export "proxy_abi_version_0_2_1"))
+    (func (export "malloc") (param i32) (result i32) (i32.const 1024))
+    (func (export "proxy_on_context_create") (param i32 i32))
+    (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
+        (if (call $get (i32.const 0) (i32.const 0) (i32.const 5) (i32.const 64) (i32.const 68)) (then unreachable))
+        (if (i32.ne (i32.load (i32.const 64)) (i32.const 1024)) (then unreachable))
+        (call $set (i32.const 0) (i32.const 5) (i32.const 7) (i32.const 22) (i32.const 3)))
+    (func (export "proxy_on_request_body") (param i32 i32 i32) (result i32) (i32.const 0))
+    (func (export "proxy_on_response_headers") (param i32 i32 i32) (result i32)
+        (call $set (i32.const 2) (i32.const 12) (i32.const 10) (i32.const 22) (i32.const 3)))
+    (func (export "proxy_on_response_body") (param i32 i32 i32) (result i32) (i32.const 0))
+    (func (export "proxy_on_done") (param i32) (result i32) (i32.const 1))
+    (func (export "proxy_on_log") (param i32))
+    (func (export "proxy_on_delete") (param i32)))"#;
+
+/// What a worker has before it has a configuration.
+struct Worker {
+    dialer: Rc<Dialer>,
+    ledger: Rc<Ledger>,
+    machines: Machines,
+}
+
+impl Worker {
+    fn new(config: &Config) -> Self {
+        let metrics = Rc::new(Registry::default().metrics());
+        let ledger = Rc::new(Ledger { metrics: Rc::clone(&metrics), access: None, why: Ring::default() });
+        let dialer = Rc::new(Dialer::new(Rc::new(RefCell::new(None)), metrics, Drain::default()));
+        let machines = Machines::new(Arc::default(), Rc::new(NodeFacts::new(&config.node)), Rc::clone(&ledger));
+        Worker { dialer, ledger, machines }
+    }
+
+    fn generation(&self, snapshot: &Snapshot, before: Option<&Generation>) -> Generation {
+        let (generation, ready) = Generation::new(snapshot, before, &self.dialer, &self.machines);
+        ready.expect("no filter");
+        generation.take_over(&self.machines);
+        generation
+    }
+}
+
+/// A worker whose requests pass so many filters of one module, each with a VM of its own.
+fn filtered(filters: usize, plugin: &Plugin) -> (Worker, Generation) {
+    let names: Vec<String> = (0..filters).map(|n| format!("f{n}")).collect();
+    let mut text = format!(
+        "node: {{service: alpha}}\noutbound: {{listen: 127.0.0.1:0, filters: [{}]}}\nfilters:\n",
+        names.join(", ")
+    );
+    for name in &names {
+        let _ = writeln!(text, "  {name}: {{module: /{name}.wasm, vm_id: {name}}}");
+    }
+    let config = parse(if filters == 0 { "node: {service: alpha}\noutbound: {listen: 127.0.0.1:0}\n" } else { &text });
+    let compile = |filter: &config::Filter| Compiled {
+        settings: filter.clone(),
+        digest: String::new(),
+        language: None,
+        plugin: plugin.clone(),
+        reads: None,
+    };
+    let plan = Plan::new(config.filters.iter().map(|filter| Some(Arc::new(compile(filter)))).collect());
+    let worker = Worker::new(&config);
+    let snapshot = Snapshot::new(1, Arc::new(config), plan, Places::default(), &Arc::default());
+    let generation = worker.generation(&snapshot, None);
+    (worker, generation)
+}
+
+/// One exchange through the filters of the outbound listener: the head that would be sent, and the answer's.
+async fn exchange(
+    worker: &Worker,
+    generation: &Generation,
+    conn: &Rc<Conn>,
+) -> Result<(Rc<RequestHead>, Rc<ResponseHead>), Stop> {
+    let mut head = RequestHead::unread();
+    head.authority = Some("delta".parse().expect("an authority"));
+    head.headers.insert("user-agent", HeaderValue::from_static("footprint/1"));
+    let (nowhere, guard) = (worker.ledger.metrics.name("delta"), Drain::default().guard());
+    let account = Exchange::open(conn, &worker.ledger, &head, nowhere, Protocol::Http1, guard);
+    let body = Body::empty(body::Half::Request);
+    let mut request = Request { head: head.into(), body, interim: Rc::default() };
+    let mut passage = generation.chain(Direction::Outbound).open(false);
+    passage.request(&account, &mut request).await?;
+    let none = generation.chain(Direction::Inbound);
+    passage.onward(&account, &mut request, [none, none], false).await?;
+    let mut response = Response::whole(ResponseHead::new(StatusCode::OK), Bytes::from_static(b"content"));
+    response = passage.response(response).await?;
+    account.answered(response.head.status);
+    response.body.observe(passage.observer(account));
+    while let Some(frame) = response.body.frame().await {
+        frame.map_err(Stop::Fault)?;
+    }
+    Ok((request.head.into_rc(), response.head.into_rc()))
+}
+
+/// Blocks that an exchange takes with so many filters, once all that is made but once has been made.
+fn blocks(filters: usize, plugin: &Plugin) -> usize {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    LocalSet::new().block_on(&runtime, async {
+        let (worker, generation) = filtered(filters, plugin);
+        let conn = Rc::new(Conn {
+            id: Conn::next_id(),
+            direction: Direction::Outbound,
+            protocol: Protocol::Http1,
+            link: Link::None,
+            local: ([127, 0, 0, 1], 1).into(),
+            remote: ([127, 0, 0, 1], 2).into(),
+            peer: None,
+            own: None,
+            server_name: None,
+            forwarded: None,
+            source: worker.ledger.metrics.name("alpha"),
+            drain: Drain::default(),
+        });
+        const EXCHANGES: usize = 50;
+        for _ in 0..EXCHANGES {
+            let Ok((request, response)) = exchange(&worker, &generation, &conn).await else { panic!("no answer") };
+            let fields = (request.headers.get("x-known"), response.headers.get("x-filtered"));
+            assert_eq!(fields.0, fields.1);
+            assert_eq!(fields.0.is_some_and(|value| value == "yes"), filters > 0);
+        }
+        let region = Region::new(ALLOCATOR);
+        for _ in 0..EXCHANGES {
+            let _ = exchange(&worker, &generation, &conn).await;
+        }
+        region.change().allocations / EXCHANGES
+    })
+}
+
+#[test]
+fn a_filter_takes_few_blocks_of_a_request() {
+    let engine = Engine::new(&Options::default()).expect("an engine");
+    let code = engine.compile(&wat::parse_str(FILTER).expect("a module"));
+    let directory = tempfile::tempdir().expect("a directory");
+    let artifact = directory.path().join("filter");
+    std::fs::write(&artifact, code.expect("code")).expect("a file");
+    let plugin = Plugin::load(&engine, &artifact).expect("a plugin");
+    let [none, one, ten] = [0, 1, 10].map(|filters| blocks(filters, &plugin));
+    println!("{none} blocks without a filter, {one} with one, {ten} with ten");
+    assert!(one - none <= FILTERED, "{} blocks for one filter", one - none);
+    assert_eq!(ten, one, "as many with ten");
+}
