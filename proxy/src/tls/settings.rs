@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -88,7 +88,7 @@ pub struct TlsSettings {
     key: Arc<SingleCertAndKey>,
     verifier: Arc<Verifier>,
     clients: Mutex<Clients>,
-    /// From the private key, for [`TlsSettings::secret`].
+    /// From the private key and the host's name, for [`TlsSettings::secret`].
     secrets: hmac::Key,
 }
 
@@ -209,7 +209,8 @@ impl TlsSettings {
         self.verifier.client(chain, SystemTime::now())
     }
 
-    /// A secret for this purpose, which stays the same as long as the private key does, also over restarts.
+    /// A secret for this purpose, which stays the same as long as the private key does, also over restarts. Hosts with the same private
+    /// key have others.
     pub fn secret(&self, purpose: &[u8]) -> [u8; 32] {
         let mut secret = [0; 32];
         secret.copy_from_slice(hmac::sign(&self.secrets, purpose).as_ref());
@@ -445,7 +446,10 @@ fn signing_key(
         Some(der) => der.map_err(Problem::Pem)?,
         None => return Err(Problem::NoKey { found: found(&pem) }),
     };
-    let secrets = hmac::Key::new(hmac::HMAC_SHA256, der.secret_der());
+    // A system that does not tell its name has none.
+    let host = fs::read("/proc/sys/kernel/hostname").unwrap_or_default();
+    let secrets = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, der.secret_der()), &host);
+    let secrets = hmac::Key::new(hmac::HMAC_SHA256, secrets.as_ref());
     let key = provider.key_provider.load_private_key(der).map_err(Problem::UnusableKey)?;
     let key = CertifiedKey::new(chain.to_vec(), key);
     key.keys_match().map_err(|_| Problem::OtherKey { certificate: certificate.to_owned() })?;

@@ -277,10 +277,9 @@ async fn sweep(worker: Rc<Worker>) {
 
 fn quic_server(socket: UdpSocket, worker: usize, tls: Option<&TlsSettings>) -> io::Result<quic::Endpoint> {
     let settings = tls.map(|tls| quic::server(Arc::clone(tls.server_quic()))).transpose().map_err(io::Error::other)?;
-    // Nobody else has it at the same time: this host, this address, and of the workers that share it this one, to which the kernel
-    // gives the same packets after a restart. Where several hosts have one key, their names tell them apart.
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let place = format!("QUIC endpoint {} {} {worker}", host.trim(), socket.local_addr()?);
+    // Nobody else has it at the same time: of the workers that share the address it is this one's, to which the kernel gives the
+    // same packets after a restart.
+    let place = format!("QUIC endpoint {} {worker}", socket.local_addr()?);
     quic::endpoint(socket, settings, tls.map(|tls| tls.secret(place.as_bytes())))
 }
 
