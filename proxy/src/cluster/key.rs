@@ -202,7 +202,7 @@ mod tests {
         };
         let key = |service, secret| Key::new(service, &Balance::LeastLoad, Some(&affinity(secret))).expect("a key");
         let set = |key: &Key, want: Want| {
-            let mut head = ResponseHead::default();
+            let mut head = ResponseHead::new(http::StatusCode::OK);
             key.keep(want.token, 7, &mut head);
             head.headers.get(SET_COOKIE).map(|value| value.to_str().expect("text").to_owned())
         };

@@ -52,73 +52,50 @@ pub struct ResponseHead {
     pub upgrade: Option<HeaderValue>,
 }
 
-impl Default for RequestHead {
-    fn default() -> Self {
-        RequestHead::unread()
-    }
-}
-
-impl Default for ResponseHead {
-    fn default() -> Self {
-        ResponseHead::new(StatusCode::OK)
-    }
+thread_local! {
+    /// What is in the place of a head that was taken out: one for all.
+    static UNREAD: Rc<RequestHead> = Rc::new(RequestHead::unread());
 }
 
 /// A head that several may hold: whoever sends it, a retry that may have to send it once more, filters that may read it
-/// when all is over. To share it costs a pointer. Who changes it while others hold it gets one of his own first.
+/// when all is over. To share it, or to move it, costs a pointer. Who changes it while others hold it gets one of his own
+/// first.
 #[derive(Clone, Debug)]
-pub enum Shared<T> {
-    /// Held by this one alone.
-    Own(T),
-    /// Held by others too, or once was.
-    Shared(Rc<T>),
-}
+pub struct Shared<T>(Rc<T>);
 
 impl<T: Clone> Shared<T> {
     /// The same head for another holder.
     #[must_use]
-    pub fn share(&mut self) -> Self
-    where
-        T: Default,
-    {
-        if let Shared::Own(head) = self {
-            *self = Shared::Shared(Rc::new(std::mem::take(head)));
-        }
-        self.clone()
+    pub fn share(&self) -> Self {
+        Shared(Rc::clone(&self.0))
     }
 
     /// The head where others may come to hold it, too.
     pub fn into_rc(self) -> Rc<T> {
-        match self {
-            Shared::Own(head) => Rc::new(head),
-            Shared::Shared(head) => head,
-        }
+        self.0
     }
 
     /// The head itself: a copy only if others hold it.
     pub fn take(self) -> T {
-        match self {
-            Shared::Own(head) => head,
-            Shared::Shared(head) => Rc::unwrap_or_clone(head),
-        }
+        Rc::unwrap_or_clone(self.0)
     }
 }
 
-impl<T: Default> Default for Shared<T> {
+impl Default for Shared<RequestHead> {
     fn default() -> Self {
-        Shared::Own(T::default())
+        Shared(UNREAD.with(Rc::clone))
     }
 }
 
 impl<T> From<T> for Shared<T> {
     fn from(head: T) -> Self {
-        Shared::Own(head)
+        Shared(Rc::new(head))
     }
 }
 
 impl<T> From<Rc<T>> for Shared<T> {
     fn from(head: Rc<T>) -> Self {
-        Shared::Shared(head)
+        Shared(head)
     }
 }
 
@@ -127,20 +104,14 @@ impl<T> Deref for Shared<T> {
 
     #[inline]
     fn deref(&self) -> &T {
-        match self {
-            Shared::Own(head) => head,
-            Shared::Shared(head) => head,
-        }
+        &self.0
     }
 }
 
 impl<T: Clone> DerefMut for Shared<T> {
     #[inline]
     fn deref_mut(&mut self) -> &mut T {
-        match self {
-            Shared::Own(head) => head,
-            Shared::Shared(head) => Rc::make_mut(head),
-        }
+        Rc::make_mut(&mut self.0)
     }
 }
 

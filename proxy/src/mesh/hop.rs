@@ -204,7 +204,7 @@ mod tests {
     /// its size is paid for in copies and in memory. What is rarely needed (dialling) is boxed where it is awaited.
     #[test]
     fn a_request_is_small() {
-        const LIMIT: usize = 4608;
+        const LIMIT: usize = 2304;
         fn size<F: Future>(_: impl FnOnce(Rc<Served>, Request) -> F) -> usize {
             size_of::<F>()
         }

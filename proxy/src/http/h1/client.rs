@@ -14,7 +14,7 @@ use super::wire::{Incoming, Pump, Wire};
 use super::write;
 use crate::fault::{Fault, Reason, Retry, Side};
 use crate::http::body::{self, Body, Half, Length, Source};
-use crate::http::head::ResponseHead;
+use crate::http::head::{self, ResponseHead};
 use crate::http::{Request, Response};
 use crate::tls;
 
@@ -159,7 +159,7 @@ pub async fn send(wire: Rc<RefCell<Wire>>, home: Rc<Idle>, request: Request, reu
                     if parsed.head.status.is_informational()
                         && parsed.head.status != StatusCode::SWITCHING_PROTOCOLS =>
                 {
-                    interim.push(parsed.head);
+                    interim.push(parsed.head.take());
                 }
                 Some(parsed) => return Poll::Ready(Ok(parsed)),
                 None => match wire.poll_fill(cx) {
@@ -185,7 +185,7 @@ pub async fn send(wire: Rc<RefCell<Wire>>, home: Rc<Idle>, request: Request, reu
 fn finish(
     wire: Rc<RefCell<Wire>>,
     home: Rc<Idle>,
-    parsed: Parsed<ResponseHead>,
+    parsed: Parsed<head::Shared<ResponseHead>>,
     upload: Option<Pump>,
     tunnel: Option<Body>,
     write_failed: bool,
@@ -212,5 +212,5 @@ fn finish(
     if let Some(upload) = upload {
         body.carry(body::Pump::H1(upload));
     }
-    Ok(Response { head: head.into(), body })
+    Ok(Response { head, body })
 }

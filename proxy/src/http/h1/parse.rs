@@ -8,9 +8,9 @@ use http::uri::{Authority, PathAndQuery};
 use http::{Method, StatusCode};
 
 use crate::fault::{Fault, Reason};
-use crate::http::body::Length;
-use crate::http::head::{RequestHead, ResponseHead, Version};
-use crate::http::rules::{self, CONNECTION_FIELDS, MAX_FIELDS, MAX_HEAD_BYTES, MAX_TARGET_BYTES};
+use crate::http::body::{Half, Length};
+use crate::http::head::{RequestHead, ResponseHead, Shared, Version};
+use crate::http::rules::{self, MAX_FIELDS, MAX_HEAD_BYTES, MAX_TARGET_BYTES};
 
 /// How the content of a message is delimited (RFC 9112 section 6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +67,7 @@ pub(super) fn head_end(input: &[u8], scanned: &mut usize) -> Result<Option<usize
 ///
 /// # Errors
 /// If it is malformed, too large, or asks for what is not spoken here.
-pub(super) fn request(input: &mut BytesMut, scanned: &mut usize) -> Result<Option<Parsed<RequestHead>>, Fault> {
+pub(super) fn request(input: &mut BytesMut, scanned: &mut usize) -> Result<Option<Parsed<Shared<RequestHead>>>, Fault> {
     // RFC 9112 section 2.2: empty lines before a request are ignored.
     while input.starts_with(b"\r\n") {
         let _ = input.split_to(2);
@@ -98,15 +98,16 @@ pub(super) fn request(input: &mut BytesMut, scanned: &mut usize) -> Result<Optio
     if method == Method::CONNECT {
         return Err(Fault::new(Reason::UnsupportedRequest).detail("the method CONNECT"));
     }
-    let mut headers = header_map(&bytes, parsed.headers).map_err(malformed)?;
-    let connection = Connection::take(&mut headers);
+    let Fields { headers, connection, host, coding, has_length } =
+        Fields::sort(&bytes, parsed.headers, Half::Request).map_err(malformed)?;
     let (https, target_authority, path) = split_target(&bytes, target, &method)?;
-    let authority = match (target_authority, host(&mut headers, version)?) {
+    let authority = match (target_authority, host_authority(host, version)?) {
         // RFC 9112 section 3.2.2: an absolute-form target overrides Host.
         (Some(authority), _) => Some(authority),
         (None, host) => host,
     };
-    let framing = request_framing(&mut headers, version)?;
+    let length = if has_length { rules::content_length(&headers, Reason::HttpRequestError)? } else { None };
+    let framing = request_framing(coding, length, version)?;
     let upgrade = connection.upgrade.filter(|_| framing == Framing::Empty && version == Version::Http11);
     let framing = if upgrade.is_some() { Framing::Tunnel } else { framing };
     let keep_alive = match version {
@@ -114,7 +115,7 @@ pub(super) fn request(input: &mut BytesMut, scanned: &mut usize) -> Result<Optio
         _ => !connection.close,
     };
     let head = RequestHead { method, authority, path, https, headers, version, upgrade };
-    Ok(Some(Parsed { head, framing, keep_alive }))
+    Ok(Some(Parsed { head: head.into(), framing, keep_alive }))
 }
 
 /// Whether a first line is one of HTTP at all, so that only its version is at fault.
@@ -132,7 +133,7 @@ pub(super) fn response(
     input: &mut BytesMut,
     scanned: &mut usize,
     method: &Method,
-) -> Result<Option<Parsed<ResponseHead>>, Fault> {
+) -> Result<Option<Parsed<Shared<ResponseHead>>>, Fault> {
     let garbled = |why: &'static str| Fault::new(Reason::HttpProtocolError).detail(why);
     let Some(bytes) = take_head(input, scanned, Reason::HttpProtocolError, Reason::HttpResponseHeaderSectionSize)?
     else {
@@ -152,17 +153,16 @@ pub(super) fn response(
     }
     let (Some(code), Some(minor)) = (parsed.code, parsed.version) else { return Err(garbled("no status line")) };
     let status = StatusCode::from_u16(code).map_err(|e| Fault::new(Reason::HttpProtocolError).from(e))?;
-    let mut headers = header_map(&bytes, parsed.headers).map_err(garbled)?;
-    let connection = Connection::take(&mut headers);
+    let Fields { headers, connection, coding, has_length, .. } =
+        Fields::sort(&bytes, parsed.headers, Half::Response).map_err(garbled)?;
     let switching = status == StatusCode::SWITCHING_PROTOCOLS;
-    let mut head = ResponseHead { status, headers, upgrade: connection.upgrade.filter(|_| switching) };
-    let coding = transfer_coding(&mut head.headers);
+    let head = ResponseHead { status, headers, upgrade: connection.upgrade.filter(|_| switching) };
     let framing = if switching {
         Framing::Tunnel
     } else if head.is_bodiless(method) {
         Framing::Empty
     } else {
-        let length = rules::content_length(&head.headers, Reason::HttpProtocolError)?;
+        let length = if has_length { rules::content_length(&head.headers, Reason::HttpProtocolError)? } else { None };
         match (coding, length) {
             (Coding::None, None) => Framing::Close,
             (Coding::None, Some(length)) => Framing::Length(length),
@@ -172,7 +172,7 @@ pub(super) fn response(
         }
     };
     let keep_alive = framing != Framing::Close && !connection.close && (minor == 1 || connection.keep_alive);
-    Ok(Some(Parsed { head, framing, keep_alive }))
+    Ok(Some(Parsed { head: head.into(), framing, keep_alive }))
 }
 
 /// The fields of a trailer section that ends in an empty line.
@@ -190,6 +190,9 @@ fn take_head(
     malformed: Reason,
     too_large: Reason,
 ) -> Result<Option<Bytes>, Fault> {
+    if input.is_empty() {
+        return Ok(None);
+    }
     let end = head_end(input, scanned).map_err(|()| Fault::new(malformed).detail("a line that ends in a bare LF"))?;
     match end {
         Some(end) if end <= MAX_HEAD_BYTES => {
@@ -207,14 +210,87 @@ fn take_head(
 
 /// Values stay where they were received: each is a slice of the head.
 fn header_map(bytes: &Bytes, fields: &[httparse::Header<'_>]) -> Result<HeaderMap, &'static str> {
-    let mut headers = HeaderMap::with_capacity(fields.len() + 4);
+    let mut headers = HeaderMap::with_capacity(fields.len());
     for field in fields {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| "a field name that is not a token")?;
-        let value = HeaderValue::from_maybe_shared(bytes.slice_ref(field.value))
-            .map_err(|_| "a field value with a control character")?;
-        headers.try_append(name, value).map_err(|_| "too many fields")?;
+        headers.try_append(name(field)?, value(bytes, field)?).map_err(|_| TOO_MANY)?;
     }
     Ok(headers)
+}
+
+fn name(field: &httparse::Header<'_>) -> Result<HeaderName, &'static str> {
+    HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| "a field name that is not a token")
+}
+
+fn value(bytes: &Bytes, field: &httparse::Header<'_>) -> Result<HeaderValue, &'static str> {
+    HeaderValue::from_maybe_shared(bytes.slice_ref(field.value)).map_err(|_| "a field value with a control character")
+}
+
+const TOO_MANY: &str = "too many fields";
+
+/// Fields that a hop may add to those that came, without its map growing.
+const ADDED: usize = 4;
+
+/// The fields of a head, sorted as they are read: those that go on, and what the others say of this connection and of the
+/// message on it (RFC 9110 section 7.6.1).
+#[derive(Default)]
+struct Fields {
+    headers: HeaderMap,
+    connection: Connection,
+    /// Of a request; that of a response means nothing, and goes on.
+    host: Option<Bytes>,
+    coding: Coding,
+    /// Whether there is a content-length, which goes on.
+    has_length: bool,
+}
+
+impl Fields {
+    /// # Errors
+    /// If a field is malformed, or there are several for the host: two readers could go by two of them (RFC 9110 section 7.2).
+    fn sort(bytes: &Bytes, lines: &[httparse::Header<'_>], half: Half) -> Result<Fields, &'static str> {
+        let mut all = Fields { headers: HeaderMap::with_capacity(lines.len() + ADDED), ..Fields::default() };
+        let (mut connection, mut upgrade, mut te) = (Vec::new(), None, None);
+        for line in lines {
+            let (name, value) = (name(line)?, value(bytes, line)?);
+            match name.as_str() {
+                "host" if half == Half::Request => match all.host.replace(bytes.slice_ref(line.value)) {
+                    None => {}
+                    Some(_) => return Err("more than one host field"),
+                },
+                "connection" => connection.push(value),
+                "upgrade" => upgrade = upgrade.or(Some(value)),
+                "transfer-encoding" => all.coding.add(&value),
+                "keep-alive" | "proxy-connection" => {}
+                "te" => {
+                    let trailers = tokens(&value).any(|token| token.eq_ignore_ascii_case("trailers"));
+                    te = Some(te.unwrap_or(false) || trailers);
+                }
+                known => {
+                    all.has_length |= known == "content-length";
+                    all.headers.try_append(name, value).map_err(|_| TOO_MANY)?;
+                }
+            }
+        }
+        // Kept: it holds for the whole path of a gRPC call.
+        if te == Some(true) {
+            all.headers.try_append(header::TE, HeaderValue::from_static("trailers")).map_err(|_| TOO_MANY)?;
+        }
+        let mut upgrades = false;
+        for token in connection.iter().flat_map(tokens) {
+            match token {
+                t if t.eq_ignore_ascii_case("close") => all.connection.close = true,
+                t if t.eq_ignore_ascii_case("keep-alive") => all.connection.keep_alive = true,
+                t if t.eq_ignore_ascii_case("upgrade") => upgrades = true,
+                // Nobody may have framing, routing or credentials dropped by naming them here.
+                t => match HeaderName::from_bytes(t.as_bytes()) {
+                    Ok(name) if !KEPT.contains(&name) => drop(all.headers.remove(name)),
+                    _ => {}
+                },
+            }
+        }
+        all.connection.upgrade =
+            upgrade.filter(|value| upgrades && !tokens(value).any(|t| t.eq_ignore_ascii_case("h2c")));
+        Ok(all)
+    }
 }
 
 fn malformed(why: &'static str) -> Fault {
@@ -227,43 +303,6 @@ struct Connection {
     close: bool,
     keep_alive: bool,
     upgrade: Option<HeaderValue>,
-}
-
-impl Connection {
-    /// Reads the fields of the connection and removes them, with those that Connection names (RFC 9110 section 7.6.1),
-    /// but for transfer-encoding, which framing still needs. `te: trailers` is kept: it holds for the whole path of a gRPC call.
-    fn take(headers: &mut HeaderMap) -> Connection {
-        let mut said = Connection::default();
-        let trailers =
-            headers.get_all(header::TE).iter().any(|te| tokens(te).any(|t| t.eq_ignore_ascii_case("trailers")));
-        let mut upgrade = false;
-        let lines: Vec<HeaderValue> = match headers.entry(header::CONNECTION) {
-            header::Entry::Occupied(entry) => entry.remove_entry_mult().1.collect(),
-            header::Entry::Vacant(_) => Vec::new(),
-        };
-        for token in lines.iter().flat_map(tokens) {
-            match token {
-                t if t.eq_ignore_ascii_case("close") => said.close = true,
-                t if t.eq_ignore_ascii_case("keep-alive") => said.keep_alive = true,
-                t if t.eq_ignore_ascii_case("upgrade") => upgrade = true,
-                // Nobody may have framing, routing or credentials dropped by naming them here.
-                t => match HeaderName::from_bytes(t.as_bytes()) {
-                    Ok(name) if !KEPT.contains(&name) => drop(headers.remove(name)),
-                    _ => {}
-                },
-            }
-        }
-        said.upgrade = headers
-            .remove(header::UPGRADE)
-            .filter(|value| upgrade && !tokens(value).any(|t| t.eq_ignore_ascii_case("h2c")));
-        for name in CONNECTION_FIELDS.iter().filter(|name| **name != header::TRANSFER_ENCODING) {
-            headers.remove(name);
-        }
-        if headers.remove(header::TE).is_some() && trailers {
-            headers.insert(header::TE, HeaderValue::from_static("trailers"));
-        }
-        said
-    }
 }
 
 const KEPT: [HeaderName; 6] = [
@@ -279,26 +318,28 @@ fn tokens(value: &HeaderValue) -> impl Iterator<Item = &str> {
     value.to_str().unwrap_or("").split(',').map(str::trim).filter(|t| !t.is_empty())
 }
 
+/// What transfer-encoding says.
+#[derive(Clone, Copy, Default)]
 enum Coding {
+    #[default]
     None,
     Chunked,
+    /// Something else, or more than once.
     Other,
 }
 
-fn transfer_coding(headers: &mut HeaderMap) -> Coding {
-    let mut lines = headers.get_all(header::TRANSFER_ENCODING).iter();
-    let coding = match (lines.next(), lines.next()) {
-        (None, _) => return Coding::None,
-        (Some(one), None) if one.as_bytes().eq_ignore_ascii_case(b"chunked") => Coding::Chunked,
-        _ => Coding::Other,
-    };
-    headers.remove(header::TRANSFER_ENCODING);
-    coding
+impl Coding {
+    /// Another line.
+    fn add(&mut self, line: &HeaderValue) {
+        *self = match self {
+            Coding::None if line.as_bytes().eq_ignore_ascii_case(b"chunked") => Coding::Chunked,
+            _ => Coding::Other,
+        };
+    }
 }
 
-fn request_framing(headers: &mut HeaderMap, version: Version) -> Result<Framing, Fault> {
-    let length = rules::content_length(headers, Reason::HttpRequestError)?;
-    Ok(match (transfer_coding(headers), length) {
+fn request_framing(coding: Coding, length: Option<u64>, version: Version) -> Result<Framing, Fault> {
+    Ok(match (coding, length) {
         (Coding::None, None) => Framing::Empty,
         (Coding::None, Some(0)) => Framing::Empty,
         (Coding::None, Some(length)) => Framing::Length(length),
@@ -313,12 +354,12 @@ fn request_framing(headers: &mut HeaderMap, version: Version) -> Result<Framing,
     })
 }
 
-fn host(headers: &mut HeaderMap, version: Version) -> Result<Option<Authority>, Fault> {
-    match rules::take_host(headers).map_err(malformed)? {
+fn host_authority(host: Option<Bytes>, version: Version) -> Result<Option<Authority>, Fault> {
+    match host {
         None if version == Version::Http10 => Ok(None),
         None => Err(malformed("no host field")),
         Some(host) if host.is_empty() => Ok(None),
-        Some(host) => authority(Bytes::from_owner(host)).map(Some),
+        Some(host) => authority(host).map(Some),
     }
 }
 
@@ -381,7 +422,7 @@ pub(super) fn fuzz(input: &[u8]) {
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<Parsed<RequestHead>, Reason> {
+    fn parse(text: &str) -> Result<Parsed<Shared<RequestHead>>, Reason> {
         match request(&mut BytesMut::from(text), &mut 0) {
             Ok(parsed) => Ok(parsed.unwrap_or_else(|| panic!("incomplete: {text:?}"))),
             Err(fault) => Err(fault.reason),
@@ -458,11 +499,11 @@ mod tests {
         let upgrade =
             parse("GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").expect("fine");
         assert_eq!(
-            (upgrade.head.upgrade, upgrade.framing),
+            (upgrade.head.take().upgrade, upgrade.framing),
             (Some(HeaderValue::from_static("websocket")), Framing::Tunnel)
         );
         let h2c = parse("GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n").expect("fine");
-        assert_eq!((h2c.head.upgrade, h2c.framing), (None, Framing::Empty));
+        assert_eq!((h2c.head.take().upgrade, h2c.framing), (None, Framing::Empty));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::clock::Deadline;
 use crate::drain::{Drain, Phase};
 use crate::fault::{Fault, Reason};
 use crate::http::body::{Body, Half, Length, Source};
-use crate::http::head::{RequestHead, Version};
+use crate::http::head::{RequestHead, Shared, Version};
 use crate::http::{Interim, Request, Response, Service};
 use crate::net::io::Io;
 
@@ -70,7 +70,7 @@ async fn read_head(
     deadline: &Deadline,
     drain: &Drain,
     served: bool,
-) -> Option<Result<Parsed<RequestHead>, Fault>> {
+) -> Option<Result<Parsed<Shared<RequestHead>>, Fault>> {
     deadline.set(IDLE_TIMEOUT);
     let mut quiet = pin!(async {
         drain.reached(Phase::Quiet).await;
@@ -121,7 +121,7 @@ async fn exchange<S: Service>(
     wire: &Rc<RefCell<Wire>>,
     service: &Rc<S>,
     interim: &Rc<Interim>,
-    parsed: Parsed<RequestHead>,
+    parsed: Parsed<Shared<RequestHead>>,
     drain: &Drain,
 ) -> bool {
     let Parsed { head, framing, keep_alive } = parsed;
@@ -137,7 +137,7 @@ async fn exchange<S: Service>(
     let (method, version, tunnel) = (head.method.clone(), head.version, framing == Framing::Tunnel);
     // What an abandoned exchange left belongs to nobody.
     interim.take();
-    let mut call = pin!(Rc::clone(service).call(Request { head: head.into(), body, interim: Rc::clone(interim) }));
+    let mut call = pin!(Rc::clone(service).call(Request { head, body, interim: Rc::clone(interim) }));
     let response = poll_fn(|cx| {
         let response = call.as_mut().poll(cx);
         // Also those that came with the final head: they go before it.
