@@ -131,7 +131,9 @@ impl Cluster {
                             if let Some(auto) = &endpoint.auto {
                                 auto.choice.answered(trail.link(), took);
                             }
-                            came(&mut watch, of_answer(&response.head));
+                            if watch.is_some() {
+                                came(&mut watch, of_answer(&response.head));
+                            }
                             let outcome = Outcome::Answered(&response.head);
                             match self.again(&outcome, repeated, kept, replay.as_deref(), trail) {
                                 Some(again) => {
@@ -245,7 +247,7 @@ impl Cluster {
             Some((again, self.gate().repeat(&self.settings.limits, budget)?))
         });
         let Some((again, under)) = allowed else {
-            if outcome.is_failure() {
+            if trail.is_recorded() && outcome.is_failure() {
                 let known = [kept.is_some(), whole, kept.as_ref().is_some_and(repeatable)];
                 trail.note(|_| What::NotAgain(self.not_again(outcome, retries, repeated, known)));
             }

@@ -21,13 +21,16 @@ const MOST: u128 = 99_999_999;
 /// How long the caller waits from the beginning of its request; the shortest time if several are said. What cannot be
 /// read says nothing, and neither does a zero in milliseconds: in Envoy it is no bound.
 pub fn of(head: &RequestHead, grpc: bool) -> Option<Duration> {
-    let text = |name: &HeaderName| head.headers.get(name).and_then(|value| value.to_str().ok());
-    let millis = |name| {
-        let millis = text(name)?.parse().ok().filter(|millis| *millis > 0)?;
-        Some(Duration::from_millis(millis))
-    };
-    let call = if grpc { text(&GRPC_TIMEOUT).and_then(call) } else { None };
-    [call, millis(&ASKED), millis(&EXPECTED)].into_iter().flatten().min()
+    // One pass: hardly a request says any of them, and each look-up would cost as much.
+    let said = head.headers.iter().filter_map(|(name, value)| match name.as_str() {
+        "x-envoy-upstream-rq-timeout-ms" | "x-envoy-expected-rq-timeout-ms" => {
+            let millis = value.to_str().ok()?.parse().ok().filter(|millis| *millis > 0)?;
+            Some(Duration::from_millis(millis))
+        }
+        "grpc-timeout" if grpc => call(value.to_str().ok()?),
+        _ => None,
+    });
+    said.min()
 }
 
 /// Tells the next hop how long the caller still waits.

@@ -28,19 +28,34 @@ const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 /// Gives the request what identifies it across the mesh, where the application did not. An HTTP client's CONNECT is refused.
 pub(super) fn admit(hop: &Hop, conn: &Conn, exchange: &Exchange, head: &mut RequestHead) -> Result<(), Fault> {
     opaque::admit(head, conn.protocol == Protocol::Tcp)?;
-    let chance = &mut hop.chance.borrow_mut();
-    match head.headers.get(X_REQUEST_ID).filter(|id| trace::keeps_request_id(id.as_bytes())) {
-        Some(id) => exchange.identified(id),
-        None => {
-            let id = trace::request_id(chance);
-            exchange.identified(&id);
-            head.headers.insert(X_REQUEST_ID, id);
+    // One pass instead of a look-up for each.
+    let (mut id, mut trace, mut state) = (None, None, false);
+    for (name, value) in &head.headers {
+        match name.as_str() {
+            "x-request-id" if id.is_none() => {
+                let keeps = trace::keeps_request_id(value.as_bytes());
+                if keeps {
+                    exchange.identified(value);
+                }
+                id = Some(keeps);
+            }
+            "traceparent" => trace = Some(trace.is_none() && TraceContext::parse(value.as_bytes()).is_some()),
+            "tracestate" => state = true,
+            _ => {}
         }
     }
-    // A trace of the application's is passed on as it is: this hop records no span that could stand between.
-    if TraceContext::read(head.headers.get_all(TRACEPARENT).iter().map(|v| v.as_bytes())).is_none() {
+    let chance = &mut hop.chance.borrow_mut();
+    if id != Some(true) {
+        let id = trace::request_id(chance);
+        exchange.identified(&id);
+        head.headers.insert(X_REQUEST_ID, id);
+    }
+    // A trace of the application's is passed on as it is: this hop records no span that could stand between. Several are none.
+    if trace != Some(true) {
         head.headers.insert(TRACEPARENT, TraceContext::start(chance, false).header());
-        head.headers.remove(TRACESTATE);
+        if state {
+            head.headers.remove(TRACESTATE);
+        }
     }
     Ok(())
 }
