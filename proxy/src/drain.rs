@@ -1,9 +1,13 @@
 //! Ending well: three phases, and guards that tell when everything has ended.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
 
+use slab::Slab;
 use tokio::sync::Notify;
 
 /// How far the end has come. Phases only advance.
@@ -24,7 +28,9 @@ pub struct Drain(Rc<State>);
 
 struct State {
     phase: Cell<Phase>,
-    advanced: Notify,
+    /// Who waits for a phase. Each connection does for as long as it lives, and is polled with every message: so a look costs
+    /// a comparison.
+    waiting: RefCell<Slab<Waker>>,
     guards: Cell<usize>,
     idle: Notify,
 }
@@ -36,7 +42,7 @@ impl Default for Drain {
     fn default() -> Self {
         Drain(Rc::new(State {
             phase: Cell::new(Phase::Running),
-            advanced: Notify::new(),
+            waiting: RefCell::default(),
             guards: Cell::new(0),
             idle: Notify::new(),
         }))
@@ -53,19 +59,13 @@ impl Drain {
     pub fn advance(&self, phase: Phase) {
         if phase > self.phase() {
             self.0.phase.set(phase);
-            self.0.advanced.notify_waiters();
+            self.0.waiting.borrow().iter().for_each(|(_, waker)| waker.wake_by_ref());
         }
     }
 
     /// Waits until this phase (or a later one) is reached.
-    pub async fn reached(&self, phase: Phase) {
-        loop {
-            let advanced = self.0.advanced.notified();
-            if self.phase() >= phase {
-                return;
-            }
-            advanced.await;
-        }
+    pub fn reached(&self, phase: Phase) -> Reached<'_> {
+        Reached { state: &self.0, phase, place: None }
     }
 
     /// Counts its holder as not ended.
@@ -87,6 +87,42 @@ impl Drain {
                 return;
             }
             idle.await;
+        }
+    }
+}
+
+/// Ready when a phase is reached: [`Drain::reached`].
+pub struct Reached<'a> {
+    state: &'a State,
+    phase: Phase,
+    /// Its place among those that wait, once it does.
+    place: Option<usize>,
+}
+
+impl Future for Reached<'_> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if self.state.phase.get() >= self.phase {
+            return Poll::Ready(());
+        }
+        let mut waiting = self.state.waiting.borrow_mut();
+        match self.place {
+            None => {
+                let place = waiting.insert(cx.waker().clone());
+                drop(waiting);
+                self.place = Some(place);
+            }
+            Some(place) => waiting[place].clone_from(cx.waker()),
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Reached<'_> {
+    fn drop(&mut self) {
+        if let Some(place) = self.place {
+            self.state.waiting.borrow_mut().remove(place);
         }
     }
 }
@@ -121,5 +157,36 @@ mod tests {
         assert_eq!((drain.phase(), drain.guards()), (Phase::Quiet, 1));
         drop(guard);
         drain.idle().await;
+    }
+
+    #[test]
+    fn who_waits_is_woken_once_it_is_time_and_forgotten_when_it_goes() {
+        use std::sync::Arc;
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        use std::task::Wake;
+
+        #[derive(Default)]
+        struct Woken(AtomicUsize);
+        impl Wake for Woken {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+
+        let (drain, before, woken) = (Drain::default(), Arc::<Woken>::default(), Arc::<Woken>::default());
+        let (mut cut, mut gone) = (Box::pin(drain.reached(Phase::Cut)), Box::pin(drain.reached(Phase::Quiet)));
+        let poll = |future: &mut Pin<Box<Reached<'_>>>, by: &Arc<Woken>| {
+            future.as_mut().poll(&mut Context::from_waker(&Arc::clone(by).into()))
+        };
+        assert!(poll(&mut gone, &before).is_pending() && poll(&mut cut, &before).is_pending());
+        drop(gone);
+        assert!(poll(&mut cut, &woken).is_pending(), "another task waits now");
+        drain.advance(Phase::Quiet);
+        assert!(poll(&mut cut, &woken).is_pending());
+        drain.advance(Phase::Cut);
+        assert!(poll(&mut cut, &woken).is_ready());
+        drop(cut);
+        let times = [&before, &woken].map(|woken| woken.0.load(Ordering::Relaxed));
+        assert_eq!((times, drain.0.waiting.borrow().len()), ([0, 2], 0));
     }
 }
