@@ -36,7 +36,7 @@ impl Deadline {
 
     /// Sets it; zero means none.
     pub fn set(&self, after: Duration) {
-        let ticks = after.as_millis().div_ceil(TICK.as_millis()).try_into().unwrap_or(u64::MAX);
+        let ticks = u64::try_from(after.as_nanos()).unwrap_or(u64::MAX).div_ceil(TICK.as_nanos() as u64);
         let at = if ticks == 0 { u64::MAX } else { ticks.saturating_add(1).saturating_add(NOW.get()) };
         self.entry(|entry| entry.at = at);
     }

@@ -232,7 +232,9 @@ impl Body {
     /// # Errors
     /// If the request broke, or nothing moved for too long.
     pub fn poll_uploaded(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
-        self.poll_upload(cx)?;
+        if self.uploads() {
+            self.poll_upload(cx)?;
+        }
         if self.uploads() { Poll::Pending } else { Poll::Ready(Ok(())) }
     }
 

@@ -14,6 +14,7 @@ pub mod h3;
 pub mod head;
 mod huffman;
 mod output;
+mod room;
 pub mod rules;
 
 use std::cell::RefCell;

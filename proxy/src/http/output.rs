@@ -1,7 +1,6 @@
 //! What a connection has to say: many small things, one write. Heads and frames are written here as they are made, large content goes by
 //! reference, and all of it leaves together.
 
-use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -9,6 +8,8 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::AsyncWrite;
+
+use super::room;
 
 /// What waits here before more content is asked for: four full TLS records.
 const ENOUGH: usize = 64 * 1024;
@@ -21,11 +22,6 @@ const PIECES: usize = 32;
 
 /// A block that is larger is not kept for others.
 const KEPT: usize = 64 * 1024;
-
-thread_local! {
-    /// Room for what a connection says, between two that have something to say.
-    static SPARE: Cell<BytesMut> = Cell::new(BytesMut::new());
-}
 
 /// What is to be written.
 #[derive(Debug, Default)]
@@ -41,7 +37,7 @@ impl Output {
     /// Where small things are appended.
     pub(super) fn tail(&mut self) -> &mut BytesMut {
         if self.tail.capacity() == 0 {
-            self.tail = SPARE.take();
+            self.tail = room::lend();
         }
         &mut self.tail
     }
@@ -108,15 +104,19 @@ impl Output {
             }
             self.pieces.pop_front();
         }
-        self.tail.advance(n);
+        if n == self.tail.len() {
+            // And all of its room is free again.
+            self.tail.clear();
+        } else {
+            self.tail.advance(n);
+        }
     }
 
     /// Gives back what an idle connection does not need. All of it is written.
     pub(super) fn rest(&mut self) {
-        let mut tail = std::mem::take(&mut self.tail);
-        tail.clear();
-        if tail.capacity() > 0 && tail.capacity() <= KEPT {
-            SPARE.set(tail);
+        let tail = std::mem::take(&mut self.tail);
+        if tail.capacity() <= KEPT {
+            room::give_back(tail);
         }
         if self.pieces.capacity() > 0 {
             self.pieces = VecDeque::new();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
@@ -57,6 +57,15 @@ impl Io {
     /// What is known of it; nothing if it was accepted.
     pub fn carrier(&self) -> Rc<Carrier> {
         self.carrier.clone().unwrap_or_default()
+    }
+
+    /// Whether nothing has come since it was last read to the end, as far as that is known without asking: never of TLS.
+    #[inline]
+    pub fn is_silent(&self) -> bool {
+        match &self.stream {
+            Stream::Tcp(stream) => self.replay.is_empty() && stream.try_io(Interest::READABLE, || Ok(())).is_err(),
+            Stream::Tls(_) => false,
+        }
     }
 
     /// Has the connection reset, not closed, when this is dropped: what is still to be sent is lost. For plain TCP; TLS has

@@ -3,8 +3,8 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::task::Poll;
+use std::time::Duration;
 
 use http::StatusCode;
 use tokio::sync::Notify;
@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use super::parse::{self, Framing, Parsed};
 use super::wire::{Incoming, Pump, Wire};
 use super::write;
+use crate::clock;
 use crate::fault::{Fault, Reason, Retry, Side};
 use crate::http::body::{self, Body, Half, Length, Source};
 use crate::http::head::{self, ResponseHead};
@@ -21,7 +22,7 @@ use crate::tls;
 /// Connections that carry no request and may carry the next, the most recently used last.
 #[derive(Debug, Default)]
 pub struct Idle {
-    wires: RefCell<Vec<(Rc<RefCell<Wire>>, Instant)>>,
+    wires: RefCell<Vec<(Rc<RefCell<Wire>>, u64)>>,
     closed: Cell<bool>,
     shared: Rc<Shared>,
 }
@@ -62,8 +63,12 @@ impl Idle {
     pub fn put(&self, wire: Rc<RefCell<Wire>>) {
         let mut wires = self.wires.borrow_mut();
         if !self.closed.get() && wires.len() < Self::MAX && wire.borrow_mut().is_quiet() {
-            wire.borrow_mut().rest();
-            wires.push((wire, Instant::now()));
+            {
+                let mut wire = wire.borrow_mut();
+                wire.unread();
+                wire.rest();
+            }
+            wires.push((wire, clock::nanos()));
             self.shared.freed.notify_waiters();
         }
     }
@@ -86,7 +91,9 @@ impl Idle {
 
     /// Closes those that are unused for longer than this, or that the server has closed.
     pub fn reap(&self, unused: Duration) {
-        self.wires.borrow_mut().retain(|(wire, since)| since.elapsed() < unused && wire.borrow_mut().is_quiet());
+        let now = clock::nanos();
+        let unused = |since: u64| u128::from(now.saturating_sub(since)) >= unused.as_nanos();
+        self.wires.borrow_mut().retain(|(wire, since)| !unused(*since) && wire.borrow_mut().is_quiet());
     }
 
     /// Closes all, and keeps no more.
@@ -103,13 +110,6 @@ impl Idle {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-}
-
-impl Wire {
-    /// Open, and without a byte that nobody asked for: such a connection may carry a request (RFC 9112 section 9.3.1).
-    fn is_quiet(&mut self) -> bool {
-        self.input.is_empty() && self.poll_fill(&mut Context::from_waker(Waker::noop())).is_pending()
     }
 }
 
@@ -140,15 +140,20 @@ pub async fn send(wire: Rc<RefCell<Wire>>, home: Rc<Idle>, request: Request, reu
     };
     let mut write_failed = false;
     let parsed = poll_fn(|cx| {
-        if let Some(pump) = &mut upload
-            && let Poll::Ready(done) = pump.poll(cx)
-        {
-            upload = None;
-            match done {
-                Ok(()) => {}
-                // The server closed its receiving side; its answer may be on the way (RFC 9112 section 9.6).
-                Err(fault) if fault.side() == Side::Upstream => write_failed = true,
-                Err(fault) => return Poll::Ready(Err(fault)),
+        if let Some(pump) = &mut upload {
+            match pump.poll(cx) {
+                // Nobody answers what was not sent.
+                Poll::Pending if pump.waits_for_turn() => return Poll::Pending,
+                Poll::Pending => {}
+                Poll::Ready(done) => {
+                    upload = None;
+                    match done {
+                        Ok(()) => {}
+                        // The server closed its receiving side; its answer may be on the way (RFC 9112 section 9.6).
+                        Err(fault) if fault.side() == Side::Upstream => write_failed = true,
+                        Err(fault) => return Poll::Ready(Err(fault)),
+                    }
+                }
             }
         }
         let mut wire = wire.borrow_mut();

@@ -1,13 +1,14 @@
 //! One HTTP/1 connection: what was read and not used yet, what is to be written, and where in a message it stands.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio::io::AsyncWrite;
+use tokio::task::coop;
 use tokio_util::io::poll_read_buf;
 
 use super::chunk::{Chunked, Piece};
@@ -17,6 +18,7 @@ use super::write;
 use crate::fault::{Fault, Reason};
 use crate::http::body::{Body, Frame, Half};
 use crate::http::output::Output;
+use crate::http::room;
 use crate::net::io::Io;
 use crate::net::turn::Turn;
 use crate::telemetry::trail::Carrier;
@@ -30,11 +32,6 @@ const READ_LARGE: usize = 64 * 1024;
 /// A message whose end has less than this to be written may wait for the other messages of its turn.
 const COLLECT: usize = 16 * 1024;
 
-thread_local! {
-    /// A block for whoever reads next: a connection that waits for something to read has none.
-    static SPARE: Cell<BytesMut> = Cell::new(BytesMut::new());
-}
-
 /// A connection that speaks HTTP/1.
 #[derive(Debug)]
 pub struct Wire {
@@ -45,6 +42,9 @@ pub struct Wire {
     output: Output,
     decoder: Decoder,
     read_size: usize,
+    /// Who looked for input last, and whether it is woken when there is some.
+    reader: Option<Waker>,
+    watched: bool,
     /// Opaque bytes, whose end was not sent yet.
     unfinished: bool,
     /// Counts it among those of its endpoint.
@@ -70,6 +70,8 @@ impl Wire {
             output: Output::default(),
             decoder: Decoder::End,
             read_size: READ_SMALL,
+            reader: None,
+            watched: false,
             unfinished: false,
             _lease: None,
         }
@@ -114,20 +116,38 @@ impl Wire {
 
     /// Reads what is there; 0 is the end of the connection.
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        // Most looks are in vain: something else has woken who looks.
+        let watched = self.watched && self.reader.as_ref().is_some_and(|reader| reader.will_wake(cx.waker()));
+        if watched && self.io.is_silent() {
+            return Poll::Pending;
+        }
         if self.input.capacity() == 0 {
-            self.input = SPARE.take();
+            self.input = room::lend();
         }
         if self.input.capacity() - self.input.len() < self.read_size / 2 {
             self.input.reserve(self.read_size);
         }
         let Poll::Ready(read) = poll_read_buf(Pin::new(&mut self.io), cx, &mut self.input) else {
+            match &mut self.reader {
+                Some(reader) => reader.clone_from(cx.waker()),
+                None => self.reader = Some(cx.waker().clone()),
+            }
+            // A task that has had its share of this turn is put off before anybody looks.
+            self.watched = coop::has_budget_remaining();
             self.spare();
             return Poll::Pending;
         };
+        self.watched = false;
         let n = read?;
         // A read that filled its room announces more of the same.
         self.read_size = if n >= self.read_size / 2 { (self.read_size * 4).min(READ_LARGE) } else { self.read_size };
         Poll::Ready(Ok(n))
+    }
+
+    /// Open, and without a byte that nobody asked for: such a connection may carry a request (RFC 9112 section 9.3.1).
+    pub(super) fn is_quiet(&mut self) -> bool {
+        self.input.is_empty()
+            && (self.io.is_silent() || self.poll_fill(&mut Context::from_waker(Waker::noop())).is_pending())
     }
 
     /// Gives back the room for reading while nothing is expected.
@@ -142,8 +162,13 @@ impl Wire {
     /// Leaves the block to the next reader, if nothing is in it.
     fn spare(&mut self) {
         if self.input.is_empty() && self.input.capacity() > 0 {
-            SPARE.set(std::mem::take(&mut self.input));
+            room::give_back(std::mem::take(&mut self.input));
         }
+    }
+
+    /// Whoever reads it next is somebody else: the one before is not held on to.
+    pub(super) fn unread(&mut self) {
+        (self.reader, self.watched) = (None, false);
     }
 
     /// The next frame of the current message's body.
@@ -313,6 +338,11 @@ impl Pump {
         Pump { body, wire, framing, state: Stage::Body, turn: Turn::default(), side }
     }
 
+    /// Whether nothing was written yet, because others of this turn may come.
+    pub(super) fn waits_for_turn(&self) -> bool {
+        self.state == Stage::Turn
+    }
+
     /// See [`crate::http::body::Pump::poll`].
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
         let gone = match self.side {
@@ -323,8 +353,8 @@ impl Pump {
         loop {
             match self.state {
                 Stage::Body => {
-                    self.body.poll_upload(cx)?;
                     if !self.wire.borrow().output.has_room() {
+                        self.body.poll_upload(cx)?;
                         ready!(self.wire.borrow_mut().poll_flush(cx)).map_err(broken)?;
                     }
                     let Poll::Ready(frame) = self.body.poll_frame(cx) else {
