@@ -39,6 +39,11 @@ pub fn http3(input: &[u8]) {
     lacis::http::h3::fuzzing::parse(input);
 }
 
+/// Records of TLS, from whoever is on the way, and from a peer that has the keys.
+pub fn tls(input: &[u8]) {
+    lacis::tls::fuzzing::parse(input);
+}
+
 /// A SPIFFE ID that is accepted is written as it was read, and its parts make it whole.
 pub fn identity(input: &[u8]) {
     let Ok(text) = str::from_utf8(input) else { return };

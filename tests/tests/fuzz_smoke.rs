@@ -149,6 +149,11 @@ fn jwks() {
 }
 
 #[test]
+fn tls() {
+    smoke("tls", checks::tls);
+}
+
+#[test]
 fn token() {
     smoke("token", checks::token);
 }

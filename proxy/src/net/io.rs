@@ -4,15 +4,19 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsStream;
+use tokio_util::io::poll_read_buf;
 
 use crate::identity::Peer;
 use crate::telemetry::trail::Carrier;
+use crate::tls::{self, block};
+
+/// What must be free of a block for another read.
+const ROOM: usize = 16 * 1024;
 
 /// A connection, after TLS if there is any.
 #[derive(Debug)]
@@ -27,7 +31,7 @@ pub struct Io {
 #[derive(Debug)]
 enum Stream {
     Tcp(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<tls::Stream>),
 }
 
 impl Io {
@@ -37,8 +41,8 @@ impl Io {
     }
 
     /// TLS.
-    pub fn tls(stream: impl Into<TlsStream<TcpStream>>) -> Self {
-        Io { replay: Bytes::new(), stream: Stream::Tls(Box::new(stream.into())), carrier: None }
+    pub fn tls(stream: tls::Stream) -> Self {
+        Io { replay: Bytes::new(), stream: Stream::Tls(Box::new(stream)), carrier: None }
     }
 
     /// Plain TCP that was opened from here.
@@ -48,9 +52,8 @@ impl Io {
     }
 
     /// TLS that was opened from here: what it has shown of both ends, ours and the other.
-    pub fn opened_tls(stream: impl Into<TlsStream<TcpStream>>, ends: Option<(Arc<Peer>, Peer)>) -> Self {
-        let stream = stream.into();
-        let carrier = Carrier { local: stream.get_ref().0.local_addr().ok(), ends };
+    pub fn opened_tls(stream: tls::Stream, ends: Option<(Arc<Peer>, Peer)>) -> Self {
+        let carrier = Carrier { local: stream.io().local_addr().ok(), ends };
         Io { carrier: Some(Rc::new(carrier)), ..Io::tls(stream) }
     }
 
@@ -65,6 +68,37 @@ impl Io {
         match &self.stream {
             Stream::Tcp(stream) => self.replay.is_empty() && stream.try_io(Interest::READABLE, || Ok(())).is_err(),
             Stream::Tls(_) => false,
+        }
+    }
+
+    /// Reads what is there, behind what a buffer holds; 0 is the end. An empty buffer is made one that holds what was read where it was read
+    /// to: a part of a block of the worker, which is to go back ([`Io::rest`]) when nothing more comes and all of it was used.
+    pub fn poll_fill(&mut self, cx: &mut Context<'_>, buffer: &mut BytesMut) -> Poll<io::Result<usize>> {
+        let Stream::Tls(stream) = &mut self.stream else {
+            block::prepare(buffer, ROOM);
+            return poll_read_buf(Pin::new(self), cx, buffer);
+        };
+        if buffer.is_empty() {
+            // Nothing holds on to the block: it can be used again.
+            *buffer = BytesMut::new();
+        }
+        let Some(content) = ready!(stream.poll_content(cx))? else { return Poll::Ready(Ok(0)) };
+        let n = content.len();
+        if buffer.is_empty() {
+            *buffer = content;
+        } else {
+            buffer.extend_from_slice(&content);
+        }
+        Poll::Ready(Ok(n))
+    }
+
+    /// Gives back the room of a buffer that [`Io::poll_fill`] has filled, if it is empty.
+    pub fn rest(&self, buffer: &mut BytesMut) {
+        match &self.stream {
+            _ if !buffer.is_empty() => {}
+            Stream::Tcp(_) => block::give_back(buffer),
+            // The block is TLS', and went back already.
+            Stream::Tls(_) => *buffer = BytesMut::new(),
         }
     }
 

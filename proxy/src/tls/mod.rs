@@ -1,12 +1,16 @@
 //! Mutual TLS with SPIFFE identities.
 //!
-//! [`TlsSettings`] is one loaded identity, immutable and shared; [`verify`] is what it demands of a peer; [`authority`]
-//! makes certificates for development.
+//! [`TlsSettings`] is one loaded identity, immutable and shared; [`verify`] is what it demands of a peer; [`handshake`] makes a
+//! connection, which is a [`stream`] then; [`authority`] makes certificates for development.
 
 pub mod authority;
+pub mod block;
 pub mod handshake;
 mod known;
+mod reader;
+mod record;
 pub mod settings;
+pub mod stream;
 pub mod verify;
 pub mod web;
 
@@ -21,6 +25,7 @@ use crate::fault::{Fault, Reason};
 /// What a client handshake is made with.
 pub use rustls::ClientConfig as ClientSettings;
 pub use settings::{Alpn, IdentityError, Problem, TlsSettings, server_name};
+pub use stream::Stream;
 pub use verify::{Peer, peer};
 
 /// The fault of a handshake that failed on a TCP connection. Nothing of a request was sent, so it may be sent elsewhere.
@@ -71,5 +76,13 @@ pub fn alert_reason(code: u8) -> Reason {
         | AlertDescription::AccessDenied
         | AlertDescription::CertificateRequired => Reason::TlsCertificateError,
         _ => Reason::TlsProtocolError,
+    }
+}
+
+/// What the fuzz targets call.
+pub mod fuzzing {
+    /// Reads a stream of records, and one of a peer that has the keys.
+    pub fn parse(input: &[u8]) {
+        super::reader::fuzz::parse(input);
     }
 }

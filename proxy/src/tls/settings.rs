@@ -127,12 +127,13 @@ impl TlsSettings {
         let verifier = Arc::new(verifier);
 
         let key = Arc::new(SingleCertAndKey::from(key));
-        let server = |protocols| -> Result<_, Error> {
+        let server = |alpn: Alpn| -> Result<_, Error> {
             let mut server = ServerConfig::builder_with_provider(provider.clone())
                 .with_protocol_versions(&[&version::TLS13])?
                 .with_client_cert_verifier(verifier.clone())
                 .with_cert_resolver(key.clone());
-            server.alpn_protocols = protocols;
+            server.alpn_protocols = alpn.ids();
+            server.enable_secret_extraction = has_records(alpn);
             // Our order of cipher suites: many clients would have AES-256 with SHA-384, whose key schedule takes a
             // sixth of a resumed handshake, and nobody breaks AES-128.
             server.ignore_client_order = true;
@@ -150,8 +151,8 @@ impl TlsSettings {
             valid_until: validity.1,
             bundle_until: bundle.until,
             warnings: bundle.warnings,
-            server: server(Alpn::Http2.ids()).map_err(inside)?,
-            quic: server(Alpn::Http3.ids()).map_err(inside)?,
+            server: server(Alpn::Http2).map_err(inside)?,
+            quic: server(Alpn::Http3).map_err(inside)?,
             client: ClientConfig::builder_with_provider(provider.clone())
                 .with_protocol_versions(&[&version::TLS13])
                 .map_err(inside)?,
@@ -236,6 +237,7 @@ impl TlsSettings {
             .with_custom_certificate_verifier(verifier)
             .with_client_cert_resolver(self.key.clone());
         client.alpn_protocols = alpn.ids();
+        client.enable_secret_extraction = has_records(alpn);
         client.resumption = Resumption::in_memory_sessions(CLIENT_SESSIONS);
         let client = Arc::new(client);
         clients.insert(key, client.clone());
@@ -247,6 +249,11 @@ impl fmt::Debug for TlsSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TlsSettings").field("identity", self.identity()).finish_non_exhaustive()
     }
+}
+
+/// Whether the keys of a handshake are those of our own records ([`super::stream`]), and not of QUIC's packets.
+fn has_records(alpn: Alpn) -> bool {
+    alpn != Alpn::Http3
 }
 
 /// The name that a client sends (SNI) when it connects to `service`: the service's own, if DNS would have it, else

@@ -26,19 +26,19 @@ use crate::identity::SpiffeId;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-fn id(service: &str) -> SpiffeId {
+pub(super) fn id(service: &str) -> SpiffeId {
     SpiffeId::service("mesh.local", "default", service).expect("id")
 }
 
 /// A directory with an authority, and what it signed.
-struct Mesh {
+pub(super) struct Mesh {
     directory: tempfile::TempDir,
     authority: Authority,
     now: SystemTime,
 }
 
 impl Mesh {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self::at(SystemTime::now())
     }
 
@@ -49,7 +49,7 @@ impl Mesh {
         Mesh { directory, authority, now }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
@@ -70,7 +70,7 @@ impl Mesh {
         fs::write(self.path("key.pem"), &pair.private_key).expect("write");
     }
 
-    fn settings(&self, service: &str) -> Arc<TlsSettings> {
+    pub(super) fn settings(&self, service: &str) -> Arc<TlsSettings> {
         self.write(&self.pair(service));
         TlsSettings::load_at(&self.files(), &id(service), self.now).expect("usable")
     }
@@ -98,7 +98,7 @@ fn der(pair: &Pair) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
 }
 
 /// A client that believes everybody and shows what it is given.
-fn stranger(pair: Option<&Pair>) -> Arc<ClientConfig> {
+pub(super) fn stranger(pair: Option<&Pair>) -> Arc<ClientConfig> {
     let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("versions")

@@ -14,7 +14,7 @@ use super::{ALLOCATOR, INBOUND, Mesh, OUTBOUND, PATIENCE, alone, any_port, cut, 
 
 /// Bytes of a plain connection of HTTP/1.1 that has been used, and of one of HTTP/2 in mutual TLS.
 const PLAIN: usize = 9_500;
-const MUTUAL: usize = 11_500;
+const MUTUAL: usize = 6_200;
 
 /// Bytes of both ends of a QUIC connection.
 const QUIC: usize = 140_000;

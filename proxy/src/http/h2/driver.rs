@@ -1,6 +1,6 @@
 //! Moves bytes between a connection's state and its socket.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -8,14 +8,9 @@ use std::task::{Context, Poll};
 
 use bytes::BytesMut;
 use tokio::io::AsyncWrite;
-use tokio_util::io::poll_read_buf;
 
 use super::connection::{Connection, Over, Shared};
 use crate::net::io::Io;
-
-/// A block into which is read, and what must be free of it for another read: a full TLS record.
-const BLOCK: usize = 64 * 1024;
-const RECORD: usize = 16 * 1024;
 
 /// Reads in one turn: others of the same worker want to be served, too.
 const READS: usize = 16;
@@ -23,11 +18,6 @@ const READS: usize = 16;
 /// Answers that wait to be written (of PING, SETTINGS, faulty streams) before no more is read that could provoke some. Content
 /// does not count: two ends that both have much to send must go on reading.
 const MAX_ANSWERS: usize = 16 * 1024;
-
-thread_local! {
-    /// A block for whoever reads next: a connection that rests has none.
-    static SPARE: Cell<BytesMut> = Cell::new(BytesMut::new());
-}
 
 /// A connection's socket.
 #[derive(Debug)]
@@ -61,9 +51,6 @@ impl Driver {
     pub(super) fn read(&mut self, cx: &mut Context<'_>) {
         let connection = &mut *self.shared.borrow_mut();
         connection.driven(cx, true);
-        if self.buffer.capacity() == 0 {
-            self.buffer = SPARE.take();
-        }
         for turn in 0.. {
             if connection.over.is_some() || connection.answers > MAX_ANSWERS {
                 break;
@@ -72,10 +59,7 @@ impl Driver {
                 cx.waker().wake_by_ref();
                 break;
             }
-            if self.buffer.capacity() - self.buffer.len() < RECORD {
-                self.buffer.reserve(BLOCK);
-            }
-            match poll_read_buf(Pin::new(&mut self.io), cx, &mut self.buffer) {
+            match self.io.poll_fill(cx, &mut self.buffer) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(0)) => connection.end(Over::Lost("the peer closed the connection")),
                 Poll::Ready(Ok(_)) => connection.receive(&mut self.buffer),
@@ -85,9 +69,7 @@ impl Driver {
                 }
             }
         }
-        if self.buffer.is_empty() {
-            SPARE.set(std::mem::take(&mut self.buffer));
-        }
+        self.io.rest(&mut self.buffer);
     }
 
     /// Writes what the state has to say. Afterwards the task is woken when there is more, or room for it.
