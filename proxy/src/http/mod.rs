@@ -86,6 +86,21 @@ impl Interim {
     }
 }
 
+/// Whether two names are the same, for the tables of names that are made while this is compiled: `==` cannot be called there.
+const fn same(one: &[u8], other: &[u8]) -> bool {
+    if one.len() != other.len() {
+        return false;
+    }
+    let mut at = 0;
+    while at < one.len() {
+        if one[at] != other[at] {
+            return false;
+        }
+        at += 1;
+    }
+    true
+}
+
 /// What a server side does with a request. Never fails: a fault is a response.
 pub trait Service: 'static {
     /// Answers one request. Dropping the future cancels the request.

@@ -13,7 +13,7 @@ use rustls::{ClientConnection, Stream};
 use super::{ALLOCATOR, INBOUND, Mesh, OUTBOUND, PATIENCE, alone, any_port, cut, identity, is_served, start};
 
 /// Bytes of a plain connection of HTTP/1.1 that has been used, and of one of HTTP/2 in mutual TLS.
-const PLAIN: usize = 9_500;
+const PLAIN: usize = 5_600;
 const MUTUAL: usize = 6_200;
 
 /// Bytes of both ends of a QUIC connection.

@@ -10,6 +10,7 @@ use http::uri::{Authority, PathAndQuery};
 use http::{Method, StatusCode};
 
 use super::{LINE_OVERHEAD, TABLE_SIZE};
+use crate::http::same;
 
 /// Names and values by their index, which begins at 1.
 pub(super) const TABLE: [(&str, &str); 61] = [
@@ -284,20 +285,6 @@ const fn by_name() -> [[u8; 4]; PLACES] {
         row[column] = index as u8 + 1;
     }
     places
-}
-
-const fn same(one: &[u8], other: &[u8]) -> bool {
-    if one.len() != other.len() {
-        return false;
-    }
-    let mut at = 0;
-    while at < one.len() {
-        if one[at] != other[at] {
-            return false;
-        }
-        at += 1;
-    }
-    true
 }
 
 /// The first line of the static table with a name; 0 if there is none.

@@ -4,6 +4,8 @@ use std::sync::LazyLock;
 
 use http::HeaderName;
 
+use crate::http::same;
+
 /// Names and values by their index.
 pub(super) const TABLE: [(&str, &str); 99] = [
     (":authority", ""),
@@ -136,7 +138,7 @@ const fn places() -> ([u8; SIZE], [u8; TABLE.len()]) {
         let mut at = place(name);
         while first[at] != NONE {
             let mut line = first[at] as usize;
-            if is_same(TABLE[line].0.as_bytes(), name) {
+            if same(TABLE[line].0.as_bytes(), name) {
                 while next[line] != NONE {
                     line = next[line] as usize;
                 }
@@ -150,20 +152,6 @@ const fn places() -> ([u8; SIZE], [u8; TABLE.len()]) {
         index += 1;
     }
     (first, next)
-}
-
-const fn is_same(one: &[u8], other: &[u8]) -> bool {
-    if one.len() != other.len() {
-        return false;
-    }
-    let mut at = 0;
-    while at < one.len() {
-        if one[at] != other[at] {
-            return false;
-        }
-        at += 1;
-    }
-    true
 }
 
 /// Where a line is in the table.

@@ -1,8 +1,10 @@
 //! What a mesh costs a sidecar that calls little of it: bytes for each service and endpoint that it knows, and what a
-//! change of one of them takes. And what it costs a request that it is recorded. Bytes and blocks are counted by the
+//! change of one of them takes. And what it costs a request that it is recorded, or that it passes filters (`filters`). Bytes and blocks are counted by the
 //! allocator, time is not looked at.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a test may fail anywhere, helpers included")]
+
+mod filters;
 
 use std::alloc::System;
 use std::cell::RefCell;
@@ -72,6 +74,7 @@ fn parse(text: &str) -> Config {
 /// What a worker has before it has a configuration.
 struct Worker {
     dialer: Rc<Dialer>,
+    ledger: Rc<Ledger>,
     machines: Machines,
 }
 
@@ -80,8 +83,8 @@ impl Worker {
         let metrics = Rc::new(Registry::default().metrics());
         let ledger = Rc::new(Ledger { metrics: Rc::clone(&metrics), access: None, why: Ring::default() });
         let dialer = Rc::new(Dialer::new(Rc::new(RefCell::new(None)), metrics, Drain::default()));
-        let machines = Machines::new(Arc::default(), Rc::new(NodeFacts::new(&config.node)), ledger);
-        Worker { dialer, machines }
+        let machines = Machines::new(Arc::default(), Rc::new(NodeFacts::new(&config.node)), Rc::clone(&ledger));
+        Worker { dialer, ledger, machines }
     }
 
     fn generation(&self, snapshot: &Snapshot, before: Option<&Generation>) -> Generation {

@@ -1,45 +1,30 @@
 //! What filters cost a request: blocks of memory, which the allocator counts. Time is not looked at.
 
-#![allow(clippy::expect_used, clippy::panic, reason = "a test may fail anywhere, helpers included")]
-
-use std::alloc::System;
-use std::cell::RefCell;
 use std::fmt::Write as _;
-use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
-use lacis::cluster::{Dialer, Places};
-use lacis::config::{self, Config, resolve::Host};
+use lacis::cluster::Places;
+use lacis::config;
 use lacis::drain::Drain;
 use lacis::filter::chain::{Plan, Stop};
-use lacis::filter::exchange::{Conn, Exchange, Ledger};
-use lacis::filter::machine::Machines;
-use lacis::filter::node::NodeFacts;
+use lacis::filter::exchange::{Conn, Exchange};
 use lacis::filter::wasm::Compiled;
 use lacis::http::{Body, Request, RequestHead, Response, ResponseHead, body};
 use lacis::mesh::generation::{Generation, Snapshot};
 use lacis::telemetry::labels::{Direction, Link, Protocol};
-use lacis::telemetry::metrics::Registry;
-use lacis::telemetry::why::Ring;
 use lacis_host::{Engine, Options, Plugin};
-use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+use stats_alloc::Region;
 use tokio::task::LocalSet;
 
-#[global_allocator]
-static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+use super::{ALLOCATOR, ALONE, Worker, parse};
 
 /// Blocks that a request and its response may take when they pass filters. The first makes what all share: the exchange as
 /// guests see it and as it is run, the places of all filters in it, the body that is filtered, and the values of the two
 /// fields that it sets. Further ones that set the same take none.
 const FILTERED: usize = 6;
-
-fn parse(text: &str) -> Config {
-    let host = Host { variable: &|_| None, exists: &|_| true, cores: 1 };
-    config::parse(text, "test", Path::new("/"), &host).expect("a config").0
-}
 
 /// Reads the path, sets a field of the request and one of the response, and has a callback for all else, as filters of
 /// the released crate have.
@@ -62,30 +47,6 @@ const FILTER: &str = r#"(module
     (func (export "proxy_on_done") (param i32) (result i32) (i32.const 1))
     (func (export "proxy_on_log") (param i32))
     (func (export "proxy_on_delete") (param i32)))"#;
-
-/// What a worker has before it has a configuration.
-struct Worker {
-    dialer: Rc<Dialer>,
-    ledger: Rc<Ledger>,
-    machines: Machines,
-}
-
-impl Worker {
-    fn new(config: &Config) -> Self {
-        let metrics = Rc::new(Registry::default().metrics());
-        let ledger = Rc::new(Ledger { metrics: Rc::clone(&metrics), access: None, why: Ring::default() });
-        let dialer = Rc::new(Dialer::new(Rc::new(RefCell::new(None)), metrics, Drain::default()));
-        let machines = Machines::new(Arc::default(), Rc::new(NodeFacts::new(&config.node)), Rc::clone(&ledger));
-        Worker { dialer, ledger, machines }
-    }
-
-    fn generation(&self, snapshot: &Snapshot, before: Option<&Generation>) -> Generation {
-        let (generation, ready) = Generation::new(snapshot, before, &self.dialer, &self.machines);
-        ready.expect("no filter");
-        generation.take_over(&self.machines);
-        generation
-    }
-}
 
 /// A worker whose requests pass so many filters of one module, each with a VM of its own.
 fn filtered(filters: usize, plugin: &Plugin) -> (Worker, Generation) {
@@ -175,6 +136,7 @@ fn blocks(filters: usize, plugin: &Plugin) -> usize {
 
 #[test]
 fn a_filter_takes_few_blocks_of_a_request() {
+    let _alone = ALONE.lock().expect("no other failed");
     let engine = Engine::new(&Options::default()).expect("an engine");
     let code = engine.compile(&wat::parse_str(FILTER).expect("a module"));
     let directory = tempfile::tempdir().expect("a directory");
