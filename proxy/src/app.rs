@@ -19,10 +19,10 @@ use crate::control::certificates::Certificates;
 use crate::control::discovery::{Discovery, START_PATIENCE};
 use crate::control::generations::Generations;
 use crate::control::health::Health;
-use crate::control::memory;
 use crate::control::modules::{self, Absence, Missing, Workshop};
 use crate::control::ports::Ports;
 use crate::control::reload::{Reload, Source};
+use crate::control::{memory, text};
 use crate::mesh::generation::Snapshot;
 use crate::net::listen;
 use crate::telemetry::labels::Certificate;
@@ -220,6 +220,7 @@ impl Control {
         let stop = Rc::new(Stop::default());
         tokio::task::spawn_local(Rc::clone(&self.discovery).run());
         tokio::task::spawn_local(memory::watch(Arc::clone(&reload.load), Rc::clone(&self.generations)));
+        tokio::task::spawn_local(text::settle());
         self.health.follow(&self.generations.config());
         tokio::task::spawn_local(Rc::clone(&self.health).run());
         tokio::task::spawn_local(first_answers(

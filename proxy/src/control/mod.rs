@@ -8,4 +8,5 @@ pub mod memory;
 pub mod modules;
 pub mod ports;
 pub mod reload;
+pub mod text;
 pub mod watch;
