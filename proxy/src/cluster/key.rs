@@ -95,7 +95,7 @@ impl Key {
     pub(super) fn want(&self, head: &RequestHead, source: Option<IpAddr>) -> Want {
         let hash = self.hash.as_ref().and_then(|key| match key {
             HashKey::Header(name) => {
-                let mut values = head.headers.get_all(name).iter().peekable();
+                let mut values = head.headers.get_all(name).peekable();
                 values.peek()?;
                 // Several are as one with commas (RFC 9110 section 5.3).
                 let bytes = values
@@ -133,7 +133,7 @@ impl Key {
 
 /// The value of a request's cookie (RFC 6265 section 4.2.1).
 fn cookie<'h>(head: &'h RequestHead, name: &str) -> Option<&'h [u8]> {
-    let pairs = head.headers.get_all(COOKIE).iter().flat_map(|value| value.as_bytes().split(|b| *b == b';'));
+    let pairs = head.headers.get_all(COOKIE).flat_map(|value| value.as_bytes().split(|b| *b == b';'));
     pairs.map(<[u8]>::trim_ascii).find_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
 }
 
@@ -167,7 +167,7 @@ mod tests {
     fn head(path: &'static str, fields: &[(&'static str, &'static str)]) -> RequestHead {
         let mut head = RequestHead { path: PathAndQuery::from_static(path), ..RequestHead::unread() };
         for (name, value) in fields {
-            head.headers.append(*name, HeaderValue::from_static(value));
+            head.headers.append(http::HeaderName::from_static(name), HeaderValue::from_static(value));
         }
         head
     }

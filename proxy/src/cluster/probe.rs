@@ -14,7 +14,7 @@ use crate::config::balance::{Balance, Probe};
 use crate::config::{self, Timeouts};
 use crate::http::body::{Frame, Half};
 use crate::http::head::{RequestHead, Version};
-use crate::http::{Body, Interim, Request, Response};
+use crate::http::{Body, Fields, Interim, Request, Response};
 use crate::telemetry::trail::Trail;
 
 /// Most bytes of an answer that are read: what is longer is no answer to a check, and its link is not used again.
@@ -100,7 +100,7 @@ impl Cluster {
 
     /// Status, content and gRPC status of the answer.
     async fn asked(&self, request: Request) -> Result<(StatusCode, Vec<u8>, Option<u32>), String> {
-        let code = |fields: &http::HeaderMap| fields.get("grpc-status")?.to_str().ok()?.parse().ok();
+        let code = |fields: &Fields| fields.get("grpc-status")?.to_str().ok()?.parse().ok();
         let trail = Trail::default();
         let Response { head, mut body } = self.send(request, &trail).await.map_err(|fault| fault.to_string())?;
         let (mut content, mut grpc) = (Vec::new(), code(&head.headers));

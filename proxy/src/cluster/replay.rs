@@ -5,10 +5,10 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::HeaderMap;
 
 use crate::fault::Fault;
 use crate::http::Body;
+use crate::http::Fields;
 use crate::http::body::{Frame, Half, Made, Source};
 
 /// What was read of a body so far, and the rest of it.
@@ -23,7 +23,7 @@ struct State {
     then: Option<Then>,
     /// Handles of what was read, as long as that is no more than `room`.
     kept: Vec<Bytes>,
-    trailers: Option<HeaderMap>,
+    trailers: Option<Fields>,
     room: u64,
     /// More was read than is kept.
     lost: bool,
@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn a_body_is_sent_again_from_its_beginning_and_goes_on_where_it_was() {
-        let frames = [data("ab"), None, data("cd"), Some(Ok(Frame::Trailers(HeaderMap::new())))];
+        let frames = [data("ab"), None, data("cd"), Some(Ok(Frame::Trailers(Fields::new())))];
         let replay = Replay::new(body(frames, Length::Unknown), 4);
         let mut first = replay.take();
         assert_eq!(read(&mut first), "ab…");

@@ -2,11 +2,12 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::header::{HeaderMap, HeaderName, RETRY_AFTER};
+use http::header::{HeaderName, RETRY_AFTER};
 
 use crate::config::Retries;
 use crate::config::policy::{Backoff, RetryOn};
 use crate::fault::{Fault, Reason, Retry};
+use crate::http::Fields;
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::telemetry::labels::Cause;
 
@@ -158,7 +159,7 @@ impl Backoff {
 }
 
 /// How long a server asks not to be asked, if it does (gRFC A6; RFC 9110 section 10.2.3).
-pub fn pushback(headers: &HeaderMap, now: impl FnOnce() -> SystemTime) -> Option<Duration> {
+pub fn pushback(headers: &Fields, now: impl FnOnce() -> SystemTime) -> Option<Duration> {
     match Hint::of(headers, now) {
         Hint::AtLeast(wait) | Hint::Exactly(wait) => Some(wait),
         Hint::None | Hint::Never => None,
@@ -175,7 +176,7 @@ enum Hint {
 }
 
 impl Hint {
-    fn of(headers: &HeaderMap, now: impl FnOnce() -> SystemTime) -> Self {
+    fn of(headers: &Fields, now: impl FnOnce() -> SystemTime) -> Self {
         if let Some(pushback) = headers.get(GRPC_PUSHBACK) {
             // What is negative or no number means: do not (gRFC A6).
             let millis = pushback.to_str().ok().and_then(|text| text.parse().ok());
@@ -213,7 +214,7 @@ mod tests {
     fn answer(status: u16, fields: &[(&'static str, &str)]) -> ResponseHead {
         let mut head = ResponseHead::new(StatusCode::from_u16(status).expect("a status"));
         for (name, value) in fields {
-            head.headers.insert(*name, HeaderValue::from_str(value).expect("a value"));
+            head.headers.insert(http::HeaderName::from_static(name), HeaderValue::from_str(value).expect("a value"));
         }
         head
     }

@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderValue};
 use http::uri::{Authority, PathAndQuery};
 use http::{Method, StatusCode};
 use lacis_host::abi::Status;
@@ -23,7 +23,7 @@ use super::machine::Machine;
 use crate::fault::{Fault, Reason};
 use crate::http::body::{Frame, Half, Length, Source};
 use crate::http::head::{RequestHead, ResponseHead, Version};
-use crate::http::{Body, Interim, Request, Response, rules};
+use crate::http::{Body, Fields, Interim, Request, Response, rules};
 use crate::telemetry::labels::{CallResult, NameId};
 use crate::telemetry::metrics::Metrics;
 
@@ -221,7 +221,7 @@ async fn grpc(
         Some(Err(fault)) => return failed(grpc::UNAVAILABLE, &reset_text(&fault)),
         None => return late(),
     };
-    let trailing = |fields: HeaderMap, tell: &mut dyn FnMut(GrpcEvent)| {
+    let trailing = |fields: Fields, tell: &mut dyn FnMut(GrpcEvent)| {
         let verdict = Verdict::read(&fields);
         tell(GrpcEvent::TrailingMetadata(Box::new(GuestTrailers::new(fields))));
         (verdict.unwrap_or_else(|| Verdict::new(grpc::UNKNOWN, "")), CallResult::Answered)
@@ -254,7 +254,7 @@ async fn grpc(
             Some(Some(Ok(Frame::Trailers(fields)))) => return trailing(fields, &mut tell),
             Some(Some(Err(fault))) => return failed(grpc::UNAVAILABLE, fault.reason.token()),
             // No trailers are told as empty ones.
-            Some(None) => return trailing(HeaderMap::new(), &mut tell),
+            Some(None) => return trailing(Fields::new(), &mut tell),
             None => return late(),
         }
     }
@@ -361,8 +361,8 @@ fn path(path: &[u8]) -> Result<PathAndQuery, String> {
 }
 
 /// Fields of a guest's header lines, without pseudo-headers and what belongs to a connection.
-fn fields(lines: &Lines, clean: impl FnOnce(&mut HeaderMap)) -> Result<HeaderMap, String> {
-    let (mut headers, mut broken) = (HeaderMap::new(), None);
+fn fields(lines: &Lines, clean: impl FnOnce(&mut Fields)) -> Result<Fields, String> {
+    let (mut headers, mut broken) = (Fields::new(), None);
     for (name, value) in lines.iter().filter(|(name, _)| !name.starts_with(b":")) {
         guest::append(&mut headers, &mut broken, name, value);
     }

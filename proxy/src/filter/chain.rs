@@ -384,7 +384,9 @@ fn local_reply(reply: Reply, grpc: bool) -> Response {
     if body.is_empty() || bodiless {
         return Response { head: head.into(), body: Body::empty(body::Half::Response) };
     }
-    head.headers.entry(header::CONTENT_TYPE).or_insert(HeaderValue::from_static("text/plain"));
+    if !head.headers.contains_key(header::CONTENT_TYPE) {
+        head.headers.append(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    }
     Response::whole(head, Bytes::from(body))
 }
 

@@ -8,12 +8,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderValue, StatusCode};
 
 use crate::clock::Deadline;
 use crate::config::Timeouts;
 use crate::drain::{Drain, Guard, Phase};
 use crate::fault::{Fault, Reason};
+use crate::http::Fields;
 use crate::http::body::{Half, Observer};
 use crate::http::head::{RequestHead, Version};
 use crate::telemetry::access::{AccessLog, Record, Text, Verdict};
@@ -148,7 +149,7 @@ impl Exchange {
                 x_forwarded_for: field("x-forwarded-for"),
                 user_agent: field("user-agent"),
                 request_id: field("x-request-id"),
-                trace_id: TraceContext::read(head.headers.get_all("traceparent").iter().map(|v| v.as_bytes()))
+                trace_id: TraceContext::read(head.headers.get_all("traceparent").map(|v| v.as_bytes()))
                     .map(|t| t.trace_id()),
                 failure: Text::None,
                 service_time: None,
@@ -357,7 +358,7 @@ impl Observer for Exchange {
         self.idle.set(self.timeouts.get().idle);
     }
 
-    fn trailers(&self, _: Half, _: &HeaderMap) {}
+    fn trailers(&self, _: Half, _: &Fields) {}
 
     fn end(&self, half: Half, outcome: Option<Result<(), &Fault>>) {
         match (half, outcome) {

@@ -10,8 +10,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::StatusCode;
 use http::header::{self, HeaderValue};
-use http::{HeaderMap, StatusCode};
 use lacis_host::Half;
 
 use super::machine::DeathWatch;
@@ -20,7 +20,7 @@ use crate::clock::Deadline;
 use crate::fault::{Fault, Reason};
 use crate::http::body::{self, Frame, Length, Made, Source};
 use crate::http::rules;
-use crate::http::{Body, Interim, ResponseHead};
+use crate::http::{Body, Fields, Interim, ResponseHead};
 
 /// How long a filter may stop a head: Envoy's default of `stream_idle_timeout`. Nothing else bounds it.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -119,7 +119,7 @@ impl Flow {
     ///
     /// # Errors
     /// If a filter announces a length that is none.
-    pub(super) fn body(mut self: Box<Self>, fields: &HeaderMap) -> Result<(Body, Option<HeaderValue>), Fault> {
+    pub(super) fn body(mut self: Box<Self>, fields: &Fields) -> Result<(Body, Option<HeaderValue>), Fault> {
         let half = match self.half {
             Half::Request => body::Half::Request,
             Half::Response => body::Half::Response,
@@ -140,7 +140,7 @@ impl Flow {
                 match fields.contains_key(header::CONTENT_LENGTH) {
                     true => {
                         let value = HeaderValue::from(total);
-                        right = (!fields.get_all(header::CONTENT_LENGTH).iter().eq([&value])).then_some(value);
+                        right = (!fields.get_all(header::CONTENT_LENGTH).eq([&value])).then_some(value);
                         Length::Known(total)
                     }
                     false => Length::Unknown,

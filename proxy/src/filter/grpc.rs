@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::StatusCode;
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{HeaderName, HeaderValue};
 use lacis_host::{GrpcEvent, limits};
 
 use crate::fault::Fault;
+use crate::http::Fields;
 use crate::http::body::{Frame, Made};
 
 pub(super) const STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -72,7 +73,7 @@ impl Verdict {
     }
 
     /// What trailers say; nothing if they have no status. One that does not exist is "unknown".
-    pub(super) fn read(fields: &HeaderMap) -> Option<Verdict> {
+    pub(super) fn read(fields: &Fields) -> Option<Verdict> {
         let status =
             fields.get(STATUS)?.to_str().ok().and_then(|text| text.parse().ok()).filter(|status| *status <= 16);
         let message = fields.get(MESSAGE).map_or(&b""[..], HeaderValue::as_bytes);
@@ -150,7 +151,7 @@ struct Waiting {
 
 impl Outbox {
     /// Content and trailers, all here.
-    pub(super) fn whole(content: Bytes, trailers: HeaderMap) -> Self {
+    pub(super) fn whole(content: Bytes, trailers: Fields) -> Self {
         let content = Some(content).filter(|content| !content.is_empty()).map(Frame::Data);
         let frames = content.into_iter().chain([Frame::Trailers(trailers)]).collect();
         Outbox(Rc::new(RefCell::new(Waiting { frames, end: true, ..Waiting::default() })))

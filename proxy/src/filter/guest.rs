@@ -5,12 +5,13 @@
 
 use std::rc::Rc;
 
-use http::header::{self, Entry, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 use http::uri::{Authority, PathAndQuery};
 use http::{Method, StatusCode};
 use lacis_host::Headers;
 
 use super::names;
+use crate::http::Fields;
 use crate::http::head::{RequestHead, ResponseHead, Shared};
 use crate::http::rules;
 
@@ -42,7 +43,7 @@ pub(super) struct GuestResponse {
 /// Trailers in a guest's hands.
 #[derive(Debug, Default)]
 pub(super) struct GuestTrailers {
-    pub(super) fields: HeaderMap,
+    pub(super) fields: Fields,
     broken: Option<String>,
 }
 
@@ -298,7 +299,7 @@ impl Headers for GuestResponse {
 }
 
 impl GuestTrailers {
-    pub(super) fn new(fields: HeaderMap) -> Self {
+    pub(super) fn new(fields: Fields) -> Self {
         GuestTrailers { fields, broken: None }
     }
 
@@ -346,62 +347,53 @@ impl Length {
     }
 
     /// A filter is about to change a field of this name: what the head says now is kept.
-    fn touch(&mut self, headers: &HeaderMap, name: &[u8]) {
+    fn touch(&mut self, headers: &Fields, name: &[u8]) {
         if matches!(self, Length::Untouched) && name == header::CONTENT_LENGTH.as_str().as_bytes() {
             *self = Length::Fixed(headers.get(header::CONTENT_LENGTH).cloned());
         }
     }
 }
 
-fn field<'a>(headers: &'a HeaderMap, name: &[u8]) -> Option<&'a [u8]> {
+fn field<'a>(headers: &'a Fields, name: &[u8]) -> Option<&'a [u8]> {
     headers.get(names::name(name)?).map(HeaderValue::as_bytes)
 }
 
-pub(super) fn append(headers: &mut HeaderMap, broken: &mut Option<String>, name: &[u8], value: &[u8]) {
-    if let Some((name, value)) = line(broken, name, value)
-        && headers.try_append(name, value).is_err()
-    {
-        *broken = Some("too many headers".into());
+pub(super) fn append(headers: &mut Fields, broken: &mut Option<String>, name: &[u8], value: &[u8]) {
+    match line(broken, name, names::name(name), value) {
+        Some((name, value)) if headers.takes_more() => headers.append(name, value),
+        Some(_) => *broken = Some("too many headers".into()),
+        None => {}
     }
 }
 
 /// Sets the one value of a name; where that cannot be, it has none any more.
-fn replace(headers: &mut HeaderMap, broken: &mut Option<String>, name: &[u8], value: &[u8]) {
-    // One look at the map, and no copy of what is there already: mostly from a filter before.
-    if let Some(name) = names::name(name)
-        && !rules::is_of_connection(name.as_str())
-        && let Ok(entry) = headers.try_entry(name)
-        && let Some(fits) = put(entry, value)
-    {
-        if !fits {
-            *broken = Some("too many headers".into());
+fn replace(headers: &mut Fields, broken: &mut Option<String>, name: &[u8], value: &[u8]) {
+    let known = names::name(name);
+    // No copy of what is there already: mostly from a filter before.
+    if let Some(known) = &known {
+        let mut there = headers.get_all(known);
+        if there.next().is_some_and(|there| there.as_bytes() == value) && there.next().is_none() {
+            return;
         }
-        return;
     }
-    match line(broken, name, value) {
-        Some((name, value)) => {
-            if headers.try_insert(name, value).is_err() {
-                *broken = Some("too many headers".into());
-            }
+    match line(broken, name, known, value) {
+        Some((name, value)) if headers.takes_more() || headers.contains_key(&name) => {
+            headers.insert(name, value);
         }
+        Some(_) => *broken = Some("too many headers".into()),
         None => remove(headers, name),
     }
 }
 
-/// Makes this the one value of a name, unless there is no room for it. None if it cannot be a value.
-fn put(entry: Entry<'_, HeaderValue>, value: &[u8]) -> Option<bool> {
-    match entry {
-        Entry::Occupied(there) if there.get().as_bytes() == value && there.iter().nth(1).is_none() => {}
-        Entry::Occupied(mut there) => drop(there.insert(HeaderValue::from_bytes(value).ok()?)),
-        Entry::Vacant(place) => return Some(place.try_insert(HeaderValue::from_bytes(value).ok()?).is_ok()),
-    }
-    Some(true)
-}
-
 /// A line as it can be part of a message. None if it cannot, and if it is not the guest's.
-fn line(broken: &mut Option<String>, name: &[u8], value: &[u8]) -> Option<(HeaderName, HeaderValue)> {
-    let text = || String::from_utf8_lossy(name).into_owned();
-    match (names::name(name), HeaderValue::from_bytes(value)) {
+fn line(
+    broken: &mut Option<String>,
+    text: &[u8],
+    name: Option<HeaderName>,
+    value: &[u8],
+) -> Option<(HeaderName, HeaderValue)> {
+    let text = || String::from_utf8_lossy(text).into_owned();
+    match (name, HeaderValue::from_bytes(value)) {
         // The connection is not the guest's (RFC 9110 section 7.6.1).
         (Some(name), Ok(_)) if rules::is_of_connection(name.as_str()) => return None,
         (Some(name), Ok(value)) => return Some((name, value)),
@@ -411,7 +403,7 @@ fn line(broken: &mut Option<String>, name: &[u8], value: &[u8]) -> Option<(Heade
     None
 }
 
-fn remove(headers: &mut HeaderMap, name: &[u8]) {
+fn remove(headers: &mut Fields, name: &[u8]) {
     if let Some(name) = names::name(name) {
         headers.remove(name);
     }
@@ -419,9 +411,9 @@ fn remove(headers: &mut HeaderMap, name: &[u8]) {
 
 /// A content-length that the guest changed is set right; one that it removed stays removed, which only changes the
 /// framing.
-fn mend(headers: &mut HeaderMap, length: Option<&HeaderValue>) {
+fn mend(headers: &mut Fields, length: Option<&HeaderValue>) {
     let now = headers.get(header::CONTENT_LENGTH);
-    if now.is_none() || (now == length && headers.get_all(header::CONTENT_LENGTH).iter().count() == 1) {
+    if now.is_none() || (now == length && headers.get_all(header::CONTENT_LENGTH).count() == 1) {
         return;
     }
     match length {
@@ -440,9 +432,9 @@ mod tests {
     }
 
     fn request_with(open: bool) -> GuestRequest {
-        let mut headers = HeaderMap::new();
-        headers.insert("a", HeaderValue::from_static("1"));
-        headers.insert("content-length", HeaderValue::from_static("5"));
+        let mut headers = Fields::new();
+        headers.insert(HeaderName::from_static("a"), HeaderValue::from_static("1"));
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("5"));
         let head = RequestHead {
             method: Method::POST,
             authority: Some(Authority::from_static("delta")),
@@ -546,6 +538,23 @@ mod tests {
         assert!(map.check().is_err());
         map.add(b":status", b"200");
         assert!(map.check().is_err(), "a pseudo-header is no field");
+    }
+
+    #[test]
+    fn the_number_of_lines_is_bounded() {
+        let mut map = GuestTrailers::default();
+        for line in 0..Fields::MOST {
+            map.add(format!("x-{line}").as_bytes(), b"1");
+        }
+        map.replace(b"x-0", b"2");
+        assert_eq!((map.check(), map.count() as usize, map.get(b"x-0")), (Ok(()), Fields::MOST, Some(&b"2"[..])));
+        map.add(b"x-0", b"3");
+        assert_eq!(map.check(), Err("too many headers".into()));
+        map.replace(b"another", b"3");
+        assert_eq!(map.check(), Err("too many headers".into()));
+        map.remove(b"x-0");
+        map.replace(b"another", b"3");
+        assert_eq!((map.check(), map.count() as usize), (Ok(()), Fields::MOST));
     }
 
     #[test]

@@ -277,16 +277,17 @@ fn pairs(map: Option<&dyn Headers>) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderMap, HeaderValue};
+    use http::HeaderValue;
 
     use super::*;
     use crate::filter::guest::GuestTrailers;
+    use crate::http::Fields;
 
     #[test]
     fn values_of_one_name_are_joined() {
-        let mut fields = HeaderMap::new();
+        let mut fields = Fields::new();
         for (name, value) in [("a", "1"), ("b", "x"), ("a", "2"), ("empty", "")] {
-            fields.append(name, HeaderValue::from_static(value));
+            fields.append(http::HeaderName::from_static(name), HeaderValue::from_static(value));
         }
         let map = GuestTrailers::new(fields);
         assert_eq!(joined(&map, b"A").unwrap(), b"1,2");

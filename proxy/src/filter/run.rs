@@ -6,7 +6,6 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::HeaderMap;
 use lacis_host::abi::{Action, BodyAnswer, Peer};
 use lacis_host::{Buffer, Half, HeadersAction};
 
@@ -15,6 +14,7 @@ use super::legs::Legs;
 use super::seen::{End, Head, Left, Part, Seen, Stage};
 use super::wasm::{Filter, Place};
 use crate::fault::{Fault, Reason};
+use crate::http::Fields;
 use crate::http::body::{self, Frame, Observer};
 use crate::telemetry::labels::Outcome;
 use crate::telemetry::why::What;
@@ -529,7 +529,7 @@ impl Observer for Run {
         self.exchange.data(half, bytes);
     }
 
-    fn trailers(&self, half: body::Half, trailers: &HeaderMap) {
+    fn trailers(&self, half: body::Half, trailers: &Fields) {
         self.exchange.trailers(half, trailers);
     }
 

@@ -6,7 +6,6 @@ use std::rc::Rc;
 use std::task::{Context, Waker};
 use std::time::Instant;
 
-use http::HeaderMap;
 use lacis_host::abi::{BodyAnswer, Map, Path, Peer, Status};
 use lacis_host::{Buffer, ContextId, Half, Headers, Reply, Stream};
 
@@ -18,6 +17,7 @@ use super::node::{MAX_SEGMENTS, NodeFacts};
 use super::property;
 use super::wasm::Place;
 use crate::fault::Reason;
+use crate::http::Fields;
 use crate::http::body::Frame;
 use crate::http::head::{RequestHead, Shared};
 
@@ -130,7 +130,7 @@ pub(super) struct Trailers {
 
 impl Trailers {
     /// These have come.
-    pub(super) fn came(&mut self, fields: HeaderMap) {
+    pub(super) fn came(&mut self, fields: Fields) {
         self.there = Some(Box::new(GuestTrailers::new(fields)));
     }
 

@@ -2,7 +2,6 @@
 
 use std::rc::Rc;
 
-use http::HeaderMap;
 use lacis_host::Half;
 
 use super::chain::{Chain, Passage, Stop};
@@ -12,7 +11,7 @@ use super::run::Run;
 use super::seen::{Head, Seen};
 use crate::fault::Fault;
 use crate::http::body;
-use crate::http::{Body, Request, Response};
+use crate::http::{Body, Fields, Request, Response};
 
 impl Passage<'_> {
     /// These filters learn of a connection, in order; it waits for those that stop it. What comes from the client passes
@@ -49,6 +48,6 @@ pub(super) fn response(run: &Rc<Run>, response: Response) -> Result<Response, Fa
     for stage in &mut run.seen.borrow_mut().stages {
         stage.parts[Half::Response as usize].head = Head::Gone;
     }
-    let (body, _) = flow.body(&HeaderMap::new())?;
+    let (body, _) = flow.body(&Fields::new())?;
     Ok(Response { head, body })
 }

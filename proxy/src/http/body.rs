@@ -8,10 +8,10 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::HeaderMap;
 
 use super::{h1, h2, h3};
 use crate::fault::{Fault, Reason, Side};
+use crate::http::Fields;
 
 /// A piece of a body.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ pub enum Frame {
     /// Content.
     Data(Bytes),
     /// Trailer fields; always the last frame.
-    Trailers(HeaderMap),
+    Trailers(Fields),
 }
 
 /// How long the content is.
@@ -47,7 +47,7 @@ pub trait Observer {
     /// Content passed.
     fn data(&self, half: Half, bytes: usize);
     /// Trailers passed.
-    fn trailers(&self, half: Half, trailers: &HeaderMap);
+    fn trailers(&self, half: Half, trailers: &Fields);
     /// The body is over: completely, by a fault, or (`None`) because nobody reads it any more.
     fn end(&self, half: Half, outcome: Option<Result<(), &Fault>>);
     /// Ready when nothing has moved for too long.

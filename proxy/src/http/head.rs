@@ -3,11 +3,12 @@
 //! Connection-specific fields (RFC 9110 section 7.6.1) never reach a head: each protocol takes its own away when it
 //! reads and adds its own when it writes. What they said that matters beyond one hop is a value here.
 
+use crate::http::Fields;
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 
 use http::uri::{Authority, PathAndQuery};
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderValue, Method, StatusCode};
 
 /// The version that a message came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +35,7 @@ pub struct RequestHead {
     /// Whether `:scheme` is https.
     pub https: bool,
     /// Fields, without those of the connection.
-    pub headers: HeaderMap,
+    pub headers: Fields,
     /// The version that it came in.
     pub version: Version,
     /// The protocol that the client asks to switch to (RFC 9110 section 7.8).
@@ -47,7 +48,7 @@ pub struct ResponseHead {
     /// The status.
     pub status: StatusCode,
     /// Fields, without those of the connection.
-    pub headers: HeaderMap,
+    pub headers: Fields,
     /// The protocol that the server switches to; only with status 101.
     pub upgrade: Option<HeaderValue>,
 }
@@ -123,7 +124,7 @@ impl RequestHead {
             authority: None,
             path: PathAndQuery::from_static("/"),
             https: false,
-            headers: HeaderMap::new(),
+            headers: Fields::new(),
             version: Version::Http11,
             upgrade: None,
         }
@@ -145,7 +146,7 @@ impl RequestHead {
 impl ResponseHead {
     /// A head with this status and no fields.
     pub fn new(status: StatusCode) -> Self {
-        ResponseHead { status, headers: HeaderMap::new(), upgrade: None }
+        ResponseHead { status, headers: Fields::new(), upgrade: None }
     }
 
     /// Whether a response with this status to this method has no content (RFC 9110 section 6.4.1), whatever its fields say.
@@ -165,7 +166,7 @@ mod tests {
         let mut mine = Shared::from(ResponseHead::new(StatusCode::OK));
         let mut theirs = mine.share();
         assert!(std::ptr::eq(&*mine, &*theirs), "sharing copies nothing");
-        theirs.headers.insert("x-changed", HeaderValue::from_static("yes"));
+        theirs.headers.insert(http::HeaderName::from_static("x-changed"), HeaderValue::from_static("yes"));
         assert!(mine.headers.is_empty() && !theirs.headers.is_empty());
         let before: *const ResponseHead = &*mine;
         mine.status = StatusCode::CREATED;

@@ -8,6 +8,7 @@
 pub mod body;
 pub mod client;
 pub mod deadline;
+pub mod fields;
 pub mod h1;
 pub mod h2;
 pub mod h3;
@@ -27,6 +28,7 @@ use crate::fault::Fault;
 
 pub use body::Body;
 use body::Half;
+pub use fields::Fields;
 pub use head::{RequestHead, ResponseHead, Shared};
 
 /// A request on its way through this hop.

@@ -1,10 +1,11 @@
 //! Rules that all versions share: which fields belong to a connection, what a well-formed message is, and the limits.
 
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 
 use super::body::Length;
 use crate::fault::{Fault, Reason};
+use crate::http::Fields;
 
 /// Largest head (start line and fields) in bytes, as received and after decompression. Envoy's default is 60 KiB,
 /// nginx's 32; a mesh carries tokens and baggage, so the larger one.
@@ -37,11 +38,11 @@ pub fn is_of_connection(name: &str) -> bool {
 ///
 /// # Errors
 /// `malformed` with what is wrong, for the log.
-pub fn check_fields(headers: &HeaderMap, malformed: Reason) -> Result<(), Fault> {
+pub fn check_fields(headers: &Fields, malformed: Reason) -> Result<(), Fault> {
     if let Some(name) = CONNECTION_FIELDS.iter().find(|name| headers.contains_key(*name)) {
         return Err(Fault::new(malformed).detail(format!("the connection-specific field {name}")));
     }
-    if headers.get_all(header::TE).iter().any(|te| !te.as_bytes().eq_ignore_ascii_case(b"trailers")) {
+    if headers.get_all(header::TE).any(|te| !te.as_bytes().eq_ignore_ascii_case(b"trailers")) {
         return Err(Fault::new(malformed).detail("a te field that is not \"trailers\""));
     }
     Ok(())
@@ -52,8 +53,8 @@ pub fn check_fields(headers: &HeaderMap, malformed: Reason) -> Result<(), Fault>
 /// # Errors
 /// `malformed` if it is not a number, or given twice with different values (RFC 9110 section 8.6). A repeated equal value, in one
 /// line or several, is refused too: nobody sends it in good faith.
-pub fn content_length(headers: &HeaderMap, malformed: Reason) -> Result<Option<u64>, Fault> {
-    let mut lines = headers.get_all(header::CONTENT_LENGTH).iter();
+pub fn content_length(headers: &Fields, malformed: Reason) -> Result<Option<u64>, Fault> {
+    let mut lines = headers.get_all(header::CONTENT_LENGTH);
     let Some(first) = lines.next() else { return Ok(None) };
     match (decimal(first), lines.next()) {
         (Some(length), None) => Ok(Some(length)),
@@ -66,7 +67,7 @@ pub fn content_length(headers: &HeaderMap, malformed: Reason) -> Result<Option<u
 ///
 /// # Errors
 /// As [`content_length`]; and if CONNECT, whose stream is a tunnel, announces content (RFC 9110 section 9.3.6).
-pub fn request_length(method: &Method, headers: &HeaderMap) -> Result<Length, Fault> {
+pub fn request_length(method: &Method, headers: &Fields) -> Result<Length, Fault> {
     match content_length(headers, Reason::HttpRequestError)? {
         Some(_) if method == Method::CONNECT => {
             Err(Fault::new(Reason::HttpRequestError).detail("a content-length with the method CONNECT"))
@@ -81,7 +82,7 @@ pub fn request_length(method: &Method, headers: &HeaderMap) -> Result<Length, Fa
 ///
 /// # Errors
 /// As [`content_length`].
-pub fn response_length(connect: bool, status: StatusCode, headers: &HeaderMap) -> Result<Length, Fault> {
+pub fn response_length(connect: bool, status: StatusCode, headers: &Fields) -> Result<Length, Fault> {
     match connect && status.is_success() {
         true => Ok(Length::Tunnel),
         false => content_length(headers, Reason::HttpProtocolError)
@@ -102,18 +103,15 @@ fn decimal(value: &HeaderValue) -> Option<u64> {
 ///
 /// # Errors
 /// If there are several: two readers could go by two of them (RFC 9110 section 7.2).
-pub fn take_host(headers: &mut HeaderMap) -> Result<Option<HeaderValue>, &'static str> {
-    match headers.entry(header::HOST) {
-        header::Entry::Vacant(_) => Ok(None),
-        header::Entry::Occupied(entry) => match entry.iter().nth(1) {
-            None => Ok(Some(entry.remove())),
-            Some(_) => Err("more than one host field"),
-        },
+pub fn take_host(headers: &mut Fields) -> Result<Option<HeaderValue>, &'static str> {
+    if headers.get_all(header::HOST).nth(1).is_some() {
+        return Err("more than one host field");
     }
+    Ok(headers.remove(header::HOST))
 }
 
 /// Takes away what may not stand in a trailer section (RFC 9110 section 6.5.1): framing, routing and connection fields.
-pub fn clean_trailers(trailers: &mut HeaderMap) {
+pub fn clean_trailers(trailers: &mut Fields) {
     for name in CONNECTION_FIELDS {
         trailers.remove(name);
     }
@@ -132,10 +130,10 @@ mod tests {
         assert!(["te", "trailer", "connections", ""].iter().all(|name| !is_of_connection(name)));
     }
 
-    fn map(lines: &[(&'static str, &'static str)]) -> HeaderMap {
-        let mut map = HeaderMap::new();
+    fn map(lines: &[(&'static str, &'static str)]) -> Fields {
+        let mut map = Fields::new();
         for (name, value) in lines {
-            map.append(*name, HeaderValue::from_static(value));
+            map.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
         map
     }

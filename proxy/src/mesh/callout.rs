@@ -4,11 +4,10 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use http::HeaderMap;
-
 use crate::cluster::Cluster;
 use crate::fault::{Fault, Reason};
 use crate::filter::callout::{Sent, Upstreams};
+use crate::http::Fields;
 use crate::http::Request;
 use crate::http::body::{Half, Observer};
 use crate::telemetry::trail::Trail;
@@ -48,7 +47,7 @@ struct Carried(#[expect(dead_code, reason = "ends when it is dropped")] Trail);
 impl Observer for Carried {
     fn data(&self, _: Half, _: usize) {}
 
-    fn trailers(&self, _: Half, _: &HeaderMap) {}
+    fn trailers(&self, _: Half, _: &Fields) {}
 
     fn end(&self, _: Half, _: Option<Result<(), &Fault>>) {}
 

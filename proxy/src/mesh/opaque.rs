@@ -6,15 +6,15 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 
+use http::Method;
 use http::uri::{Authority, PathAndQuery};
-use http::{HeaderMap, Method};
 
 use super::hop::Served;
 use crate::drain::{Drain, Phase};
 use crate::fault::{Fault, Reason};
 use crate::http::body::Frame;
 use crate::http::head::Version;
-use crate::http::{Body, Request, RequestHead, Service, h1};
+use crate::http::{Body, Fields, Request, RequestHead, Service, h1};
 use crate::net::io::Io;
 
 /// What is read of a refusal's content: ours is a line.
@@ -36,7 +36,7 @@ async fn tunnel(io: Io, served: Rc<Served>) {
         authority: Authority::try_from(format!("{name}:{}", served.conn.local.port())).ok(),
         path: PathAndQuery::from_static("/"),
         https: false,
-        headers: HeaderMap::new(),
+        headers: Fields::new(),
         version: Version::Http11,
         upgrade: None,
     };

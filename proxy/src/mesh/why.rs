@@ -15,18 +15,11 @@ use crate::telemetry::why::Asked;
 /// In a request it asks for an explanation, in a response it says by what id that is found.
 const X_LACIS_WHY: HeaderName = HeaderName::from_static("x-lacis-why");
 
-/// Fields of a request that are looked at one by one.
-const FEW: usize = 16;
-
 /// Begins the record of a request, if it is to have one. Whether somebody asked for it who may not.
 pub(super) fn begin(hop: &Hop, settings: &Why, exchange: &Exchange, head: &RequestHead) -> bool {
     let Why { sample, keep, header: _, trusted } = settings;
     let conn = &exchange.conn;
-    // Few names are compared sooner than one is hashed.
-    let wanted = match head.headers.len() {
-        0..=FEW => head.headers.keys().any(|name| name == X_LACIS_WHY),
-        _ => head.headers.contains_key(X_LACIS_WHY),
-    };
+    let wanted = head.headers.contains_key(X_LACIS_WHY);
     let asked = wanted && may_ask(conn, trusted);
     let refused = wanted && !asked;
     if !asked && (*sample < 100 && hop.chance.borrow_mut().u8(..100) >= *sample) {

@@ -200,7 +200,7 @@ impl Text {
                 if lenient { self.is_in_any_case(whole) || self.is_in_any_case(host) } else { self.is(whole) }
             });
         }
-        let mut lines = head.headers.get_all(name).iter().map(HeaderValue::as_bytes);
+        let mut lines = head.headers.get_all(name).map(HeaderValue::as_bytes);
         if lenient {
             let parts = |line: &[u8]| line.split(|b| *b == b',').any(|part| self.is(part.trim_ascii()));
             return lines.any(|line| self.is(line) || parts(line));

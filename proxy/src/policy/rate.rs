@@ -170,7 +170,7 @@ impl RateLimits {
             let key = key.as_ref().map(|key| match key {
                 RateKey::Identity => limiter.hash(|mut hasher| asked.peer().hash(&mut hasher)),
                 RateKey::Header(name) => limiter.hash(|mut hasher| {
-                    asked.head().headers.get_all(name).iter().for_each(|value| value.as_bytes().hash(&mut hasher));
+                    asked.head().headers.get_all(name).for_each(|value| value.as_bytes().hash(&mut hasher));
                 }),
             });
             if let Err(wait) = limiter.take(key, began) {

@@ -1,16 +1,16 @@
 //! What a rule makes of heads.
 
 use http::StatusCode;
-use http::header::{HeaderMap, HeaderValue, LOCATION};
+use http::header::{HeaderValue, LOCATION};
 use http::uri::{Authority, PathAndQuery};
 
 use crate::config::route::{FieldChanges, PathChange, Redirect, Rewrite, Scheme};
 use crate::fault::{Fault, Reason};
 use crate::http::rules::MAX_TARGET_BYTES;
-use crate::http::{RequestHead, ResponseHead};
+use crate::http::{Fields, RequestHead, ResponseHead};
 
 /// Changes fields: what is set, then what is added, then what is removed. The three name different fields.
-pub fn fields(headers: &mut HeaderMap, changes: &FieldChanges) {
+pub fn fields(headers: &mut Fields, changes: &FieldChanges) {
     for (name, value) in &changes.set {
         headers.insert(name, value.clone());
     }

@@ -8,11 +8,12 @@ use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::HashMap;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 use regex::bytes::RegexSet;
 
 use crate::config::Rule;
 use crate::config::route::{HostMatch, Match, PathMatch, Pattern, TextMatch};
+use crate::http::Fields;
 use crate::http::RequestHead;
 
 /// Lists up to this length are read through; longer ones are looked up by the value of a header.
@@ -166,13 +167,13 @@ impl Asked<'_> {
 }
 
 /// Whether a head has all of these fields.
-pub fn has_headers(headers: &HeaderMap, wanted: &[(HeaderName, TextMatch)]) -> bool {
+pub fn has_headers(headers: &Fields, wanted: &[(HeaderName, TextMatch)]) -> bool {
     wanted.iter().all(|(name, text)| header(headers, name).is_some_and(|value| matches(text, &value)))
 }
 
 /// The value of a field; of several lines as one (RFC 9110 section 5.3).
-fn header<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<Cow<'h, [u8]>> {
-    let mut lines = headers.get_all(name).iter().map(HeaderValue::as_bytes);
+fn header<'h>(headers: &'h Fields, name: &HeaderName) -> Option<Cow<'h, [u8]>> {
+    let mut lines = headers.get_all(name).map(HeaderValue::as_bytes);
     let first = lines.next()?;
     let mut value = Cow::Borrowed(first);
     for line in lines {
@@ -276,7 +277,7 @@ impl List {
 
     fn first(&self, asked: &Asked<'_>) -> Option<u32> {
         let Some(index) = &self.index else { return asked.first(&self.all) };
-        let by_header = asked.head.headers.keys().filter_map(|name| {
+        let by_header = asked.head.headers.names().filter_map(|name| {
             let values = index.by_header.get(name)?;
             asked.first(values.get(header(&asked.head.headers, name)?.as_ref())?)
         });

@@ -3,13 +3,13 @@
 use std::cell::Cell;
 use std::path::Path;
 
-use http::header::HeaderMap;
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderName, HeaderValue, Method};
 
 use super::*;
 use crate::config::resolve::Host;
 use crate::fault::Reason;
+use crate::http::Fields;
 use crate::http::rules::MAX_TARGET_BYTES;
 
 /// The table of these rules, as they stand in the file. Backends are `v1` to `v3`, in this order.
@@ -32,7 +32,7 @@ fn request_to(host: &str, text: &str) -> RequestHead {
     let mut words = text.split(' ').peekable();
     let method = words.next_if(|word| !word.starts_with('/')).map_or(Method::GET, |m| m.parse().expect("a method"));
     let path: PathAndQuery = words.next().expect("a target").parse().expect("a target");
-    let mut headers = HeaderMap::new();
+    let mut headers = Fields::new();
     for word in words {
         let (name, value) = word.split_once(':').expect("a field");
         headers.append(name.parse::<HeaderName>().expect("a name"), value.parse::<HeaderValue>().expect("a value"));
@@ -425,6 +425,18 @@ fn thousands_of_rules_cost_what_ten_do() {
         let head = request_to("h9.example", text);
         assert_eq!((compared(10, rule, &head), compared(10_000, rule, &head)), (1, 1), "{what}");
     }
+}
+
+/// Lines of one name are one value: it is looked for once, however many they are.
+#[test]
+fn a_name_of_many_lines_is_looked_for_once() {
+    let tenants = (0..10).map(|n| format!("t{n}")).collect::<Vec<_>>().join(",");
+    let rule = |n| format!("- {{matches: [{{headers: [{{name: x-tenant, value: \"{tenants}-{n}\"}}]}}]}}");
+    let table = table(&(0..10).map(rule).collect::<Vec<_>>().join("\n"));
+    let lines = format!("/ {}", format!("x-tenant:{tenants}-3").replace(',', " x-tenant:"));
+    MET.set(0);
+    assert_eq!(table.find(&request(&lines)).map(|found| found.number), Some(3));
+    assert_eq!(MET.get(), 1);
 }
 
 /// `conformance/tests/grpcroute-exact-method-matching.yaml`, and the order of GRPCRoute.

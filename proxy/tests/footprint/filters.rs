@@ -81,7 +81,7 @@ async fn exchange(
 ) -> Result<(Rc<RequestHead>, Rc<ResponseHead>), Stop> {
     let mut head = RequestHead::unread();
     head.authority = Some("delta".parse().expect("an authority"));
-    head.headers.insert("user-agent", HeaderValue::from_static("footprint/1"));
+    head.headers.insert(http::header::USER_AGENT, HeaderValue::from_static("footprint/1"));
     let (nowhere, guard) = (worker.ledger.metrics.name("delta"), Drain::default().guard());
     let account = Exchange::open(conn, &worker.ledger, &head, nowhere, Protocol::Http1, guard);
     let body = Body::empty(body::Half::Request);

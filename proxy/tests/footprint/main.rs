@@ -40,6 +40,9 @@ static ALONE: Mutex<()> = Mutex::new(());
 const SERVICE: usize = 1536;
 const ENDPOINT: usize = 100;
 
+/// Blocks that a request takes which nobody looks into: the heads, the exchange, and the values of the fields that it is given.
+const BLOCKS: usize = 5;
+
 /// What is said of each service beside its endpoints.
 #[derive(Clone, Copy)]
 enum Said {
@@ -242,6 +245,7 @@ fn a_request_that_is_recorded_takes_no_more_blocks() {
     let recorded = blocks("telemetry: {why: {keep: 100}}\n", warm, requests);
     println!("{plain} blocks for {requests} requests, {recorded} where they are recorded");
     assert!(plain >= requests, "something is counted");
+    assert!(plain < requests * BLOCKS + requests / 10, "{plain} blocks for {requests} requests");
     // Of those of both runs a few are not of requests.
     assert!(recorded.saturating_sub(plain) < requests / 20, "{plain} without, {recorded} with");
     let kept = blocks("telemetry: {why: {keep: 10000}}\n", warm, requests);

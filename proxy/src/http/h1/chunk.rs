@@ -2,9 +2,9 @@
 //! hexadecimal, extensions are skipped within a bound.
 
 use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
 
 use super::parse;
+use crate::http::Fields;
 use crate::http::rules::{MAX_TRAILER_BYTES, clean_trailers};
 
 /// Longest chunk-size line in bytes, extensions included. Nobody uses extensions; an endless one is an attack
@@ -30,7 +30,7 @@ pub(super) enum Chunked {
 #[derive(Debug)]
 pub(super) enum Piece {
     Data(Bytes),
-    Trailers(HeaderMap),
+    Trailers(Fields),
     /// The end, without trailers.
     End,
     /// More bytes are needed.
@@ -147,7 +147,7 @@ mod tests {
     use super::*;
 
     /// Decodes input that arrives in pieces of the given size.
-    fn decode(text: &str, step: usize) -> Result<(String, Option<HeaderMap>, usize), &'static str> {
+    fn decode(text: &str, step: usize) -> Result<(String, Option<Fields>, usize), &'static str> {
         let (mut decoder, mut input, mut out, mut rest) =
             (Chunked::Size, BytesMut::new(), String::new(), text.as_bytes());
         loop {

@@ -3,11 +3,12 @@
 use std::mem::MaybeUninit;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 use http::uri::{Authority, PathAndQuery};
 use http::{Method, StatusCode};
 
 use crate::fault::{Fault, Reason};
+use crate::http::Fields;
 use crate::http::body::{Half, Length};
 use crate::http::head::{RequestHead, ResponseHead, Shared, Version};
 use crate::http::rules::{self, MAX_FIELDS, MAX_HEAD_BYTES, MAX_TARGET_BYTES};
@@ -98,8 +99,8 @@ pub(super) fn request(input: &mut BytesMut, scanned: &mut usize) -> Result<Optio
     if method == Method::CONNECT {
         return Err(Fault::new(Reason::UnsupportedRequest).detail("the method CONNECT"));
     }
-    let Fields { headers, connection, host, coding, has_length } =
-        Fields::sort(&bytes, parsed.headers, Half::Request).map_err(malformed)?;
+    let Sorted { headers, connection, host, coding, has_length } =
+        Sorted::sort(&bytes, parsed.headers, Half::Request).map_err(malformed)?;
     let (https, target_authority, path) = split_target(&bytes, target, &method)?;
     let authority = match (target_authority, host_authority(host, version)?) {
         // RFC 9112 section 3.2.2: an absolute-form target overrides Host.
@@ -153,8 +154,8 @@ pub(super) fn response(
     }
     let (Some(code), Some(minor)) = (parsed.code, parsed.version) else { return Err(garbled("no status line")) };
     let status = StatusCode::from_u16(code).map_err(|e| Fault::new(Reason::HttpProtocolError).from(e))?;
-    let Fields { headers, connection, coding, has_length, .. } =
-        Fields::sort(&bytes, parsed.headers, Half::Response).map_err(garbled)?;
+    let Sorted { headers, connection, coding, has_length, .. } =
+        Sorted::sort(&bytes, parsed.headers, Half::Response).map_err(garbled)?;
     let switching = status == StatusCode::SWITCHING_PROTOCOLS;
     let head = ResponseHead { status, headers, upgrade: connection.upgrade.filter(|_| switching) };
     let framing = if switching {
@@ -176,7 +177,7 @@ pub(super) fn response(
 }
 
 /// The fields of a trailer section that ends in an empty line.
-pub(super) fn fields(bytes: Bytes) -> Result<HeaderMap, &'static str> {
+pub(super) fn fields(bytes: Bytes) -> Result<Fields, &'static str> {
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     match httparse::parse_headers(&bytes, &mut fields) {
         Ok(httparse::Status::Complete((n, fields))) if n == bytes.len() => header_map(&bytes, fields),
@@ -209,10 +210,10 @@ fn take_head(
 }
 
 /// Values stay where they were received: each is a slice of the head.
-fn header_map(bytes: &Bytes, fields: &[httparse::Header<'_>]) -> Result<HeaderMap, &'static str> {
-    let mut headers = HeaderMap::with_capacity(fields.len());
+fn header_map(bytes: &Bytes, fields: &[httparse::Header<'_>]) -> Result<Fields, &'static str> {
+    let mut headers = Fields::with_capacity(fields.len());
     for field in fields {
-        headers.try_append(name(field)?, value(bytes, field)?).map_err(|_| TOO_MANY)?;
+        headers.append(name(field)?, value(bytes, field)?);
     }
     Ok(headers)
 }
@@ -225,16 +226,14 @@ fn value(bytes: &Bytes, field: &httparse::Header<'_>) -> Result<HeaderValue, &'s
     HeaderValue::from_maybe_shared(bytes.slice_ref(field.value)).map_err(|_| "a field value with a control character")
 }
 
-const TOO_MANY: &str = "too many fields";
-
-/// Fields that a hop may add to those that came, without its map growing.
+/// Lines that a hop may add to those that came, without a larger block.
 const ADDED: usize = 4;
 
 /// The fields of a head, sorted as they are read: those that go on, and what the others say of this connection and of the
 /// message on it (RFC 9110 section 7.6.1).
 #[derive(Default)]
-struct Fields {
-    headers: HeaderMap,
+struct Sorted {
+    headers: Fields,
     connection: Connection,
     /// Of a request; that of a response means nothing, and goes on.
     host: Option<Bytes>,
@@ -243,11 +242,11 @@ struct Fields {
     has_length: bool,
 }
 
-impl Fields {
+impl Sorted {
     /// # Errors
     /// If a field is malformed, or there are several for the host: two readers could go by two of them (RFC 9110 section 7.2).
-    fn sort(bytes: &Bytes, lines: &[httparse::Header<'_>], half: Half) -> Result<Fields, &'static str> {
-        let mut all = Fields { headers: HeaderMap::with_capacity(lines.len() + ADDED), ..Fields::default() };
+    fn sort(bytes: &Bytes, lines: &[httparse::Header<'_>], half: Half) -> Result<Sorted, &'static str> {
+        let mut all = Sorted { headers: Fields::with_capacity(lines.len() + ADDED), ..Sorted::default() };
         let (mut connection, mut upgrade, mut te) = (Vec::new(), None, None);
         for line in lines {
             let (name, value) = (name(line)?, value(bytes, line)?);
@@ -266,13 +265,13 @@ impl Fields {
                 }
                 known => {
                     all.has_length |= known == "content-length";
-                    all.headers.try_append(name, value).map_err(|_| TOO_MANY)?;
+                    all.headers.append(name, value);
                 }
             }
         }
         // Kept: it holds for the whole path of a gRPC call.
         if te == Some(true) {
-            all.headers.try_append(header::TE, HeaderValue::from_static("trailers")).map_err(|_| TOO_MANY)?;
+            all.headers.append(header::TE, HeaderValue::from_static("trailers"));
         }
         let mut upgrades = false;
         for token in connection.iter().flat_map(tokens) {

@@ -2,10 +2,11 @@
 
 use bytes::{BufMut, BytesMut};
 use http::Method;
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 use http::uri::Authority;
 
 use super::parse::Framing;
+use crate::http::Fields;
 use crate::http::head::{RequestHead, ResponseHead};
 
 /// Writes a request head.
@@ -56,7 +57,7 @@ fn upgrades(out: &mut BytesMut, upgrade: &HeaderValue) {
 }
 
 /// Writes fields, one line each, and those that framing needs. Whether a content-length is among those that were given.
-fn fields(out: &mut BytesMut, headers: &HeaderMap, framing: Framing) -> bool {
+fn fields(out: &mut BytesMut, headers: &Fields, framing: Framing) -> bool {
     let (mut has_length, mut has_cookie) = (false, false);
     for (name, value) in headers {
         if *name == header::COOKIE {
@@ -68,7 +69,7 @@ fn fields(out: &mut BytesMut, headers: &HeaderMap, framing: Framing) -> bool {
     }
     if has_cookie {
         // Crumbs of HTTP/2 and HTTP/3 are one line in HTTP/1 (RFC 9113 section 8.2.3).
-        for (nth, crumb) in headers.get_all(header::COOKIE).iter().enumerate() {
+        for (nth, crumb) in headers.get_all(header::COOKIE).enumerate() {
             out.put_slice(if nth == 0 { b"cookie: " } else { b"; " });
             out.put_slice(crumb.as_bytes());
         }
@@ -87,7 +88,7 @@ fn fields(out: &mut BytesMut, headers: &HeaderMap, framing: Framing) -> bool {
 }
 
 /// Writes a trailer section and its end.
-pub(super) fn trailers(out: &mut BytesMut, trailers: &HeaderMap) {
+pub(super) fn trailers(out: &mut BytesMut, trailers: &Fields) {
     out.reserve(head_size(trailers) + 2);
     for (name, value) in trailers {
         line(out, name, value);
@@ -103,6 +104,6 @@ fn line(out: &mut BytesMut, name: &HeaderName, value: &HeaderValue) {
     out.put_slice(b"\r\n");
 }
 
-fn head_size(headers: &HeaderMap) -> usize {
+fn head_size(headers: &Fields) -> usize {
     headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
 }

@@ -3,11 +3,11 @@
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::HeaderMap;
 
 use super::connection::Shared;
 use super::frame::Code;
 use super::stream::{Answer, Cause, Key, Side, watch};
+use crate::http::Fields;
 use crate::http::body::Frame;
 use crate::http::head::ResponseHead;
 
@@ -116,7 +116,7 @@ impl Writer {
     }
 
     /// Sends trailers, for which there is room.
-    pub(super) fn send_trailers(&self, trailers: HeaderMap) {
+    pub(super) fn send_trailers(&self, trailers: Fields) {
         self.shared.borrow_mut().send_trailers(self.key, trailers);
     }
 

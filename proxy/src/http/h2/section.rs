@@ -3,12 +3,13 @@
 use std::borrow::Cow;
 
 use bytes::BytesMut;
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 use http::uri::{Authority, PathAndQuery};
 use http::{Method, StatusCode};
 
 use super::hpack::{Decoder, Encoder, Garbled, Line};
 use crate::fault::{Fault, Reason};
+use crate::http::Fields;
 use crate::http::head::{RequestHead, ResponseHead, Version};
 use crate::http::rules::{self, MAX_FIELDS, MAX_HEAD_BYTES, MAX_TARGET_BYTES};
 
@@ -31,7 +32,7 @@ pub(super) struct Parts {
     method: Option<Method>,
     https: Option<bool>,
     status: Option<StatusCode>,
-    headers: HeaderMap,
+    headers: Fields,
     fields: usize,
     size: usize,
     broken: Option<Broken>,
@@ -65,7 +66,8 @@ impl Parts {
                 return Err(Broken::TooLarge);
             }
             let Line::Field(name, value) = line.into_owned() else { return Err(MALFORMED) };
-            return self.headers.try_append(name, value).map(drop).map_err(|_| Broken::TooLarge);
+            self.headers.append(name, value);
+            return Ok(());
         }
         if self.fields > 0 {
             return Err(Broken::Malformed("a pseudo-header after a field"));
@@ -149,7 +151,7 @@ impl Parts {
     ///
     /// # Errors
     /// As for [`Parts::request`].
-    pub(super) fn trailers(mut self) -> Result<HeaderMap, Broken> {
+    pub(super) fn trailers(mut self) -> Result<Fields, Broken> {
         if let Some(broken) = self.broken.take() {
             return Err(broken);
         }
@@ -199,12 +201,12 @@ pub(super) fn write_response(head: &ResponseHead, encoder: &mut Encoder, out: &m
 }
 
 /// Writes trailers.
-pub(super) fn write_trailers(trailers: &HeaderMap, encoder: &mut Encoder, out: &mut BytesMut) {
+pub(super) fn write_trailers(trailers: &Fields, encoder: &mut Encoder, out: &mut BytesMut) {
     encoder.begin(out);
     write_fields(trailers, encoder, out);
 }
 
-fn write_fields(headers: &HeaderMap, encoder: &mut Encoder, out: &mut BytesMut) {
+fn write_fields(headers: &Fields, encoder: &mut Encoder, out: &mut BytesMut) {
     for (name, value) in headers {
         encoder.line(out, name.as_str().as_bytes(), value.as_bytes(), is_secret(name, value));
     }

@@ -12,9 +12,10 @@ use super::frame::{self, BAD_LENGTH, Code, HEADER, Header, MAX_31_BITS, Wrong, f
 use super::hpack::Encoder;
 use super::section;
 use super::stream::{After, Answer, Cause, Key, Side, Special, Stream, watch};
+use crate::http::Fields;
 use crate::http::Interim;
 use crate::http::head::{RequestHead, ResponseHead};
-use http::{HeaderMap, Method};
+use http::Method;
 
 /// Content that a stream may send at a time while others have something to send, too.
 const TURN: usize = 16 * 1024;
@@ -110,7 +111,7 @@ impl Connection {
     }
 
     /// Sends trailers.
-    pub(super) fn send_trailers(&mut self, key: Key, trailers: HeaderMap) {
+    pub(super) fn send_trailers(&mut self, key: Key, trailers: Fields) {
         self.give(key, Bytes::new(), After::Trailers(Box::new(trailers)));
     }
 

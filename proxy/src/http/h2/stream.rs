@@ -7,11 +7,11 @@ use std::task::{Context, Waker};
 
 use bytes::Bytes;
 use foldhash::fast::RandomState;
-use http::HeaderMap;
 use slab::Slab;
 
 use super::frame::Code;
 use super::section::Broken;
+use crate::http::Fields;
 use crate::http::Interim;
 use crate::http::head::ResponseHead;
 
@@ -64,7 +64,7 @@ pub(super) struct Stream {
 
     pub(super) read: Side,
     pub(super) inbox: Inbox,
-    pub(super) trailers: Option<Box<HeaderMap>>,
+    pub(super) trailers: Option<Box<Fields>>,
     pub(super) answer: Answer,
     /// Content that must still come, if it was announced.
     pub(super) left: Option<u64>,
@@ -103,7 +103,7 @@ pub(super) enum After {
     #[default]
     More,
     End,
-    Trailers(Box<HeaderMap>),
+    Trailers(Box<Fields>),
 }
 
 /// Content that was not read yet. Most messages have one piece of it at a time, for which nothing is allocated.

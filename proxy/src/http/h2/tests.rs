@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderValue, Method, StatusCode};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::LocalSet;
 
@@ -21,7 +21,7 @@ use crate::drain::{Drain, Phase};
 use crate::fault::{Fault, Reason};
 use crate::http::body::{Frame, Half, Made, Source};
 use crate::http::head::{RequestHead, ResponseHead};
-use crate::http::{Body, Interim, Request, Response, Service};
+use crate::http::{Body, Fields, Interim, Request, Response, Service};
 use crate::net::io::Io;
 
 /// Runs a test as a worker runs: on one thread, with local tasks.
@@ -95,12 +95,13 @@ fn ask(content: Bytes, trailers: bool) -> Request {
     let mut head = RequestHead::unread();
     head.method = Method::POST;
     head.authority = Some("delta".parse().expect("a host"));
-    head.headers.insert("x-first", HeaderValue::from_static("1"));
-    head.headers.insert("x-large", HeaderValue::from_str(&"v".repeat(20_000)).expect("a value"));
+    head.headers.insert(http::HeaderName::from_static("x-first"), HeaderValue::from_static("1"));
+    head.headers
+        .insert(http::HeaderName::from_static("x-large"), HeaderValue::from_str(&"v".repeat(20_000)).expect("a value"));
     let mut frames = vec![Frame::Data(content)];
     if trailers {
-        let mut map = HeaderMap::new();
-        map.insert("x-sum", HeaderValue::from_static("7"));
+        let mut map = Fields::new();
+        map.insert(http::HeaderName::from_static("x-sum"), HeaderValue::from_static("7"));
         frames.push(Frame::Trailers(map));
     }
     let length = crate::http::body::Length::Unknown;
@@ -108,7 +109,7 @@ fn ask(content: Bytes, trailers: bool) -> Request {
     Request { head: head.into(), body, interim: Rc::new(Interim::default()) }
 }
 
-async fn collect(mut body: Body) -> Result<(Bytes, Option<HeaderMap>), Fault> {
+async fn collect(mut body: Body) -> Result<(Bytes, Option<Fields>), Fault> {
     let (mut content, mut trailers) = (BytesMut::new(), None);
     while let Some(frame) = body.frame().await {
         match frame? {
@@ -170,7 +171,7 @@ fn our_server_with_a_foreign_client() {
             let request = http::Request::post("http://delta/path").header("x-round", round).header("user-agent", "h2");
             let (mut answer, mut stream) =
                 client.send_request(request.body(()).expect("a request"), false).expect("sent");
-            let mut map = HeaderMap::new();
+            let mut map = http::HeaderMap::new();
             map.insert("x-sum", HeaderValue::from(round));
             let upload = async {
                 let mut rest = content.clone();

@@ -4,13 +4,13 @@ use std::fmt;
 use std::task::{Context, Poll, ready};
 
 use super::code::Code;
-use http::HeaderMap;
 
 use super::Broken;
 use super::client::InFlight;
 use super::frame::Part;
 use super::stream::{Reader, Writer};
 use crate::fault::Fault;
+use crate::http::Fields;
 use crate::http::body::{Body, Frame};
 
 /// The content and trailers that a peer sends. Dropped before the end, it asks the peer to stop.
@@ -19,7 +19,7 @@ pub struct Incoming {
     /// Keeps the link from counting as unused.
     flight: Option<InFlight>,
     /// Kept until the end of the stream shows that nothing follows them (RFC 9114 section 4.1).
-    trailers: Option<HeaderMap>,
+    trailers: Option<Fields>,
 }
 
 impl Incoming {

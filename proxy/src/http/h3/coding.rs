@@ -5,12 +5,12 @@ use std::rc::Rc;
 
 use super::code::Code;
 use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
 
 use super::frame::{kind, write_varint};
 use super::qpack::Section;
 use super::{Broken, section};
 use crate::fault::{Reason, Side};
+use crate::http::Fields;
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::rules;
 
@@ -71,7 +71,7 @@ impl Wire {
     }
 
     /// The frame that carries these trailers.
-    pub(super) fn encode_trailers(&self, mut trailers: HeaderMap) -> Result<BytesMut, Broken> {
+    pub(super) fn encode_trailers(&self, mut trailers: Fields) -> Result<BytesMut, Broken> {
         rules::clean_trailers(&mut trailers);
         self.encode(|section| section::write_fields(&trailers, section))
     }
@@ -97,7 +97,7 @@ impl Wire {
     }
 
     /// Trailers, from their section.
-    pub(super) fn decode_trailers(&self, payload: Bytes) -> Result<HeaderMap, Broken> {
+    pub(super) fn decode_trailers(&self, payload: Bytes) -> Result<Fields, Broken> {
         let malformed = if self.is_server() { Reason::HttpRequestError } else { Reason::HttpProtocolError };
         section::trailers(payload, malformed).inspect_err(|broken| self.check(broken))
     }

@@ -1,13 +1,14 @@
 //! Heads and trailers as field sections, and back (RFC 9114 sections 4.2 and 4.3).
 
 use bytes::Bytes;
-use http::header::{HeaderMap, HeaderValue};
+use http::header::HeaderValue;
 use http::uri::{Authority, PathAndQuery};
 use http::{Method, StatusCode};
 
 use super::Broken;
 use super::qpack::{Lines, Name, Section};
 use crate::fault::Reason;
+use crate::http::Fields;
 use crate::http::head::{RequestHead, ResponseHead, Version};
 use crate::http::rules::{self, MAX_FIELDS, MAX_HEAD_BYTES, MAX_TRAILER_BYTES};
 
@@ -77,7 +78,7 @@ pub(super) fn response(section: Bytes) -> Result<ResponseHead, Broken> {
 ///
 /// # Errors
 /// As for [`request`].
-pub(super) fn trailers(section: Bytes, malformed: Reason) -> Result<HeaderMap, Broken> {
+pub(super) fn trailers(section: Bytes, malformed: Reason) -> Result<Fields, Broken> {
     let Parts { authority: None, path: None, method: None, scheme: None, status: None, headers } =
         Parts::read(section, MAX_TRAILER_BYTES)?
     else {
@@ -98,7 +99,7 @@ struct Parts {
     method: Option<Bytes>,
     scheme: Option<Bytes>,
     status: Option<Bytes>,
-    headers: HeaderMap,
+    headers: Fields,
 }
 
 impl Parts {
@@ -165,7 +166,7 @@ pub(super) fn write_response(head: &ResponseHead, section: &mut Section) {
 }
 
 /// Writes fields.
-pub(super) fn write_fields(headers: &HeaderMap, section: &mut Section) {
+pub(super) fn write_fields(headers: &Fields, section: &mut Section) {
     headers.iter().for_each(|(name, value)| section.line(name.as_str(), value.as_bytes()));
 }
 

@@ -1,9 +1,9 @@
 use std::path::Path;
 
-use http::HeaderMap;
 use http::uri::PathAndQuery;
 
 use super::*;
+use crate::http::Fields;
 use crate::http::RequestHead;
 use crate::telemetry::metrics::Registry;
 
@@ -29,9 +29,9 @@ impl Request {
         let mut head = RequestHead::unread();
         head.method = method.parse().expect("a method");
         head.path = PathAndQuery::try_from(path).expect("a path");
-        let mut headers = HeaderMap::new();
+        let mut headers = Fields::new();
         for (name, value) in fields {
-            headers.append(*name, value.parse().expect("a value"));
+            headers.append(http::HeaderName::from_static(name), value.parse().expect("a value"));
         }
         head.headers = headers;
         Request(head, peer.parse().expect("an identity"))

@@ -11,8 +11,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::Method;
 use http::uri::{Authority, PathAndQuery};
-use http::{HeaderMap, Method};
 use quinn::VarInt;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::task::LocalSet;
@@ -22,7 +22,7 @@ use crate::drain::Drain;
 use crate::fault::Fault;
 use crate::http::body::{Body, Frame, Half};
 use crate::http::head::Version;
-use crate::http::{Interim, Request, RequestHead, Response, ResponseHead, Service};
+use crate::http::{Fields, Interim, Request, RequestHead, Response, ResponseHead, Service};
 use crate::net::quic;
 
 /// Frames and sections by hand. All indexes are of the static table.
@@ -204,7 +204,7 @@ fn request(method: Method, body: Body) -> Request {
         authority: Some(Authority::from_static("a")),
         path: PathAndQuery::from_static("/path?query"),
         https: true,
-        headers: HeaderMap::new(),
+        headers: Fields::new(),
         version: Version::Http11,
         upgrade: None,
     };
@@ -224,7 +224,7 @@ fn text(text: &'static str) -> Body {
 }
 
 /// All of a body.
-async fn read(body: &mut Body) -> Result<(Vec<u8>, Option<HeaderMap>), Fault> {
+async fn read(body: &mut Body) -> Result<(Vec<u8>, Option<Fields>), Fault> {
     let mut content = Vec::new();
     while let Some(frame) = body.frame().await {
         match frame? {
