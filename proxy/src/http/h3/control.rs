@@ -137,8 +137,8 @@ impl Control {
 
 /// What SETTINGS say of the size of field sections. Others that are known concern a dynamic table, which we do not use.
 fn settings(mut payload: &[u8]) -> Result<u64, Violation> {
-    /// Those of HTTP/2 that have no meaning here (section 7.2.4.1).
-    const RESERVED: std::ops::RangeInclusive<u64> = 0x2..=0x5;
+    /// Those of HTTP/2 that have no meaning here (sections 7.2.4.1 and 11.2.2).
+    const RESERVED: [u64; 5] = [0x0, 0x2, 0x3, 0x4, 0x5];
     const CUT: Violation = (Code::FRAME_ERROR, "SETTINGS that are cut");
     let (mut most, mut seen) = (u64::MAX, Vec::new());
     while !payload.is_empty() {
@@ -206,6 +206,7 @@ mod tests {
             ("SETTINGS twice", true, &[SETTINGS, SETTINGS], Err(Code::FRAME_UNEXPECTED)),
             ("a setting twice", true, &[&[4, 4, 6, 1, 6, 1]], Err(Code::SETTINGS_ERROR)),
             ("a setting of HTTP/2", true, &[&[4, 2, 3, 1]], Err(Code::SETTINGS_ERROR)),
+            ("the setting 0", true, &[&[4, 2, 0, 0]], Err(Code::SETTINGS_ERROR)),
             ("a cut setting", true, &[&[4, 1, 6]], Err(Code::FRAME_ERROR)),
             ("content", true, &[SETTINGS, &[0, 1, 0]], Err(Code::FRAME_UNEXPECTED)),
             ("PING", true, &[SETTINGS, &[6, 0]], Err(Code::FRAME_UNEXPECTED)),

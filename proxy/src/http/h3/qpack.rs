@@ -67,7 +67,10 @@ impl Lines {
         if lines.integer(8)?.1 != 0 {
             return Err(Broken::Garbled("a reference to the dynamic table, which has capacity 0"));
         }
-        lines.integer(7)?;
+        // Section 4.5.1.2: one before nothing is none.
+        if lines.integer(7)?.0 & 1 != 0 {
+            return Err(Broken::Garbled("a base below zero"));
+        }
         Ok(lines)
     }
 
@@ -283,6 +286,7 @@ mod tests {
         for (section, why) in [
             (&b""[..], "no prefix"),
             (b"\x01\0", "an insert count"),
+            (b"\0\x80", "a base below zero"),
             (b"\0\0\x80", "an indexed line of the dynamic table"),
             (b"\0\0\x40\0", "a name of the dynamic table"),
             (b"\0\0\x10", "a line after the base"),
