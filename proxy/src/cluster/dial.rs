@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::drain::Drain;
 use crate::fault::{Fault, Reason};
 use crate::http::{h1, h2, h3};
-use crate::identity::{Peer, SpiffeId};
+use crate::identity::SpiffeId;
 use crate::net::io::Io;
 use crate::net::{connect, quic};
 use crate::telemetry::labels::Link;
@@ -19,7 +19,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::tls::{self, Alpn, TlsSettings};
 
 /// What a client handshake is made with, and who we are in it.
-type Client = (Arc<tls::ClientSettings>, Arc<Peer>);
+type Client = (Arc<tls::ClientSettings>, Arc<TlsSettings>);
 
 /// What a worker needs to open links.
 pub struct Dialer {
@@ -74,7 +74,7 @@ impl Dialer {
                     .ok_or_else(|| Fault::new(Reason::ConnectionRefused).detail("this worker has no UDP socket"))?;
                 let (tls, own) = tls?;
                 let settings = quic::client(tls).map_err(|error| Fault::new(Reason::ProxyInternalError).from(error))?;
-                h3::Link::connect(udp, settings, address, &service, Some(own), this.drain.guard()).await
+                h3::Link::connect(udp, settings, address, &service, Some(&own), this.drain.guard()).await
             };
             this.counted(Link::H3, within(patience, open)).await.map(Some)
         }
@@ -152,7 +152,7 @@ impl Dialer {
 
     fn client(&self, identity: &[SpiffeId], alpn: Alpn) -> Result<Client, Fault> {
         match self.tls.borrow().as_ref() {
-            Some(tls) => Ok((tls.client(identity, alpn), Arc::clone(tls.own()))),
+            Some(tls) => Ok((tls.client(identity, alpn), Arc::clone(tls))),
             None => Err(Fault::new(Reason::TlsCertificateError).detail("this sidecar has no identity")),
         }
     }
@@ -172,8 +172,8 @@ impl std::fmt::Debug for Dialer {
 
 /// Opens a TCP connection with TLS; what both sides agreed to speak.
 async fn handshake(address: SocketAddr, (tls, own): Client, service: &str) -> Result<(Io, Option<Alpn>), Fault> {
-    let (stream, alpn, peer) = tls::handshake::connect(connect::tcp(address).await?, tls, service).await?;
-    Ok((Io::opened_tls(stream, peer.map(|peer| (own, peer))), alpn))
+    let (stream, alpn, peer) = tls::handshake::connect(connect::tcp(address).await?, tls, &own, service).await?;
+    Ok((Io::opened_tls(stream, (Arc::clone(own.own()), peer)), alpn))
 }
 
 async fn within<T>(patience: Duration, open: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {

@@ -52,8 +52,8 @@ impl Io {
     }
 
     /// TLS that was opened from here: what it has shown of both ends, ours and the other.
-    pub fn opened_tls(stream: tls::Stream, ends: Option<(Arc<Peer>, Peer)>) -> Self {
-        let carrier = Carrier { local: stream.io().local_addr().ok(), ends };
+    pub fn opened_tls(stream: tls::Stream, ends: (Arc<Peer>, Arc<Peer>)) -> Self {
+        let carrier = Carrier { local: stream.io().local_addr().ok(), ends: Some(ends) };
         Io { carrier: Some(Rc::new(carrier)), ..Io::tls(stream) }
     }
 

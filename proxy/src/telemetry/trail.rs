@@ -38,7 +38,7 @@ pub struct Carrier {
     /// Our end of it.
     pub local: Option<SocketAddr>,
     /// What its TLS has shown of both ends: ours, the other's. None without TLS.
-    pub ends: Option<(Arc<Peer>, Peer)>,
+    pub ends: Option<(Arc<Peer>, Arc<Peer>)>,
 }
 
 /// Something that carries requests and counts them.

@@ -17,8 +17,8 @@ use tokio::net::TcpStream;
 
 use super::record::HEADER;
 use super::stream::{Secrets, Stream};
-use super::{Alpn, Peer, TlsSettings, fault, peer, server_name};
-use crate::fault::{Fault, Reason};
+use super::{Alpn, Peer, Role, TlsSettings, fault, refusal, server_name};
+use crate::fault::Fault;
 
 /// What is read of a peer at a time. Its part of a handshake has two or three KiB.
 const READ: usize = 4 * 1024;
@@ -26,21 +26,24 @@ const READ: usize = 4 * 1024;
 /// What is kept of a peer that does not go on: a message of a handshake may have 64 KiB.
 const MAX_WAITING: usize = 64 * 1024;
 
-/// Connects to a service; what the two agreed to speak, and who answers there.
+/// Connects to a service, by settings that this identity has made for it; what the two agreed to speak, and who answers there.
 ///
 /// # Errors
 /// If the server is not who it should be, does not accept us, or speaks no TLS 1.3. The request can go elsewhere.
 pub async fn connect<IO>(
     io: IO,
     settings: Arc<ClientConfig>,
+    own: &TlsSettings,
     service: &str,
-) -> Result<(Stream<IO>, Option<Alpn>, Option<Peer>), Fault>
+) -> Result<(Stream<IO>, Option<Alpn>, Arc<Peer>), Fault>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
     let mut session = UnbufferedClientConnection::new(settings, server_name(service)).map_err(broken).map_err(fault)?;
     let (io, read) = shake(&mut session, io).await.map_err(fault)?;
-    let (alpn, server) = (Alpn::of(session.alpn_protocol()), session.peer_certificates().and_then(peer));
+    let alpn = Alpn::of(session.alpn_protocol());
+    let server = own.peer(Role::Server, session.peer_certificates().unwrap_or_default());
+    let server = server.map_err(|error| refusal(&error))?;
     let made = session.dangerous_into_kernel_connection();
     let stream = made.and_then(|(extracted, keys)| Stream::new(io, extracted, Secrets::Client(keys), read));
     Ok((stream.map_err(broken).map_err(fault)?, alpn, server))
@@ -71,10 +74,8 @@ where
     own.cert_resolver = asked.clone();
     let mut session = UnbufferedServerConnection::new(Arc::new(own)).map_err(broken).map_err(fault)?;
     let (io, read) = shake(&mut session, io).await.map_err(fault)?;
-    let peer = session.peer_certificates().and_then(|chain| settings.peer(chain));
-    let peer = peer.ok_or_else(|| {
-        Fault::new(Reason::TlsCertificateError).detail("the peer's certificate is no valid identity (any more)")
-    })?;
+    let peer = settings.peer(Role::Client, session.peer_certificates().unwrap_or_default());
+    let peer = peer.map_err(|error| refusal(&error))?;
     let (alpn, server_name) = (Alpn::of(session.alpn_protocol()), asked.name.get().cloned());
     let made = session.dangerous_into_kernel_connection();
     let stream = made.and_then(|(extracted, keys)| Stream::new(io, extracted, Secrets::Server(keys), read));

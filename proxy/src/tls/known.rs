@@ -15,10 +15,12 @@ use super::verify::{Peer, sha256, time};
 /// when one more does, it begins anew.
 pub(super) const MAX_CHAINS: usize = 256;
 
-/// What a chain was verified for: a certificate that may be a client's need not be a server's.
+/// What a chain is verified for: a certificate that may be a client's need not be a server's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Role {
+pub enum Role {
+    /// Whoever has connected.
     Client,
+    /// Whoever has answered.
     Server,
 }
 

@@ -22,18 +22,24 @@ use std::io;
 use rustls::{AlertDescription, CertificateError, Error, OtherError};
 
 use crate::fault::{Fault, Reason};
+pub use known::Role;
 /// What a client handshake is made with.
 pub use rustls::ClientConfig as ClientSettings;
 pub use settings::{Alpn, IdentityError, Problem, TlsSettings, server_name};
 pub use stream::Stream;
-pub use verify::{Peer, peer};
+pub use verify::Peer;
 
 /// The fault of a handshake that failed on a TCP connection. Nothing of a request was sent, so it may be sent elsewhere.
 pub fn fault(error: io::Error) -> Fault {
     match error.get_ref().and_then(|e| e.downcast_ref::<Error>()) {
-        Some(tls) => Fault::new(reason(tls)).detail(explain(tls)),
+        Some(tls) => refusal(tls),
         None => Fault::new(Reason::TlsProtocolError).from(error),
     }
+}
+
+/// The fault of a peer that is refused.
+pub fn refusal(error: &Error) -> Fault {
+    Fault::new(reason(error)).detail(explain(error))
 }
 
 /// An error of a handshake in words: rustls does not print what a verifier like ours has to say.

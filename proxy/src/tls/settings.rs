@@ -23,6 +23,7 @@ use rustls::{
 };
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::known::Role;
 use super::verify::{self, Peer, Unidentified, Verifier};
 use crate::config::IdentityFiles;
 use crate::identity::SpiffeId;
@@ -203,11 +204,13 @@ impl TlsSettings {
         &self.quic
     }
 
-    /// Who has connected, from the certificates of a connection whose handshake is complete (leaf first). `None` if there
-    /// are none, or if the leaf has expired: a resumed session does not verify a certificate again, and it must not outlive
-    /// the identity that it stands for.
-    pub fn peer(&self, chain: &[CertificateDer<'_>]) -> Option<Arc<Peer>> {
-        self.verifier.client(chain, SystemTime::now())
+    /// Who is at the other end, from the certificates (leaf first) of a connection whose handshake is complete, and if that resumed a
+    /// session: one that does so verifies no certificate.
+    ///
+    /// # Errors
+    /// If a full handshake would refuse them now.
+    pub fn peer(&self, role: Role, chain: &[CertificateDer<'_>]) -> Result<Arc<Peer>, Error> {
+        self.verifier.peer(role, chain, SystemTime::now())
     }
 
     /// A secret for this purpose, which stays the same as long as the private key does, also over restarts. Hosts with the same private

@@ -18,6 +18,7 @@ use rustls::{
     CipherSuite, ClientConfig, ClientConnection, Connection, DigitallySignedStruct, Error, HandshakeKind, NamedGroup,
     ServerConfig, ServerConnection, SignatureScheme,
 };
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::authority::{self, Authority, AuthorityError, Pair, init, issue};
 use super::*;
@@ -95,6 +96,12 @@ fn uri(text: &str) -> SanType {
 fn der(pair: &Pair) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
     let certificate = CertificateDer::from_pem_slice(pair.certificate.as_bytes()).expect("certificate");
     (vec![certificate], PrivateKeyDer::from_pem_slice(pair.private_key.as_bytes()).expect("key"))
+}
+
+/// Whom a certificate names.
+fn holder(chain: &[CertificateDer<'_>]) -> Peer {
+    let (_, leaf) = X509Certificate::from_der(&chain[0]).expect("a certificate");
+    Peer::of(&chain[0], &leaf).expect("a peer")
 }
 
 /// A client that believes everybody and shows what it is given.
@@ -193,7 +200,7 @@ fn two_members_of_a_mesh() {
     for (alpn, chosen) in [(Alpn::Http2, "h2"), (Alpn::Http1, "http/1.1")] {
         let client = alpha.client(&[id("other"), id("delta")], alpn);
         let (client, server) = handshake(&client, delta.server()).expect("handshake");
-        let caller = peer(server.peer_certificates().expect("chain")).expect("peer");
+        let caller = holder(server.peer_certificates().expect("chain"));
         assert_eq!(caller.spiffe, id("alpha"));
         assert_eq!(&*caller.subject, "CN=alpha,O=mesh.local");
         let text = caller.forwarded(delta.identity());
@@ -208,7 +215,8 @@ fn two_members_of_a_mesh() {
         );
         assert_eq!(client.alpn_protocol(), Some(chosen.as_bytes()));
         assert_eq!(server.server_name(), Some("delta"));
-        assert_eq!(delta.peer(server.peer_certificates().expect("chain")).as_deref(), Some(&caller));
+        let known = delta.peer(Role::Client, server.peer_certificates().expect("chain"));
+        assert_eq!(known.as_deref(), Ok(&caller));
         let suite = client.negotiated_cipher_suite().map(|s| s.suite());
         assert_eq!(suite, Some(CipherSuite::TLS13_AES_128_GCM_SHA256));
         let group = client.negotiated_key_exchange_group().map(|g| g.name());
@@ -286,10 +294,9 @@ fn a_resumed_session_knows_its_peer_and_ends_with_the_settings() {
     let (resumed, server) = handshake(&client, delta.server()).expect("second");
     assert_eq!(server.handshake_kind(), Some(HandshakeKind::Resumed));
     let chain = server.peer_certificates().expect("chain");
-    assert_eq!(peer(chain).expect("peer").spiffe, id("alpha"));
-    assert_eq!(peer(resumed.peer_certificates().expect("chain")).expect("peer").spiffe, id("delta"));
-    // Nobody verified the certificate this time, so its end must count.
-    assert_eq!(Peer::at(chain, mesh.now + 2 * DAY), None);
+    assert_eq!(delta.peer(Role::Client, chain).expect("peer").spiffe, id("alpha"));
+    let chain = resumed.peer_certificates().expect("chain");
+    assert_eq!(alpha.peer(Role::Server, chain).expect("peer").spiffe, id("delta"));
 
     // Other settings of the client or of the server, or another question: from the beginning.
     let question = alpha.client(&[id("delta"), id("other")], Alpn::Http2);
@@ -326,7 +333,7 @@ fn quic() {
         assert!(!client.is_handshaking() && !server.is_handshaking());
         assert_eq!(server.handshake_kind(), Some(kind));
         assert_eq!(server.alpn_protocol(), Some(&b"h3"[..]));
-        assert_eq!(peer(server.peer_certificates().expect("chain")).expect("peer").spiffe, id("alpha"));
+        assert_eq!(holder(server.peer_certificates().expect("chain")).spiffe, id("alpha"));
     }
 }
 
@@ -338,11 +345,11 @@ fn subjects_cannot_leave_their_quotes() {
         p.distinguished_name.push(rcgen::DnType::OrganizationName, " a\",URI=spiffe://x;\r\n\\ü ");
         p.distinguished_name.push(rcgen::DnType::CommonName, "#1");
     });
-    let subject = Peer::at(&der(&pair).0, mesh.now).expect("peer").subject;
+    let subject = holder(&der(&pair).0).subject;
     assert_eq!(&*subject, r#"CN=\#1,O=\ a\"\,URI=spiffe://x\;\0D\0A\\\C3\BC\ "#);
 
     let long = |n: usize| mesh.sign(|p| p.distinguished_name.push(rcgen::DnType::CommonName, "x".repeat(n)));
-    let length = |pair: &Pair| Peer::at(&der(pair).0, mesh.now).expect("peer").subject.len();
+    let length = |pair: &Pair| holder(&der(pair).0).subject.len();
     let frame = "CN=,O=mesh.local".len();
     assert_eq!(length(&long(verify::MAX_SUBJECT_BYTES - frame)), verify::MAX_SUBJECT_BYTES);
     assert_eq!(length(&long(verify::MAX_SUBJECT_BYTES - frame + 1)), 0);

@@ -28,25 +28,7 @@ pub const MAX_SUBJECT_BYTES: usize = 1024;
 /// Longest part of a peer's URI that an error repeats, in bytes.
 const MAX_QUOTED_BYTES: usize = 256;
 
-/// Who is at the other end, from the certificates of a connection whose handshake is complete (leaf first).
-///
-/// `None` if there are none, or if the leaf has expired: a resumed session does not verify a certificate again, and it
-/// must not outlive the identity that it stands for.
-pub fn peer(chain: &[CertificateDer<'_>]) -> Option<Peer> {
-    Peer::at(chain, SystemTime::now())
-}
-
 impl Peer {
-    /// [`peer`], at a given time.
-    pub fn at(chain: &[CertificateDer<'_>], now: SystemTime) -> Option<Peer> {
-        let der = chain.first()?;
-        let (_, leaf) = X509Certificate::from_der(der).ok()?;
-        if time(leaf.validity().not_after) < now {
-            return None;
-        }
-        Peer::of(der, &leaf)
-    }
-
     /// The holder of a certificate, if it names one.
     pub(super) fn of(der: &[u8], leaf: &X509Certificate<'_>) -> Option<Peer> {
         let names = leaf.subject_alternative_name().ok()?;
@@ -183,30 +165,31 @@ impl Verifier {
         }
     }
 
-    /// Who has connected with this chain, from the certificates of a connection whose handshake is complete; as
-    /// [`Peer::at`].
-    pub(crate) fn client(&self, chain: &[CertificateDer<'_>], now: SystemTime) -> Option<Arc<Peer>> {
-        let (leaf, intermediates) = chain.split_first()?;
-        let since = now.duration_since(UNIX_EPOCH).ok()?;
+    /// Who has shown this chain (leaf first) in a handshake that is complete. A handshake that resumes a session verifies no
+    /// certificate, and must not outlive what the session stands for: so this demands all that a full one does now.
+    ///
+    /// # Errors
+    /// If a full handshake would refuse it.
+    pub(crate) fn peer(&self, role: Role, chain: &[CertificateDer<'_>], now: SystemTime) -> Result<Arc<Peer>, Error> {
+        let (leaf, intermediates) = chain.split_first().ok_or(Error::NoCertificatesPresented)?;
+        let since = now.duration_since(UNIX_EPOCH).map_err(|_| Error::FailedToGetCurrentTime)?;
         // The next whole second: a part of one after its end is after its end.
         let second = UnixTime::since_unix_epoch(Duration::from_nanos(999_999_999) + since);
-        let known = self.known.find(Role::Client, leaf, intermediates, second);
-        known.or_else(|| Peer::at(chain, now).map(Arc::new))
+        self.demand(role, leaf, intermediates, second)
     }
 
-    /// Demands of a chain that it leads to the roots now, as `verify` finds out, and that it is of somebody who is welcome.
+    /// Demands of a chain that it leads to the roots now, and that it is of somebody who is welcome.
     fn demand(
         &self,
         role: Role,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
-        verify: impl FnOnce() -> Result<(), Error>,
-    ) -> Result<(), Error> {
+    ) -> Result<Arc<Peer>, Error> {
         let peer = match self.known.find(role, leaf, intermediates, now) {
             Some(peer) => peer,
             None => {
-                verify()?;
+                self.verify(role, leaf, intermediates, now)?;
                 let peer = Arc::new(self.identify(leaf)?);
                 self.known.add(role, leaf, intermediates, peer.clone());
                 peer
@@ -216,7 +199,24 @@ impl Verifier {
             Some(expected) if !expected.contains(&peer.spiffe) => {
                 Err(Unidentified::Unexpected { id: peer.spiffe.clone(), expected: expected.clone() }.into())
             }
-            _ => Ok(()),
+            _ => Ok(peer),
+        }
+    }
+
+    /// Whether a chain leads to the roots, and may be of one in this role.
+    fn verify(
+        &self,
+        role: Role,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        match role {
+            Role::Client => self.clients.verify_client_cert(leaf, intermediates, now).map(drop),
+            Role::Server => {
+                let parsed = ParsedCertificate::try_from(leaf)?;
+                verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, self.algorithms.all)
+            }
         }
     }
 
@@ -255,10 +255,7 @@ impl ServerCertVerifier for Verifier {
         _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        self.demand(Role::Server, leaf, intermediates, now, || {
-            let parsed = ParsedCertificate::try_from(leaf)?;
-            verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, self.algorithms.all)
-        })?;
+        self.demand(Role::Server, leaf, intermediates, now)?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -296,9 +293,7 @@ impl ClientCertVerifier for Verifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        self.demand(Role::Client, leaf, intermediates, now, || {
-            self.clients.verify_client_cert(leaf, intermediates, now).map(drop)
-        })?;
+        self.demand(Role::Client, leaf, intermediates, now)?;
         Ok(ClientCertVerified::assertion())
     }
 

@@ -25,7 +25,7 @@ use crate::net::{listen, quic};
 use crate::telemetry::labels::NameId;
 use crate::telemetry::labels::{Direction, Link, Protocol};
 use crate::tls::handshake::Accepted;
-use crate::tls::{self, Alpn, Peer};
+use crate::tls::{self, Alpn, Peer, Role};
 
 /// From the connection to the end of its handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -299,12 +299,15 @@ impl Worker {
     async fn quic(self: &Rc<Self>, connection: quic::Connection) {
         let way = &self.inbound;
         let from = connection.remote_address();
-        let settings = self.tls.borrow().clone();
-        let chain = quic::peer_certificates(&connection);
-        let Some(peer) = settings.zip(chain).and_then(|(settings, chain)| settings.peer(&chain)) else {
-            tracing::info!(peer = %from, "a peer was turned away: its certificate is no valid identity (any more)");
-            connection.close(0u32.into(), b"");
-            return;
+        let Some(settings) = self.tls.borrow().clone() else { return };
+        let chain = quic::peer_certificates(&connection).unwrap_or_default();
+        let peer = match settings.peer(Role::Client, &chain) {
+            Ok(peer) => peer,
+            Err(error) => {
+                tracing::info!(fault = %tls::refusal(&error), peer = %from, "a peer was turned away");
+                connection.close(0u32.into(), b"");
+                return;
+            }
         };
         let local = self.entrances.borrow().get(&Sockets::INBOUND).map(|entrance| entrance.local);
         let server_name = quic::server_name(&connection);

@@ -26,10 +26,9 @@ use crate::drain::Guard;
 use crate::fault::{Fault, Reason, Retry, Side};
 use crate::http::body::{self, Half, Length, Source};
 use crate::http::{Body, Interim, Request, Response, ResponseHead, rules};
-use crate::identity::Peer;
 use crate::net::quic;
 use crate::telemetry::trail::Carrier;
-use crate::tls;
+use crate::tls::{self, Role, TlsSettings};
 
 /// A connection to a server. Clones share it; when the last one and the last body of a response are gone, it is closed.
 #[derive(Clone)]
@@ -64,7 +63,7 @@ impl Link {
         config: quinn::ClientConfig,
         address: SocketAddr,
         server_name: &str,
-        own: Option<Arc<Peer>>,
+        own: Option<&TlsSettings>,
         guard: Guard,
     ) -> Result<Self, Fault> {
         let name = server_name.parse().map_err(|error: http::uri::InvalidUri| internal("a server name", error))?;
@@ -72,9 +71,11 @@ impl Link {
             .connect_with(config, address, server_name)
             .map_err(|error| internal("a connection attempt", error))?;
         let quic = connecting.await.map_err(handshake)?;
-        let server = quic::peer_certificates(&quic).as_deref().and_then(tls::peer);
+        let chain = quic::peer_certificates(&quic).unwrap_or_default();
+        let ends = own.map(|own| own.peer(Role::Server, &chain).map(|server| (Arc::clone(own.own()), server)));
+        let ends = ends.transpose().map_err(|error| tls::refusal(&error))?;
         let local = quic.local_ip().zip(endpoint.local_addr().ok()).map(|(ip, bound)| (ip, bound.port()).into());
-        let carrier = Rc::new(Carrier { local, ends: own.zip(server) });
+        let carrier = Rc::new(Carrier { local, ends });
         let ours = Ours::open(&quic).await.map_err(handshake)?;
         let wire = Wire::new(quic.clone(), Side::Upstream);
         let theirs = Theirs::new(Rc::clone(&wire));

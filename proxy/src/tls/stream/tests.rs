@@ -68,11 +68,11 @@ async fn pieces(room: usize, most: usize) -> Pair {
     let (near, far) = duplex(room);
     let (near, far) = (Pieces { io: near, most }, Pieces { io: far, most });
     let client = alpha.client(&[id("delta")], Alpn::Http2);
-    let (client, server) = tokio::join!(connect(near, client, "delta"), accept(far, delta.clone()));
+    let (client, server) = tokio::join!(connect(near, client, &alpha, "delta"), accept(far, delta.clone()));
     let (client, alpn, answers) = client.expect("connected");
     let Accepted { stream, alpn: accepted, peer, server_name } = server.expect("accepted");
     assert_eq!((alpn, accepted), (Some(Alpn::Http2), Some(Alpn::Http2)));
-    assert_eq!((&answers.expect("a peer").spiffe, &peer.spiffe), (&id("delta"), &id("alpha")));
+    assert_eq!((&answers.spiffe, &peer.spiffe), (&id("delta"), &id("alpha")));
     assert_eq!(server_name.as_deref(), Some("delta"));
     (client, stream)
 }
@@ -324,10 +324,10 @@ async fn sessions_are_resumed_with_peers_of_rustls() {
     for kind in [HandshakeKind::Full, HandshakeKind::Resumed] {
         let (near, far) = duplex(10_000);
         let there = TlsAcceptor::from(delta.server().clone()).accept(far);
-        let (client, server) = tokio::join!(connect(near, config.clone(), "delta"), there);
+        let (client, server) = tokio::join!(connect(near, config.clone(), &alpha, "delta"), there);
         let ((mut client, _, peer), mut server) = (client.expect("connected"), server.expect("accepted"));
         assert_eq!(server.get_ref().1.handshake_kind(), Some(kind));
-        assert_eq!(peer.expect("a peer").spiffe, id("delta"));
+        assert_eq!(peer.spiffe, id("delta"));
         server.get_mut().1.refresh_traffic_keys().expect("an update");
         server.write_all(b"hello").await.expect("write");
         server.flush().await.expect("flush");
@@ -393,7 +393,7 @@ async fn what_comes_with_the_end_of_a_handshake_is_not_lost() {
     let (mut other, far) = duplex(100_000);
     let client = async {
         let config = alpha.client(&[id("delta")], Alpn::Http2);
-        let (mut client, _, _) = connect(near, config, "delta").await.expect("connected");
+        let (mut client, _, _) = connect(near, config, &alpha, "delta").await.expect("connected");
         client.write_all(b"at once").await.expect("write");
         client.shutdown().await.expect("shutdown");
         let mut text = String::new();
@@ -462,7 +462,7 @@ async fn openssl_changes_keys_with_us() {
     let address = accepting.trim().trim_start_matches("ACCEPT ");
     let tcp = TcpStream::connect(address).await.expect("connected");
     let config = alpha.client(&[id("delta")], Alpn::Http2);
-    let (mut stream, alpn, _) = connect(tcp, config, "delta").await.expect("a handshake");
+    let (mut stream, alpn, _) = connect(tcp, config, &alpha, "delta").await.expect("a handshake");
     assert_eq!(alpn, Some(Alpn::Http2));
     let mut text = [0; 4];
     // It changes its own key and wants ours to change, too.

@@ -1,10 +1,15 @@
 //! What was verified before passes more cheaply, and nothing else passes.
 
 use rcgen::ExtendedKeyUsagePurpose::ClientAuth;
+use rcgen::{BasicConstraints, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use rustls::RootCertStore;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::time_provider::TimeProvider;
+use tokio::io::duplex;
+use tokio_rustls::TlsAcceptor;
 
+use super::super::handshake::connect;
 use super::super::known::MAX_CHAINS;
 use super::super::verify::Verifier;
 use super::*;
@@ -45,11 +50,12 @@ fn it_passes_in_its_time_only() {
         let cold = verifier(&mesh);
         assert_eq!(as_client(&warm, &chain, now), as_client(&cold, &chain, now));
         assert_eq!(as_server(&anybody, &chain, now), as_server(&cold.one_of(&[id("delta")]), &chain, now));
-        assert_eq!(warm.client(&chain, now).as_deref(), Peer::at(&chain, now).as_ref());
+        let roles = [(Role::Client, &warm), (Role::Server, &anybody)];
+        roles.iter().for_each(|(role, warm)| assert_eq!(warm.peer(*role, &chain, now), cold.peer(*role, &chain, now)));
     }
     as_client(&warm, &chain, from - second).expect_err("it is not valid yet");
     as_client(&warm, &chain, until + second).expect_err("it has expired");
-    assert_eq!(warm.client(&chain, until + DAY), None, "nor does a resumed session outlive it");
+    warm.peer(Role::Client, &chain, until + DAY).expect_err("nor does a resumed session outlive it");
 }
 
 /// An intermediate authority that ends before the leaf does ends the chain.
@@ -65,9 +71,66 @@ fn every_certificate_of_a_chain_counts() {
     assert_eq!(warm.remembers(), 1);
     // Later than that one is valid, all is verified again, which finds that it is not needed.
     as_client(&warm, &chain, mesh.now + DAY * 3 / 4).expect("still valid without it");
+    warm.peer(Role::Client, &chain, mesh.now + DAY * 3 / 4).expect("as a resumed session finds out, too");
     // Without it the chain is another one.
     chain.pop();
     as_client(&warm, &chain, mesh.now).expect("verified anew");
+}
+
+/// An intermediate authority that ends before the leaf does ends the sessions that can be resumed.
+#[test]
+fn a_resumed_session_does_not_outlive_an_intermediate() {
+    let mesh = Mesh::new();
+    let key = || KeyPair::generate().expect("a key");
+    let authority = |until: SystemTime| {
+        let mut params = authority::params("an authority", "mesh.local", mesh.now - DAY, until).expect("params");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params
+    };
+    let (above, below, own) = (key(), key(), key());
+    let (first, second) = (authority(mesh.now + DAY), authority(mesh.now + DAY / 2));
+    let root = first.self_signed(&above).expect("an authority");
+    let middle = second.signed_by(&below, &Issuer::new(first, above)).expect("an authority");
+    let leaf = mesh.params().signed_by(&own, &Issuer::new(second, below)).expect("a certificate");
+    let chain = vec![leaf.into(), middle.into()];
+    let mut roots = RootCertStore::empty();
+    roots.add(root.into()).expect("an authority");
+    let warm = Verifier::anybody(Arc::new(roots), "mesh.local", &Arc::new(default_provider())).expect("a verifier");
+    for (role, verifier) in [(Role::Client, &warm), (Role::Server, &warm.one_of(&[id("delta")]))] {
+        assert_eq!(verifier.peer(role, &chain, mesh.now).expect("a peer").spiffe, id("delta"));
+        let error = verifier.peer(role, &chain, mesh.now + DAY * 3 / 4).expect_err("its authority has ended");
+        assert!(
+            matches!(error, Error::InvalidCertificate(rustls::CertificateError::ExpiredContext { .. })),
+            "{error:?}"
+        );
+    }
+}
+
+/// The time in which a certificate was valid that has expired since.
+#[derive(Debug)]
+struct Past(SystemTime);
+
+impl TimeProvider for Past {
+    fn current_time(&self) -> Option<UnixTime> {
+        self.0.duration_since(UNIX_EPOCH).ok().map(UnixTime::since_unix_epoch)
+    }
+}
+
+#[tokio::test]
+async fn a_session_is_not_resumed_with_a_server_that_has_expired() {
+    let mesh = Mesh::new();
+    let alpha = mesh.settings("alpha");
+    let server = impostor(&mesh.sign(|params| params.not_after = (mesh.now - DAY / 2).into()));
+    let mut config = ClientConfig::clone(&alpha.client(&[id("delta")], Alpn::Http2));
+    config.time_provider = Arc::new(Past(mesh.now - DAY * 3 / 4));
+    let config = Arc::new(config);
+    handshake(&config, &server).expect("it was valid then");
+    let (near, far) = duplex(10_000);
+    let there = TlsAcceptor::from(server).accept(far);
+    let (client, _) = tokio::join!(connect(near, config, &alpha, "delta"), there);
+    let fault = client.err().expect("refused");
+    assert_eq!(fault.reason, Reason::TlsCertificateError, "{fault}");
 }
 
 #[test]
