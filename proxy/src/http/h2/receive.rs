@@ -13,7 +13,7 @@ use super::frame::{
 use super::section::{Broken, Parts};
 use super::server::MAX_PENDING_RESETS;
 use super::stream::{Answer, Cause, Key, Side, Special, Stream};
-use super::{MAX_FRAME, MAX_STREAMS, STREAM_WINDOW};
+use super::{CONNECTION_WINDOW, MAX_FRAME, MAX_STREAMS, STREAM_WINDOW};
 use crate::fault::{Fault, Reason};
 use crate::http::body::Length;
 use crate::http::head::{RequestHead, ResponseHead};
@@ -29,8 +29,12 @@ const MAX_CONTINUATIONS: u32 = 64;
 /// Frames in a row that move nothing: empty DATA, PRIORITY, unknown ones. Nobody sends so many in good faith.
 const MAX_USELESS: u32 = 10_000;
 
-/// Content of less than this is copied out of the block that it was read into.
+/// Content of less than this is copied out of the block that it was read into, so that what waits to be read holds no block many times as large.
 const SMALL: usize = 1024;
+
+/// So much of a connection that waits for its readers is too much for that: then content of less than a quarter of a block is copied, too.
+const BEHIND: i64 = 1024 * 1024;
+const PIECE: usize = 16 * 1024;
 
 /// A request that has arrived.
 #[derive(Debug)]
@@ -278,10 +282,10 @@ impl Connection {
     }
 
     fn deliver(&mut self, id: u32, data: Bytes) {
+        let unread = i64::from(CONNECTION_WINDOW) - self.receive_window - i64::from(self.released);
         match self.streams.by_id(id) {
             Some((_, stream)) if stream.has_reader && stream.cause.is_none() => {
-                // What waits to be read must not hold a block many times as large.
-                let small = data.len() < SMALL;
+                let small = data.len() < if unread > BEHIND { PIECE } else { SMALL };
                 stream.inbox.push(if small { Bytes::copy_from_slice(&data) } else { data });
                 stream.wake_reader();
             }

@@ -256,6 +256,26 @@ fn what_was_sent_to_a_stream_that_we_reset_is_no_error() {
     );
 }
 
+/// A reader that does not come must not hold a block for each small piece.
+#[test]
+fn what_waits_while_much_waits_holds_no_large_block() {
+    let (mut peer, mut blocks) = (Peer::new(), Vec::new());
+    [1, 3].into_iter().for_each(|id| peer.open(id, 0, &[]));
+    let mut say = |id, length| {
+        let mut block = BytesMut::new();
+        frame::write(&mut block, kind::DATA, 0, id, &vec![0; length]);
+        peer.connection.receive(&mut block);
+        blocks.push(block);
+    };
+    say(3, 2000);
+    (0..16).for_each(|_| say(1, 64 * 1024));
+    say(3, 2000);
+    say(3, 16 * 1024);
+    let (_, stream) = peer.connection.streams.by_id(3).expect("a stream");
+    let alone: Vec<_> = std::iter::from_fn(|| stream.inbox.pop()).map(|piece| piece.is_unique()).collect();
+    assert_eq!(alone, [false, true, false], "copied out of the block that others hold, too");
+}
+
 /// Small answers get in between large ones, and what the windows do not allow waits.
 #[test]
 fn streams_take_turns_and_windows_hold() {
