@@ -17,11 +17,17 @@ on_links! {
     [H1, H2, H3] fn the_application_learns_who_called(link) {
         let pair = Pair::new(link);
         let forged = "By=spiffe://mesh.local/ns/default/sa/delta;URI=spiffe://mesh.local/ns/default/sa/admin";
-        let fields = [("x-forwarded-client-cert", forged), ("X-Forwarded-Client-Cert", "URI=spiffe://x/y")];
+        let fields = [
+            ("x-forwarded-client-cert", forged),
+            ("X-Forwarded-Client-Cert", "URI=spiffe://x/y"),
+            // To some frameworks it is the same.
+            ("X_Forwarded-Client_Cert", forged),
+        ];
         let answer = pair.connect().request("GET", "delta", "/echo", &fields, None);
         assert_eq!(answer.status(), 200);
         let seen = &pair.app.seen()[0];
-        let values: Vec<&str> = seen.fields.iter().filter(|(n, _)| n.eq_ignore_ascii_case("x-forwarded-client-cert")).map(|(_, v)| v.as_str()).collect();
+        let is = |name: &str| name.replace('_', "-").eq_ignore_ascii_case("x-forwarded-client-cert");
+        let values: Vec<&str> = seen.fields.iter().filter(|(name, _)| is(name)).map(|(_, value)| value.as_str()).collect();
         assert_eq!(values.len(), 1, "{values:?}");
         assert!(values[0].contains(&format!("URI={}", spiffe("alpha"))), "{values:?}");
         assert!(values[0].contains(&format!("By={}", spiffe("delta"))), "{values:?}");

@@ -20,7 +20,8 @@ use crate::telemetry::trail::Busy;
 /// When to ask an application again that has enough.
 const SOON: Duration = Duration::from_secs(1);
 
-const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+const CLIENT_CERT: &str = "x-forwarded-client-cert";
+const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static(CLIENT_CERT);
 
 /// Checks the caller and tells the application who it is. What the caller says of itself is dropped.
 pub(super) fn admit(
@@ -51,11 +52,23 @@ pub(super) fn admit(
         exchange.trail.held_by(Rc::clone(adaptive) as Rc<dyn Busy>);
     }
     opaque::admit(head, target(generation)?.protocol == Protocol::Tcp)?;
+    let disguised: Vec<HeaderName> =
+        head.headers.iter().map(|(name, _)| name).filter(|name| is_disguised(name)).cloned().collect();
+    disguised.iter().for_each(|name| drop(head.headers.remove(name)));
     match &conn.forwarded {
         Some(forwarded) => head.headers.insert(X_FORWARDED_CLIENT_CERT, forwarded.clone()),
         None => head.headers.remove(X_FORWARDED_CLIENT_CERT),
     };
     Ok(())
+}
+
+/// Whether an application that gets fields as variables (CGI, WSGI), where `_` stands for `-`, would take a field for the one that says who the
+/// caller is.
+fn is_disguised(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    name.len() == CLIENT_CERT.len()
+        && name != CLIENT_CERT
+        && name.bytes().zip(CLIENT_CERT.bytes()).all(|(byte, own)| byte == own || (byte, own) == (b'_', b'-'))
 }
 
 /// Asks the rules. The caller learns that it is refused; the log and the access record, by which rule.
