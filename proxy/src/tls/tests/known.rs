@@ -129,7 +129,7 @@ async fn a_session_is_not_resumed_with_a_server_that_has_expired() {
     let (near, far) = duplex(10_000);
     let there = TlsAcceptor::from(server).accept(far);
     let (client, _) = tokio::join!(connect(near, config, &alpha, "delta"), there);
-    let fault = client.err().expect("refused");
+    let fault = client.expect_err("refused");
     assert_eq!(fault.reason, Reason::TlsCertificateError, "{fault}");
 }
 
