@@ -112,6 +112,11 @@ impl Fields {
         Some(self.lines.remove(at).1)
     }
 
+    /// Takes the lines away whose name is not to be kept.
+    pub fn retain(&mut self, mut keep: impl FnMut(&HeaderName) -> bool) {
+        self.lines.retain(|(name, _)| keep(name));
+    }
+
     /// Takes all lines away.
     pub fn clear(&mut self) {
         self.lines.clear();

@@ -110,14 +110,39 @@ pub fn take_host(headers: &mut Fields) -> Result<Option<HeaderValue>, &'static s
     Ok(headers.remove(header::HOST))
 }
 
-/// Takes away what may not stand in a trailer section (RFC 9110 section 6.5.1): framing, routing and connection fields.
+/// Takes away what may not stand in a trailer section (RFC 9110 section 6.5.1): who puts trailers and fields into one map would take it for
+/// what was checked in the head.
 pub fn clean_trailers(trailers: &mut Fields) {
-    for name in CONNECTION_FIELDS {
-        trailers.remove(name);
-    }
-    for name in [header::CONTENT_LENGTH, header::HOST, header::TE, header::TRAILER] {
-        trailers.remove(name);
-    }
+    trailers.retain(|name| !belongs_into_a_head(name.as_str()));
+}
+
+/// Whether a field says how a message is framed, where it goes, by whom it was sent or what its content is, and so is of no use behind that.
+fn belongs_into_a_head(name: &str) -> bool {
+    is_of_connection(name)
+        || matches!(
+            name,
+            "authorization"
+                | "content-encoding"
+                | "content-length"
+                | "content-range"
+                | "content-type"
+                | "cookie"
+                | "expect"
+                | "host"
+                | "max-forwards"
+                | "proxy-authorization"
+                | "range"
+                | "set-cookie"
+                | "te"
+                | "trailer"
+                | "x-forwarded-client-cert"
+        )
+}
+
+/// Whether a value begins or ends with white space, which is of no value (RFC 9113 section 8.2.1): a reader of HTTP/1 would take it away, and
+/// see another one than who has checked it.
+pub fn is_padded(value: &[u8]) -> bool {
+    matches!(value, [b' ' | b'\t', ..] | [.., b' ' | b'\t'])
 }
 
 #[cfg(test)]
@@ -136,6 +161,22 @@ mod tests {
             map.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
         map
+    }
+
+    #[test]
+    fn trailers_keep_what_may_come_late() {
+        let mut trailers = map(&[
+            ("grpc-status", "0"),
+            ("content-length", "5"),
+            ("host", "a"),
+            ("authorization", "b"),
+            ("x-sum", "1"),
+            ("x-forwarded-client-cert", "URI=spiffe://c"),
+            ("x-sum", "2"),
+            ("transfer-encoding", "chunked"),
+        ]);
+        clean_trailers(&mut trailers);
+        assert_eq!(trailers, map(&[("grpc-status", "0"), ("x-sum", "1"), ("x-sum", "2")]));
     }
 
     #[test]

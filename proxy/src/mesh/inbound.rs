@@ -52,9 +52,7 @@ pub(super) fn admit(
         exchange.trail.held_by(Rc::clone(adaptive) as Rc<dyn Busy>);
     }
     opaque::admit(head, target(generation)?.protocol == Protocol::Tcp)?;
-    let disguised: Vec<HeaderName> =
-        head.headers.iter().map(|(name, _)| name).filter(|name| is_disguised(name)).cloned().collect();
-    disguised.iter().for_each(|name| drop(head.headers.remove(name)));
+    head.headers.retain(|name| !is_disguised(name));
     match &conn.forwarded {
         Some(forwarded) => head.headers.insert(X_FORWARDED_CLIENT_CERT, forwarded.clone()),
         None => head.headers.remove(X_FORWARDED_CLIENT_CERT),

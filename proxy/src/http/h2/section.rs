@@ -293,6 +293,8 @@ mod tests {
             &[GET, HTTPS, AUTHORITY, ROOT, ("X-Field", "1")],
             &[GET, HTTPS, AUTHORITY, ROOT, ("", "1")],
             &[GET, HTTPS, AUTHORITY, ROOT, ("x-field", "a\r\nb")],
+            &[GET, HTTPS, AUTHORITY, ROOT, ("x-field", " a")],
+            &[GET, HTTPS, AUTHORITY, ROOT, ("x-field", "a\t")],
             &[GET, HTTPS, AUTHORITY, ROOT, ("connection", "close")],
             &[GET, HTTPS, AUTHORITY, ROOT, ("te", "gzip")],
             &[(":method", "CONNECT"), HTTPS, AUTHORITY, ROOT],

@@ -79,12 +79,13 @@ pub(super) fn response(section: Bytes) -> Result<ResponseHead, Broken> {
 /// # Errors
 /// As for [`request`].
 pub(super) fn trailers(section: Bytes, malformed: Reason) -> Result<Fields, Broken> {
-    let Parts { authority: None, path: None, method: None, scheme: None, status: None, headers } =
+    let Parts { authority: None, path: None, method: None, scheme: None, status: None, mut headers } =
         Parts::read(section, MAX_TRAILER_BYTES)?
     else {
         return Err(OF_ANOTHER_KIND);
     };
     rules::check_fields(&headers, malformed).map_err(|_| CONNECTION_FIELD)?;
+    rules::clean_trailers(&mut headers);
     Ok(headers)
 }
 
@@ -108,6 +109,9 @@ impl Parts {
     fn read(section: Bytes, limit: usize) -> Result<Parts, Broken> {
         let (mut lines, mut parts, mut fields) = (Lines::new(section, limit)?, Parts::default(), 0);
         while let Some((name, value)) = lines.read()? {
+            if rules::is_padded(&value) {
+                return Err(Broken::Malformed("a value that begins or ends with white space"));
+            }
             if name.bytes().first() != Some(&b':') {
                 fields += 1;
                 if fields > MAX_FIELDS {
@@ -227,7 +231,9 @@ mod tests {
         assert_eq!((head.host(), head.path.as_str()), ("a", "/"));
         let head = response(section(&[OK, FIELD])).unwrap();
         assert_eq!((head.status.as_u16(), head.headers.len()), (200, 1));
-        assert_eq!(trailers(section(&[FIELD]), Reason::HttpRequestError).unwrap().len(), 1);
+        let late =
+            trailers(section(&[FIELD, ("content-length", "5"), ("host", "a")]), Reason::HttpRequestError).unwrap();
+        assert_eq!(late.len(), 1, "what belongs into a head is left out");
     }
 
     #[test]
@@ -260,6 +266,8 @@ mod tests {
                     &[GET, HTTPS, AUTHORITY, ROOT, ("X-Field", "1")],
                     &[GET, HTTPS, AUTHORITY, ROOT, ("", "1")],
                     &[GET, HTTPS, AUTHORITY, ROOT, ("x-field", "a\r\nb")],
+                    &[GET, HTTPS, AUTHORITY, ROOT, ("x-field", " a")],
+                    &[GET, HTTPS, AUTHORITY, ROOT, ("x-field", "a\t")],
                     &[GET, HTTPS, AUTHORITY, ROOT, ("connection", "close")],
                     &[(":method", "CONNECT"), HTTPS, AUTHORITY, ROOT],
                     &[(":method", "CONNECT"), ("host", "a")],

@@ -10,6 +10,7 @@ use http::uri::{Authority, PathAndQuery};
 use http::{Method, StatusCode};
 
 use super::{LINE_OVERHEAD, TABLE_SIZE};
+use crate::http::rules::is_padded;
 use crate::http::same;
 
 /// Names and values by their index, which begins at 1.
@@ -101,6 +102,7 @@ impl Line {
     pub(super) fn new(name: &LineName, value: &[u8]) -> Line {
         let read = || {
             Some(match name {
+                LineName::Field(_) if is_padded(value) => return None,
                 LineName::Field(name) => Line::Field(name.clone(), HeaderValue::from_bytes(value).ok()?),
                 LineName::Pseudo(":authority") => {
                     Line::Authority(Authority::from_maybe_shared(Bytes::copy_from_slice(value)).ok()?)
