@@ -47,6 +47,50 @@ impl Wired {
     }
 }
 
+/// A pair whose `delta` was killed while it had a request that is not sent again.
+struct Killed {
+    mesh: Mesh,
+    app: App,
+    listen: SocketAddr,
+    alpha: Sidecar,
+    delta: Sidecar,
+    waiting: client::Client,
+}
+
+impl Killed {
+    fn new(link: Link) -> Killed {
+        let (mesh, app) = (Mesh::new(), App::named("one"));
+        let delta = mesh.sidecar("delta").application(&app).start();
+        let listen = delta.inbound();
+        let policy = json!({"timeouts": {"request": "20s"}, "retries": {"on": ["connect_failure", "reset"]}});
+        let policy = json!({"services": {"delta": policy}});
+        let alpha = mesh.sidecar("alpha").calls("delta", listen, link).with(policy).start();
+        assert_eq!(client::get(alpha.outbound(), "delta", "/bytes/1").status(), 200);
+        // POST: what is idempotent would be sent again.
+        let mut waiting = client::Client::connect(alpha.outbound());
+        waiting.send("POST /hold HTTP/1.1\r\nhost: delta\r\ncontent-length: 2\r\n\r\nhi");
+        app.wait_held(1);
+        delta.signal("KILL");
+        delta.wait();
+        Killed { mesh, app, listen, alpha, delta, waiting }
+    }
+
+    fn come_back(&mut self) {
+        let listen = json!({"inbound": {"listen": self.listen.to_string()}});
+        self.delta = self.mesh.sidecar("delta").application(&self.app).with(listen).start();
+    }
+
+    fn get(&self) -> u16 {
+        client::get(self.alpha.outbound(), "delta", "/bytes/1").status()
+    }
+
+    /// What was asked of it has come to nothing.
+    fn ended(&mut self) {
+        let answer = self.waiting.response("POST");
+        assert_eq!((answer.status(), answer.proxy_error().as_deref()), (502, Some("connection_terminated")));
+    }
+}
+
 on_links! {
     /// Nothing that the applications say can be read on the wire, nor can the name of a path.
     [H1, H2, H3] fn the_wire_shows_nothing(link) {
@@ -140,27 +184,31 @@ on_links! {
         block_on(async { while tasks.join_next().await.transpose().expect("no panic").is_some() {} });
     }
 
-    /// A peer whose process was killed and came back at its place says that its links are gone, and does not leave those who use
-    /// them to their timeouts, which here are shorter than that of a silent link: these would answer 504.
+    /// A peer whose process was killed says that its links are gone, by itself when it is back or else by its kernel, and does not
+    /// leave those who use them to their timeouts, which here are shorter than that of a silent link: these would answer 504.
     [H2, H3] fn a_killed_peer_that_is_back_disowns_its_links(link) {
-        let (mesh, app) = (Mesh::new(), App::named("one"));
-        let mut delta = mesh.sidecar("delta").application(&app).start();
-        let listen = delta.inbound();
-        let policy = json!({"timeouts": {"request": "20s"}, "retries": {"on": ["connect_failure", "reset"]}});
-        let policy = json!({"services": {"delta": policy}});
-        let alpha = mesh.sidecar("alpha").calls("delta", listen, link).with(policy).start();
-        assert_eq!(client::get(alpha.outbound(), "delta", "/bytes/1").status(), 200);
-        // POST: what is idempotent would be sent again.
-        let mut waiting = client::Client::connect(alpha.outbound());
-        waiting.send("POST /hold HTTP/1.1\r\nhost: delta\r\ncontent-length: 2\r\n\r\nhi");
-        app.wait_held(1);
-        delta.signal("KILL");
-        delta.wait();
-        delta = mesh.sidecar("delta").application(&app).with(json!({"inbound": {"listen": listen.to_string()}})).start();
-        assert_eq!(client::get(alpha.outbound(), "delta", "/bytes/1").status(), 200);
-        let answer = waiting.response("POST");
-        assert_eq!((answer.status(), answer.proxy_error().as_deref()), (502, Some("connection_terminated")));
-        drop(delta);
+        let mut killed = Killed::new(link);
+        killed.come_back();
+        assert_eq!(killed.get(), 200);
+        killed.ended();
+    }
+
+    /// The same if it came back with another key, and so with other secrets: nobody rotates a certificate for those who die.
+    [H2, H3] fn one_that_is_back_with_another_key_disowns_them_too(link) {
+        let mut killed = Killed::new(link);
+        killed.mesh.issue("delta");
+        killed.come_back();
+        killed.ended();
+        assert_eq!(killed.get(), 200);
+    }
+
+    /// The same if it stays away.
+    [H2, H3] fn the_links_of_a_peer_that_stays_away_are_given_up(link) {
+        let mut killed = Killed::new(link);
+        killed.ended();
+        assert_eq!(killed.get(), 503, "the connection is refused");
+        let refused = [("link", link.name()), ("result", "connection_refused")];
+        killed.alpha.metric_becomes("lacis_link_handshakes_total", &refused, |refused| refused >= 1.0);
     }
 
     /// A link that breaks costs what was on it; the next request makes a new one.

@@ -1,5 +1,6 @@
 //! QUIC endpoints (RFC 9000): one UDP socket per worker, and the settings of the connections on it.
 
+pub mod alive;
 mod congestion;
 
 use std::io;

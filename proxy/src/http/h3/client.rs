@@ -1,6 +1,7 @@
 //! The client side: a link carries requests.
 
 use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
@@ -27,6 +28,7 @@ use crate::fault::{Fault, Reason, Retry, Side};
 use crate::http::body::{self, Half, Length, Source};
 use crate::http::{Body, Interim, Request, Response, ResponseHead, rules};
 use crate::net::quic;
+use crate::net::quic::alive::{self, Answer, Pause, Watch};
 use crate::telemetry::trail::Carrier;
 use crate::tls::{self, Role, TlsSettings};
 
@@ -46,6 +48,13 @@ struct State {
     refusal: Notify,
     in_flight: Cell<usize>,
     waiting: Cell<usize>,
+    /// Whether somebody looks at it, and how to have somebody do so.
+    watched: Cell<bool>,
+    begins: Rc<Notify>,
+    /// It says nothing any more: requests are better off elsewhere.
+    quiet: Cell<bool>,
+    /// Why it was given up, if it was.
+    given_up: Cell<Option<&'static str>>,
     /// A stream that was opened to see whether there is room; the next request uses it.
     spare: RefCell<Option<(quinn::SendStream, quinn::RecvStream)>>,
 }
@@ -70,7 +79,13 @@ impl Link {
         let connecting = endpoint
             .connect_with(config, address, server_name)
             .map_err(|error| internal("a connection attempt", error))?;
-        let quic = connecting.await.map_err(handshake)?;
+        let quic = tokio::select! {
+            biased;
+            quic = connecting => quic.map_err(handshake)?,
+            () = alive::refused(address) => {
+                return Err(Fault::new(Reason::ConnectionRefused).detail("nobody has its UDP port"));
+            }
+        };
         let chain = quic::peer_certificates(&quic).unwrap_or_default();
         let ends = own.map(|own| own.peer(Role::Server, &chain).map(|server| (Arc::clone(own.own()), server)));
         let ends = ends.transpose().map_err(|error| tls::refusal(&error))?;
@@ -79,7 +94,7 @@ impl Link {
         let ours = Ours::open(&quic).await.map_err(handshake)?;
         let wire = Wire::new(quic.clone(), Side::Upstream);
         let theirs = Theirs::new(Rc::clone(&wire));
-        let (refused, refusal) = (Cell::new(None), Notify::new());
+        let (refused, refusal, begins) = (Cell::new(None), Notify::new(), Rc::new(Notify::new()));
         let link = Rc::new(State {
             wire,
             _ours: ours,
@@ -89,12 +104,20 @@ impl Link {
             refusal,
             in_flight: Cell::new(0),
             waiting: Cell::new(0),
+            watched: Cell::new(false),
+            begins: Rc::clone(&begins),
+            quiet: Cell::new(false),
+            given_up: Cell::new(None),
             spare: RefCell::new(None),
         });
         let (ready, settings) = oneshot::channel();
         let state = Rc::downgrade(&link);
         tokio::task::spawn_local(async move {
-            drive(theirs, state, ready).await;
+            tokio::select! {
+                biased;
+                () = drive(theirs, Weak::clone(&state), ready) => {}
+                never = watch(state, begins, address) => match never {},
+            }
             drop(guard);
         });
         match settings.await {
@@ -160,9 +183,9 @@ impl Link {
         self.0.waiting.get() > 0
     }
 
-    /// Whether the server allows another stream now: the only way to know is to open one.
+    /// Whether the server is heard, and allows another stream now: the only way to know is to open one.
     pub fn has_room(&self) -> bool {
-        if self.is_full() {
+        if self.is_full() || self.0.quiet.get() {
             return false;
         }
         let mut spare = self.0.spare.borrow_mut();
@@ -293,6 +316,9 @@ impl Link {
             Broken::Reset(_) | Broken::Lost(_) if self.0.is_refused(id) => {
                 Fault::new(Reason::RefusedStream).retry(Retry::Safe).detail("GOAWAY below the request")
             }
+            Broken::Lost(_) if let Some(why) = self.0.given_up.get() => {
+                Fault::new(Reason::ConnectionTerminated).detail(why)
+            }
             broken => broken.fault(Side::Upstream),
         }
     }
@@ -316,6 +342,13 @@ impl State {
         }
     }
 
+    /// Closes a connection whose other end is gone.
+    fn give_up(&self, why: &'static str) {
+        tracing::debug!(why, server = %self.name, "an HTTP/3 link is given up");
+        self.given_up.set(Some(why));
+        self.wire.close(Code::NO_ERROR, why);
+    }
+
     /// Notes a GOAWAY.
     fn go_away(&self, id: u64) {
         self.refused.set(Some(id));
@@ -336,6 +369,9 @@ pub(super) struct InFlight(Rc<State>);
 impl InFlight {
     fn new(state: &Rc<State>) -> Self {
         state.in_flight.set(state.in_flight.get() + 1);
+        if !state.watched.replace(true) {
+            state.begins.notify_one();
+        }
         InFlight(Rc::clone(state))
     }
 }
@@ -376,6 +412,39 @@ async fn drive(mut theirs: Theirs, state: Weak<State>, ready: oneshot::Sender<()
             }
             (Said::GoAway(id), Some(state)) => state.go_away(id),
             (Said::GoAway(_), None) => {}
+        }
+    }
+}
+
+/// Looks, while the connection carries requests, whether its other end is still there, and gives it up if it is not.
+async fn watch(state: Weak<State>, begins: Rc<Notify>, address: SocketAddr) -> Infallible {
+    loop {
+        begins.notified().await;
+        let (pause, mut watch) = (Pause::default(), Watch::default());
+        loop {
+            let answer = match watch.doubts() {
+                true => alive::ask(address, watch.patience()).await,
+                false => {
+                    pause.over().await;
+                    Answer::Silence
+                }
+            };
+            let Some(state) = state.upgrade() else { return std::future::pending().await };
+            let seen = state.wire.quic().stats().into();
+            let mut dead = watch.look(seen);
+            match answer {
+                Answer::Refused if !watch.is_well() => dead = Some("nobody has the server's UDP port any more"),
+                Answer::Lives => watch.lives(seen),
+                Answer::Refused | Answer::Silence => {}
+            }
+            if let Some(why) = dead {
+                state.give_up(why);
+            }
+            state.quiet.set(watch.is_quiet());
+            if watch.is_well() && state.in_flight.get() == 0 {
+                state.watched.set(false);
+                break;
+            }
         }
     }
 }

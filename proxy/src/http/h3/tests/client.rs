@@ -325,3 +325,39 @@ fn pings_keep_an_idle_link_open_and_find_a_dead_one() {
         assert!(link.is_closed());
     });
 }
+
+#[test]
+fn a_link_that_a_server_does_not_acknowledge_any_more_is_given_up() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    LocalSet::new().block_on(&runtime, async {
+        tokio::task::spawn_local(crate::clock::run());
+        let net = Net::new();
+        let (link, server, _control) = net.raw_server().await;
+        for _ in 0..2 {
+            let answer = async {
+                let (mut send, _receive) = accept(&server).await;
+                send.write_all(&headers(&[OK])).await.unwrap();
+                send.finish().unwrap();
+            };
+            let (answered, ()) = tokio::join!(link.send(get()), answer);
+            assert!(answered.is_ok());
+            tokio::time::sleep(crate::clock::TICK * 4).await;
+        }
+        let waiting = tokio::task::spawn_local({
+            let link = link.clone();
+            async move { link.send(get()).await }
+        });
+        let _asked = accept(&server).await;
+        tokio::time::sleep(IDLE_TIMEOUT * 2).await;
+        assert!(link.has_room(), "it waits for an answer, and all is acknowledged");
+        // The server hears who asks at its port, and goes on with the connection at another one, where nobody looks for it.
+        net.server.rebind(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()).unwrap();
+        while link.has_room() {
+            tokio::time::sleep(crate::clock::TICK).await;
+        }
+        assert!(!link.is_closed(), "nothing new is sent there, and what is may be answered");
+        let fault = waiting.await.unwrap().unwrap_err();
+        assert_eq!((fault.reason, fault.retry), (Reason::ConnectionTerminated, Retry::Unsafe));
+        assert!(fault.to_string().contains("does not know the link") && link.is_closed(), "{fault}");
+    });
+}
