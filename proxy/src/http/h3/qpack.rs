@@ -4,7 +4,7 @@ mod table;
 
 use std::fmt::{self, Debug, Formatter};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use http::HeaderName;
 
 use super::Broken;
@@ -124,25 +124,28 @@ impl Lines {
     }
 
     /// An integer with a prefix of this many bits (RFC 7541 section 5.1), and the bits before the prefix.
+    #[inline]
     fn integer(&mut self, prefix: u32) -> Result<(u8, usize), Broken> {
         let first = self.byte()?;
         let mask = 0xff_u8 >> (8 - prefix);
-        let flags = u8::try_from(u16::from(first) >> prefix).unwrap_or_default();
-        let mut value = usize::from(first & mask);
-        if first & mask == mask {
-            // Four bytes say more than any length that could be met here.
-            for shift in [0, 7, 14, 21, 28] {
-                let byte = self.byte()?;
-                if shift == 28 {
-                    return Err(Broken::Garbled("an integer without end in a field section"));
-                }
-                value += usize::from(byte & 0x7f) << shift;
-                if byte & 0x80 == 0 {
-                    break;
-                }
+        let (flags, value) = ((u16::from(first) >> prefix) as u8, first & mask);
+        match value == mask {
+            false => Ok((flags, value.into())),
+            true => Ok((flags, self.rest(value.into())?)),
+        }
+    }
+
+    /// The rest of an integer that does not fit its prefix.
+    fn rest(&mut self, mut value: usize) -> Result<usize, Broken> {
+        // Four bytes say more than any length that could be met here.
+        for shift in [0, 7, 14, 21] {
+            let byte = self.byte()?;
+            value += usize::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Ok(value);
             }
         }
-        Ok((flags, value))
+        Err(Broken::Garbled("an integer without end in a field section"))
     }
 
     fn byte(&mut self) -> Result<u8, Broken> {
@@ -158,7 +161,7 @@ const DYNAMIC: Broken = Broken::Garbled("a line that refers to the dynamic table
 /// Writes a section.
 #[derive(Default)]
 pub(super) struct Section {
-    bytes: BytesMut,
+    bytes: Vec<u8>,
     size: usize,
 }
 
@@ -167,7 +170,7 @@ impl Section {
     pub(super) fn begin(&mut self) {
         self.bytes.clear();
         // Nothing of the dynamic table is needed.
-        self.bytes.put_bytes(0, 2);
+        self.bytes.extend([0, 0]);
         self.size = 0;
     }
 
@@ -179,11 +182,11 @@ impl Section {
             Found::Name(index) => self.integer(0x50, 4, index.into()),
             Found::Nothing => {
                 self.integer(0x20, 3, name.len());
-                self.bytes.put_slice(name.as_bytes());
+                self.bytes.extend_from_slice(name.as_bytes());
             }
         }
         self.integer(0, 7, value.len());
-        self.bytes.put_slice(value);
+        self.bytes.extend_from_slice(value);
     }
 
     /// What is written.
@@ -196,17 +199,23 @@ impl Section {
         self.size
     }
 
+    #[inline]
     fn integer(&mut self, flags: u8, prefix: u32, value: usize) {
         let mask = 0xff_u8 >> (8 - prefix);
-        let Some(mut rest) = value.checked_sub(mask.into()) else {
-            return self.bytes.put_u8(flags | value as u8);
-        };
-        self.bytes.put_u8(flags | mask);
+        match value.checked_sub(mask.into()) {
+            None => self.bytes.push(flags | value as u8),
+            Some(rest) => self.rest(flags | mask, rest),
+        }
+    }
+
+    /// An integer that does not fit its prefix.
+    fn rest(&mut self, first: u8, mut rest: usize) {
+        self.bytes.push(first);
         while rest >= 0x80 {
-            self.bytes.put_u8(rest as u8 | 0x80);
+            self.bytes.push(rest as u8 | 0x80);
             rest >>= 7;
         }
-        self.bytes.put_u8(rest as u8);
+        self.bytes.push(rest as u8);
     }
 }
 

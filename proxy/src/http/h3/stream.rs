@@ -11,9 +11,6 @@ use super::Broken;
 use super::coding::{self, Wire};
 use super::frame::{Flaw, Frames, Part, Violation, kind};
 
-/// Most bytes taken from quinn at once; more than a datagram carries anyhow.
-const MAX_CHUNK: usize = 64 * 1024;
-
 /// Content of this much is not copied behind the head.
 const LARGE: usize = 4 * 1024;
 
@@ -23,13 +20,15 @@ pub(super) struct Reader {
     quic: quinn::RecvStream,
     /// Received and not parsed yet.
     chunk: Bytes,
+    /// What has come after it.
+    ahead: Bytes,
     frames: Frames,
     over: bool,
 }
 
 impl Reader {
     pub(super) fn new(wire: Rc<Wire>, quic: quinn::RecvStream) -> Self {
-        Reader { wire, quic, chunk: Bytes::new(), frames: Frames::default(), over: false }
+        Reader { wire, quic, chunk: Bytes::new(), ahead: Bytes::new(), frames: Frames::default(), over: false }
     }
 
     pub(super) fn wire(&self) -> &Rc<Wire> {
@@ -95,10 +94,17 @@ impl Reader {
         if self.over {
             return Poll::Ready(Ok(false));
         }
+        if !self.ahead.is_empty() {
+            self.chunk = std::mem::take(&mut self.ahead);
+            return Poll::Ready(Ok(true));
+        }
+        // Two at once: a short message is one, and with room for another quinn sees in the same look that it was the last.
+        let mut pieces = [Bytes::new(), Bytes::new()];
         // The future keeps nothing between polls: quinn remembers the waker by stream.
-        match ready!(pin!(self.quic.read_chunk(MAX_CHUNK, true)).poll(cx)) {
-            Ok(Some(chunk)) => {
-                self.chunk = chunk.bytes;
+        let read = ready!(pin!(self.quic.read_chunks(&mut pieces)).poll(cx));
+        match read {
+            Ok(Some(_)) => {
+                [self.chunk, self.ahead] = pieces;
                 Poll::Ready(Ok(true))
             }
             Ok(None) => Poll::Ready(Ok(false)),
