@@ -412,6 +412,11 @@ impl Cluster {
             let works = if endpoint.udp.get() == Udp::Works { Because::UdpWorks } else { Because::UdpUnknown };
             let works = endpoint.auto.as_ref().and_then(|auto| auto.because(labels::Link::H3)).unwrap_or(works);
             over(trail, labels::Link::H3, if policy == LinkPolicy::H3 { Because::Configured } else { works });
+            // Nearly always there: no clock is read then.
+            if let Some(link) = endpoint.h3.ready() {
+                endpoint.udp.set(Udp::Works);
+                return Ok(Link::H3(link));
+            }
             let connect = self.settings.timeouts.connect;
             let more = || self.may_connect(endpoint);
             let link = endpoint.h3.take(more, || self.dialer.h3(endpoint.address, &self.name, identity, connect));

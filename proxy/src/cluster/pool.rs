@@ -3,10 +3,11 @@
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use crate::clock;
 use crate::fault::{Fault, Reason, Retry};
 use crate::http::client::Multiplexed;
 
@@ -24,7 +25,8 @@ pub struct Links<L: Multiplexed> {
 #[derive(Debug)]
 struct Entry<L> {
     link: L,
-    used: Cell<Instant>,
+    /// By the coarse clock: it is told for every request.
+    used: Cell<u64>,
 }
 
 /// An attempt to open a link that several requests may wait for.
@@ -49,7 +51,7 @@ impl<L: Multiplexed> Links<L> {
         let mut open = self.open.borrow_mut();
         open.retain(|entry| !entry.link.is_closed());
         let entry = open.iter().filter(|entry| entry.link.has_room()).min_by_key(|entry| entry.link.in_flight())?;
-        entry.used.set(Instant::now());
+        entry.used.set(clock::nanos());
         Some(entry.link.clone())
     }
 
@@ -114,7 +116,7 @@ impl<L: Multiplexed> Links<L> {
         let (links, shared, attempt) = (Rc::clone(self), Rc::clone(&waited), dial());
         tokio::task::spawn_local(async move {
             match attempt.await {
-                Ok(Some(link)) => links.open.borrow_mut().push(Entry { link, used: Cell::new(Instant::now()) }),
+                Ok(Some(link)) => links.open.borrow_mut().push(Entry { link, used: Cell::new(clock::nanos()) }),
                 Ok(None) => shared.other.set(true),
                 Err(fault) => *shared.fault.borrow_mut() = Some((fault.reason, fault.retry, fault.to_string())),
             }
@@ -130,9 +132,10 @@ impl<L: Multiplexed> Links<L> {
         self.open.borrow_mut().retain(|entry| {
             let busy = entry.link.in_flight() > 0;
             if busy {
-                entry.used.set(Instant::now());
+                entry.used.set(clock::nanos());
             }
-            let keep = !entry.link.is_closed() && (busy || entry.used.get().elapsed() < unused);
+            let keep =
+                !entry.link.is_closed() && (busy || Duration::from_nanos(clock::nanos() - entry.used.get()) < unused);
             if !keep {
                 entry.link.close();
             }
