@@ -14,6 +14,7 @@ pub mod h2;
 pub mod h3;
 pub mod head;
 mod huffman;
+mod message;
 mod output;
 mod room;
 pub mod rules;

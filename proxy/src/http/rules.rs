@@ -1,6 +1,6 @@
 //! Rules that all versions share: which fields belong to a connection, what a well-formed message is, and the limits.
 
-use http::header::{self, HeaderName, HeaderValue};
+use http::header::{self, HeaderValue};
 use http::{Method, StatusCode};
 
 use super::body::Length;
@@ -20,32 +20,10 @@ pub const MAX_TARGET_BYTES: usize = 16 * 1024;
 /// Largest trailer section in bytes.
 pub const MAX_TRAILER_BYTES: usize = 16 * 1024;
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-
-/// Fields of one connection that never cross a hop (RFC 9110 section 7.6.1).
-pub const CONNECTION_FIELDS: [HeaderName; 5] =
-    [header::CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE];
-
-/// Whether a name, in lower case, is one of [`CONNECTION_FIELDS`].
+/// Whether a name, in lower case, is that of a field which never crosses a hop (RFC 9110 section 7.6.1).
 #[inline]
 pub fn is_of_connection(name: &str) -> bool {
     matches!(name, "connection" | "keep-alive" | "proxy-connection" | "transfer-encoding" | "upgrade")
-}
-
-/// Checks the fields of a message that came over HTTP/2 or HTTP/3 (RFC 9113 section 8.2.2, RFC 9114 section 4.2):
-/// no connection-specific field, `te` says nothing but `trailers`.
-///
-/// # Errors
-/// `malformed` with what is wrong, for the log.
-pub fn check_fields(headers: &Fields, malformed: Reason) -> Result<(), Fault> {
-    if let Some(name) = CONNECTION_FIELDS.iter().find(|name| headers.contains_key(*name)) {
-        return Err(Fault::new(malformed).detail(format!("the connection-specific field {name}")));
-    }
-    if headers.get_all(header::TE).any(|te| !te.as_bytes().eq_ignore_ascii_case(b"trailers")) {
-        return Err(Fault::new(malformed).detail("a te field that is not \"trailers\""));
-    }
-    Ok(())
 }
 
 /// The content-length of a message, if it has one.
@@ -99,15 +77,11 @@ fn decimal(value: &HeaderValue) -> Option<u64> {
     Some(digits.iter().fold(0, |n, d| n * 10 + u64::from(d - b'0')))
 }
 
-/// Takes the Host field away: from now on it is known as the authority.
-///
-/// # Errors
-/// If there are several: two readers could go by two of them (RFC 9110 section 7.2).
-pub fn take_host(headers: &mut Fields) -> Result<Option<HeaderValue>, &'static str> {
-    if headers.get_all(header::HOST).nth(1).is_some() {
-        return Err("more than one host field");
+/// Takes the length away that a response without content must not have (RFC 9110 section 8.6): to some readers it is there.
+pub fn clean_response(status: StatusCode, headers: &mut Fields) {
+    if status.is_informational() || status == StatusCode::NO_CONTENT {
+        headers.remove(header::CONTENT_LENGTH);
     }
-    Ok(headers.remove(header::HOST))
 }
 
 /// Takes away what may not stand in a trailer section (RFC 9110 section 6.5.1): who puts trailers and fields into one map would take it for
@@ -139,19 +113,15 @@ fn belongs_into_a_head(name: &str) -> bool {
         )
 }
 
-/// Whether a value begins or ends with white space, which is of no value (RFC 9113 section 8.2.1): a reader of HTTP/1 would take it away, and
-/// see another one than who has checked it.
-pub fn is_padded(value: &[u8]) -> bool {
-    matches!(value, [b' ' | b'\t', ..] | [.., b' ' | b'\t'])
-}
-
 #[cfg(test)]
 mod tests {
+    use http::header::HeaderName;
+
     use super::*;
 
     #[test]
     fn fields_of_a_connection_are_known_by_name() {
-        assert!(CONNECTION_FIELDS.iter().all(|name| is_of_connection(name.as_str())));
+        assert!(["connection", "upgrade"].iter().all(|name| is_of_connection(name)));
         assert!(["te", "trailer", "connections", ""].iter().all(|name| !is_of_connection(name)));
     }
 
@@ -201,18 +171,5 @@ mod tests {
         };
         assert_eq!((answer(true, 200), answer(true, 503)), (Length::Tunnel, Length::Known(5)));
         assert_eq!(answer(false, 200), Length::Known(5));
-    }
-
-    #[test]
-    fn fields_of_a_connection_are_malformed_on_a_link() {
-        for (name, value, fine) in [
-            ("connection", "close", false),
-            ("transfer-encoding", "chunked", false),
-            ("te", "gzip", false),
-            ("te", "trailers", true),
-            ("x-a", "b", true),
-        ] {
-            assert_eq!(check_fields(&map(&[(name, value)]), Reason::HttpRequestError).is_ok(), fine, "{name}: {value}");
-        }
     }
 }

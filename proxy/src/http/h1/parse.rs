@@ -154,8 +154,11 @@ pub(super) fn response(
     }
     let (Some(code), Some(minor)) = (parsed.code, parsed.version) else { return Err(garbled("no status line")) };
     let status = StatusCode::from_u16(code).map_err(|e| Fault::new(Reason::HttpProtocolError).from(e))?;
-    let Sorted { headers, connection, coding, has_length, .. } =
+    let Sorted { mut headers, connection, coding, has_length, .. } =
         Sorted::sort(&bytes, parsed.headers, Half::Response).map_err(garbled)?;
+    if has_length {
+        rules::clean_response(status, &mut headers);
+    }
     let switching = status == StatusCode::SWITCHING_PROTOCOLS;
     let head = ResponseHead { status, headers, upgrade: connection.upgrade.filter(|_| switching) };
     let framing = if switching {
@@ -274,7 +277,11 @@ impl Sorted {
             all.headers.append(header::TE, HeaderValue::from_static("trailers"));
         }
         let mut upgrades = false;
-        for token in connection.iter().flat_map(tokens) {
+        for (nth, token) in connection.iter().flat_map(tokens).enumerate() {
+            // Each is looked for among all fields.
+            if nth == MAX_FIELDS {
+                return Err("a connection field that names too much");
+            }
             match token {
                 t if t.eq_ignore_ascii_case("close") => all.connection.close = true,
                 t if t.eq_ignore_ascii_case("keep-alive") => all.connection.keep_alive = true,
@@ -377,8 +384,13 @@ fn split_target(
     method: &Method,
 ) -> Result<(bool, Option<Authority>, PathAndQuery), Fault> {
     let path = |text: &str| {
-        PathAndQuery::from_maybe_shared(bytes.slice_ref(text.as_bytes()))
-            .map_err(|e| Fault::new(Reason::HttpRequestError).from(e))
+        let path = PathAndQuery::from_maybe_shared(bytes.slice_ref(text.as_bytes()))
+            .map_err(|e| Fault::new(Reason::HttpRequestError).from(e))?;
+        match path.as_str().len() == text.len() {
+            true => Ok(path),
+            // It would be taken away, and what others make of it is not known.
+            false => Err(malformed("a target with a fragment")),
+        }
     };
     if target.starts_with('/') {
         return Ok((false, None, path(target)?));
@@ -472,6 +484,9 @@ mod tests {
             (with("X: a\0b\r\n"), Bad),
             (with("X: a\nY: b\r\n"), Bad),
             (with("Host: y\r\n"), Bad),
+            (with(&format!("Connection: {}\r\n", "a,".repeat(MAX_FIELDS + 1))), Bad),
+            ("GET /a#b HTTP/1.1\r\nHost: x\r\n\r\n".into(), Bad),
+            ("GET http://x/a#b HTTP/1.1\r\nHost: x\r\n\r\n".into(), Bad),
             (with(": a\r\n"), Bad),
             ("POST / HTTP/1.1\r\n\r\n".into(), Bad),
             ("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n".into(), Bad),
@@ -509,6 +524,8 @@ mod tests {
     fn limits_at_their_edge() {
         let fields = |n: usize| format!("GET / HTTP/1.1\r\nHost: x\r\n{}\r\n", "a: b\r\n".repeat(n - 1));
         assert!(parse(&fields(MAX_FIELDS)).is_ok());
+        let named = format!("GET / HTTP/1.1\r\nHost: x\r\nConnection: {}\r\n\r\n", "a,".repeat(MAX_FIELDS));
+        assert!(parse(&named).is_ok());
         assert_eq!(parse(&fields(MAX_FIELDS + 1)).map(|p| p.framing), Err(Reason::RequestHeaderSectionSize));
         let size = |n: usize| format!("GET / HTTP/1.1\r\nHost: x\r\na: {}\r\n\r\n", "b".repeat(n - 32));
         assert_eq!(size(1000).len(), 1000);
@@ -517,6 +534,15 @@ mod tests {
         let target = |n: usize| format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", "a".repeat(n - 1));
         assert!(parse(&target(MAX_TARGET_BYTES)).is_ok());
         assert_eq!(parse(&target(MAX_TARGET_BYTES + 1)).map(|p| p.framing), Err(Reason::UriTooLong));
+    }
+
+    #[test]
+    fn a_response_without_content_has_no_length() {
+        for (status, lengths) in [(103, 0), (200, 1), (204, 0), (304, 1)] {
+            let text = format!("HTTP/1.1 {status}\r\nContent-Length: 5\r\n\r\n");
+            let parsed = response(&mut BytesMut::from(&*text), &mut 0, &Method::HEAD).expect("fine").expect("whole");
+            assert_eq!(parsed.head.headers.len(), lengths, "{status}");
+        }
     }
 
     #[test]

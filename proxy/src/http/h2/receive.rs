@@ -10,13 +10,14 @@ use super::frame::{
     self, BAD_LENGTH, Code, HEADER, Header, MAX_31_BITS, PREFACE, SMALLEST_MAX_FRAME, Wrong, flag, kind, protocol,
     setting,
 };
-use super::section::{Broken, Parts};
+use super::section::Parts;
 use super::server::MAX_PENDING_RESETS;
 use super::stream::{Answer, Cause, Key, Side, Special, Stream};
 use super::{CONNECTION_WINDOW, MAX_FRAME, MAX_STREAMS, STREAM_WINDOW};
 use crate::fault::{Fault, Reason};
 use crate::http::body::Length;
 use crate::http::head::{RequestHead, ResponseHead};
+use crate::http::message::Broken;
 use crate::http::rules::{self, MAX_HEAD_BYTES};
 
 /// Bytes of a field section as it comes. After decompression it may have [`MAX_HEAD_BYTES`]; beyond that it is still read to be answered, as
@@ -435,8 +436,7 @@ impl Connection {
             return Err(Wrong::Stream(stream.id, Code::PROTOCOL_ERROR, "trailers that are not the end"));
         }
         match parts.trailers() {
-            Ok(mut trailers) => {
-                rules::clean_trailers(&mut trailers);
+            Ok(trailers) => {
                 if stream.has_reader {
                     stream.trailers = Some(Box::new(trailers));
                 }

@@ -3,37 +3,19 @@
 use std::borrow::Cow;
 
 use bytes::BytesMut;
+use http::Method;
 use http::header::{self, HeaderName, HeaderValue};
-use http::uri::{Authority, PathAndQuery};
-use http::{Method, StatusCode};
 
 use super::hpack::{Decoder, Encoder, Garbled, Line};
-use crate::fault::{Fault, Reason};
 use crate::http::Fields;
 use crate::http::head::{RequestHead, ResponseHead, Version};
-use crate::http::rules::{self, MAX_FIELDS, MAX_HEAD_BYTES, MAX_TARGET_BYTES};
+use crate::http::message::{self, Broken};
+use crate::http::rules::MAX_HEAD_BYTES;
 
-/// What is wrong with a message.
-#[derive(Debug)]
-pub(super) enum Broken {
-    /// It is none (RFC 9113 section 8.1.1): its stream is reset.
-    Malformed(&'static str),
-    /// It can be answered with what is wrong.
-    Refused(Fault),
-    /// Over a limit, in bytes or in lines.
-    TooLarge,
-}
-
-/// The lines of a section by what they are.
+/// The lines of a section, and what is wrong with them as a message.
 #[derive(Debug, Default)]
 pub(super) struct Parts {
-    authority: Option<Authority>,
-    path: Option<PathAndQuery>,
-    method: Option<Method>,
-    https: Option<bool>,
-    status: Option<StatusCode>,
-    headers: Fields,
-    fields: usize,
+    parts: message::Parts,
     size: usize,
     broken: Option<Broken>,
 }
@@ -44,127 +26,56 @@ impl Parts {
     /// # Errors
     /// If it cannot be decoded: then no later one can.
     pub(super) fn read(decoder: &mut Decoder, block: &[u8]) -> Result<Parts, Garbled> {
-        let mut parts = Parts::default();
+        let mut section = Parts::default();
         decoder.decode(block, |line| {
-            parts.size += line.size();
-            if parts.size > MAX_HEAD_BYTES {
-                parts.broken = Some(Broken::TooLarge);
-                parts.headers.clear();
+            section.size += line.size();
+            if section.size > MAX_HEAD_BYTES {
+                section.broken = Some(Broken::TooLarge);
+                section.parts = message::Parts::default();
             }
-            if parts.broken.is_none() {
-                parts.broken = parts.add(line).err();
+            if section.broken.is_none() {
+                section.broken = section.add(line).err();
             }
         })?;
-        Ok(parts)
+        Ok(section)
     }
 
     fn add(&mut self, line: Cow<'_, Line>) -> Result<(), Broken> {
-        const MALFORMED: Broken = Broken::Malformed("a line that no message may contain");
-        if let Line::Field(..) = *line {
-            self.fields += 1;
-            if self.fields > MAX_FIELDS {
-                return Err(Broken::TooLarge);
-            }
-            let Line::Field(name, value) = line.into_owned() else { return Err(MALFORMED) };
-            self.headers.append(name, value);
-            return Ok(());
+        match line.into_owned() {
+            Line::Field(name, value) => self.parts.field(name, value),
+            Line::Pseudo(pseudo) => self.parts.pseudo(pseudo),
+            Line::Malformed(..) => Err(Broken::Malformed("a line that no message may contain")),
         }
-        if self.fields > 0 {
-            return Err(Broken::Malformed("a pseudo-header after a field"));
-        }
-        let twice = match line.into_owned() {
-            Line::Authority(authority) => self.authority.replace(authority).is_some(),
-            Line::Method(method) => self.method.replace(method).is_some(),
-            Line::Path(path) => self.path.replace(path).is_some(),
-            Line::Scheme(https) => self.https.replace(https).is_some(),
-            Line::Status(status) => self.status.replace(status).is_some(),
-            Line::Field(..) | Line::Malformed(..) => return Err(MALFORMED),
-        };
-        if twice { Err(Broken::Malformed("the same pseudo-header twice")) } else { Ok(()) }
     }
 
     /// As the head of a request.
     ///
     /// # Errors
     /// If it is none, or too large.
-    pub(super) fn request(mut self) -> Result<RequestHead, Broken> {
-        if let Some(broken) = self.broken.take() {
-            return Err(broken);
-        }
-        rules::check_fields(&self.headers, Reason::HttpRequestError).map_err(|_| CONNECTION_FIELD)?;
-        let Parts { authority, path, method: Some(method), https, status: None, mut headers, .. } = self else {
-            return Err(OF_ANOTHER_KIND);
-        };
-        let connect = method == Method::CONNECT;
-        // RFC 9113 section 8.5: CONNECT says neither scheme nor path.
-        let (path, https) = match (path, https) {
-            (Some(path), Some(https)) if !connect => (path, https),
-            (None, None) if connect => (PathAndQuery::from_static("/"), false),
-            _ => return Err(Broken::Malformed("a scheme or path that does not fit the method, or none")),
-        };
-        let refused = |why: &'static str| Broken::Refused(Fault::new(Reason::HttpRequestError).detail(why));
-        if path.as_str() == "*" && method != Method::OPTIONS {
-            return Err(refused("a :path that does not fit the method"));
-        }
-        if path.as_str().len() > MAX_TARGET_BYTES {
-            return Err(Broken::Refused(Fault::new(Reason::UriTooLong)));
-        }
-        // RFC 9113 section 8.3.1: they may both be there if they agree.
-        let host = rules::take_host(&mut headers).map_err(refused)?;
-        let authority = match (authority, host) {
-            (Some(authority), Some(host)) if !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) => {
-                return Err(refused("host and :authority differ"));
-            }
-            (Some(authority), _) => authority,
-            (None, Some(host)) => {
-                Authority::try_from(host.as_bytes()).map_err(|_| refused("a host that is not a host"))?
-            }
-            (None, None) => return Err(refused("neither :authority nor host")),
-        };
-        if authority.as_str().contains('@') {
-            return Err(Broken::Malformed("user information in the authority"));
-        }
-        let (authority, version) = (Some(authority), Version::Http2);
-        Ok(RequestHead { method, authority, path, https, headers, version, upgrade: None })
+    pub(super) fn request(self) -> Result<RequestHead, Broken> {
+        self.whole()?.request(Version::Http2)
     }
 
     /// As the head of a response.
     ///
     /// # Errors
     /// As for [`Parts::request`].
-    pub(super) fn response(mut self) -> Result<ResponseHead, Broken> {
-        if let Some(broken) = self.broken.take() {
-            return Err(broken);
-        }
-        rules::check_fields(&self.headers, Reason::HttpProtocolError).map_err(|_| CONNECTION_FIELD)?;
-        let Parts { authority: None, path: None, method: None, https: None, status: Some(status), headers, .. } = self
-        else {
-            return Err(OF_ANOTHER_KIND);
-        };
-        if status == StatusCode::SWITCHING_PROTOCOLS {
-            return Err(Broken::Malformed("status 101, which HTTP/2 does not have"));
-        }
-        Ok(ResponseHead { status, headers, upgrade: None })
+    pub(super) fn response(self) -> Result<ResponseHead, Broken> {
+        self.whole()?.response()
     }
 
     /// As trailers.
     ///
     /// # Errors
     /// As for [`Parts::request`].
-    pub(super) fn trailers(mut self) -> Result<Fields, Broken> {
-        if let Some(broken) = self.broken.take() {
-            return Err(broken);
-        }
-        rules::check_fields(&self.headers, Reason::HttpRequestError).map_err(|_| CONNECTION_FIELD)?;
-        match self {
-            Parts { authority: None, path: None, method: None, https: None, status: None, headers, .. } => Ok(headers),
-            _ => Err(OF_ANOTHER_KIND),
-        }
+    pub(super) fn trailers(self) -> Result<Fields, Broken> {
+        self.whole()?.trailers()
+    }
+
+    fn whole(self) -> Result<message::Parts, Broken> {
+        self.broken.map_or(Ok(self.parts), Err)
     }
 }
-
-const CONNECTION_FIELD: Broken = Broken::Malformed("a field that belongs to a connection");
-const OF_ANOTHER_KIND: Broken = Broken::Malformed("pseudo-headers of another kind of message, or none");
 
 /// Writes the head of a request; without scheme and path for CONNECT (RFC 9113 section 8.5).
 pub(super) fn write_request(head: &RequestHead, encoder: &mut Encoder, out: &mut BytesMut) {
@@ -243,13 +154,7 @@ pub(super) fn fuzz(input: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const GET: (&str, &str) = (":method", "GET");
-    const ROOT: (&str, &str) = (":path", "/");
-    const HTTPS: (&str, &str) = (":scheme", "https");
-    const AUTHORITY: (&str, &str) = (":authority", "a");
-    const OK: (&str, &str) = (":status", "200");
-    const FIELD: (&str, &str) = ("x-field", "1");
+    use crate::http::message::tests::{AUTHORITY, FIELD, GET, HTTPS, OK, ROOT, Reads};
 
     fn parts(lines: &[(&str, &str)]) -> Parts {
         let (mut encoder, mut out) = (Encoder::default(), BytesMut::new());
@@ -258,75 +163,17 @@ mod tests {
     }
 
     #[test]
-    fn heads_as_they_should_be() {
-        let head = parts(&[GET, HTTPS, AUTHORITY, (":path", "/b?c"), FIELD, ("host", "A"), FIELD]).request().unwrap();
-        assert_eq!((head.host(), head.path.as_str(), head.https), ("a", "/b?c", true));
-        assert_eq!((head.method, head.headers.len()), (Method::GET, 2));
-        let head = parts(&[GET, (":scheme", "HTTP"), ROOT, ("host", "a:8")]).request().unwrap();
-        assert_eq!((head.authority.unwrap().as_str(), head.https, head.headers.len()), ("a:8", false, 0));
-        assert!(parts(&[(":method", "OPTIONS"), HTTPS, AUTHORITY, (":path", "*")]).request().is_ok());
-        let head = parts(&[(":method", "CONNECT"), AUTHORITY]).request().unwrap();
-        assert_eq!((head.host(), head.path.as_str()), ("a", "/"));
-        let head = parts(&[OK, FIELD]).response().unwrap();
-        assert_eq!((head.status.as_u16(), head.headers.len()), (200, 1));
-        assert_eq!(parts(&[FIELD]).trailers().unwrap().len(), 1);
+    fn messages_are_what_they_are_in_every_version() {
+        let reads = Reads {
+            request: |lines| parts(lines).request(),
+            response: |lines| parts(lines).response(),
+            trailers: |lines| parts(lines).trailers(),
+        };
+        reads.check();
     }
 
     #[test]
-    fn what_is_malformed() {
-        let requests: &[&[(&str, &str)]] = &[
-            &[HTTPS, AUTHORITY, ROOT],
-            &[GET, AUTHORITY, ROOT],
-            &[GET, HTTPS, AUTHORITY],
-            &[GET, GET, HTTPS, AUTHORITY, ROOT],
-            &[GET, HTTPS, AUTHORITY, FIELD, ROOT],
-            &[GET, HTTPS, AUTHORITY, ROOT, OK],
-            &[GET, HTTPS, AUTHORITY, ROOT, (":protocol", "websocket")],
-            &[GET, HTTPS, AUTHORITY, ROOT, (":", "")],
-            &[GET, HTTPS, (":authority", ""), ROOT],
-            &[GET, HTTPS, (":authority", "user@a"), ROOT],
-            &[GET, HTTPS, ROOT, ("host", "user@a")],
-            &[GET, HTTPS, AUTHORITY, (":path", "x")],
-            &[GET, HTTPS, AUTHORITY, (":path", "")],
-            &[GET, (":scheme", "ftp"), AUTHORITY, ROOT],
-            &[(":method", "G T"), HTTPS, AUTHORITY, ROOT],
-            &[GET, HTTPS, AUTHORITY, ROOT, ("X-Field", "1")],
-            &[GET, HTTPS, AUTHORITY, ROOT, ("", "1")],
-            &[GET, HTTPS, AUTHORITY, ROOT, ("x-field", "a\r\nb")],
-            &[GET, HTTPS, AUTHORITY, ROOT, ("x-field", " a")],
-            &[GET, HTTPS, AUTHORITY, ROOT, ("x-field", "a\t")],
-            &[GET, HTTPS, AUTHORITY, ROOT, ("connection", "close")],
-            &[GET, HTTPS, AUTHORITY, ROOT, ("te", "gzip")],
-            &[(":method", "CONNECT"), HTTPS, AUTHORITY, ROOT],
-            &[FIELD],
-        ];
-        for lines in requests {
-            assert!(matches!(parts(lines).request(), Err(Broken::Malformed(_))), "{lines:?}");
-        }
-        let responses: &[&[(&str, &str)]] =
-            &[&[OK, OK], &[OK, ROOT], &[FIELD], &[FIELD, OK], &[(":status", "20")], &[(":status", "101")]];
-        for lines in responses {
-            assert!(matches!(parts(lines).response(), Err(Broken::Malformed(_))), "{lines:?}");
-        }
-        for lines in [&[FIELD, OK][..], &[OK], &[("te", "gzip")]] {
-            assert!(matches!(parts(lines).trailers(), Err(Broken::Malformed(_))), "{lines:?}");
-        }
-        for lines in [
-            &[GET, HTTPS, ROOT][..],
-            &[GET, HTTPS, AUTHORITY, ROOT, ("host", "b")],
-            &[GET, HTTPS, ROOT, ("host", "a b")],
-            &[GET, HTTPS, ROOT, ("host", "a"), ("host", "b")],
-            &[GET, HTTPS, AUTHORITY, ROOT, ("host", "a"), ("host", "b")],
-        ] {
-            assert!(matches!(parts(lines).request(), Err(Broken::Refused(_))), "{lines:?}");
-        }
-    }
-
-    #[test]
-    fn size_and_number_of_fields_are_limited() {
-        let many = |n| parts(&[vec![OK], vec![FIELD; n]].concat()).response();
-        assert!(many(MAX_FIELDS).is_ok());
-        assert!(matches!(many(MAX_FIELDS + 1), Err(Broken::TooLarge)));
+    fn the_size_is_limited() {
         let large = |n: usize| parts(&[OK, ("x-large", &"v".repeat(n))]).response();
         let most = MAX_HEAD_BYTES - (7 + 3 + 32) - (7 + 32);
         assert!(large(most).is_ok());

@@ -10,10 +10,10 @@ use foldhash::fast::RandomState;
 use slab::Slab;
 
 use super::frame::Code;
-use super::section::Broken;
 use crate::http::Fields;
 use crate::http::Interim;
 use crate::http::head::ResponseHead;
+use crate::http::message::Broken;
 
 /// Why a stream is over before its messages were.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

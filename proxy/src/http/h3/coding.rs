@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use super::frame::{kind, write_varint};
 use super::qpack::Section;
 use super::{Broken, section};
-use crate::fault::{Reason, Side};
+use crate::fault::Side;
 use crate::http::Fields;
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::rules;
@@ -98,8 +98,7 @@ impl Wire {
 
     /// Trailers, from their section.
     pub(super) fn decode_trailers(&self, payload: Bytes) -> Result<Fields, Broken> {
-        let malformed = if self.is_server() { Reason::HttpRequestError } else { Reason::HttpProtocolError };
-        section::trailers(payload, malformed).inspect_err(|broken| self.check(broken))
+        section::trailers(payload).inspect_err(|broken| self.check(broken))
     }
 
     /// A section that cannot be decoded closes the connection: what later ones mean is unknown (RFC 9204 section 2.2).

@@ -36,6 +36,7 @@ pub mod fuzzing {
 use code::Code;
 
 use crate::fault::{Fault, Reason, Retry, Side};
+use crate::http::message;
 
 /// Why a stream is of no more use.
 #[derive(Debug)]
@@ -46,6 +47,8 @@ enum Broken {
     Lost(quinn::ConnectionError),
     /// A malformed message (RFC 9114 section 4.1.2), or another violation that has closed the connection by now.
     Malformed(&'static str),
+    /// A request that can be answered with what is wrong.
+    Refused(Fault),
     /// A field section that cannot be decoded (RFC 9204 section 6): the connection cannot go on.
     Garbled(&'static str),
     /// The peer ended the stream before the head.
@@ -54,6 +57,16 @@ enum Broken {
     TooLarge,
     /// The peer takes no field section as large as this one.
     Unwanted,
+}
+
+impl From<message::Broken> for Broken {
+    fn from(broken: message::Broken) -> Self {
+        match broken {
+            message::Broken::Malformed(what) => Broken::Malformed(what),
+            message::Broken::Refused(fault) => Broken::Refused(fault),
+            message::Broken::TooLarge => Broken::TooLarge,
+        }
+    }
 }
 
 impl Broken {
@@ -74,6 +87,7 @@ impl Broken {
             Broken::Malformed(what) | Broken::Garbled(what) => {
                 pick(Reason::HttpProtocolError, Reason::HttpRequestError).detail(what)
             }
+            Broken::Refused(fault) => fault,
             Broken::Incomplete => pick(Reason::HttpResponseIncomplete, Reason::RequestIncomplete),
             Broken::TooLarge => pick(Reason::HttpResponseHeaderSectionSize, Reason::RequestHeaderSectionSize),
             Broken::Unwanted => Fault::new(if upstream {

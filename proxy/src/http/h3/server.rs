@@ -19,7 +19,7 @@ use super::stream::{Reader, Writer};
 use crate::drain::{Drain, Phase};
 use crate::fault::{Fault, Reason, Side};
 use crate::http::body::{Half, Length, Source};
-use crate::http::rules::{self, MAX_TARGET_BYTES};
+use crate::http::rules;
 use crate::http::{Body, Interim, Request, RequestHead, Response, Service};
 use crate::net::quic::{FIRST_STREAMS, MAX_STREAMS};
 
@@ -197,7 +197,7 @@ enum Refusal {
 impl From<Broken> for Refusal {
     fn from(broken: Broken) -> Self {
         match broken {
-            Broken::TooLarge => Refusal::Answer(broken.fault(Side::Downstream)),
+            Broken::TooLarge | Broken::Refused(_) => Refusal::Answer(broken.fault(Side::Downstream)),
             Broken::Incomplete => Refusal::Reset(Code::REQUEST_INCOMPLETE),
             Broken::Reset(_) | Broken::Lost(_) => Refusal::Reset(Code::REQUEST_CANCELLED),
             Broken::Malformed(_) | Broken::Garbled(_) | Broken::Unwanted => Refusal::Reset(Code::MESSAGE_ERROR),
@@ -212,9 +212,6 @@ async fn receive(wire: &Wire, reader: &mut Reader) -> Result<(RequestHead, Optio
         Some(Part::Content(_)) | None => return Err(Broken::Incomplete.into()),
     };
     let head = wire.decode_request(payload)?;
-    if head.path.as_str().len() > MAX_TARGET_BYTES {
-        return Err(Refusal::Answer(Fault::new(Reason::UriTooLong)));
-    }
     let length = rules::request_length(&head.method, &head.headers).map_err(|_| Refusal::Reset(Code::MESSAGE_ERROR))?;
     let end = poll_fn(|cx| Poll::Ready(reader.is_end(cx))).await;
     match length {

@@ -6,11 +6,9 @@ use std::sync::LazyLock;
 
 use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue};
-use http::uri::{Authority, PathAndQuery};
-use http::{Method, StatusCode};
 
 use super::{LINE_OVERHEAD, TABLE_SIZE};
-use crate::http::rules::is_padded;
+use crate::http::message::{Pseudo, is_padded};
 use crate::http::same;
 
 /// Names and values by their index, which begins at 1.
@@ -83,16 +81,8 @@ pub(super) const TABLE: [(&str, &str); 61] = [
 pub(in crate::http::h2) enum Line {
     /// A field.
     Field(HeaderName, HeaderValue),
-    /// `:authority`
-    Authority(Authority),
-    /// `:method`
-    Method(Method),
-    /// `:path`
-    Path(PathAndQuery),
-    /// `:scheme`, if it is one that is spoken here: whether it is https.
-    Scheme(bool),
-    /// `:status`
-    Status(StatusCode),
+    /// A pseudo-header.
+    Pseudo(Pseudo),
     /// What no message may contain: name and value as they came.
     Malformed(Bytes, Bytes),
 }
@@ -100,25 +90,13 @@ pub(in crate::http::h2) enum Line {
 impl Line {
     /// What a name and a value mean. The value may be of a larger block only if that does not matter.
     pub(super) fn new(name: &LineName, value: &[u8]) -> Line {
-        let read = || {
-            Some(match name {
-                LineName::Field(_) if is_padded(value) => return None,
-                LineName::Field(name) => Line::Field(name.clone(), HeaderValue::from_bytes(value).ok()?),
-                LineName::Pseudo(":authority") => {
-                    Line::Authority(Authority::from_maybe_shared(Bytes::copy_from_slice(value)).ok()?)
-                }
-                LineName::Pseudo(":method") => Line::Method(Method::from_bytes(value).ok()?),
-                LineName::Pseudo(":path") if value.first().is_some_and(|first| matches!(first, b'/' | b'*')) => {
-                    Line::Path(PathAndQuery::from_maybe_shared(Bytes::copy_from_slice(value)).ok()?)
-                }
-                LineName::Pseudo(":scheme") => match value {
-                    scheme if scheme.eq_ignore_ascii_case(b"https") => Line::Scheme(true),
-                    scheme if scheme.eq_ignore_ascii_case(b"http") => Line::Scheme(false),
-                    _ => return None,
-                },
-                LineName::Pseudo(":status") => Line::Status(StatusCode::from_bytes(value).ok()?),
-                LineName::Pseudo(_) | LineName::Other(_) => return None,
-            })
+        let read = || match name {
+            LineName::Field(_) if is_padded(value) => None,
+            LineName::Field(name) => HeaderValue::from_bytes(value).ok().map(|value| Line::Field(name.clone(), value)),
+            LineName::Pseudo(name) => {
+                Pseudo::read(name.as_bytes(), value, || Bytes::copy_from_slice(value)).map(Line::Pseudo)
+            }
+            LineName::Other(_) => None,
         };
         read().unwrap_or_else(|| {
             let name = match name {
@@ -134,13 +112,7 @@ impl Line {
         match self {
             Line::Field(name, _) => LineName::Field(name.clone()),
             Line::Malformed(name, _) => LineName::new(name),
-            _ => LineName::Pseudo(match self {
-                Line::Authority(_) => ":authority",
-                Line::Method(_) => ":method",
-                Line::Path(_) => ":path",
-                Line::Scheme(_) => ":scheme",
-                _ => ":status",
-            }),
+            Line::Pseudo(pseudo) => LineName::Pseudo(pseudo.name()),
         }
     }
 
@@ -148,11 +120,7 @@ impl Line {
     pub(in crate::http::h2) fn parts(&self) -> (&[u8], &[u8]) {
         match self {
             Line::Field(name, value) => (name.as_str().as_bytes(), value.as_bytes()),
-            Line::Authority(authority) => (b":authority", authority.as_str().as_bytes()),
-            Line::Method(method) => (b":method", method.as_str().as_bytes()),
-            Line::Path(path) => (b":path", path.as_str().as_bytes()),
-            Line::Scheme(https) => (b":scheme", if *https { b"https" } else { b"http" }),
-            Line::Status(status) => (b":status", status.as_str().as_bytes()),
+            Line::Pseudo(pseudo) => (pseudo.name().as_bytes(), pseudo.value()),
             Line::Malformed(name, value) => (name, value),
         }
     }
@@ -176,8 +144,7 @@ pub(super) enum LineName {
 impl LineName {
     pub(super) fn new(name: &[u8]) -> LineName {
         if name.first() == Some(&b':') {
-            let known = [":authority", ":method", ":path", ":scheme", ":status"];
-            if let Some(name) = known.into_iter().find(|known| known.as_bytes() == name) {
+            if let Some(name) = Pseudo::NAMES.into_iter().find(|known| known.as_bytes() == name) {
                 return LineName::Pseudo(name);
             }
         } else if let Ok(name) = HeaderName::from_lowercase(name) {
@@ -318,7 +285,7 @@ mod tests {
         for (index, (name, value)) in TABLE.iter().enumerate() {
             assert_eq!(LINES[index].parts(), (name.as_bytes(), value.as_bytes()));
         }
-        assert_eq!(LINES[1], Line::Method(Method::GET));
+        assert_eq!(LINES[1], Line::Pseudo(Pseudo::Method(http::Method::GET)));
         assert!(matches!(LINES[0], Line::Malformed(..)), "an authority must be said");
         assert!(matches!(LINES[0].name(), LineName::Pseudo(":authority")));
     }

@@ -37,13 +37,10 @@ fn malformed_heads_are_reset_and_the_connection_lives() {
             ("no method", vec![&[0xd7, 0xc1, 0x50, 1, b'a']]),
             ("no path", vec![&[0xd1, 0xd7, 0x50, 1, b'a']]),
             ("no scheme", vec![&[0xd1, 0xc1, 0x50, 1, b'a']]),
-            ("no authority", vec![&[0xd1, 0xd7, 0xc1]]),
             ("an empty path", vec![&[0xd1, 0xd7, 0x51, 0, 0x50, 1, b'a']]),
-            ("a path that is none", vec![&[0xd1, 0xd7, 0x51, 1, b'*', 0x50, 1, b'a']]),
+            ("a path that is none", vec![&[0xd1, 0xd7, 0x51, 1, b'x', 0x50, 1, b'a']]),
             ("user information", vec![&[0xd1, 0xd7, 0xc1, 0x50, 3, b'u', b'@', b'a']]),
             ("another scheme", vec![&[0xd1, 0xc1, 0x50, 1, b'a', 0x5f, 7, 3, b'f', b't', b'p']]),
-            ("another host", vec![GET, &line("host", "b")]),
-            ("two hosts", vec![GET, &line("host", "a"), &line("host", "b")]),
             ("connection", vec![GET, &line("connection", "close")]),
             ("transfer-encoding", vec![GET, &line("transfer-encoding", "chunked")]),
             ("te", vec![GET, &line("te", "gzip")]),
@@ -55,6 +52,14 @@ fn malformed_heads_are_reset_and_the_connection_lives() {
             ("a protocol", vec![&line(":protocol", "websocket"), GET]),
         ] {
             assert_eq!(ask(&client, &headers(&lines)).await, Err(Code::MESSAGE_ERROR.0), "{what}");
+        }
+        for (what, lines) in [
+            ("no authority", vec![&[0xd1, 0xd7, 0xc1][..]]),
+            ("another host", vec![GET, &line("host", "b")]),
+            ("two hosts", vec![GET, &line("host", "a"), &line("host", "b")]),
+        ] {
+            // HEADERS with the line of the static table for the status 400.
+            assert_eq!(ask(&client, &headers(&lines)).await, Ok(vec![1, 4, 0, 0, 0xff, 0x04]), "{what}");
         }
         assert_eq!(ask(&client, &[]).await, Err(Code::REQUEST_INCOMPLETE.0));
         let fine = headers(&[GET, &line("te", "trailers"), &line("host", "a")]);
