@@ -21,10 +21,26 @@ pub fn prepare(buffer: &mut BytesMut, room: usize) {
     }
 }
 
-/// Gives the room of an empty buffer to whoever reads next.
+/// Gives the room of an empty buffer to whoever reads next; that of a handshake is not worth a block.
 pub fn give_back(buffer: &mut BytesMut) {
     debug_assert!(buffer.is_empty());
-    if buffer.capacity() > 0 {
-        SPARE.set(std::mem::take(buffer));
+    let (own, spare) = (std::mem::take(buffer), SPARE.take());
+    SPARE.set(if own.capacity() > spare.capacity() { own } else { spare });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_larger_one_is_kept() {
+        let (mut large, mut small) = (BytesMut::new(), BytesMut::with_capacity(100));
+        prepare(&mut large, 1);
+        let place = large.as_ptr();
+        give_back(&mut large);
+        give_back(&mut small);
+        assert_eq!((large.capacity(), small.capacity()), (0, 0), "neither is held by who gave it back");
+        prepare(&mut small, BLOCK);
+        assert_eq!((small.as_ptr(), small.capacity()), (place, BLOCK));
     }
 }
