@@ -58,7 +58,8 @@ pub async fn serve<S: Service>(io: Io, service: Rc<S>, drain: Drain) {
             let accepted = shared.borrow_mut().accepted.pop_front();
             let Some(accepted) = accepted else { break };
             // Its end is the connection's, which ends when its last stream has.
-            tokio::task::spawn_local(exchange(Rc::clone(&service), Rc::clone(&shared), accepted));
+            // Boxed: the runtime moves a task some eight times, and this one has kilobytes.
+            tokio::task::spawn_local(Box::pin(exchange(Rc::clone(&service), Rc::clone(&shared), accepted)));
         }
         let emptied = std::mem::take(&mut shared.borrow_mut().accepted);
         if emptied.capacity() <= KEPT {

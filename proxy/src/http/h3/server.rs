@@ -111,10 +111,11 @@ async fn run<S: Service>(wire: &Rc<Wire>, service: &Rc<S>, requests: &Requests) 
             wire.quic().set_max_concurrent_bi_streams(limit.into());
         }
         let (wire, service, open) = (Rc::clone(wire), Rc::clone(service), requests.open.guard());
-        tokio::task::spawn_local(async move {
+        // Boxed: the runtime moves a task some eight times, and this one has kilobytes.
+        tokio::task::spawn_local(Box::pin(async move {
             exchange(&wire, service, reader, writer).await;
             drop(open);
-        });
+        }));
     }
 }
 
