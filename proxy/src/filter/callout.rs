@@ -336,7 +336,9 @@ fn head(lines: &Lines) -> Result<RequestHead, String> {
     let pseudo = |name: &[u8]| lines.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_slice());
     let method = pseudo(b":method").unwrap_or_default();
     let authority = pseudo(b":authority").unwrap_or_default();
-    let mut headers = fields(lines, |headers| drop(headers.remove(header::CONTENT_LENGTH)))?;
+    let mut headers = fields(lines, |headers| {
+        headers.remove(header::CONTENT_LENGTH);
+    })?;
     headers.remove(header::HOST);
     let head = RequestHead {
         method: Method::from_bytes(method)

@@ -16,6 +16,7 @@ use crate::drain::{Drain, Guard, Phase};
 use crate::fault::{Fault, Reason};
 use crate::http::Fields;
 use crate::http::body::{Half, Observer};
+use crate::http::fields::Value;
 use crate::http::head::{RequestHead, Version};
 use crate::telemetry::access::{AccessLog, Record, Text, Verdict};
 use crate::telemetry::labels::{Authorization, Direction, Link, Method, NameId, Protocol};
@@ -133,7 +134,7 @@ impl Exchange {
         generation: Guard,
     ) -> Rc<Self> {
         ledger.metrics.requests_active(conn.direction).add(1);
-        let field = |name: &str| Text::from(head.headers.get(name).cloned());
+        let field = |name: &str| Text::from(head.headers.get(name).map(Value::share));
         let line = ledger.access.is_some().then(|| {
             Box::new(Line {
                 start: SystemTime::now(),
@@ -270,10 +271,10 @@ impl Exchange {
     }
 
     /// What identifies it across the mesh, where that was not known when it began.
-    pub fn identified(&self, id: &HeaderValue) {
-        self.trail.identify(id.as_bytes());
+    pub fn identified(&self, id: &[u8], share: impl FnOnce() -> HeaderValue) {
+        self.trail.identify(id);
         if let Some(line) = self.line.borrow_mut().as_mut() {
-            line.request_id = Text::Value(id.clone());
+            line.request_id = Text::Value(share());
         }
     }
 

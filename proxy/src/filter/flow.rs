@@ -19,6 +19,7 @@ use super::run::Run;
 use crate::clock::Deadline;
 use crate::fault::{Fault, Reason};
 use crate::http::body::{self, Frame, Length, Made, Source};
+use crate::http::fields::Value;
 use crate::http::rules;
 use crate::http::{Body, Fields, Interim, ResponseHead};
 
@@ -140,7 +141,8 @@ impl Flow {
                 match fields.contains_key(header::CONTENT_LENGTH) {
                     true => {
                         let value = HeaderValue::from(total);
-                        right = (!fields.get_all(header::CONTENT_LENGTH).eq([&value])).then_some(value);
+                        right = (!fields.get_all(header::CONTENT_LENGTH).map(Value::as_bytes).eq([value.as_bytes()]))
+                            .then_some(value);
                         Length::Known(total)
                     }
                     false => Length::Unknown,

@@ -15,6 +15,7 @@ use lacis_host::{GrpcEvent, limits};
 use crate::fault::Fault;
 use crate::http::Fields;
 use crate::http::body::{Frame, Made};
+use crate::http::fields::Value;
 
 pub(super) const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 pub(super) const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
@@ -76,7 +77,7 @@ impl Verdict {
     pub(super) fn read(fields: &Fields) -> Option<Verdict> {
         let status =
             fields.get(STATUS)?.to_str().ok().and_then(|text| text.parse().ok()).filter(|status| *status <= 16);
-        let message = fields.get(MESSAGE).map_or(&b""[..], HeaderValue::as_bytes);
+        let message = fields.get(MESSAGE).map_or(&b""[..], Value::as_bytes);
         Some(Verdict { status: status.unwrap_or(UNKNOWN), message: percent_decoded(message) })
     }
 }

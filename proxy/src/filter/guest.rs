@@ -12,6 +12,7 @@ use lacis_host::Headers;
 
 use super::names;
 use crate::http::Fields;
+use crate::http::fields::Value;
 use crate::http::head::{RequestHead, ResponseHead, Shared};
 use crate::http::rules;
 
@@ -349,13 +350,13 @@ impl Length {
     /// A filter is about to change a field of this name: what the head says now is kept.
     fn touch(&mut self, headers: &Fields, name: &[u8]) {
         if matches!(self, Length::Untouched) && name == header::CONTENT_LENGTH.as_str().as_bytes() {
-            *self = Length::Fixed(headers.get(header::CONTENT_LENGTH).cloned());
+            *self = Length::Fixed(headers.get(header::CONTENT_LENGTH).map(Value::share));
         }
     }
 }
 
 fn field<'a>(headers: &'a Fields, name: &[u8]) -> Option<&'a [u8]> {
-    headers.get(names::name(name)?).map(HeaderValue::as_bytes)
+    headers.get(names::name(name)?).map(Value::as_bytes)
 }
 
 pub(super) fn append(headers: &mut Fields, broken: &mut Option<String>, name: &[u8], value: &[u8]) {
@@ -413,12 +414,17 @@ fn remove(headers: &mut Fields, name: &[u8]) {
 /// framing.
 fn mend(headers: &mut Fields, length: Option<&HeaderValue>) {
     let now = headers.get(header::CONTENT_LENGTH);
-    if now.is_none() || (now == length && headers.get_all(header::CONTENT_LENGTH).count() == 1) {
+    if now.is_none()
+        || (now.map(Value::as_bytes) == length.map(HeaderValue::as_bytes)
+            && headers.get_all(header::CONTENT_LENGTH).count() == 1)
+    {
         return;
     }
     match length {
-        Some(length) => drop(headers.insert(header::CONTENT_LENGTH, length.clone())),
-        None => drop(headers.remove(header::CONTENT_LENGTH)),
+        Some(length) => headers.insert(header::CONTENT_LENGTH, length.clone()),
+        None => {
+            headers.remove(header::CONTENT_LENGTH);
+        }
     }
 }
 

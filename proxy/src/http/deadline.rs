@@ -36,7 +36,7 @@ pub fn of(head: &RequestHead, grpc: bool) -> Option<Duration> {
 /// Tells the next hop how long the caller still waits.
 pub fn pass_on(head: &mut RequestHead, grpc: bool, left: Duration) {
     let millis = left.as_millis().max(1);
-    if head.headers.remove(&ASKED).is_some() || head.headers.contains_key(&EXPECTED) {
+    if head.headers.remove(&ASKED) || head.headers.contains_key(&EXPECTED) {
         head.headers.insert(EXPECTED, HeaderValue::from(u64::try_from(millis).unwrap_or(u64::MAX)));
     }
     if grpc && head.headers.contains_key(&GRPC_TIMEOUT) {

@@ -8,10 +8,24 @@
 use std::cell::RefCell;
 use std::fmt;
 
+use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue};
 
 /// A name and one of its values.
-type Line = (HeaderName, HeaderValue);
+#[derive(Clone)]
+struct Line {
+    name: HeaderName,
+    value: Part,
+}
+
+/// What a value is. To read one out of a head, and to let go of it, costs no count of those who share its block.
+#[derive(Clone)]
+enum Part {
+    /// These bytes of the block that was read: where they begin, and how many they are.
+    Read(u32, u32),
+    /// What was made here, or decoded.
+    Own(HeaderValue),
+}
 
 /// Lines that there is room for when there is room at all: those of most messages, with what hops add.
 const ROOM: usize = 16;
@@ -24,11 +38,24 @@ thread_local! {
     static FREE: RefCell<Vec<Vec<Line>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The fields of a head, or of trailers. Without any it has no block of memory; one that it had is used again by others.
-#[derive(Default, PartialEq, Eq)]
+/// The fields of a head, or of trailers. Without any they have no block of memory; one that they had is used again by others.
+#[derive(Default)]
 pub struct Fields {
+    /// What was read, if it is kept as it came.
+    block: Bytes,
     lines: Vec<Line>,
 }
+
+/// The value of a line.
+#[derive(Clone, Copy)]
+pub struct Value<'a> {
+    block: &'a Bytes,
+    part: &'a Part,
+}
+
+/// A value is not visible ASCII.
+#[derive(Debug)]
+pub struct NotText;
 
 impl Fields {
     /// Most lines that a filter may make of them, far more than any peer reads ([`MAX_FIELDS`](super::rules::MAX_FIELDS)).
@@ -37,15 +64,30 @@ impl Fields {
     /// None.
     #[must_use]
     pub const fn new() -> Self {
-        Fields { lines: Vec::new() }
+        Fields { block: Bytes::new(), lines: Vec::new() }
     }
 
-    /// None yet, and room for so many.
-    #[must_use]
-    pub fn with_capacity(lines: usize) -> Self {
-        let mut fields = Fields::new();
+    /// None yet of those in a block that was read, and room for so many.
+    pub(super) fn of(block: Bytes, lines: usize) -> Self {
+        let mut fields = Fields { block, lines: Vec::new() };
         fields.make_room(lines);
         fields
+    }
+
+    /// Adds a line whose value is a part of the block, and can be a value: without control characters but tabs.
+    pub(super) fn append_read(&mut self, name: HeaderName, value: &[u8]) {
+        let start = (value.as_ptr() as usize).wrapping_sub(self.block.as_ptr() as usize);
+        let is = self
+            .block
+            .get(start..)
+            .and_then(|rest| rest.get(..value.len()))
+            .is_some_and(|own| own.as_ptr() == value.as_ptr());
+        debug_assert!(is, "what is not of the block");
+        let part = match (u32::try_from(start), u32::try_from(value.len())) {
+            (Ok(start), Ok(length)) if is => Part::Read(start, length),
+            _ => Part::Own(HeaderValue::from_bytes(value).unwrap_or(EMPTY)),
+        };
+        self.push(name, part);
     }
 
     /// How many lines there are.
@@ -59,45 +101,47 @@ impl Fields {
     }
 
     /// The value of a name; of several lines, that of the first.
-    pub fn get(&self, name: impl Name) -> Option<&HeaderValue> {
-        self.lines.iter().find(|(own, _)| name.is(own)).map(|(_, value)| value)
+    pub fn get(&self, name: impl Name) -> Option<Value<'_>> {
+        let line = self.lines.iter().find(|line| name.is(&line.name))?;
+        Some(Value { block: &self.block, part: &line.value })
     }
 
     /// The values of all lines of a name.
-    pub fn get_all(&self, name: impl Name) -> impl Iterator<Item = &HeaderValue> {
-        self.lines.iter().filter(move |(own, _)| name.is(own)).map(|(_, value)| value)
+    pub fn get_all(&self, name: impl Name) -> impl Iterator<Item = Value<'_>> {
+        self.iter().filter(move |(own, _)| name.is(own)).map(|(_, value)| value)
     }
 
     /// Whether there is a line of this name.
     pub fn contains_key(&self, name: impl Name) -> bool {
-        self.lines.iter().any(|(own, _)| name.is(own))
+        self.lines.iter().any(|line| name.is(&line.name))
     }
 
     /// Name and value of each line.
-    pub fn iter(&self) -> std::slice::Iter<'_, (HeaderName, HeaderValue)> {
-        self.lines.iter()
+    pub fn iter(&self) -> Iter<'_> {
+        Iter { block: &self.block, lines: self.lines.iter() }
     }
 
     /// The names, each once.
     pub fn names(&self) -> impl Iterator<Item = &HeaderName> {
-        let first = |at: usize, name| self.lines.iter().take(at).all(|(own, _)| own != name);
-        self.lines.iter().enumerate().filter_map(move |(at, (name, _))| first(at, name).then_some(name))
+        let first = |at: usize, name| self.lines.iter().take(at).all(|line| line.name != name);
+        self.lines.iter().enumerate().filter_map(move |(at, line)| first(at, &line.name).then_some(&line.name))
     }
 
-    /// Makes this the one line of a name, in the place of its first if it has some. That one's value.
-    pub fn insert(&mut self, name: impl Into<HeaderName>, value: HeaderValue) -> Option<HeaderValue> {
+    /// Makes this the one line of a name, in the place of its first if it has some.
+    pub fn insert(&mut self, name: impl Into<HeaderName>, value: HeaderValue) {
         let name = name.into();
-        let Some(at) = self.lines.iter().position(|(own, _)| *own == name) else {
-            self.push(name, value);
-            return None;
+        let Some(at) = self.lines.iter().position(|line| line.name == name) else {
+            return self.push(name, Part::Own(value));
         };
         self.remove_after(at, &name);
-        self.lines.get_mut(at).map(|(_, old)| std::mem::replace(old, value))
+        if let Some(line) = self.lines.get_mut(at) {
+            line.value = Part::Own(value);
+        }
     }
 
     /// Adds a line.
     pub fn append(&mut self, name: impl Into<HeaderName>, value: HeaderValue) {
-        self.push(name.into(), value);
+        self.push(name.into(), Part::Own(value));
     }
 
     /// Whether a filter may add a line.
@@ -105,40 +149,42 @@ impl Fields {
         self.lines.len() < Self::MOST
     }
 
-    /// Takes all lines of a name away. The value of the first.
-    pub fn remove(&mut self, name: impl Name) -> Option<HeaderValue> {
-        let at = self.lines.iter().position(|(own, _)| name.is(own))?;
+    /// Takes all lines of a name away. Whether there was one.
+    pub fn remove(&mut self, name: impl Name) -> bool {
+        let Some(at) = self.lines.iter().position(|line| name.is(&line.name)) else { return false };
         self.remove_after(at, &name);
-        Some(self.lines.remove(at).1)
+        self.lines.remove(at);
+        true
     }
 
     /// Takes the lines away whose name is not to be kept.
     pub fn retain(&mut self, mut keep: impl FnMut(&HeaderName) -> bool) {
-        self.lines.retain(|(name, _)| keep(name));
+        self.lines.retain(|line| keep(&line.name));
     }
 
     /// Takes all lines away.
     pub fn clear(&mut self) {
         self.lines.clear();
+        self.block = Bytes::new();
     }
 
     /// Takes lines of a name away that come after another.
     fn remove_after(&mut self, at: usize, name: &impl Name) {
-        if self.lines.iter().skip(at + 1).any(|(own, _)| name.is(own)) {
+        if self.lines.iter().skip(at + 1).any(|line| name.is(&line.name)) {
             let mut nth = 0;
-            self.lines.retain(|(own, _)| {
+            self.lines.retain(|line| {
                 nth += 1;
-                nth - 1 <= at || !name.is(own)
+                nth - 1 <= at || !name.is(&line.name)
             });
         }
     }
 
     #[inline]
-    fn push(&mut self, name: HeaderName, value: HeaderValue) {
+    fn push(&mut self, name: HeaderName, value: Part) {
         if self.lines.capacity() == 0 {
             self.make_room(1);
         }
-        self.lines.push((name, value));
+        self.lines.push(Line { name, value });
     }
 
     /// Room for so many lines, where there is none yet.
@@ -146,6 +192,108 @@ impl Fields {
         // When its thread ends what is kept may be gone before the last exchange.
         self.lines = FREE.try_with(|free| free.borrow_mut().pop()).ok().flatten().unwrap_or_default();
         self.lines.reserve_exact(lines.max(ROOM));
+    }
+}
+
+const EMPTY: HeaderValue = HeaderValue::from_static("");
+
+impl<'a> Value<'a> {
+    /// Its bytes: any but control characters, tabs excepted.
+    #[inline]
+    pub fn as_bytes(self) -> &'a [u8] {
+        match self.part {
+            Part::Read(start, length) => {
+                self.block.get(*start as usize..).and_then(|rest| rest.get(..*length as usize)).unwrap_or_default()
+            }
+            Part::Own(value) => value.as_bytes(),
+        }
+    }
+
+    /// Its text.
+    ///
+    /// # Errors
+    /// If it is not visible ASCII, with spaces and tabs.
+    pub fn to_str(self) -> Result<&'a str, NotText> {
+        let bytes = self.as_bytes();
+        let visible = bytes.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\t'));
+        std::str::from_utf8(bytes).ok().filter(|_| visible).ok_or(NotText)
+    }
+
+    /// How many bytes it has.
+    pub fn len(self) -> usize {
+        match self.part {
+            Part::Read(_, length) => *length as usize,
+            Part::Own(value) => value.len(),
+        }
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether its sender wants it in no table (RFC 7541 section 7.1.3).
+    pub fn is_sensitive(self) -> bool {
+        matches!(self.part, Part::Own(value) if value.is_sensitive())
+    }
+
+    /// The value for who keeps it: a share of the block that it is in.
+    pub fn share(self) -> HeaderValue {
+        match self.part {
+            Part::Own(value) => value.clone(),
+            Part::Read(..) => HeaderValue::from_maybe_shared(self.block.slice_ref(self.as_bytes())).unwrap_or(EMPTY),
+        }
+    }
+}
+
+impl PartialEq for Value<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_bytes() == other.as_bytes()
+    }
+}
+
+impl PartialEq<str> for Value<'_> {
+    fn eq(&self, other: &str) -> bool {
+        self.as_bytes() == other.as_bytes()
+    }
+}
+
+impl PartialEq<&str> for Value<'_> {
+    fn eq(&self, other: &&str) -> bool {
+        *self == **other
+    }
+}
+
+impl PartialEq<HeaderValue> for Value<'_> {
+    fn eq(&self, other: &HeaderValue) -> bool {
+        self.as_bytes() == other.as_bytes()
+    }
+}
+
+impl fmt::Debug for Value<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.share(), f)
+    }
+}
+
+/// The lines of fields, one after the other.
+#[derive(Clone)]
+pub struct Iter<'a> {
+    block: &'a Bytes,
+    lines: std::slice::Iter<'a, Line>,
+}
+
+impl<'a> Iterator for Iter<'a> {
+    type Item = (&'a HeaderName, Value<'a>);
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        let line = self.lines.next()?;
+        Some((&line.name, Value { block: self.block, part: &line.value }))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.lines.size_hint()
     }
 }
 
@@ -166,15 +314,24 @@ impl Drop for Fields {
 
 impl Clone for Fields {
     fn clone(&self) -> Self {
-        let mut fields = if self.is_empty() { Fields::new() } else { Fields::with_capacity(self.len()) };
+        if self.is_empty() {
+            return Fields::new();
+        }
+        let mut fields = Fields::of(self.block.clone(), self.len());
         fields.lines.extend_from_slice(&self.lines);
         fields
     }
 }
 
+impl PartialEq for Fields {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
 impl Extend<(HeaderName, HeaderValue)> for Fields {
     fn extend<T: IntoIterator<Item = (HeaderName, HeaderValue)>>(&mut self, lines: T) {
-        lines.into_iter().for_each(|(name, value)| self.push(name, value));
+        lines.into_iter().for_each(|(name, value)| self.append(name, value));
     }
 }
 
@@ -187,8 +344,8 @@ impl FromIterator<(HeaderName, HeaderValue)> for Fields {
 }
 
 impl<'a> IntoIterator for &'a Fields {
-    type Item = &'a (HeaderName, HeaderValue);
-    type IntoIter = std::slice::Iter<'a, (HeaderName, HeaderValue)>;
+    type Item = (&'a HeaderName, Value<'a>);
+    type IntoIter = Iter<'a>;
 
     fn into_iter(self) -> Self::IntoIter {
         self.iter()
@@ -197,7 +354,7 @@ impl<'a> IntoIterator for &'a Fields {
 
 impl fmt::Debug for Fields {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_map().entries(self.lines.iter().map(|(name, value)| (name, value))).finish()
+        f.debug_map().entries(self).finish()
     }
 }
 
@@ -232,8 +389,12 @@ impl Name for &str {
 impl<N: Name> std::ops::Index<N> for Fields {
     type Output = HeaderValue;
 
+    /// What was made, or decoded, and not read.
     fn index(&self, name: N) -> &HeaderValue {
-        self.get(name).expect("a field of this name")
+        match self.get(name).expect("a field of this name").part {
+            Part::Own(value) => value,
+            Part::Read(..) => panic!("a value that lies where it was read"),
+        }
     }
 }
 
@@ -261,8 +422,8 @@ mod tests {
     fn lines_keep_their_order_and_names_their_values() {
         let all = fields(&[("a", "1"), ("host", "h"), ("a", "2"), ("te", "t"), ("a", "3")]);
         assert_eq!(text(&all), "a=1 host=h a=2 te=t a=3");
-        assert_eq!(all.get("a"), Some(&value("1")));
-        assert_eq!(all.get(&http::header::TE), Some(&value("t")));
+        assert_eq!(all.get(&http::header::TE), all.get("te"));
+        assert_eq!((&all["a"], &all["te"]), (&value("1"), &value("t")));
         assert_eq!(all.get_all("a").collect::<Vec<_>>(), ["1", "2", "3"]);
         assert_eq!(all.names().collect::<Vec<_>>(), ["a", "host", "te"]);
         assert!(all.contains_key("te") && !all.contains_key("b") && all.get("b").is_none());
@@ -274,16 +435,40 @@ mod tests {
     fn a_name_is_set_in_its_place_and_removed_with_all_its_lines() {
         let a = HeaderName::from_static("a");
         let mut all = fields(&[("b", "0"), ("a", "1"), ("c", "2"), ("a", "3"), ("d", "4"), ("a", "5")]);
-        assert_eq!(all.insert(&a, value("9")), Some(value("1")));
+        all.insert(&a, value("9"));
         assert_eq!(text(&all), "b=0 a=9 c=2 d=4");
-        assert_eq!(all.insert(&a, value("8")), Some(value("9")));
+        all.insert(&a, value("8"));
         all.append(a.clone(), value("7"));
-        assert_eq!(all.insert(http::header::TE, value("t")), None);
+        all.insert(http::header::TE, value("t"));
         assert_eq!(text(&all), "b=0 a=8 c=2 d=4 a=7 te=t");
-        assert_eq!((all.remove(&a), all.remove(&a)), (Some(value("8")), None));
+        assert_eq!((all.remove(&a), all.remove(&a)), (true, false));
         assert_eq!(text(&all), "b=0 c=2 d=4 te=t");
         all.clear();
         assert!(all.is_empty());
+    }
+
+    #[test]
+    fn what_was_read_stays_where_it_is() {
+        let block = Bytes::from_static(b"a: one\r\nb: \r\nc: caf\xe9\r\n");
+        let mut all = Fields::of(block.clone(), 3);
+        for (name, place) in [("a", 3..6), ("b", 11..11), ("c", 16..20)] {
+            all.append_read(HeaderName::from_static(name), &block[place]);
+        }
+        all.append(HeaderName::from_static("d"), value("4"));
+        let get = |name| all.get(name).expect("a value");
+        assert_eq!((get("a").to_str().unwrap(), get("b").len(), get("d").to_str().unwrap()), ("one", 0, "4"));
+        assert_eq!((get("c").as_bytes(), get("c").to_str().is_err()), (&b"caf\xe9"[..], true));
+        assert_eq!(all.clone(), all);
+        for (name, value) in &all {
+            assert_eq!(value, value.share(), "{name}");
+        }
+        assert!(std::ptr::eq(get("a").share().as_bytes(), &block[3..6]), "a share of the block");
+        all.insert(HeaderName::from_static("a"), value("two"));
+        assert!(all.remove("b"));
+        assert_eq!(
+            text(&all.iter().filter(|(name, _)| *name != "c").map(|(n, v)| (n.clone(), v.share())).collect()),
+            "a=two d=4"
+        );
     }
 
     /// Not more than a worker may keep, not more lines than one may have, and nothing of what they were.
@@ -292,7 +477,7 @@ mod tests {
         let some = fields(&[("a", "1")]);
         let block = some.lines.as_ptr();
         drop(some);
-        let other = Fields::with_capacity(ROOM);
+        let other = Fields::of(Bytes::new(), ROOM);
         assert_eq!((other.lines.as_ptr(), other.len()), (block, 0));
         let more: Vec<_> = (0..2 * BLOCKS).map(|_| other.clone()).collect();
         assert!(more.iter().all(|fields| fields.lines.capacity() == 0), "nothing takes no room");
@@ -300,7 +485,7 @@ mod tests {
         drop(more);
         let kept = || FREE.with_borrow(|free| (free.len(), free.iter().all(|block| block.capacity() <= LARGEST)));
         assert_eq!(kept(), (BLOCKS, true));
-        let one = Fields::with_capacity(LARGEST + 1);
+        let one = Fields::of(Bytes::new(), LARGEST + 1);
         assert_eq!(kept(), (BLOCKS - 1, true));
         drop(one);
         assert_eq!(kept(), (BLOCKS - 1, true), "too large to be kept");

@@ -7,6 +7,7 @@ use http::uri::{Authority, PathAndQuery};
 use http::{Method, StatusCode};
 
 use super::Fields;
+use super::fields::Value;
 use super::head::{RequestHead, ResponseHead, Version};
 use super::rules::{self, MAX_FIELDS, MAX_TARGET_BYTES};
 use crate::fault::{Fault, Reason};
@@ -215,7 +216,11 @@ fn take_host(headers: &mut Fields) -> Result<Option<HeaderValue>, Broken> {
         // Two readers could go by two of them (RFC 9110 section 7.2).
         return Err(Broken::Refused(Fault::new(Reason::HttpRequestError).detail("more than one host field")));
     }
-    Ok(headers.remove(header::HOST))
+    let host = headers.get(header::HOST).map(Value::share);
+    if host.is_some() {
+        headers.remove(header::HOST);
+    }
+    Ok(host)
 }
 
 /// A field's value, if it is one.

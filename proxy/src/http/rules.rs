@@ -1,11 +1,12 @@
 //! Rules that all versions share: which fields belong to a connection, what a well-formed message is, and the limits.
 
-use http::header::{self, HeaderValue};
+use http::header;
 use http::{Method, StatusCode};
 
 use super::body::Length;
 use crate::fault::{Fault, Reason};
 use crate::http::Fields;
+use crate::http::fields::Value;
 
 /// Largest head (start line and fields) in bytes, as received and after decompression. Envoy's default is 60 KiB,
 /// nginx's 32; a mesh carries tokens and baggage, so the larger one.
@@ -68,7 +69,7 @@ pub fn response_length(connect: bool, status: StatusCode, headers: &Fields) -> R
     }
 }
 
-fn decimal(value: &HeaderValue) -> Option<u64> {
+fn decimal(value: Value<'_>) -> Option<u64> {
     let digits = value.as_bytes();
     // u64::MAX has 20 digits; 19 always fit. `+5` and ` 5` are no DIGITs.
     if digits.is_empty() || digits.len() > 19 || !digits.iter().all(u8::is_ascii_digit) {
@@ -118,6 +119,7 @@ mod tests {
     use http::header::HeaderName;
 
     use super::*;
+    use http::HeaderValue;
 
     #[test]
     fn fields_of_a_connection_are_known_by_name() {

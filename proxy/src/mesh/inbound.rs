@@ -55,8 +55,10 @@ pub(super) fn admit(
     head.headers.retain(|name| !is_disguised(name));
     match &conn.forwarded {
         Some(forwarded) => head.headers.insert(X_FORWARDED_CLIENT_CERT, forwarded.clone()),
-        None => head.headers.remove(X_FORWARDED_CLIENT_CERT),
-    };
+        None => {
+            head.headers.remove(X_FORWARDED_CLIENT_CERT);
+        }
+    }
     Ok(())
 }
 

@@ -35,7 +35,7 @@ pub(super) fn admit(hop: &Hop, conn: &Conn, exchange: &Exchange, head: &mut Requ
             "x-request-id" if id.is_none() => {
                 let keeps = trace::keeps_request_id(value.as_bytes());
                 if keeps {
-                    exchange.identified(value);
+                    exchange.identified(value.as_bytes(), || value.share());
                 }
                 id = Some(keeps);
             }
@@ -47,7 +47,7 @@ pub(super) fn admit(hop: &Hop, conn: &Conn, exchange: &Exchange, head: &mut Requ
     let chance = &mut hop.chance.borrow_mut();
     if id != Some(true) {
         let id = trace::request_id(chance);
-        exchange.identified(&id);
+        exchange.identified(id.as_bytes(), || id.clone());
         head.headers.insert(X_REQUEST_ID, id);
     }
     // A trace of the application's is passed on as it is: this hop records no span that could stand between. Several are none.

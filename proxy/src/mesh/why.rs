@@ -8,6 +8,7 @@ use super::outbound::X_REQUEST_ID;
 use crate::config::{Tell, Why};
 use crate::fault::Reason;
 use crate::filter::exchange::{Conn, Exchange};
+use crate::http::fields::Value;
 use crate::http::head::{RequestHead, ResponseHead, Shared};
 use crate::telemetry::labels::Direction;
 use crate::telemetry::why::Asked;
@@ -60,7 +61,7 @@ pub(super) fn identify(exchange: &Exchange, head: &RequestHead) {
     }
 }
 
-fn is_any_grpc(content_type: &HeaderValue) -> bool {
+fn is_any_grpc(content_type: Value<'_>) -> bool {
     content_type.as_bytes().starts_with(b"application/grpc")
 }
 

@@ -3,12 +3,13 @@
 use std::cell::OnceCell;
 use std::sync::Arc;
 
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderName, Method};
 
 use super::path::{Reading, Readings};
 use crate::config::admission::{Conditions, IdentityMatch};
 use crate::config::route::{PathMatch, Pattern, TextMatch};
 use crate::http::RequestHead;
+use crate::http::fields::Value;
 use crate::identity::SpiffeId;
 
 /// A request that rules are asked about.
@@ -200,7 +201,7 @@ impl Text {
                 if lenient { self.is_in_any_case(whole) || self.is_in_any_case(host) } else { self.is(whole) }
             });
         }
-        let mut lines = head.headers.get_all(name).map(HeaderValue::as_bytes);
+        let mut lines = head.headers.get_all(name).map(Value::as_bytes);
         if lenient {
             let parts = |line: &[u8]| line.split(|b| *b == b',').any(|part| self.is(part.trim_ascii()));
             return lines.any(|line| self.is(line) || parts(line));

@@ -8,13 +8,14 @@ use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::HashMap;
 
-use http::{HeaderName, HeaderValue};
+use http::HeaderName;
 use regex::bytes::RegexSet;
 
 use crate::config::Rule;
 use crate::config::route::{HostMatch, Match, PathMatch, Pattern, TextMatch};
 use crate::http::Fields;
 use crate::http::RequestHead;
+use crate::http::fields::Value;
 
 /// Lists up to this length are read through; longer ones are looked up by the value of a header.
 const SHORT: usize = 8;
@@ -173,7 +174,7 @@ pub fn has_headers(headers: &Fields, wanted: &[(HeaderName, TextMatch)]) -> bool
 
 /// The value of a field; of several lines as one (RFC 9110 section 5.3).
 fn header<'h>(headers: &'h Fields, name: &HeaderName) -> Option<Cow<'h, [u8]>> {
-    let mut lines = headers.get_all(name).map(HeaderValue::as_bytes);
+    let mut lines = headers.get_all(name).map(Value::as_bytes);
     let first = lines.next()?;
     let mut value = Cow::Borrowed(first);
     for line in lines {

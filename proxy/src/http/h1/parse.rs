@@ -212,21 +212,17 @@ fn take_head(
     }
 }
 
-/// Values stay where they were received: each is a slice of the head.
-fn header_map(bytes: &Bytes, fields: &[httparse::Header<'_>]) -> Result<Fields, &'static str> {
-    let mut headers = Fields::with_capacity(fields.len());
-    for field in fields {
-        headers.append(name(field)?, value(bytes, field)?);
+/// Values stay where they were received: each is a part of the head.
+fn header_map(bytes: &Bytes, lines: &[httparse::Header<'_>]) -> Result<Fields, &'static str> {
+    let mut headers = Fields::of(bytes.clone(), lines.len());
+    for line in lines {
+        headers.append_read(name(line)?, line.value);
     }
     Ok(headers)
 }
 
-fn name(field: &httparse::Header<'_>) -> Result<HeaderName, &'static str> {
-    HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| "a field name that is not a token")
-}
-
-fn value(bytes: &Bytes, field: &httparse::Header<'_>) -> Result<HeaderValue, &'static str> {
-    HeaderValue::from_maybe_shared(bytes.slice_ref(field.value)).map_err(|_| "a field value with a control character")
+fn name(line: &httparse::Header<'_>) -> Result<HeaderName, &'static str> {
+    HeaderName::from_bytes(line.name.as_bytes()).map_err(|_| "a field name that is not a token")
 }
 
 /// Lines that a hop may add to those that came, without a larger block.
@@ -249,26 +245,26 @@ impl Sorted {
     /// # Errors
     /// If a field is malformed, or there are several for the host: two readers could go by two of them (RFC 9110 section 7.2).
     fn sort(bytes: &Bytes, lines: &[httparse::Header<'_>], half: Half) -> Result<Sorted, &'static str> {
-        let mut all = Sorted { headers: Fields::with_capacity(lines.len() + ADDED), ..Sorted::default() };
+        let mut all = Sorted { headers: Fields::of(bytes.clone(), lines.len() + ADDED), ..Sorted::default() };
         let (mut connection, mut upgrade, mut te) = (Vec::new(), None, None);
         for line in lines {
-            let (name, value) = (name(line)?, value(bytes, line)?);
+            let (name, value) = (name(line)?, line.value);
             match name.as_str() {
-                "host" if half == Half::Request => match all.host.replace(bytes.slice_ref(line.value)) {
+                "host" if half == Half::Request => match all.host.replace(bytes.slice_ref(value)) {
                     None => {}
                     Some(_) => return Err("more than one host field"),
                 },
                 "connection" => connection.push(value),
                 "upgrade" => upgrade = upgrade.or(Some(value)),
-                "transfer-encoding" => all.coding.add(&value),
+                "transfer-encoding" => all.coding.add(value),
                 "keep-alive" | "proxy-connection" => {}
                 "te" => {
-                    let trailers = tokens(&value).any(|token| token.eq_ignore_ascii_case("trailers"));
+                    let trailers = tokens(value).any(|token| token.eq_ignore_ascii_case("trailers"));
                     te = Some(te.unwrap_or(false) || trailers);
                 }
                 known => {
                     all.has_length |= known == "content-length";
-                    all.headers.append(name, value);
+                    all.headers.append_read(name, value);
                 }
             }
         }
@@ -277,7 +273,7 @@ impl Sorted {
             all.headers.append(header::TE, HeaderValue::from_static("trailers"));
         }
         let mut upgrades = false;
-        for (nth, token) in connection.iter().flat_map(tokens).enumerate() {
+        for (nth, token) in connection.iter().copied().flat_map(tokens).enumerate() {
             // Each is looked for among all fields.
             if nth == MAX_FIELDS {
                 return Err("a connection field that names too much");
@@ -287,14 +283,16 @@ impl Sorted {
                 t if t.eq_ignore_ascii_case("keep-alive") => all.connection.keep_alive = true,
                 t if t.eq_ignore_ascii_case("upgrade") => upgrades = true,
                 // Nobody may have framing, routing or credentials dropped by naming them here.
-                t => match HeaderName::from_bytes(t.as_bytes()) {
-                    Ok(name) if !KEPT.contains(&name) => drop(all.headers.remove(name)),
-                    _ => {}
-                },
+                t => {
+                    if let Some(name) = HeaderName::from_bytes(t.as_bytes()).ok().filter(|name| !KEPT.contains(name)) {
+                        all.headers.remove(name);
+                    }
+                }
             }
         }
-        all.connection.upgrade =
-            upgrade.filter(|value| upgrades && !tokens(value).any(|t| t.eq_ignore_ascii_case("h2c")));
+        all.connection.upgrade = upgrade
+            .filter(|value| upgrades && !tokens(value).any(|t| t.eq_ignore_ascii_case("h2c")))
+            .and_then(|value| HeaderValue::from_maybe_shared(bytes.slice_ref(value)).ok());
         Ok(all)
     }
 }
@@ -320,8 +318,15 @@ const KEPT: [HeaderName; 6] = [
     header::UPGRADE,
 ];
 
-fn tokens(value: &HeaderValue) -> impl Iterator<Item = &str> {
-    value.to_str().unwrap_or("").split(',').map(str::trim).filter(|t| !t.is_empty())
+/// The elements of a list; those of what is not ASCII are none.
+fn tokens(value: &[u8]) -> impl Iterator<Item = &str> {
+    std::str::from_utf8(value)
+        .ok()
+        .filter(|text| text.is_ascii())
+        .unwrap_or("")
+        .split(',')
+        .map(str::trim)
+        .filter(|t| !t.is_empty())
 }
 
 /// What transfer-encoding says.
@@ -336,9 +341,9 @@ enum Coding {
 
 impl Coding {
     /// Another line.
-    fn add(&mut self, line: &HeaderValue) {
+    fn add(&mut self, line: &[u8]) {
         *self = match self {
-            Coding::None if line.as_bytes().eq_ignore_ascii_case(b"chunked") => Coding::Chunked,
+            Coding::None if line.eq_ignore_ascii_case(b"chunked") => Coding::Chunked,
             _ => Coding::Other,
         };
     }

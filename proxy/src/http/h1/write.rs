@@ -7,6 +7,7 @@ use http::uri::Authority;
 
 use super::parse::Framing;
 use crate::http::Fields;
+use crate::http::fields::Value;
 use crate::http::head::{RequestHead, ResponseHead};
 
 /// Writes a request head.
@@ -97,7 +98,7 @@ pub(super) fn trailers(out: &mut BytesMut, trailers: &Fields) {
 }
 
 #[inline]
-fn line(out: &mut BytesMut, name: &HeaderName, value: &HeaderValue) {
+fn line(out: &mut BytesMut, name: &HeaderName, value: Value<'_>) {
     out.put_slice(name.as_str().as_bytes());
     out.put_slice(b": ");
     out.put_slice(value.as_bytes());

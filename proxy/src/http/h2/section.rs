@@ -4,10 +4,11 @@ use std::borrow::Cow;
 
 use bytes::BytesMut;
 use http::Method;
-use http::header::{self, HeaderName, HeaderValue};
+use http::header::{self, HeaderName};
 
 use super::hpack::{Decoder, Encoder, Garbled, Line};
 use crate::http::Fields;
+use crate::http::fields::Value;
 use crate::http::head::{RequestHead, ResponseHead, Version};
 use crate::http::message::{self, Broken};
 use crate::http::rules::MAX_HEAD_BYTES;
@@ -125,7 +126,7 @@ fn write_fields(headers: &Fields, encoder: &mut Encoder, out: &mut BytesMut) {
 
 /// Whether a line may stand in no table: who can have requests of his own sent on the same link could else guess it, and see
 /// by the length whether he was right (RFC 7541 section 7.1).
-fn is_secret(name: &HeaderName, value: &HeaderValue) -> bool {
+fn is_secret(name: &HeaderName, value: Value<'_>) -> bool {
     value.is_sensitive()
         || *name == header::AUTHORIZATION
         || *name == header::COOKIE
