@@ -15,6 +15,7 @@ pub mod h3;
 pub mod head;
 mod huffman;
 mod message;
+mod names;
 mod output;
 mod room;
 pub mod rules;

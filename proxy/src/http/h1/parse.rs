@@ -11,6 +11,7 @@ use crate::fault::{Fault, Reason};
 use crate::http::Fields;
 use crate::http::body::{Half, Length};
 use crate::http::head::{RequestHead, ResponseHead, Shared, Version};
+use crate::http::names;
 use crate::http::rules::{self, MAX_FIELDS, MAX_HEAD_BYTES, MAX_TARGET_BYTES};
 
 /// How the content of a message is delimited (RFC 9112 section 6).
@@ -222,7 +223,7 @@ fn header_map(bytes: &Bytes, lines: &[httparse::Header<'_>]) -> Result<Fields, &
 }
 
 fn name(line: &httparse::Header<'_>) -> Result<HeaderName, &'static str> {
-    HeaderName::from_bytes(line.name.as_bytes()).map_err(|_| "a field name that is not a token")
+    names::any_case(line.name.as_bytes()).ok_or("a field name that is not a token")
 }
 
 /// Lines that a hop may add to those that came, without a larger block.
@@ -284,7 +285,7 @@ impl Sorted {
                 t if t.eq_ignore_ascii_case("upgrade") => upgrades = true,
                 // Nobody may have framing, routing or credentials dropped by naming them here.
                 t => {
-                    if let Some(name) = HeaderName::from_bytes(t.as_bytes()).ok().filter(|name| !KEPT.contains(name)) {
+                    if let Some(name) = names::any_case(t.as_bytes()).filter(|name| !KEPT.contains(name)) {
                         all.headers.remove(name);
                     }
                 }

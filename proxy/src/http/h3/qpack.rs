@@ -9,6 +9,7 @@ use http::HeaderName;
 
 use super::Broken;
 use crate::http::huffman;
+use crate::http::names;
 use table::{Found, TABLE};
 
 /// What a line counts beside its name and value (RFC 9114 section 4.2.2).
@@ -46,7 +47,7 @@ impl Name {
     pub(super) fn field(&self) -> Option<HeaderName> {
         match self {
             Name::Static(index) => table::field(*index).cloned(),
-            Name::Literal(name) => HeaderName::from_lowercase(name).ok(),
+            Name::Literal(name) => names::lower_case(name),
         }
     }
 }

@@ -9,6 +9,7 @@ use http::header::{HeaderName, HeaderValue};
 
 use super::{LINE_OVERHEAD, TABLE_SIZE};
 use crate::http::message::{Pseudo, is_padded};
+use crate::http::names;
 use crate::http::same;
 
 /// Names and values by their index, which begins at 1.
@@ -147,7 +148,7 @@ impl LineName {
             if let Some(name) = Pseudo::NAMES.into_iter().find(|known| known.as_bytes() == name) {
                 return LineName::Pseudo(name);
             }
-        } else if let Ok(name) = HeaderName::from_lowercase(name) {
+        } else if let Some(name) = names::lower_case(name) {
             return LineName::Field(name);
         }
         LineName::Other(Bytes::copy_from_slice(name))

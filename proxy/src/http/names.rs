@@ -1,0 +1,93 @@
+//! Names of fields that many messages have, ready: to read one takes no block of memory and no count of those who share it.
+
+use http::HeaderName;
+
+macro_rules! names {
+    ($($name:literal)*) => {
+        const TEXTS: &[&str] = &[$($name),*];
+        static NAMES: [HeaderName; TEXTS.len()] = [$(HeaderName::from_static($name)),*];
+    };
+}
+
+names! {
+    "accept" "accept-encoding" "accept-language" "access-control-allow-origin" "age" "authorization" "b3" "baggage"
+    "cache-control" "connection" "content-encoding" "content-length" "content-type" "cookie" "date" "etag" "expect" "expires"
+    "forwarded" "grpc-accept-encoding" "grpc-encoding" "grpc-message" "grpc-status" "grpc-timeout" "host" "idempotency-key"
+    "if-modified-since" "if-none-match" "keep-alive" "last-modified" "location" "origin" "pragma" "proxy-status" "range"
+    "referer" "retry-after" "server" "set-cookie" "te" "traceparent" "tracestate" "trailer" "transfer-encoding" "upgrade"
+    "user-agent" "vary" "via" "x-api-key" "x-b3-parentspanid" "x-b3-sampled" "x-b3-spanid" "x-b3-traceid"
+    "x-envoy-attempt-count" "x-envoy-expected-rq-timeout-ms" "x-envoy-upstream-service-time" "x-forwarded-client-cert"
+    "x-forwarded-for" "x-forwarded-host" "x-forwarded-proto" "x-lacis-why" "x-request-id"
+}
+
+/// No name.
+const NONE: u8 = u8::MAX;
+
+/// Where each name is, by [`place`].
+const PLACES: [u8; 256] = places();
+
+const fn places() -> [u8; 256] {
+    let mut places = [NONE; 256];
+    let mut at = 0;
+    while at < TEXTS.len() {
+        let place = place(TEXTS[at].as_bytes());
+        assert!(places[place] == NONE, "two names in one place: change the factors of `place`");
+        places[place] = at as u8;
+        at += 1;
+    }
+    places
+}
+
+/// A number below 256 that is another for each of the names, whatever the case of its letters. The factors are found by trying.
+const fn place(text: &[u8]) -> usize {
+    let [first, .., last] = text else { return 0 };
+    let (first, middle, last) = (*first | 0x20, text[text.len() / 2] | 0x20, *last | 0x20);
+    (text.len() + 13 * first as usize + 7 * middle as usize + 5 * last as usize) % 256
+}
+
+/// A name as HTTP/1 has it, in any case. None if it cannot be one.
+pub(super) fn any_case(text: &[u8]) -> Option<HeaderName> {
+    match find(text) {
+        Some((known, name)) if text.eq_ignore_ascii_case(known.as_bytes()) => Some(name.clone()),
+        _ => HeaderName::from_bytes(text).ok(),
+    }
+}
+
+/// A name as HTTP/2 and HTTP/3 have it, in lower case. None if it cannot be one.
+pub(super) fn lower_case(text: &[u8]) -> Option<HeaderName> {
+    match find(text) {
+        Some((known, name)) if text == known.as_bytes() => Some(name.clone()),
+        _ => HeaderName::from_lowercase(text).ok(),
+    }
+}
+
+/// The one name that this may be.
+fn find(text: &[u8]) -> Option<(&'static str, &'static HeaderName)> {
+    let at = usize::from(*PLACES.get(place(text))?);
+    Some((TEXTS.get(at)?, NAMES.get(at)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_what_they_would_be_without_the_table() {
+        let others =
+            ["", "x", "x-other", "x y", "x:y", "\u{e9}", "hose", "hots", "x-request-ie", "te\n", "TE ", "traceparen"];
+        for text in TEXTS.iter().chain(&others) {
+            for text in [text.to_string(), text.to_uppercase(), format!("{text}s"), format!("{text}\u{ff}")] {
+                let bytes = text.as_bytes();
+                assert_eq!(any_case(bytes), HeaderName::from_bytes(bytes).ok(), "{text}");
+                assert_eq!(lower_case(bytes), HeaderName::from_lowercase(bytes).ok(), "{text}");
+            }
+        }
+        // What differs by the bit that letters' case is: `\r` and `-`, `@` and '`', `[` and `{`.
+        let turned = TEXTS.iter().flat_map(|text| (0..text.len()).map(move |at| (text.as_bytes().to_vec(), at)));
+        for (mut bytes, at) in turned {
+            bytes[at] ^= 0x20;
+            assert_eq!(any_case(&bytes), HeaderName::from_bytes(&bytes).ok());
+            assert_eq!(lower_case(&bytes), HeaderName::from_lowercase(&bytes).ok());
+        }
+    }
+}
