@@ -12,6 +12,7 @@ use wasmtime::{
     WasmBacktraceDetails,
 };
 
+use crate::joint;
 use crate::limits;
 use crate::plugin::LoadError;
 
@@ -80,7 +81,9 @@ impl Engine {
     /// tens of MiB, which is why it belongs in a short-lived process. Fails where there is no compiler
     /// ([`Options::compiler`]).
     pub fn compile(&self, code: &[u8]) -> Result<Vec<u8>, LoadError> {
-        self.wasm.precompile_module(code).map_err(|e| LoadError::Compile(format!("{e:#}")))
+        let compile = |code: &[u8]| self.wasm.precompile_module(code);
+        let extended = self.extended(code).and_then(|extended| compile(&extended).ok());
+        extended.map_or_else(|| compile(code), Ok).map_err(|e| LoadError::Compile(format!("{e:#}")))
     }
 
     /// A number that is equal for engines which can load each other's artifacts: wasmtime's version, settings, CPU; and
@@ -88,6 +91,7 @@ impl Engine {
     pub fn compatibility(&self) -> u64 {
         let mut hash = DefaultHasher::new();
         self.wasm.precompile_compatibility_hash().hash(&mut hash);
+        joint::VERSION.hash(&mut hash);
         // Of the CPU that speaks only of an engine that compiles.
         extensions().hash(&mut hash);
         hash.finish()
@@ -96,6 +100,13 @@ impl Engine {
     /// Where linear memories live.
     pub fn placement(&self) -> Placement {
         self.placement
+    }
+
+    /// The module as it is better compiled, if it is one and can be extended.
+    pub(crate) fn extended(&self, code: &[u8]) -> Option<Vec<u8>> {
+        // Before: what the module must not name might be there afterwards.
+        wasmtime::Module::validate(&self.wasm, code).ok()?;
+        joint::extend(code)
     }
 
     pub(crate) fn wasm(&self) -> &wasmtime::Engine {

@@ -3,8 +3,9 @@
 use std::rc::Rc;
 
 use lacis_abi::AbiVersion;
-use wasmtime::{AsContextMut, ExternType, Instance, Module, TypedFunc, ValType, WasmParams, WasmResults};
+use wasmtime::{AsContext, AsContextMut, ExternType, Instance, Module, TypedFunc, ValType, WasmParams, WasmResults};
 
+use crate::joint::{BEGIN, BODY as BODIES, END};
 use crate::link::Signature;
 use crate::plugin::LoadError;
 use crate::state::State;
@@ -106,6 +107,15 @@ pub(crate) struct Exports {
     pub(crate) done: Option<TypedFunc<u32, u32>>,
     pub(crate) log: Option<TypedFunc<u32, ()>>,
     pub(crate) delete: Option<TypedFunc<u32, ()>>,
+    pub(crate) joined: Joined,
+}
+
+/// Functions that were added, see `joint.rs`.
+#[derive(Default)]
+pub(crate) struct Joined {
+    pub(crate) begin: Option<TypedFunc<(u32, u32, u32, u32), u32>>,
+    pub(crate) end: Option<TypedFunc<(u32, u32), ()>>,
+    pub(crate) body: Option<TypedFunc<(u32, u32, u32, u32), u32>>,
 }
 
 /// The callbacks for the two directions: from the client, to the client.
@@ -153,6 +163,15 @@ impl Exports {
             done: find(instance, &mut *store, "proxy_on_done"),
             log: find(instance, &mut *store, "proxy_on_log"),
             delete: find(instance, &mut *store, "proxy_on_delete"),
+            // Of no use without what they count in.
+            joined: match store.as_context().data().counters {
+                Some(_) => Joined {
+                    begin: find(instance, &mut *store, BEGIN),
+                    end: find(instance, &mut *store, END),
+                    body: find(instance, &mut *store, BODIES),
+                },
+                None => Joined::default(),
+            },
         }
     }
 }

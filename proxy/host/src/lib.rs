@@ -13,6 +13,10 @@
 //! between come [`Vm::tick`] when the world's timer says so, [`Vm::on_http_call`] and [`Vm::on_grpc`] with what came of
 //! call-outs, and [`Vm::on_queue_ready`] when another VM has put something in a shared queue.
 //!
+//! Where nothing is to be done between callbacks, one entry of the guest does for several of them, which costs less and
+//! cannot be told apart: [`Vm::admit`] and [`Vm::begin`] for an exchange and the head of its request, [`Vm::on_bodies`]
+//! for several contexts of one stream, [`Vm::end`] for their ends.
+//!
 //! What an embedder must know:
 //!
 //! - **Host functions record, they do not act.** A local reply, a resume, a close is noted in the `Stream`; the embedder
@@ -31,6 +35,7 @@ mod contexts;
 mod engine;
 mod exports;
 mod grpc_service;
+mod joint;
 pub mod limits;
 mod link;
 mod memory;

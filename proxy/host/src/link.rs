@@ -15,6 +15,7 @@ use crate::engine::Engine;
 use crate::limits::Limit;
 use crate::plugin::LoadError;
 use crate::state::State;
+use crate::vm::turn;
 
 /// One import as one type of it: a name may stand in the table several times.
 pub(crate) struct Import {
@@ -50,7 +51,7 @@ macro_rules! import {
             result: $result,
             define: |linker, module| {
                 let function = |mut caller: Caller<'_, State>, $($arg: $ty),*| -> wasmtime::Result<$back> {
-                    permit(&caller, When::$when, stringify!($name))?;
+                    permit(&mut caller, When::$when, stringify!($name))?;
                     let $call = &mut caller;
                     let $r = $body.into_result();
                     $map
@@ -213,7 +214,7 @@ pub(crate) fn link(
             Some(entry) if allow.is_some_and(|(allow, _)| !allow.has(entry.name)) => {
                 restricted.push(name);
                 linker
-                    .func_new(import.module(), entry.name, ty, |caller, _, results| refuse(&caller, results))
+                    .func_new(import.module(), entry.name, ty, |caller, _, results| refuse(caller, results))
                     .map_err(|e| LoadError::Link(format!("{e:#}")))?;
             }
             Some(entry) => {
@@ -232,7 +233,8 @@ pub(crate) fn link(
 }
 
 /// Stands for a function that the filter is not allowed. It follows no pointer, so it may be called at any time.
-fn refuse(caller: &Caller<'_, State>, results: &mut [Val]) -> wasmtime::Result<()> {
+fn refuse(mut caller: Caller<'_, State>, results: &mut [Val]) -> wasmtime::Result<()> {
+    turn::follow(&mut caller);
     caller.data().refused(Limit::Function).into_result()?;
     results.fill(Val::I32(Status::InternalFailure as i32));
     Ok(())

@@ -17,6 +17,7 @@ use crate::overtime::{Budget, Overtime, thread_cpu};
 use crate::queue::Mailbox;
 use crate::shared::{SharedData, Space};
 use crate::stream::{Half, Headers, Stream};
+use crate::vm::turn::{Counters, Turn};
 use crate::vm::{ContextId, PluginSettings};
 use crate::world::World;
 
@@ -56,6 +57,10 @@ pub(crate) struct State {
     pub(crate) output: [Vec<u8>; 2],
     /// For an answer on its way to the guest; kept so that a call allocates nothing.
     pub(crate) scratch: Vec<u8>,
+    /// How callbacks in one entry are counted and stopped, where the module has what it takes.
+    pub(crate) counters: Option<Counters>,
+    /// The callbacks of the entry that runs, if they are several.
+    pub(crate) turn: Option<Turn>,
 }
 
 /// What the guest is doing, as far as it decides which host calls it may make.
@@ -250,6 +255,11 @@ impl State {
     pub(crate) fn deadline(&mut self) -> UpdateDeadline {
         // A call that is given more time must be timed for it.
         self.clock.wind();
+        if self.turn.as_mut().is_some_and(Turn::is_another) {
+            // It has begun some time since the entry: its budget begins now.
+            self.overtime = Overtime::None;
+            return UpdateDeadline::Continue(self.budget.half);
+        }
         self.overtime.decide(self.budget, thread_cpu())
     }
 

@@ -37,6 +37,13 @@ pub trait Stream {
         None
     }
 
+    /// What the contexts before this one were shown of the response's body in one step is shown to this one now: they have
+    /// let it go on. Only where the embedder has several contexts of one stream see content together
+    /// ([`Vm::on_bodies`](crate::Vm::on_bodies)).
+    fn shown(&mut self, context: ContextId) {
+        _ = context;
+    }
+
     /// Appends the value of a property to `out`, in the encoding of the ABI (integers 8 bytes little-endian, booleans
     /// 1 byte, maps as pairs). `NotFound` when there is no such property, or not yet; `SerializationFailure` for an
     /// object without a serial form, as `request` alone. `plugin_name`, `plugin_root_id` and `plugin_vm_id` never come

@@ -3,6 +3,7 @@
 mod calls;
 mod http;
 mod tcp;
+pub(crate) mod turn;
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -14,6 +15,7 @@ use wasmtime::{ExternType, Store, TypedFunc, WasmParams, WasmResults};
 
 use crate::callout::CallOuts;
 use crate::exports::{Exports, find};
+use crate::joint;
 use crate::limits::{self, Limit, Limits};
 use crate::overtime::{Budget, Overtime};
 use crate::plugin::Plugin;
@@ -23,6 +25,7 @@ use crate::state::{Context, Exchange, Kind, Life, Limiter, Phase, State};
 use crate::stream::Stream;
 use crate::trap::{Bounds, Cause, Exit, Trap};
 use crate::world::World;
+use turn::Counters;
 
 /// How a VM is made. Plugins may share a VM when all of this and the module are equal.
 #[derive(Debug, Clone)]
@@ -189,10 +192,15 @@ impl Vm {
             overtime: Overtime::None,
             output: Default::default(),
             scratch: Vec::new(),
+            counters: None,
+            turn: None,
         };
         let mut store = Store::new(plugin.engine.wasm(), state);
         store.limiter(|state| &mut state.limiter);
-        store.epoch_deadline_callback(|mut store| Ok(store.data_mut().deadline()));
+        store.epoch_deadline_callback(|mut store| {
+            turn::follow(&mut store);
+            Ok(store.data_mut().deadline())
+        });
         let mut runner = Runner { store, call, start, dead: false };
 
         runner.begin(None, Phase::Starting);
@@ -203,6 +211,8 @@ impl Vm {
             }
             Err(error) => return Err(StartError::Instance(format!("{error:#}"))),
         };
+        let [step, stop] = [joint::STEP, joint::STOP].map(|name| instance.get_global(&mut runner.store, name));
+        runner.store.data_mut().counters = step.zip(stop).map(|(step, stop)| Counters { step, stop });
         let exports = Exports::of(&instance, &mut runner.store);
         let memory = instance.get_memory(&mut runner.store, "memory");
         let state = runner.store.data_mut();
@@ -283,6 +293,19 @@ impl Vm {
     }
 
     fn open_stream(&mut self, root: RootId, stream: Rc<RefCell<dyn Stream>>, tcp: bool) -> Result<ContextId, Trap> {
+        let context = self.insert(root, stream, tcp)?;
+        self.created(&context)?;
+        Ok(ContextId(context.id))
+    }
+
+    fn created(&mut self, context: &Rc<Context>) -> Result<(), Trap> {
+        let parameters = (context.id, context.root);
+        let called =
+            self.enter("proxy_on_context_create", |e| e.context_create.as_ref(), parameters, context, Phase::Running);
+        called.map(drop)
+    }
+
+    fn insert(&mut self, root: RootId, stream: Rc<RefCell<dyn Stream>>, tcp: bool) -> Result<Rc<Context>, Trap> {
         const CALLBACK: &str = "proxy_on_context_create";
         self.alive(CALLBACK)?;
         let contexts = &mut self.runner.store.data_mut().contexts;
@@ -291,10 +314,7 @@ impl Vm {
             let kind = Kind::Exchange(Exchange::new(id, stream, tcp));
             Context { id: id.0, root: root.0, plugin, kind }
         });
-        let context = context.ok_or_else(|| full(CALLBACK))?;
-        let id = context.id;
-        self.enter(CALLBACK, |e| e.context_create.as_ref(), (id, root.0), &context, Phase::Running)?;
-        Ok(ContextId(id))
+        context.ok_or_else(|| full(CALLBACK))
     }
 
     /// Runs the log callback: the exchange is over and all its heads can be read once more. In a chain of filters it

@@ -14,6 +14,18 @@ use crate::telemetry::metrics::Metrics;
 /// of an exchange.
 const EVERY: u8 = 17;
 
+thread_local! {
+    static JOINED: Cell<u8> = const { Cell::new(EVERY - 1) };
+}
+
+/// Whether the callbacks of one more exchange are to be entered one by one where they could be together, and measured:
+/// those of one in so many are.
+pub(super) fn apart() -> bool {
+    let left = JOINED.get().checked_sub(1);
+    JOINED.set(left.unwrap_or(EVERY - 1));
+    left.is_none()
+}
+
 /// Measures some of the callbacks and of the requests of one filter in one worker.
 #[derive(Debug)]
 pub(super) struct Meter {
@@ -54,6 +66,18 @@ impl Meter {
         let cell = self.cells[callback as usize].get_or_init(|| self.metrics.filter_callback(self.filter, callback));
         cell.observe_duration(begin.elapsed());
         called
+    }
+
+    /// Passes over so many callbacks if none of them is to be measured.
+    #[inline]
+    pub(super) fn pass(&self, callbacks: u8) -> bool {
+        let left = self.idle.get().checked_sub(callbacks);
+        left.map(|idle| self.idle.set(idle)).is_some()
+    }
+
+    /// Has the next callback measured.
+    pub(super) fn wind(&self) {
+        self.idle.set(0);
     }
 
     /// The filter begins with a request: when that is, if it is one to measure, as all are that are `recorded`.
@@ -105,6 +129,21 @@ mod tests {
         }
         let [(Callback::Log, times)] = &meter.read()[..] else { panic!("{:?}", meter.read()) };
         assert_eq!(times.buckets().sum::<u64>(), 3);
+    }
+
+    #[test]
+    fn several_are_passed_over_where_none_is_to_be_measured() {
+        let meter = Meter::new(&Rc::new(Registry::default().metrics()), "mine");
+        assert!(!meter.pass(1), "the first is");
+        meter.measure(Callback::Context, || {});
+        assert!((0..(EVERY - 1) / 2).all(|_| meter.pass(2)));
+        assert!(!meter.pass(1));
+        meter.measure(Callback::Context, || {});
+        meter.wind();
+        meter.measure(Callback::Log, || {});
+        assert!(meter.read().iter().any(|(callback, _)| *callback == Callback::Log));
+        let apart = (0..2 * EVERY).filter(|_| super::apart()).count();
+        assert_eq!(apart, 2);
     }
 
     #[test]

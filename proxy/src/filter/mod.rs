@@ -18,6 +18,7 @@ mod property;
 mod run;
 mod seen;
 mod signature;
+mod together;
 mod tunnel;
 pub mod wasm;
 pub mod world;

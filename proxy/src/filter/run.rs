@@ -11,6 +11,7 @@ use lacis_host::{Buffer, Half, HeadersAction};
 
 use super::exchange::Exchange;
 use super::legs::Legs;
+use super::meter;
 use super::seen::{End, Head, Left, Part, Seen, Stage};
 use super::wasm::{Filter, Place};
 use crate::fault::{Fault, Reason};
@@ -28,6 +29,8 @@ pub(super) struct Run {
     pub(super) tcp: bool,
     /// The response is one of ours. A filter whose VM died has no part in it: mostly it is the very cause.
     pub(super) ours: Cell<bool>,
+    /// Callbacks that could be entered together are not, and are measured.
+    pub(super) apart: bool,
 }
 
 impl Run {
@@ -38,7 +41,14 @@ impl Run {
         seen: Rc<RefCell<Seen>>,
         tcp: bool,
     ) -> Rc<Run> {
-        Rc::new(Run { filters: Legs::new(filters), exchange: Rc::clone(exchange), seen, tcp, ours: Cell::new(false) })
+        Rc::new(Run {
+            filters: Legs::new(filters),
+            exchange: Rc::clone(exchange),
+            seen,
+            tcp,
+            ours: Cell::new(false),
+            apart: meter::apart(),
+        })
     }
 
     /// The head of a half is in [`Seen`]; `bare` when nothing can follow it.
@@ -153,6 +163,14 @@ impl Run {
                     Action::Continue => HeadersAction::Continue,
                     Action::Pause => HeadersAction::Pause,
                 },
+                // It has just been opened.
+                false if half == Half::Request => match filter.begin(place, count, end)? {
+                    Some(action) => action,
+                    None => {
+                        self.seen.borrow_mut().stages.truncate(at);
+                        continue;
+                    }
+                },
                 false => filter.on_headers(place, half, count, end)?,
             };
             self.noted()?;
@@ -236,7 +254,7 @@ impl Run {
             way.ended |= end;
             return Ok(());
         };
-        let (filter, place, size, absent) = {
+        let (filter, place, size, absent, fellows) = {
             let mut seen = self.seen.borrow_mut();
             let Seen { stages, trailers, .. } = &mut *seen;
             let Stage { number, place, parts, .. } = &mut stages[at];
@@ -250,12 +268,28 @@ impl Run {
             if part.head == Head::Stopped {
                 return Ok(());
             }
-            (&self.filters[*number], *place, part.content.len(), part.absent)
+            let (filter, place, size, absent) = (&self.filters[*number], *place, part.content.len(), part.absent);
+            let fellows = match half {
+                Half::Response if at > 0 && !self.tcp => seen.fellows(at, |number| self.filters[number].sees(half)),
+                _ => 1,
+            };
+            (filter, place, size, absent, fellows)
         };
         if absent || !self.sees(filter, half) {
             return self.forward(half, at);
         }
-        let answer = if self.tcp { tap(filter, place, half, end) } else { filter.on_body(place, half, size, end) }?;
+        let (at, answer) = match fellows {
+            2.. if !self.apart && filter.has(place) => self.together(at, place, fellows, size, end)?,
+            _ => {
+                if fellows > 1 {
+                    filter.measured();
+                }
+                let shown =
+                    if self.tcp { tap(filter, place, half, end) } else { filter.on_body(place, half, size, end) };
+                (at, shown?)
+            }
+        };
+        let filter = self.filter(at);
         self.noted()?;
         if answer == BodyAnswer::Continue {
             return self.forward(half, at);
@@ -469,7 +503,7 @@ impl Run {
         if self.tcp { filter.taps(half) } else { filter.sees(half) }
     }
 
-    fn filter(&self, at: usize) -> &Filter {
+    pub(super) fn filter(&self, at: usize) -> &Filter {
         &self.filters[self.seen.borrow().stages[at].number]
     }
 
@@ -541,30 +575,6 @@ impl Observer for Run {
         match self.poll_noted(cx) {
             Poll::Ready(fault) => Poll::Ready(fault),
             Poll::Pending => self.exchange.poll_idle(cx),
-        }
-    }
-}
-
-impl Drop for Run {
-    /// The exchange is over: all log, then all go (Envoy's order). Of a connection all learn who has closed it; they log
-    /// when they go.
-    fn drop(&mut self) {
-        if self.tcp {
-            let by = self.seen.borrow().closed_by();
-            let place = |at: usize| self.seen.borrow().stages.get(at).map(|stage| (stage.number, stage.place));
-            for (number, place) in (0..).map_while(place) {
-                self.filters[number].on_connection_close(place, Half::Request, by);
-            }
-        }
-        // Taken out, as nothing is borrowed while guests run: from here on none has anything in its hands.
-        let stages = std::mem::take(&mut self.seen.borrow_mut().stages);
-        if !self.tcp {
-            for Stage { number, place, .. } in &stages {
-                self.filters[*number].log(*place);
-            }
-        }
-        for Stage { number, place, .. } in &stages {
-            self.filters[*number].close(*place);
         }
     }
 }

@@ -36,6 +36,8 @@ pub(super) struct Seen {
     pub(super) stages: Vec<Stage>,
     /// How far each half is.
     pub(super) ways: [Way; 2],
+    /// The filter that has content of the response in its hands which several are shown together.
+    pub(super) passing: Option<usize>,
     /// For which context the guest that runs asks.
     asked_by: Option<ContextId>,
     pub(super) reply: Option<Box<Reply>>,
@@ -241,6 +243,7 @@ impl Seen {
             trailers: Default::default(),
             stages: Vec::with_capacity(filters),
             ways: Default::default(),
+            passing: None,
             asked_by: None,
             reply: None,
             details: None,
@@ -291,6 +294,15 @@ impl Seen {
 impl Stream for Seen {
     fn asked_by(&mut self, context: ContextId) {
         self.asked_by = Some(context);
+    }
+
+    fn shown(&mut self, context: ContextId) {
+        let Some(machine) = machine::running() else { return };
+        let to = self.stages.iter().position(|stage| stage.machine == machine && stage.place.is(context));
+        if let (Some(from), Some(to)) = (self.passing, to) {
+            self.pass(from, to);
+            self.passing = Some(to);
+        }
     }
 
     fn headers(&mut self, map: Map) -> Option<&mut dyn Headers> {
@@ -359,6 +371,34 @@ impl Seen {
     pub(super) fn closed_by(&self) -> Peer {
         let client = self.exchange.reason() == Reason::DownstreamAborted || self.ways[Half::Request as usize].last;
         if client && !self.closed { Peer::Remote } else { Peer::Local }
+    }
+
+    /// What a filter has in its hands of the response is in those of another, which had nothing.
+    pub(super) fn pass(&mut self, from: usize, to: usize) {
+        if from != to {
+            let part = &mut self.stages[from].parts[Half::Response as usize];
+            let (content, end) = (std::mem::take(&mut part.content), std::mem::take(&mut part.end));
+            let part = &mut self.stages[to].parts[Half::Response as usize];
+            (part.content, part.end) = (content, end);
+        }
+    }
+
+    /// How many filters can be shown content of the response together, beginning with this one: those after it that are in
+    /// the same VM, have let the head go on, and have nothing in their hands.
+    pub(super) fn fellows(&self, at: usize, sees: impl Fn(usize) -> bool) -> u32 {
+        let first = &self.stages[at];
+        let mut count = 0;
+        for stage in self.stages[..=at].iter().rev() {
+            let part = &stage.parts[Half::Response as usize];
+            let rests = part.head == Head::Gone && part.stopped.is_none() && part.kept.is_none() && !part.absent;
+            let empty = count == 0 || part.content.len() == 0 && part.end == End::Open;
+            let near = stage.machine == first.machine && first.place.follows(stage.place, count);
+            if !rests || !empty || !near || !sees(stage.number) {
+                break;
+            }
+            count += 1;
+        }
+        u32::try_from(count).unwrap_or(0)
     }
 
     /// The end of a half has been read.

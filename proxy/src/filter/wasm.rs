@@ -137,6 +137,8 @@ impl fmt::Debug for Compiled {
     }
 }
 
+const CREATE: &str = "proxy_on_context_create";
+
 /// One filter in one worker: a plugin of a VM.
 pub struct Filter {
     compiled: Arc<Compiled>,
@@ -177,6 +179,12 @@ impl Place {
     /// Whether it is this context.
     pub(super) fn is(self, context: ContextId) -> bool {
         self.context == context
+    }
+
+    /// Whether it is so many after `first`, in the same VM where both are of one machine.
+    pub(super) fn follows(self, first: Place, count: usize) -> bool {
+        self.life == first.life
+            && u32::try_from(count).is_ok_and(|count| first.context.after(count) == Some(self.context))
     }
 }
 
@@ -244,7 +252,8 @@ impl Filter {
         self.compiled.buffer_limit()
     }
 
-    /// Begins an exchange, or a TCP connection. `None` if the filter cannot run and fails open.
+    /// Makes a context for an exchange, which is to [begin](Filter::begin), or a TCP connection, which has begun. `None` if
+    /// the filter cannot run and fails open.
     ///
     /// # Errors
     /// If it cannot run and fails closed; nor is one without callbacks for TCP let pass what it cannot see.
@@ -261,11 +270,35 @@ impl Filter {
         let Some((root, _)) = self.root.get() else {
             return self.unavailable(Fault::new(Reason::FilterUnavailable));
         };
-        let open = |vm: &mut Vm| if tcp { vm.open_tcp(root, stream) } else { vm.open(root, stream) };
-        match self.call(Callback::Context, open) {
+        let opened = match tcp {
+            true => self.call(Callback::Context, |vm| vm.open_tcp(root, stream)),
+            false => self.machine.call(|vm| vm.admit(root, stream)),
+        };
+        match opened {
             Some(Ok(context)) => Ok(Some(Place { context, life: self.machine.life() })),
             Some(Err(trap)) => self.trapped(&trap).map(|()| None),
             None => self.unavailable(Fault::new(Reason::FilterUnavailable)),
+        }
+    }
+
+    /// Tells it of an exchange that was opened, and shows it the head of its request; see [`Filter::on_headers`]. `None` if
+    /// it died before it saw that, and fails open: it has no part in the exchange.
+    ///
+    /// # Errors
+    /// If its VM died and it fails closed.
+    pub(super) fn begin(&self, place: Place, count: u32, end: bool) -> Result<Option<HeadersAction>, Fault> {
+        if !self.account.meter.pass(2) {
+            return match self.call(Callback::Context, |vm| vm.create(place.context)) {
+                Some(Ok(())) => self.on_headers(place, Half::Request, count, end).map(Some),
+                Some(Err(trap)) => self.trapped(&trap).map(|()| None),
+                None => self.lost().map(|()| None),
+            };
+        }
+        match self.machine.call(|vm| vm.begin(place.context, count, end)) {
+            Some(Ok(action)) => Ok(Some(self.held(Half::Request, action))),
+            Some(Err(trap)) if trap.callback == CREATE => self.trapped(&trap).map(|()| None),
+            Some(Err(trap)) => self.trapped(&trap).map(|()| Some(HeadersAction::Continue)),
+            None => self.lost().map(|()| None),
         }
     }
 
@@ -276,11 +309,45 @@ impl Filter {
     pub(super) fn on_headers(&self, place: Place, half: Half, count: u32, end: bool) -> Result<HeadersAction, Fault> {
         let callback = [Callback::RequestHeaders, Callback::ResponseHeaders][half as usize];
         let shown = self.show(place, callback, |vm| vm.on_headers(place.context, half, count, end))?;
-        Ok(match shown.unwrap_or(HeadersAction::Continue) {
+        Ok(self.held(half, shown.unwrap_or(HeadersAction::Continue)))
+    }
+
+    fn held(&self, half: Half, action: HeadersAction) -> HeadersAction {
+        match action {
             // Where it reads no bodies, one that went by would take the head along.
             HeadersAction::Hold if self.compiled.reads.is_some() && !self.sees(half) => HeadersAction::Pause,
             action => action,
-        })
+        }
+    }
+
+    /// Shows so many bytes of a response to `count` contexts of its VM, downwards from this one; see [`Vm::on_bodies`]. The
+    /// filter that met a trap is to be [told](Filter::died). `None` if there is no VM.
+    pub(super) fn on_bodies(
+        &self,
+        place: Place,
+        count: u32,
+        size: usize,
+        end: bool,
+    ) -> Option<Result<(u32, BodyAnswer), (u32, Trap)>> {
+        self.machine.call(|vm| vm.on_bodies(place.context, count, size, end))
+    }
+
+    /// Its VM died in a callback of its, among those of others.
+    ///
+    /// # Errors
+    /// If it fails closed.
+    pub(super) fn died(&self, trap: &Trap) -> Result<(), Fault> {
+        self.trapped(trap)
+    }
+
+    /// Logs and ends `count` contexts of its VM, upwards from this one; see [`Vm::end`].
+    pub(super) fn end(&self, place: Place, count: u32) -> Result<(), (u32, Trap)> {
+        self.machine.call(|vm| vm.end(place.context, count)).unwrap_or(Ok(()))
+    }
+
+    /// Has its next callback measured.
+    pub(super) fn measured(&self) {
+        self.account.meter.wind();
     }
 
     /// Shows what it sees of a body, so many bytes; see [`Filter::on_headers`].

@@ -48,15 +48,15 @@ const FILTER: &str = r#"(module
     (func (export "proxy_on_log") (param i32))
     (func (export "proxy_on_delete") (param i32)))"#;
 
-/// A worker whose requests pass so many filters of one module, each with a VM of its own.
-fn filtered(filters: usize, plugin: &Plugin) -> (Worker, Generation) {
+/// A worker whose requests pass so many filters of one module, each with a VM of its own or all in one.
+fn filtered(filters: usize, one: bool, plugin: &Plugin) -> (Worker, Generation) {
     let names: Vec<String> = (0..filters).map(|n| format!("f{n}")).collect();
     let mut text = format!(
         "node: {{service: alpha}}\noutbound: {{listen: 127.0.0.1:0, filters: [{}]}}\nfilters:\n",
         names.join(", ")
     );
     for name in &names {
-        let _ = writeln!(text, "  {name}: {{module: /{name}.wasm, vm_id: {name}}}");
+        let _ = writeln!(text, "  {name}: {{module: /{name}.wasm, vm_id: {}}}", if one { "one" } else { name });
     }
     let config = parse(if filters == 0 { "node: {service: alpha}\noutbound: {listen: 127.0.0.1:0}\n" } else { &text });
     let compile = |filter: &config::Filter| Compiled {
@@ -101,10 +101,10 @@ async fn exchange(
 }
 
 /// Blocks that an exchange takes with so many filters, once all that is made but once has been made.
-fn blocks(filters: usize, plugin: &Plugin) -> usize {
+fn blocks(filters: usize, one: bool, plugin: &Plugin) -> usize {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     LocalSet::new().block_on(&runtime, async {
-        let (worker, generation) = filtered(filters, plugin);
+        let (worker, generation) = filtered(filters, one, plugin);
         let conn = Rc::new(Conn {
             id: Conn::next_id(),
             direction: Direction::Outbound,
@@ -143,7 +143,8 @@ fn a_filter_takes_few_blocks_of_a_request() {
     let artifact = directory.path().join("filter");
     std::fs::write(&artifact, code.expect("code")).expect("a file");
     let plugin = Plugin::load(&engine, &artifact).expect("a plugin");
-    let [none, one, ten] = [0, 1, 10].map(|filters| blocks(filters, &plugin));
+    let [none, one, ten] = [0, 1, 10].map(|filters| blocks(filters, false, &plugin));
+    assert_eq!(blocks(10, true, &plugin), ten, "in one VM");
     println!("{none} blocks without a filter, {one} with one, {ten} with ten");
     assert!(one - none <= FILTERED, "{} blocks for one filter", one - none);
     assert_eq!(ten, one, "as many with ten");

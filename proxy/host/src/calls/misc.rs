@@ -6,11 +6,20 @@ use lacis_abi::{Level, Status};
 
 use super::{Answer, Call};
 use crate::memory::split;
-use crate::vm::RootId;
+use crate::vm::{RootId, turn};
 
 /// A log line. Envoy dies on a level that does not exist.
 pub(crate) fn log(call: &mut Call<'_>, level: u32, text: u32, size: u32) -> Answer {
     let level = Level::from_u32(level).ok_or(Status::BadArgument)?;
+    let (guest, state) = split(call)?;
+    let line = guest.read(text, size)?;
+    if state.turn.is_none() {
+        return state.log(level, line);
+    }
+    if !state.world()?.logs(level) {
+        return Ok(());
+    }
+    turn::follow(&mut *call);
     let (guest, state) = split(call)?;
     state.log(level, guest.read(text, size)?)
 }

@@ -16,6 +16,7 @@ use lacis_abi::Status;
 use wasmtime::Caller;
 
 use crate::state::{Phase, State};
+use crate::vm::turn;
 
 /// The guest that called.
 pub(crate) type Call<'a> = Caller<'a, State>;
@@ -81,8 +82,13 @@ pub(crate) enum When {
     Callback,
 }
 
-/// Traps a guest that calls where it must not: nothing it could be told would make sense of such a call.
-pub(crate) fn permit(call: &Call<'_>, when: When, name: &str) -> wasmtime::Result<()> {
+/// Traps a guest that calls where it must not: nothing it could be told would make sense of such a call. What may be called
+/// always, and speaks of the context that runs, sees to it by itself that this is the right one (`turn::follow`).
+#[inline]
+pub(crate) fn permit(call: &mut Call<'_>, when: When, name: &str) -> wasmtime::Result<()> {
+    if call.data().turn.is_some() && when != When::Always {
+        turn::follow(&mut *call);
+    }
     let place = match (call.data().phase, when) {
         (Phase::Running | Phase::Configuring, _) | (_, When::Always) | (Phase::Starting, When::Start) => return Ok(()),
         (Phase::Starting, _) => "while the module starts, before a context exists",

@@ -8,6 +8,7 @@ use super::{Answer, Call, Fail, IntoResult};
 use crate::limits;
 use crate::memory::split;
 use crate::trap::Exit;
+use crate::vm::turn;
 
 /// Bad descriptor. Also ends libc's search for directories that were opened for it.
 pub(crate) const BADF: u32 = 8;
@@ -79,6 +80,7 @@ pub(crate) fn fd_write(call: &mut Call<'_>, fd: u32, vectors: u32, count: u32, w
     if count > limits::VECTORS {
         return Err(INVAL.into());
     }
+    turn::follow(&mut *call);
     let (mut guest, state) = split(call)?;
     let mut total = 0u32;
     let table = guest.read(vectors, count * 8)?;

@@ -7,7 +7,7 @@ use std::cell::Cell;
 
 use lacis_abi::{Action, BodyAnswer, HeadersAnswer};
 
-use super::{ContextId, Vm};
+use super::{ContextId, PluginSettings, Vm};
 use crate::exports::{BODY, HEADERS, OnHeaders, TRAILERS};
 use crate::state::{Exchange, Phase, Progress, Side};
 use crate::stream::{Half, HeadersAction};
@@ -32,12 +32,7 @@ impl Vm {
         };
         self.delete_done()?;
         let answer = HeadersAnswer::of(answer);
-        let hold = answer == HeadersAnswer::StopIteration && context.plugin.allow_on_headers_stop_iteration && !end;
-        Ok(match scene.end(answer.action() == Action::Continue) {
-            Outcome::GoesOn => HeadersAction::Continue,
-            Outcome::Stays if hold => HeadersAction::Hold,
-            Outcome::Stays | Outcome::Over => HeadersAction::Pause,
-        })
+        Ok(scene.head(answer, &context.plugin, end))
     }
 
     /// Shows the guest what [`Stream::body`](crate::Stream::body) has of a half, `size` bytes; `end` when neither body nor
@@ -59,17 +54,7 @@ impl Vm {
             }
         };
         self.delete_done()?;
-        let answer = BodyAnswer::of(answer);
-        let outcome = scene.end(answer == BodyAnswer::Continue);
-        if answer != BodyAnswer::Buffer && outcome == Outcome::Stays {
-            // Only a buffered body is to be reached from another callback, as in Envoy.
-            exchange.side(half).body.set(Progress::Gone);
-        }
-        Ok(match outcome {
-            Outcome::GoesOn => BodyAnswer::Continue,
-            Outcome::Stays => answer,
-            Outcome::Over => BodyAnswer::Discard,
-        })
+        Ok(scene.body(BodyAnswer::of(answer)))
     }
 
     /// Shows the guest the trailers of a half, of which there are `count`. `Continue` lets everything go on that is held
@@ -109,9 +94,46 @@ impl<'e> Scene<'e> {
     #[inline]
     pub(super) fn begin(exchange: &'e Exchange, half: Half, part: fn(&Side) -> &Cell<Progress>) -> Scene<'e> {
         let side = exchange.side(half);
-        let part = part(side);
-        side.begin(part);
-        Scene { exchange, side, part, replied: exchange.replied.get() }
+        side.begin(part(side));
+        Scene::of(exchange, half, part, exchange.replied.get())
+    }
+
+    /// One that has begun, before or after the exchange was answered.
+    pub(super) fn of(
+        exchange: &'e Exchange,
+        half: Half,
+        part: fn(&Side) -> &Cell<Progress>,
+        replied: bool,
+    ) -> Scene<'e> {
+        let side = exchange.side(half);
+        Scene { exchange, side, part: part(side), replied }
+    }
+
+    /// What becomes of a head.
+    #[inline]
+    pub(super) fn head(self, answer: HeadersAnswer, plugin: &PluginSettings, end: bool) -> HeadersAction {
+        let hold = answer == HeadersAnswer::StopIteration && plugin.allow_on_headers_stop_iteration && !end;
+        match self.end(answer.action() == Action::Continue) {
+            Outcome::GoesOn => HeadersAction::Continue,
+            Outcome::Stays if hold => HeadersAction::Hold,
+            Outcome::Stays | Outcome::Over => HeadersAction::Pause,
+        }
+    }
+
+    /// What becomes of a body.
+    #[inline]
+    pub(super) fn body(self, answer: BodyAnswer) -> BodyAnswer {
+        let side = self.side;
+        let outcome = self.end(answer == BodyAnswer::Continue);
+        if answer != BodyAnswer::Buffer && outcome == Outcome::Stays {
+            // Only a buffered body is to be reached from another callback, as in Envoy.
+            side.body.set(Progress::Gone);
+        }
+        match outcome {
+            Outcome::GoesOn => BodyAnswer::Continue,
+            Outcome::Stays => answer,
+            Outcome::Over => BodyAnswer::Discard,
+        }
     }
 
     #[inline]

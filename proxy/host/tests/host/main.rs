@@ -16,4 +16,5 @@ mod limits;
 mod queues;
 mod services;
 mod tcp;
+mod together;
 mod wasi;
