@@ -47,7 +47,7 @@ fn table(count: usize) -> Result<(Table, RequestHead), Error> {
     let table = Table::new(&config.routes.first().ok_or("no routes")?.rules);
     let mut head = RequestHead::unread();
     head.path = format!("/area-{}/v1/things?page=2", count - 1).parse()?;
-    head.headers.insert("x-kind", "a".parse()?);
+    head.headers.insert(http::HeaderName::from_static("x-kind"), "a".parse()?);
     Ok((table, head))
 }
 
