@@ -3,7 +3,7 @@
 use std::process::Output;
 
 use lacis_tests::wire::Response;
-use lacis_tests::{App, Link, Mesh, Pair, Sidecar, TRUST_DOMAIN, command, on_links, until};
+use lacis_tests::{App, Link, Mesh, Pair, Sidecar, TRUST_DOMAIN, command, on_links, until, unused};
 use serde_json::{Value, json};
 
 /// The records of one id, once there are so many.
@@ -168,4 +168,26 @@ fn what_is_kept_and_who_may_ask() {
     assert_eq!(arrived(&send(&pair, "off", &asks), "x-lacis-why"), ["yes"], "without it, it is a field like any other");
     let none = lacis_why(&pair.alpha, &[]);
     assert!(String::from_utf8(none.stderr).expect("text").contains("`telemetry.why`"));
+}
+
+/// Which endpoints were compared, and which were passed over for how they are.
+#[test]
+fn what_a_choice_has_looked_at() {
+    let why = json!({"telemetry": {"why": {}}});
+    let mut pair = Pair::inside(Mesh::new(), Link::Plaintext, App::start(), |a| a.with(why), |delta| delta);
+    let live = pair.app.address().to_string();
+    let dead = unused().to_string();
+    pair.alpha.reload(json!({"services": {"delta": {"endpoints": [live, dead]}}}));
+    let record = |id: &str| {
+        assert_eq!(send(&pair, id, &[]).status(), 200);
+        records(&pair.alpha, id, 1).remove(0)
+    };
+    let failed = (0..100).map(|i| record(&format!("r{i}"))).find(|record| !steps(record, "failed").is_empty());
+    let failed = failed.expect("one that went to the dead one first");
+    let chosen = steps(&failed, "chosen");
+    assert_eq!((&chosen[0]["endpoint"], &chosen[1]["endpoint"]), (&json!(dead), &json!(live)), "{failed}");
+    let compared = chosen[0]["considered"].as_array().expect("a list");
+    assert!(compared.len() == 2 && compared.iter().all(|one| one["score"].is_number()), "{failed}");
+    assert_eq!(chosen[1]["considered"][0]["standing"], "fine");
+    assert_eq!(chosen[1]["considered"][1]["standing"], "unreachable");
 }

@@ -25,7 +25,7 @@ use tokio::time::{sleep, timeout};
 pub use self::gather::{Heard, gather};
 pub use self::readiness::{Readiness, Token};
 use crate::telemetry::metrics::Registry;
-use crate::telemetry::why::Record;
+use crate::telemetry::why::Explanation;
 
 /// Connections that are served at once; more wait in the listener's queue. Probes, a scraper or two, and a human.
 pub const MAX_CONNECTIONS: usize = 64;
@@ -85,7 +85,7 @@ pub type Asked = dyn Fn() -> Pin<Box<dyn Future<Output = Value>>>;
 
 /// Asks every worker for what it knows of the last requests: of those with an id or of all, the newest first, so many
 /// at the most.
-pub type Requests = dyn Fn(Option<&str>, usize) -> Pin<Box<dyn Future<Output = Vec<Record>>>>;
+pub type Requests = dyn Fn(Option<&str>, usize) -> Pin<Box<dyn Future<Output = Vec<Explanation>>>>;
 
 /// Serves the endpoints until the future is dropped; then its connections close at once. To be polled inside a
 /// `LocalSet`.

@@ -6,6 +6,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::LocalSet;
 
 use super::*;
+use crate::telemetry::{labels, why};
 
 #[test]
 fn ready_says_what_is_missing() {
@@ -194,23 +195,22 @@ fn requests_are_explained() {
     });
 }
 
-/// A record of a request that is called `a b`.
-fn record() -> Record {
-    let mut record = crate::telemetry::why::Ring::default().begin(&crate::telemetry::why::Asked {
+/// What is told of a request that is called `a b`.
+fn record() -> Explanation {
+    let ring = why::Ring::default();
+    let asked = why::Asked { keep: 1, method: None, host: "delta", path: "/", query: false, identity: None };
+    let mut noted = ring.begin(&asked);
+    noted.identify(b"a b");
+    let ending = why::Ending {
         started: std::time::Instant::now(),
-        direction: crate::telemetry::labels::Direction::Outbound,
-        asked: false,
-        keep: 1,
-        method: &http::Method::GET,
-        grpc: false,
-        host: "delta",
-        path: "/",
-        query: false,
+        direction: labels::Direction::Outbound,
+        method: labels::Method::Get,
         caller: ([127, 0, 0, 1], 1).into(),
-        identity: None,
-    });
-    record.identify(b"a b");
-    *record
+        first: None,
+        end: why::End::default(),
+    };
+    ring.push(noted, ending);
+    ring.find(None, 1).remove(0)
 }
 
 type Answer = (u16, String, String);

@@ -31,7 +31,7 @@ use crate::control::health::{Health, HealthReport};
 use crate::filter::wasm::FilterReport;
 use crate::telemetry::cell::Histogram;
 use crate::telemetry::labels::Callback;
-use crate::telemetry::why::Record;
+use crate::telemetry::why::Explanation;
 use crate::tls::settings::date;
 use crate::worker::{Order, Peers, Report};
 
@@ -47,9 +47,9 @@ pub(super) fn ask(peers: &Peers) -> Vec<impl Future<Output = Option<Report>> + u
 }
 
 /// `/requests`: what the workers know of the last requests, the newest first.
-pub(super) fn requests(peers: &Peers, id: Option<&str>, most: usize) -> impl Future<Output = Vec<Record>> + use<> {
+pub(super) fn requests(peers: &Peers, id: Option<&str>, most: usize) -> impl Future<Output = Vec<Explanation>> + use<> {
     let id: Option<Arc<str>> = id.map(Arc::from);
-    let mut asked: Vec<oneshot::Receiver<Vec<Record>>> = Vec::new();
+    let mut asked: Vec<oneshot::Receiver<Vec<Explanation>>> = Vec::new();
     peers.tell(|| {
         let (answer, records) = oneshot::channel();
         asked.push(records);
@@ -58,7 +58,7 @@ pub(super) fn requests(peers: &Peers, id: Option<&str>, most: usize) -> impl Fut
     let asked = asked.into_iter().map(|records| async move { records.await.ok() }).collect::<Vec<_>>();
     async move {
         let heard = gather(asked).await;
-        let mut all: Vec<Record> = heard.iter().filter_map(Heard::said).flatten().cloned().collect();
+        let mut all: Vec<Explanation> = heard.iter().filter_map(Heard::said).flatten().cloned().collect();
         all.sort_by_key(|record| Reverse(record.started()));
         all.truncate(most);
         all

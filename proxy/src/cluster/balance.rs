@@ -54,6 +54,16 @@ pub struct Want {
     pub token: Option<u64>,
 }
 
+/// What a choice has looked at, for those who want to tell.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Looked {
+    /// Whether some endpoints were passed over, or would be at times, for how they are.
+    pub passes: bool,
+    /// What one request more costs at the chosen one, by the measure of the policy; then the place of the one that it was
+    /// compared with, and what it costs there.
+    pub compared: Option<(f32, usize, f32)>,
+}
+
 /// How a balancer chooses.
 #[derive(Clone, Debug)]
 pub struct Rules {
@@ -123,6 +133,20 @@ impl Balancer {
         now: u64,
         chance: &mut fastrand::Rng,
     ) -> Option<usize> {
+        self.choose(all, want, passed, now, chance, None)
+    }
+
+    /// The same, and says in `looked` what it has looked at.
+    #[inline]
+    pub fn choose<C: Candidates + ?Sized>(
+        &self,
+        all: &C,
+        want: Want,
+        passed: impl Fn(usize) -> bool,
+        now: u64,
+        chance: &mut fastrand::Rng,
+        mut looked: Option<&mut Looked>,
+    ) -> Option<usize> {
         let count = all.count();
         if count < 2 {
             return (count == 1 && !passed(0)).then_some(0);
@@ -130,6 +154,9 @@ impl Balancer {
         self.refresh(all, now, chance);
         let (roster, plan) = (self.roster.borrow(), self.plan.borrow());
         let (roster, plan) = (roster.as_ref()?, plan.as_ref()?);
+        if let Some(looked) = &mut looked {
+            looked.passes = plan.ails();
+        }
         let open = |i: &usize| !passed(*i);
         if let Some(token) = want.token
             && let Some(i) = roster.named(token).filter(|i| !plan.is_out(*i) && open(i))
@@ -141,13 +168,13 @@ impl Balancer {
         let picked = match &self.rules.policy {
             Balance::Random => level.draw(chance).filter(open),
             Balance::RoundRobin => (0..level.len()).find_map(|_| level.next().filter(open)),
-            Balance::LeastLoad => better(level, open, chance, |i, relative| match all.load(i) {
+            Balance::LeastLoad => better(level, open, chance, looked, |i, relative| match all.load(i) {
                 Some(load) => (load.is_held(now), load.cost(relative, now, &self.usual)),
                 None => (false, self.usual.cost()),
             }),
-            Balance::LeastRequest => {
-                better(level, open, chance, |i, relative| (false, all.load(i).map_or(1.0, |load| load.queue(relative))))
-            }
+            Balance::LeastRequest => better(level, open, chance, looked, |i, relative| {
+                (false, all.load(i).map_or(1.0, |load| load.queue(relative)))
+            }),
             Balance::Hash(_) => match want.hash {
                 Some(hash) => (0..REHASHES).find_map(|n| {
                     let hash = if n == 0 { hash } else { hash::mix(hash ^ n) };
@@ -194,6 +221,7 @@ fn better(
     level: &Level,
     open: impl Fn(&usize) -> bool,
     chance: &mut fastrand::Rng,
+    looked: Option<&mut Looked>,
     cost: impl Fn(usize, f32) -> (bool, f32),
 ) -> Option<usize> {
     let ((one, one_relative), two) = level.two(chance)?;
@@ -207,6 +235,10 @@ fn better(
         (false, true) => false,
         _ => second.1 * MARGIN < first.1,
     };
+    if let Some(looked) = looked {
+        looked.passes |= first.0 || second.0;
+        looked.compared = Some(if other { (second.1, one, first.1) } else { (first.1, two, second.1) });
+    }
     Some(if other { two } else { one })
 }
 

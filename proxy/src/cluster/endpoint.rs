@@ -206,6 +206,11 @@ impl Endpoint {
         now < self.resting.get()
     }
 
+    /// Whether nothing keeps requests away from it but how many it has.
+    pub(super) fn is_fine(&self, now: u64) -> bool {
+        !self.health.is_ejected() && !self.is_unhealthy() && !self.is_resting(now) && !self.load.is_held(now)
+    }
+
     /// Whether it should get requests.
     pub(super) fn standing(&self, now: u64) -> Standing {
         let mut standing = Standing { since: self.since.get(), ..Standing::GOOD };

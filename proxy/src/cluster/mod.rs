@@ -382,7 +382,7 @@ impl Cluster {
         let (policy, identity) = match &self.transport {
             Transport::Mesh(policy, identity, _) => (*policy, identity),
             plain => {
-                over(trail, labels::Link::Plaintext, Because::Configured);
+                trail.over(labels::Link::Plaintext, Because::Configured);
                 return match (plain, carriage) {
                     (Transport::Tcp, _) => {
                         let wire = Box::pin(self.dialer.tcp(endpoint.address, self.settings.timeouts.connect)).await?;
@@ -397,7 +397,7 @@ impl Cluster {
         };
         if carriage == Carriage::Http1 || policy == LinkPolicy::H1 {
             let upgrade = carriage == Carriage::Http1 && policy != LinkPolicy::H1;
-            over(trail, labels::Link::H1, if upgrade { Because::Upgrade } else { Because::Configured });
+            trail.over(labels::Link::H1, if upgrade { Because::Upgrade } else { Because::Configured });
             return self.http1(endpoint, Some(identity)).await;
         }
         let mut because = Because::Configured;
@@ -405,13 +405,13 @@ impl Cluster {
             && carriage != Carriage::Multiplexed
             && let Some(link) = self.chosen(auto, endpoint, identity)
         {
-            over(trail, labels::Link::H2, auto.because(labels::Link::H2).unwrap_or(because));
+            trail.over(labels::Link::H2, auto.because(labels::Link::H2).unwrap_or(because));
             return Ok(Link::H2(link));
         }
         if policy == LinkPolicy::H3 || policy == LinkPolicy::Auto && self.tries_udp(endpoint, identity) {
             let works = if endpoint.udp.get() == Udp::Works { Because::UdpWorks } else { Because::UdpUnknown };
             let works = endpoint.auto.as_ref().and_then(|auto| auto.because(labels::Link::H3)).unwrap_or(works);
-            over(trail, labels::Link::H3, if policy == LinkPolicy::H3 { Because::Configured } else { works });
+            trail.over(labels::Link::H3, if policy == LinkPolicy::H3 { Because::Configured } else { works });
             // Nearly always there: no clock is read then.
             if let Some(link) = endpoint.h3.ready() {
                 endpoint.udp.set(Udp::Works);
@@ -449,7 +449,7 @@ impl Cluster {
             because = Because::UdpSilent(again.saturating_duration_since(Instant::now()));
         }
         if !endpoint.only_http1(Instant::now()) {
-            over(trail, labels::Link::H2, because);
+            trail.over(labels::Link::H2, because);
             let wires = Rc::clone(&endpoint.h1);
             let more = || self.may_connect(endpoint);
             match endpoint
@@ -474,7 +474,7 @@ impl Cluster {
                 .retry(Retry::Safe)
                 .detail("the peer speaks HTTP/1.1 only, and opaque TCP crosses on HTTP/2 or HTTP/3"));
         }
-        over(trail, labels::Link::H1, Because::NothingBetter);
+        trail.over(labels::Link::H1, Because::NothingBetter);
         self.http1(endpoint, Some(identity)).await
     }
 
@@ -550,12 +550,6 @@ impl Cluster {
     pub fn close(&self) {
         self.members.borrow().used().for_each(|endpoint| endpoint.close());
     }
-}
-
-/// This kind of link is to carry a request, because of this.
-fn over(trail: &Trail, link: labels::Link, because: Because) {
-    trail.over(link);
-    trail.note(|_| What::Link(link, because));
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! One request to a destination: which endpoint, which link, and what is done when a try comes to nothing.
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use http::{HeaderName, HeaderValue};
 
-use super::balance::{Candidates as _, Want, id};
+use super::balance::{Candidates as _, Looked, Want, id};
 use super::breaker::{Breaker, Went};
 use super::endpoint::Endpoint;
 use super::gate::{Repeating, SOON, Waiting};
@@ -58,13 +59,16 @@ impl Cluster {
         // Counted until there is an answer.
         let mut under: Option<Repeating> = None;
         let answer = loop {
-            let (at, mut endpoint) = match self.pick(&tried, trail) {
+            let mut looked = trail.is_recorded().then(Looked::default);
+            let (at, mut endpoint) = match self.picked(&tried, trail, looked.as_mut()) {
                 Ok(picked) => picked,
                 Err(fault) => break Err(fault),
             };
             let carriage = Carriage::of(&request.head);
             trail.attempt(endpoint.address);
-            trail.note(|own| self.chose(at, own));
+            if let Some(looked) = looked {
+                self.chose(at, &endpoint, looked, trail);
+            }
             // From now on, not only once there is a link: those that come meanwhile would all be sent there, too.
             endpoint.load.start();
             trail.carried(Rc::clone(&endpoint) as Rc<dyn Busy>);
@@ -121,12 +125,7 @@ impl Cluster {
                     match sent {
                         Ok(mut response) => {
                             let took = trail.sent().map_or(Duration::ZERO, |sent| sent.elapsed());
-                            if let Some(sent) = trail.sent().filter(|_| trail.is_recorded()) {
-                                let code =
-                                    trail.is_recorded_grpc().then(|| retry::grpc_status(&response.head)).flatten();
-                                let status = response.head.status.as_u16();
-                                trail.note_at(sent + took, |_| What::Answered(status, code, took));
-                            }
+                            explain::answered(trail, &response.head, took);
                             self.answered(&endpoint, &response.head, took);
                             if let Some(auto) = &endpoint.auto {
                                 auto.choice.answered(trail.link(), took);
@@ -247,7 +246,7 @@ impl Cluster {
             Some((again, self.gate().repeat(&self.settings.limits, budget)?))
         });
         let Some((again, under)) = allowed else {
-            if trail.is_recorded() && outcome.is_failure() {
+            if trail.is_recorded() && explain::is_failure(trail, outcome) {
                 let known = [kept.is_some(), whole, kept.as_ref().is_some_and(repeatable)];
                 trail.note(|_| What::NotAgain(self.not_again(outcome, retries, repeated, known)));
             }
@@ -281,16 +280,39 @@ impl Cluster {
 
     /// Chooses an endpoint, and says where it stands in the list.
     pub(super) fn pick(&self, tried: &[SocketAddr], trail: &Trail) -> Result<(usize, Rc<Endpoint>), Fault> {
+        self.picked(tried, trail, None)
+    }
+
+    /// The same, and says in `looked` what was looked at.
+    fn picked(
+        &self,
+        tried: &[SocketAddr],
+        trail: &Trail,
+        looked: Option<&mut Looked>,
+    ) -> Result<(usize, Rc<Endpoint>), Fault> {
         let [hash, token] = trail.key();
         let want = Want { hash, token };
         let members = self.members.borrow();
         let most = self.settings.limits.endpoint.requests;
         let full = |at: usize| members.in_flight(at) >= most;
-        let passed = |at: usize| members.address(at).is_none_or(|address| tried.contains(&address)) || full(at);
+        // That one was passed over is noted where it is, which is rare.
+        let passes = Cell::new(false);
+        let passed = |at: usize| {
+            let passed = members.address(at).is_none_or(|address| tried.contains(&address)) || full(at);
+            if passed {
+                passes.set(true);
+            }
+            passed
+        };
         let now = clock::nanos();
-        let mut picked = self.balancer.pick(&*members, want, passed, now, &mut self.dialer.chance());
+        let mut seen = Looked::default();
+        let see = looked.is_some().then_some(&mut seen);
+        let mut picked = self.balancer.choose(&*members, want, passed, now, &mut self.dialer.chance(), see);
         if picked.is_none() && !tried.is_empty() {
             picked = self.balancer.pick(&*members, want, full, now, &mut self.dialer.chance());
+        }
+        if let Some(looked) = looked {
+            *looked = Looked { passes: seen.passes || passes.get(), ..seen };
         }
         let picked = picked.and_then(|at| Some((at, self.endpoint(&members, at)?)));
         picked.ok_or_else(|| self.nowhere(&members, full))

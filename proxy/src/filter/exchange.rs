@@ -23,7 +23,7 @@ use crate::telemetry::labels::{Authorization, Direction, Link, Method, NameId, P
 use crate::telemetry::metrics::{Metrics, RequestRecord};
 use crate::telemetry::trace::TraceContext;
 use crate::telemetry::trail::Trail;
-use crate::telemetry::why::{self, End, Ring, What};
+use crate::telemetry::why::{self, End, Ending, Ring, What};
 use crate::tls::Peer;
 
 /// What is known of a connection.
@@ -192,6 +192,9 @@ impl Exchange {
 
     /// It follows this rule.
     pub fn routed(&self, rule: &Arc<str>) {
+        if self.trail.is_recorded() {
+            self.trail.write(why::Record::routed);
+        }
         *self.route.borrow_mut() = Some(Arc::clone(rule));
     }
 
@@ -259,8 +262,8 @@ impl Exchange {
         }
     }
 
-    /// What a filter said of it, and after what time, where that is to be written.
-    pub fn verdict(&self, took: Duration, verdict: impl Fn() -> Verdict) {
+    /// What a filter said of it, and after what time, if that was measured, where that is to be written.
+    pub fn verdict(&self, took: Option<Duration>, verdict: impl Fn() -> Verdict) {
         self.trail.note(|own| {
             let Verdict { filter, outcome } = verdict();
             What::Filter(own.text(&filter), outcome, took)
@@ -276,6 +279,11 @@ impl Exchange {
         if let Some(line) = self.line.borrow_mut().as_mut() {
             line.request_id = Text::Value(share());
         }
+    }
+
+    /// Its method.
+    pub fn method(&self) -> Method {
+        self.method
     }
 
     /// When its first byte came.
@@ -336,19 +344,30 @@ impl Exchange {
     }
 
     /// Puts the record of it to those of the last requests.
-    fn remember(&self, mut record: Box<why::Record>, how: &RequestRecord) {
+    #[inline]
+    fn remember(&self, noted: Box<why::Record>, first: Option<why::First>, how: &RequestRecord) {
         // Nobody asks for them any more but the access log, if there is one.
         let logged = self.ledger.access.is_some();
-        record.ended(End {
-            status: how.status,
-            reason: how.reason,
-            duration: how.duration,
-            link: how.link,
-            attempts: self.trail.attempts(),
-            service: if logged { self.service() } else { self.service.take() },
-            route: if logged { self.route() } else { self.route.take() },
-        });
-        self.ledger.why.push(record);
+        self.ledger.why.push(
+            noted,
+            Ending {
+                started: self.started,
+                direction: how.direction,
+                method: how.method,
+                caller: self.conn.remote,
+                first,
+                end: End {
+                    status: how.status,
+                    reason: how.reason,
+                    duration: how.duration,
+                    link: how.link,
+                    attempts: self.trail.attempts(),
+                    bound: self.timeouts.get().request,
+                    service: if logged { self.service() } else { self.service.take() },
+                    route: if logged { self.route() } else { self.route.take() },
+                },
+            },
+        );
     }
 }
 
@@ -411,8 +430,9 @@ impl Drop for Exchange {
         };
         self.ledger.metrics.requests_active(self.conn.direction).sub(1);
         self.ledger.metrics.request_end(&record);
+        let first = self.trail.first();
         if let Some(noted) = self.trail.recorded() {
-            self.remember(noted, &record);
+            self.remember(noted, first, &record);
         }
         if let (Some(access), Some(line)) = (&self.ledger.access, self.line.take()) {
             let Line {

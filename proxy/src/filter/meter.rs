@@ -80,13 +80,13 @@ impl Meter {
         self.idle.set(0);
     }
 
-    /// The filter begins with a request: when that is, if it is one to measure, as all are that are `recorded`.
+    /// The filter begins with a request: when that is, if it is one to measure, as all are that somebody `asked` for.
     #[inline]
-    pub(super) fn begin(&self, recorded: bool) -> Option<Instant> {
+    pub(super) fn begin(&self, asked: bool) -> Option<Instant> {
         match self.skip.get().checked_sub(1) {
             Some(skip) => {
                 self.skip.set(skip);
-                recorded.then(Instant::now)
+                asked.then(Instant::now)
             }
             None => {
                 self.skip.set(EVERY - 1);
@@ -151,7 +151,7 @@ mod tests {
         let meter = Meter::new(&Rc::new(Registry::default().metrics()), "mine");
         let measured = (0..2 * EVERY).map(|_| meter.begin(false).is_some());
         assert!(measured.eq((0..2 * EVERY).map(|request| request % EVERY == 0)));
-        assert!((0..2).all(|_| meter.begin(true).is_some()), "one that is recorded");
+        assert!((0..2).all(|_| meter.begin(true).is_some()), "one that was asked for");
         assert_eq!(meter.took(None, false), Duration::ZERO);
         let past = Instant::now().checked_sub(Duration::from_secs(3)).unwrap();
         assert!(meter.took(Some(past), true) >= Duration::from_secs(3));

@@ -213,7 +213,7 @@ impl Run {
                 number
             };
             let Some(filter) = self.filters.get(number) else { return Ok(None) };
-            let since = filter.begins(self.exchange.trail.is_recorded());
+            let since = filter.begins(self.exchange.trail.is_asked());
             let Some(place) = filter.open(Rc::clone(&self.seen) as _, self.tcp)? else { continue };
             let stages = &mut self.seen.borrow_mut().stages;
             stages.push(Stage {
@@ -490,7 +490,7 @@ impl Run {
     fn count(&self, left: Left, outcome: Outcome) {
         let filter = &self.filters[left.number];
         let took = filter.said(outcome, left.since, left.waited);
-        self.exchange.verdict(took, || filter.verdict(outcome));
+        self.exchange.verdict(left.since.map(|_| took), || filter.verdict(outcome));
     }
 
     /// Whether there is a filter with callbacks for content of this half.

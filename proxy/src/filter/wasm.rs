@@ -432,9 +432,9 @@ impl Filter {
         self.machine.refused(&self.account.name, Limit::Buffer);
     }
 
-    /// It begins with a request: when that is, if its time is to be measured, as it is where it is `recorded`.
-    pub(super) fn begins(&self, recorded: bool) -> Option<Instant> {
-        self.account.meter.begin(recorded)
+    /// It begins with a request: when that is, if its time is to be measured, as it is where somebody `asked` for it.
+    pub(super) fn begins(&self, asked: bool) -> Option<Instant> {
+        self.account.meter.begin(asked)
     }
 
     /// Counts what it said of a request that it had `since` then, if that was measured; `waited` if it had stopped it. How

@@ -98,7 +98,6 @@ async fn run(hop: &Hop, conn: &Rc<Conn>, pinned: Option<&Rc<str>>, mut request: 
             mirror::copies(hop, &generation, mirrors, &exchange.trail, &mut request);
         }
         exchange.bounded(target.timeouts());
-        exchange.trail.note(|_| What::Bound(target.timeouts().request));
         if target.cluster.wants_source() {
             exchange.trail.came_from(conn.remote.ip());
         }

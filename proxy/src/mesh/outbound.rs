@@ -139,10 +139,6 @@ pub(super) fn route<'a>(
                 Fault::new(Reason::ProxyConfigurationError).detail(detail)
             })?,
     };
-    exchange.trail.note(|noted| {
-        let elsewhere = !std::ptr::eq(backend, service);
-        What::Rule(noted.text(&own.name), elsewhere.then(|| noted.text(backend.cluster.name())))
-    });
     let filters = [&own.filters, &backend.filters];
     let straight = straight(backend);
     let target = Target { filters, rule: Some(rule), fault: rule.fault.as_ref().or(straight.fault), ..straight };

@@ -1,7 +1,7 @@
 //! Which requests can be explained afterwards, and who may ask for it.
 
 use http::header::CONTENT_TYPE;
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderName, HeaderValue};
 
 use super::hop::Hop;
 use super::outbound::X_REQUEST_ID;
@@ -10,7 +10,7 @@ use crate::fault::Reason;
 use crate::filter::exchange::{Conn, Exchange};
 use crate::http::fields::Value;
 use crate::http::head::{RequestHead, ResponseHead, Shared};
-use crate::telemetry::labels::Direction;
+use crate::telemetry::labels::{self, Direction};
 use crate::telemetry::why::Asked;
 
 /// In a request it asks for an explanation, in a response it says by what id that is found.
@@ -26,21 +26,18 @@ pub(super) fn begin(hop: &Hop, settings: &Why, exchange: &Exchange, head: &Reque
     if !asked && (*sample < 100 && hop.chance.borrow_mut().u8(..100) >= *sample) {
         return refused;
     }
+    let method = exchange.method();
     // All forms of gRPC are POST; who asks otherwise costs nobody a look for it.
-    let grpc = head.method == Method::POST && head.headers.get(CONTENT_TYPE).is_some_and(is_any_grpc);
-    exchange.trail.record(hop.ledger.why.begin(&Asked {
-        started: exchange.started(),
-        direction: conn.direction,
-        asked,
+    let grpc = method == labels::Method::Post && head.headers.get(CONTENT_TYPE).is_some_and(is_any_grpc);
+    let record = hop.ledger.why.begin(&Asked {
         keep: *keep,
-        method: &head.method,
-        grpc,
+        method: (method == labels::Method::Other).then(|| head.method.as_str()),
         host: head.authority.as_ref().map_or("", |authority| authority.as_str()),
         path: head.path.path(),
         query: head.path.query().is_some(),
-        caller: conn.remote,
         identity: conn.peer.as_ref().map(|peer| &peer.spiffe),
-    }));
+    });
+    exchange.trail.record(record, asked, grpc);
     if conn.direction == Direction::Inbound {
         identify(exchange, head);
     }
@@ -76,9 +73,6 @@ fn may_ask(conn: &Conn, trusted: &[crate::identity::SpiffeId]) -> bool {
 
 /// Says in a response by what id it can be explained, if it is to.
 pub(super) fn tell(settings: &Why, exchange: &Exchange, head: &mut Shared<ResponseHead>) {
-    if !exchange.trail.is_recorded() {
-        return;
-    }
     let told = match settings.header {
         Tell::Always => true,
         Tell::Failed => exchange.reason() != Reason::None || exchange.status() >= 500 || exchange.trail.is_asked(),

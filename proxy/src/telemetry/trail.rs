@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::labels::Link;
-use super::why::{Record, Store, What};
+use super::why::{Answer, Because, Candidate, Chosen, First, Record, Stage, Store, What};
 use crate::identity::Peer;
 
 /// The way of one request.
@@ -26,10 +26,28 @@ pub struct Trail {
     due: Cell<Option<Instant>>,
     /// Only where somebody may ask why it ended as it did.
     record: RefCell<Option<Box<Record>>>,
+    telling: Cell<Telling>,
+    is_asked: Cell<bool>,
+    is_grpc: Cell<bool>,
+    /// Of the first try, beside what is above.
+    because: Cell<Because>,
+    chosen: Cell<Chosen>,
+    answer: Cell<Answer>,
     /// Where it came from, for who asked for that.
     source: Cell<Option<IpAddr>>,
     /// The hash and the token by which it finds its endpoint, where that is by a key of its own.
     key: Cell<[Option<u64>; 2]>,
+}
+
+/// How a request is recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Telling {
+    /// Not at all.
+    Off,
+    /// By steps.
+    Steps,
+    /// By what is here of the first try, until something else is noted.
+    First(Stage),
 }
 
 /// What is known of a connection that carries requests, for those who ask.
@@ -67,6 +85,12 @@ impl Default for Trail {
             expired: Cell::new(false),
             due: Cell::new(None),
             record: RefCell::new(None),
+            telling: Cell::new(Telling::Off),
+            is_asked: Cell::new(false),
+            is_grpc: Cell::new(false),
+            because: Cell::new(Because::Configured),
+            chosen: Cell::default(),
+            answer: Cell::default(),
             source: Cell::new(None),
             key: Cell::new([None; 2]),
         }
@@ -81,8 +105,28 @@ impl Trail {
         self.attempts.set(self.attempts.get() + 1);
     }
 
-    /// This kind of link is to carry it.
-    pub fn over(&self, link: Link) {
+    /// This was known of where it is about to be sent; `rival` is what that was compared with.
+    pub fn chose(&self, chosen: Chosen, rival: Option<Candidate>) {
+        if self.telling.get() == Telling::Steps {
+            self.chosen.set(chosen);
+            self.telling.set(Telling::First(Stage::Chosen));
+            if let Some(rival) = rival {
+                self.write(|record| record.compared(rival));
+            }
+        } else if let Some(address) = self.address.get() {
+            self.note(|own| chosen.step(address, rival, own));
+        }
+    }
+
+    /// This kind of link is to carry it, for this.
+    #[inline]
+    pub fn over(&self, link: Link, because: Because) {
+        if self.telling.get() == Telling::First(Stage::Chosen) {
+            self.because.set(because);
+            self.telling.set(Telling::First(Stage::Linked));
+        } else {
+            self.note(|_| What::Link(link, because));
+        }
         self.link.set(link);
     }
 
@@ -95,27 +139,46 @@ impl Trail {
 
     /// It is sent now, on this connection.
     pub fn leaves(&self, on: Rc<Carrier>, now: Instant) {
+        if self.telling.get() == Telling::First(Stage::Linked) {
+            self.telling.set(Telling::First(Stage::Sent));
+        } else {
+            self.note_at(now, |_| What::Sent);
+        }
         self.sent.set(Some(now));
         self.carrier.replace(Some(on));
-        self.note_at(now, |_| What::Sent);
     }
 
-    /// From now on it is noted what becomes of it.
-    pub fn record(&self, record: Box<Record>) {
+    /// What was sent last is answered; it is noted here only.
+    #[inline]
+    pub fn noted(&self, answer: Answer) {
+        if self.telling.get() == Telling::First(Stage::Sent) {
+            self.answer.set(answer);
+            self.telling.set(Telling::First(Stage::Answered));
+        } else if let Some(sent) = self.sent.get() {
+            let Answer { status, code, took } = answer;
+            self.note_at(sent + took, |_| What::Answered(status, code, took));
+        }
+    }
+
+    /// From now on it is noted what becomes of it: because somebody asked for that, or not; of gRPC, or not.
+    pub fn record(&self, record: Box<Record>, asked: bool, grpc: bool) {
+        self.telling.set(Telling::Steps);
+        self.is_asked.set(asked);
+        self.is_grpc.set(grpc);
         self.record.replace(Some(record));
     }
 
     /// Whether it is noted what becomes of it.
     #[inline]
     pub fn is_recorded(&self) -> bool {
-        self.record.borrow().is_some()
+        self.telling.get() != Telling::Off
     }
 
     /// Notes what happened, if that is wanted.
     #[inline]
     pub fn note(&self, what: impl FnOnce(&mut Store) -> What) {
         if self.is_recorded() {
-            self.write(|record| record.note(None, what));
+            self.tell(None, what);
         }
     }
 
@@ -123,8 +186,35 @@ impl Trail {
     #[inline]
     pub fn note_at(&self, at: Instant, what: impl FnOnce(&mut Store) -> What) {
         if self.is_recorded() {
-            self.write(|record| record.note(Some(at), what));
+            self.tell(Some(at), what);
         }
+    }
+
+    #[inline(never)]
+    fn tell(&self, at: Option<Instant>, what: impl FnOnce(&mut Store) -> What) {
+        let first = self.first();
+        self.telling.set(Telling::Steps);
+        self.write(|record| {
+            if let Some(first) = first {
+                record.tried(&first);
+            }
+            record.note(at, what);
+        });
+    }
+
+    /// The first try, if nothing was noted since it began.
+    #[inline]
+    pub fn first(&self) -> Option<First> {
+        let Telling::First(stage) = self.telling.get() else { return None };
+        Some(First {
+            address: self.address.get()?,
+            chosen: self.chosen.get(),
+            stage,
+            link: self.link.get(),
+            because: self.because.get(),
+            sent: self.sent.get(),
+            answer: self.answer.get(),
+        })
     }
 
     /// Changes the record, if there is one.
@@ -144,18 +234,21 @@ impl Trail {
     }
 
     /// Whether it is recorded, and a request of gRPC.
+    #[inline]
     pub fn is_recorded_grpc(&self) -> bool {
-        self.record.borrow().as_ref().is_some_and(|record| record.is_grpc())
+        self.is_grpc.get()
     }
 
     /// Whether somebody asked for the record.
+    #[inline]
     pub fn is_asked(&self) -> bool {
-        self.record.borrow().as_ref().is_some_and(|record| record.is_asked())
+        self.is_asked.get()
     }
 
-    /// What was noted; there is none any more then.
+    /// What was noted, but for the first try; there is none any more then.
+    #[inline]
     pub fn recorded(&self) -> Option<Box<Record>> {
-        self.record.take()
+        if self.telling.replace(Telling::Off) == Telling::Off { None } else { self.record.take() }
     }
 
     /// It is sent once more, beside what carries it.

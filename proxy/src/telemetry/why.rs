@@ -4,30 +4,35 @@
 //! A [`Record`] is small typed values: nothing is formatted by a worker, and the clock is not read for it, but where
 //! something failed. It holds no field of a message, and of a query only that there was one: no credential gets into it.
 //!
-//! Each request may have one, so it must cost next to nothing: what belongs to it lies in a few blocks, steps refer to
-//! them by place, and whoever falls out of the [`Ring`] leaves its blocks to who comes next.
+//! Each request may have one, so it must cost next to nothing. What all have (what was asked, one try, how it ended) lies
+//! in one place of the [`Ring`], a few lines of the cache, and is not even noted where the exchange has it anyway. What only
+//! some have (filters, repetitions, failures) is steps, in blocks of their own; whoever falls out of the ring leaves these
+//! to who comes next. An [`Explanation`] is the whole in sequence, made when somebody asks.
 
+mod explanation;
+mod record;
 mod ring;
 mod show;
 mod store;
+mod words;
 
-use std::fmt::Display;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use explanation::Explanation;
+pub use record::{Answer, Asked, Chosen, Ending, First, Record, Stage};
 pub use ring::Ring;
 pub use show::json;
 pub use store::{Span, Store};
 
-use super::labels::{Cause, Direction, Link, Outcome};
+use super::labels::{Cause, Link, Outcome};
 use crate::fault::Reason;
-use crate::identity::SpiffeId;
 
 /// Steps of one request that are kept: a few for each filter and each try. What is beyond is counted.
 pub const MAX_STEPS: usize = 96;
 
-/// Endpoints of a service that are shown with each choice; the one that was chosen always is.
+/// Endpoints of a service that are shown with a choice for which some were passed over, and with a failure.
 pub const MAX_SHOWN: usize = 8;
 
 /// Bytes of a path that are kept.
@@ -35,60 +40,6 @@ pub const MAX_PATH_BYTES: usize = 512;
 
 /// Bytes of a host, or of an id, that are kept: a host name has at most 253, and longer ids are not taken over.
 pub const MAX_NAME_BYTES: usize = 256;
-
-/// Steps that a record has room for when it is used again: most have fewer, and what a rare one needed is given back.
-const USUAL_STEPS: usize = 16;
-
-/// What is known of one request.
-#[derive(Clone, Debug)]
-pub struct Record {
-    started: Instant,
-    direction: Direction,
-    asked: bool,
-    grpc: bool,
-    query: bool,
-    keep: usize,
-    method: http::Method,
-    id: Span,
-    host: Span,
-    path: Span,
-    caller: SocketAddr,
-    identity: Option<Span>,
-    steps: Vec<Step>,
-    /// What steps and the spans above refer to.
-    own: Store,
-    /// Steps that did not fit.
-    lost: u32,
-    failure: Option<Span>,
-    end: End,
-}
-
-/// A request as it is seen when its record begins.
-#[derive(Debug)]
-pub struct Asked<'a> {
-    /// When its first byte came.
-    pub started: Instant,
-    /// Which way it goes.
-    pub direction: Direction,
-    /// Whether somebody asked for this record.
-    pub asked: bool,
-    /// How many records are kept when this one is put to them.
-    pub keep: usize,
-    /// Its method.
-    pub method: &'a http::Method,
-    /// Whether it is one of gRPC, in any of its forms.
-    pub grpc: bool,
-    /// Host, and port if it says one.
-    pub host: &'a str,
-    /// Its path, without the query.
-    pub path: &'a str,
-    /// Whether it has a query.
-    pub query: bool,
-    /// Who connected.
-    pub caller: SocketAddr,
-    /// Who that is.
-    pub identity: Option<&'a SpiffeId>,
-}
 
 /// How a request ended.
 #[derive(Clone, Debug)]
@@ -103,6 +54,8 @@ pub struct End {
     pub link: Link,
     /// How often it was sent.
     pub attempts: u16,
+    /// Within what time the head of the response had to come, if it came to be sent; zero: no bound.
+    pub bound: Duration,
     /// The service that it went to.
     pub service: Option<Arc<str>>,
     /// The rule that it followed, `SERVICE/NAME`.
@@ -117,6 +70,7 @@ impl Default for End {
             duration: Duration::ZERO,
             link: Link::None,
             attempts: 0,
+            bound: Duration::ZERO,
             service: None,
             route: None,
         }
@@ -137,8 +91,8 @@ pub struct Step {
 pub enum What {
     /// A filter held the request, or its response, back.
     Paused(Span),
-    /// A filter has said what becomes of the request, and took so long for it.
-    Filter(Span, Outcome, Duration),
+    /// A filter has said what becomes of the request, and took so long for it, if that was measured.
+    Filter(Span, Outcome, Option<Duration>),
     /// A rule was followed; to this service, if its backends gave another one.
     Rule(Span, Option<Span>),
     /// There was no rule for it.
@@ -188,8 +142,8 @@ pub struct Candidate {
     pub in_flight: u32,
     /// Its share relative to its siblings.
     pub weight: u32,
-    /// What one request more costs there, by the balancer's measure: lower is better.
-    pub score: f64,
+    /// What one request more costs there, by the balancer's measure, if that was asked for: lower is better.
+    pub score: Option<f32>,
     /// What keeps requests away from it.
     pub standing: Standing,
 }
@@ -275,125 +229,6 @@ pub struct BreakerState {
     pub left: Duration,
     /// Requests in its window, those of them that failed, those that were slow.
     pub window: [u32; 3],
-}
-
-impl Record {
-    fn new(asked: &Asked<'_>) -> Self {
-        let mut record = Record {
-            started: asked.started,
-            direction: asked.direction,
-            asked: false,
-            grpc: false,
-            query: false,
-            keep: 0,
-            method: http::Method::GET,
-            id: Span::default(),
-            host: Span::default(),
-            path: Span::default(),
-            caller: asked.caller,
-            identity: None,
-            steps: Vec::with_capacity(8),
-            own: Store::default(),
-            lost: 0,
-            failure: None,
-            end: End::default(),
-        };
-        record.begin(asked);
-        record
-    }
-
-    /// Forgets everything, and begins anew.
-    fn begin(&mut self, asked: &Asked<'_>) {
-        let Asked { started, direction, asked, keep, method, grpc, host, path, query, caller, identity } = *asked;
-        self.steps.clear();
-        self.steps.shrink_to(USUAL_STEPS);
-        self.own.clear();
-        self.started = started;
-        self.direction = direction;
-        self.asked = asked;
-        self.grpc = grpc;
-        self.query = query;
-        self.keep = keep;
-        self.method = method.clone();
-        self.id = Span::default();
-        self.host = self.own.text(clip(host, MAX_NAME_BYTES));
-        self.path = self.own.text(clip(path, MAX_PATH_BYTES));
-        self.caller = caller;
-        self.identity = identity.map(|identity| self.own.text(identity.as_str()));
-        self.lost = 0;
-        self.failure = None;
-        // How it ends is said when it does: what was said of the one before stays until then.
-    }
-
-    /// By this id it is known across the mesh. What is no text is no id.
-    pub fn identify(&mut self, id: &[u8]) {
-        self.id = self.own.text(clip(std::str::from_utf8(id).unwrap_or_default(), MAX_NAME_BYTES));
-    }
-
-    /// Adds a step, if there is room for it.
-    #[inline]
-    pub fn note(&mut self, at: Option<Instant>, what: impl FnOnce(&mut Store) -> What) {
-        if self.steps.len() < MAX_STEPS {
-            let what = what(&mut self.own);
-            self.steps.push(Step { at, what });
-        } else {
-            self.lost = self.lost.saturating_add(1);
-        }
-    }
-
-    /// What it failed by, in words.
-    pub fn failed(&mut self, why: impl Display) {
-        self.failure = Some(self.own.say(why));
-    }
-
-    /// It is over.
-    pub fn ended(&mut self, end: End) {
-        self.end = end;
-    }
-
-    /// Its id; empty if it has none.
-    pub fn id(&self) -> &str {
-        self.own.read(self.id)
-    }
-
-    /// Whether somebody asked for it.
-    pub fn is_asked(&self) -> bool {
-        self.asked
-    }
-
-    /// Whether it is a request of gRPC.
-    pub fn is_grpc(&self) -> bool {
-        self.grpc
-    }
-
-    /// When it began.
-    pub fn started(&self) -> Instant {
-        self.started
-    }
-
-    /// What happened, in sequence.
-    pub fn steps(&self) -> &[Step] {
-        &self.steps
-    }
-
-    /// When a step was, from the beginning.
-    fn since(&self, at: Instant) -> Duration {
-        at.saturating_duration_since(self.started)
-    }
-
-    /// Of the service, when it failed.
-    fn state(&self) -> Option<&State> {
-        self.own.kept_state()
-    }
-}
-
-/// The beginning of a text that is too long.
-#[inline]
-fn clip(text: &str, most: usize) -> &str {
-    if text.len() <= most {
-        return text;
-    }
-    text.get(..text.floor_char_boundary(most)).unwrap_or(text)
 }
 
 #[cfg(test)]

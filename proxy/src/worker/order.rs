@@ -9,7 +9,7 @@ use crate::cluster::{ClusterReport, Place};
 use crate::config::Source;
 use crate::filter::wasm::FilterReport;
 use crate::mesh::generation::Snapshot;
-use crate::telemetry::why::Record;
+use crate::telemetry::why::Explanation;
 use crate::tls::TlsSettings;
 
 /// An order to a worker. Carried out in sequence.
@@ -42,7 +42,7 @@ pub enum Order {
     /// Tell how you are.
     Report(oneshot::Sender<Report>),
     /// Tell what is known of the last requests: of those with this id or of all, the newest first, so many at the most.
-    Requests(Option<Arc<str>>, usize, oneshot::Sender<Vec<Record>>),
+    Requests(Option<Arc<str>>, usize, oneshot::Sender<Vec<Explanation>>),
 }
 
 /// A generation for one worker.

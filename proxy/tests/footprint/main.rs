@@ -236,7 +236,7 @@ fn blocks(telemetry: &str, warm: usize, requests: usize) -> usize {
     blocks
 }
 
-/// The blocks of the record that falls out of the ring are those of the next one.
+/// What is noted of a request is written where the one before it was, and kept where the oldest lay.
 #[test]
 fn a_request_that_is_recorded_takes_no_more_blocks() {
     let _alone = ALONE.lock().expect("no other failed");
@@ -248,6 +248,7 @@ fn a_request_that_is_recorded_takes_no_more_blocks() {
     assert!(plain < requests * BLOCKS + requests / 10, "{plain} blocks for {requests} requests");
     // Of those of both runs a few are not of requests.
     assert!(recorded.saturating_sub(plain) < requests / 20, "{plain} without, {recorded} with");
+    // What a usual request leaves lies beside that of others, so that room for all of them is a few blocks.
     let kept = blocks("telemetry: {why: {keep: 10000}}\n", warm, requests);
-    assert!(kept >= plain + requests, "those that are all kept need room: {plain} without, {kept} with");
+    assert!(kept.saturating_sub(plain) < requests / 20, "{plain} without, {kept} where they are all kept");
 }

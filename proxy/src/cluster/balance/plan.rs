@@ -100,6 +100,7 @@ pub(super) struct Plan {
     /// A bit for each endpoint that is not used.
     out: Vec<u64>,
     panics: bool,
+    ails: bool,
 }
 
 /// Endpoints that share some percent of the requests.
@@ -141,6 +142,7 @@ impl Plan {
             levels: Vec::new(),
             out: vec![u64::MAX; all.count().div_ceil(64)],
             panics: false,
+            ails: !standings.iter().all(Standing::is_usable),
         };
         let mut upto = 0;
         for (at, (group, share)) in roster.groups.iter().zip(shares(&counts, rules.panic)).enumerate() {
@@ -190,6 +192,11 @@ impl Plan {
     /// Whether endpoints are used that are not fit.
     pub(super) fn panics(&self) -> bool {
         self.panics
+    }
+
+    /// Whether something is wrong with an endpoint.
+    pub(super) fn ails(&self) -> bool {
+        self.ails
     }
 
     /// The level for some number.

@@ -130,6 +130,29 @@ fn a_busy_endpoint_gets_less() {
 }
 
 #[test]
+fn a_choice_tells_what_it_compared() {
+    let looks = |policy: Balance, all: &[Fake]| {
+        let (balancer, mut looked) = (balancer(policy), Looked::default());
+        let chance = &mut fastrand::Rng::with_seed(7);
+        let picked = balancer.choose(all, Want::default(), |_| false, 0, chance, Some(&mut looked));
+        (picked.expect("one"), looked.passes, looked.compared)
+    };
+    let all = endpoints(&[1, 1]);
+    (0..3).for_each(|_| all[0].load.start());
+    assert_eq!(looks(Balance::LeastRequest, &all), (1, false, Some((1.0, 0, 4.0))));
+    assert_eq!(looks(Balance::LeastLoad, &all), (1, false, Some((1e6, 0, 4e6))));
+    let (_, passes, compared) = looks(Balance::RoundRobin, &all);
+    assert_eq!((passes, compared), (false, None), "it does not compare");
+    all[1].load.hold(Duration::from_secs(1), 0);
+    assert_eq!(looks(Balance::LeastLoad, &all), (0, true, Some((4e6, 1, 1e6))), "the other wants no requests");
+    for bad in [UNFIT, UNREACHABLE] {
+        let all = endpoints(&[1, 1, 1]);
+        all[2].is(bad);
+        assert!(policies().into_iter().all(|policy| looks(policy, &all).1), "one is out");
+    }
+}
+
+#[test]
 fn one_that_wants_no_requests_gets_none_while_there_are_others() {
     let (all, balancer) = (endpoints(&[1, 1]), balancer(Balance::LeastLoad));
     all[1].load.hold(Duration::from_secs(30), 0);

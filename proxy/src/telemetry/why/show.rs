@@ -5,24 +5,27 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Map, Value, json};
 
-use super::{Because, BreakerState, Candidate, End, MAX_STEPS, NotAgain, Record, Span, Standing, State, Step, What};
+use super::{
+    Because, BreakerState, Candidate, End, Explanation, MAX_STEPS, NotAgain, Record, Span, Standing, State, Step, What,
+};
 use crate::fault::Reason;
 use crate::telemetry::access::Timestamp;
 use crate::telemetry::labels::{Cause, Direction, Link, Outcome};
 
-/// A record as JSON; what it says in words is what [`Record`]'s `Display` says.
-pub fn json(record: &Record) -> Value {
-    let End { status, reason, duration, link, attempts, service, route } = &record.end;
-    let state = record.state();
+/// What is told of a request as JSON; in words it is what [`Explanation`]'s `Display` says.
+pub fn json(told: &Explanation) -> Value {
+    let record = &told.record;
+    let End { status, reason, duration, link, attempts, bound: _, service, route } = &record.end;
+    let state = told.state();
     json!({
-        "id": record.id(),
+        "id": told.id(),
         "start_time": start(record).to_string(),
         "direction": record.direction.token(),
-        "method": record.method.as_str(),
-        "host": record.own.read(record.host),
-        "path": record.own.read(record.path),
+        "method": record.method(),
+        "host": told.host(),
+        "path": told.path(),
         "query": record.query,
-        "caller": {"address": record.caller.to_string(), "identity": record.identity.map(|identity| record.own.read(identity))},
+        "caller": {"address": record.caller.to_string(), "identity": told.identity()},
         "service": service.as_deref(),
         "route": route.as_deref(),
         "status": status,
@@ -30,9 +33,9 @@ pub fn json(record: &Record) -> Value {
         "duration_ms": millis(*duration),
         "link": link.token(),
         "attempts": attempts,
-        "why": why(record),
-        "steps": record.steps.iter().map(|each| step(record, each)).collect::<Vec<_>>(),
-        "steps_lost": record.lost,
+        "why": why(told),
+        "steps": told.steps.iter().map(|each| step(told, each)).collect::<Vec<_>>(),
+        "steps_lost": told.lost(),
         "state": state.map(|state| json!({
             "endpoints": state.endpoints.iter().map(candidate).collect::<Vec<_>>(),
             "endpoints_total": state.total,
@@ -46,9 +49,10 @@ pub fn json(record: &Record) -> Value {
     })
 }
 
-impl Display for Record {
+impl Display for Explanation {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let End { status, reason, duration, service, .. } = &self.end;
+        let record = &self.record;
+        let End { status, reason, duration, service, .. } = &record.end;
         match (reason, status) {
             (Reason::None, 0) => f.write_str("no answer")?,
             (Reason::None, status) => write!(f, "{status}")?,
@@ -56,21 +60,21 @@ impl Display for Record {
             (reason, status) => write!(f, "{status} {reason}")?,
         }
         writeln!(f, ": {}", why(self))?;
-        let query = if self.query { "?…" } else { "" };
-        write!(f, "  {} {}{}{query}", self.method, Safe(self.own.read(self.host)), Safe(self.own.read(self.path)))?;
-        let (way, ours) = match self.direction {
+        let query = if record.query { "?…" } else { "" };
+        write!(f, "  {} {}{}{query}", record.method(), Safe(self.host()), Safe(self.path()))?;
+        let (way, ours) = match record.direction {
             Direction::Outbound => ("to", "our application"),
             Direction::Inbound => ("for", "a peer"),
         };
         if let Some(service) = service {
             write!(f, " {way} {service}")?;
         }
-        write!(f, ", {} from {ours} at {}", self.direction.token(), self.caller)?;
-        if let Some(identity) = self.identity {
-            write!(f, " ({})", self.own.read(identity))?;
+        write!(f, ", {} from {ours} at {}", record.direction.token(), record.caller)?;
+        if let Some(identity) = self.identity() {
+            write!(f, " ({identity})")?;
         }
         let id = if self.id().is_empty() { "none" } else { self.id() };
-        writeln!(f, "\n  began {}, took {}; id {}", start(self), Time(*duration), Safe(id))?;
+        writeln!(f, "\n  began {}, took {}; id {}", start(record), Time(*duration), Safe(id))?;
         for Step { at, what } in &self.steps {
             match at {
                 Some(at) => write!(f, "  {:>10}  ", Time(self.since(*at)).to_string())?,
@@ -78,8 +82,8 @@ impl Display for Record {
             }
             writeln!(f, "{}", Said(self, what))?;
         }
-        if self.lost > 0 {
-            writeln!(f, "  and {} steps more: {MAX_STEPS} are kept", self.lost)?;
+        if self.lost() > 0 {
+            writeln!(f, "  and {} steps more: {MAX_STEPS} are kept", self.lost())?;
         }
         if let Some(state) = self.state() {
             Table(state).fmt(f)?;
@@ -89,16 +93,16 @@ impl Display for Record {
 }
 
 /// The one sentence that a reader wants first.
-fn why(record: &Record) -> String {
-    let End { status, reason, link, attempts, .. } = &record.end;
-    let service = record.end.service.as_deref().unwrap_or("the service");
-    let mut text = match (record.failure.map(|failure| record.own.read(failure)), reason) {
+fn why(told: &Explanation) -> String {
+    let End { status, reason, link, attempts, .. } = &told.record.end;
+    let service = told.record.end.service.as_deref().unwrap_or("the service");
+    let mut text = match (told.failure(), reason) {
         (Some(failure), reason) => match failure.strip_prefix(reason.token()).map(|rest| rest.trim_start_matches(": "))
         {
             Some("") | None => failure.to_owned(),
             Some(rest) => rest.to_owned(),
         },
-        (None, _) => match (last_answer(record), answered_by_filter(record)) {
+        (None, _) => match (last_answer(told), answered_by_filter(told)) {
             (_, Some(filter)) => format!("the filter {filter} answered by itself"),
             (Some(status), None) => {
                 let over = if *link == Link::None { String::new() } else { format!(" over {}", link.token()) };
@@ -110,13 +114,13 @@ fn why(record: &Record) -> String {
             (None, None) => "answered here, by the rule that it followed".to_owned(),
         },
     };
-    if let Some(not) = record.steps.iter().rev().find_map(|step| match step.what {
+    if let Some(not) = told.steps.iter().rev().find_map(|step| match step.what {
         What::NotAgain(not) => Some(not),
         _ => None,
     }) {
         let _ = write!(text, "; not sent again: {}", not_again(not));
     }
-    if let Some(state) = record.state().filter(|_| record.failure.is_some()) {
+    if let Some(state) = told.state().filter(|_| told.failure().is_some()) {
         let _ = write!(text, "; {service} has {}", endpoints(state.total));
         let out = |standing: fn(Standing) -> bool| state.endpoints.iter().filter(|c| standing(c.standing)).count();
         let parts = [
@@ -136,22 +140,22 @@ fn why(record: &Record) -> String {
     text
 }
 
-fn last_answer(record: &Record) -> Option<u16> {
-    record.steps.iter().rev().find_map(|step| match step.what {
+fn last_answer(told: &Explanation) -> Option<u16> {
+    told.steps.iter().rev().find_map(|step| match step.what {
         What::Answered(status, ..) => Some(status),
         _ => None,
     })
 }
 
-fn answered_by_filter(record: &Record) -> Option<&str> {
-    record.steps.iter().rev().find_map(|step| match &step.what {
-        What::Filter(filter, Outcome::Reply, _) => Some(record.own.read(*filter)),
+fn answered_by_filter(told: &Explanation) -> Option<&str> {
+    told.steps.iter().rev().find_map(|step| match &step.what {
+        What::Filter(filter, Outcome::Reply, _) => Some(told.read(*filter)),
         _ => None,
     })
 }
 
 /// One step in words.
-struct Said<'a>(&'a Record, &'a What);
+struct Said<'a>(&'a Explanation, &'a What);
 
 impl Display for Said<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -166,7 +170,8 @@ impl Display for Said<'_> {
                     Outcome::Trap => "trapped",
                     Outcome::Timeout => "used up its time",
                 };
-                write!(f, "the filter {} {did}, after {}", read(filter), Time(*took))
+                write!(f, "the filter {} {did}", read(filter))?;
+                took.map_or(Ok(()), |took| write!(f, ", after {}", Time(took)))
             }
             What::Rule(rule, None) => write!(f, "it follows the rule {}", read(rule)),
             What::Rule(rule, Some(backend)) => {
@@ -291,7 +296,10 @@ struct Score<'a>(&'a Candidate);
 impl Display for Score<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Candidate { address: _, in_flight, weight, score, standing } = self.0;
-        write!(f, "score {score:.2}, {in_flight} in flight")?;
+        if let Some(score) = score {
+            write!(f, "score {score:.2}, ")?;
+        }
+        write!(f, "{in_flight} in flight")?;
         if *weight != 1 {
             write!(f, ", weight {weight}")?;
         }
@@ -307,14 +315,14 @@ impl Display for Score<'_> {
     }
 }
 
-fn step(record: &Record, step: &Step) -> Value {
-    let own = &record.own;
+fn step(told: &Explanation, step: &Step) -> Value {
+    let own = &told.own;
     let read = |span: &Span| own.read(*span);
     let mut fields = Map::new();
     let (kind, more) = match &step.what {
         What::Paused(filter) => ("paused", json!({"filter": read(filter)})),
         What::Filter(filter, outcome, took) => {
-            ("filter", json!({"filter": read(filter), "outcome": outcome.token(), "took_ms": millis(*took)}))
+            ("filter", json!({"filter": read(filter), "outcome": outcome.token(), "took_ms": took.map(millis)}))
         }
         What::Rule(rule, backend) => ("rule", json!({"rule": read(rule), "backend": backend.as_ref().map(read)})),
         What::NoRule => ("no_rule", json!({})),
@@ -345,7 +353,7 @@ fn step(record: &Record, step: &Step) -> Value {
         What::Ejected(address, cause) => ("ejected", json!({"endpoint": read(address), "cause": cause.to_string()})),
         What::State => ("state", json!({})),
     };
-    fields.insert("at_ms".to_owned(), json!(step.at.map(|at| millis(record.since(at)))));
+    fields.insert("at_ms".to_owned(), json!(step.at.map(|at| millis(told.since(at)))));
     fields.insert("step".to_owned(), json!(kind));
     if let Value::Object(more) = more {
         fields.extend(more);
