@@ -45,10 +45,11 @@ const fn place(text: &[u8]) -> usize {
     (text.len() + 13 * first as usize + 7 * middle as usize + 5 * last as usize) % 256
 }
 
-/// A name as HTTP/1 has it, in any case. None if it cannot be one.
+/// A name as HTTP/1 has it, in any case. None if it cannot be one. Ready are those in lower case: to compare without regard to
+/// case costs more than to read a name.
 pub(super) fn any_case(text: &[u8]) -> Option<HeaderName> {
     match find(text) {
-        Some((known, name)) if text.eq_ignore_ascii_case(known.as_bytes()) => Some(name.clone()),
+        Some((known, name)) if text == known.as_bytes() => Some(name.clone()),
         _ => HeaderName::from_bytes(text).ok(),
     }
 }
