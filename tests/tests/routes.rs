@@ -419,14 +419,25 @@ fn a_rule_has_a_timeout() {
             "soon",
             json!({"matches": [{"path": {"prefix": "/hold"}, "headers": [{"name": "x-soon", "value": "yes"}]}], "timeout": "200ms"}),
         ),
+        rule(
+            "tries",
+            json!({"matches": [{"path": {"prefix": "/hold"}, "headers": [{"name": "x-try", "value": "yes"}]}], "per_try_timeout": "200ms"}),
+        ),
         rule("late", json!({})),
     ];
-    let (pair, _) = routed(&rules, json!({"services": {"delta": {"timeouts": {"request": "1h"}}}}));
+    let delta = json!({"timeouts": {"request": "1h"}, "retries": {"per_try_timeout": "1h"}});
+    let (pair, _) = routed(&rules, json!({"services": {"delta": delta}}));
     let mut late = pair.connect();
     late.send("GET /hold HTTP/1.1\r\nhost: delta\r\n\r\n");
     pair.app.wait_held(1);
     let answer = pair.connect().request("GET", "delta", "/hold", &[("x-soon", "yes")], None);
     assert_eq!((answer.status(), answer.field("proxy-status")), (504, Some("alpha; error=http_response_timeout")));
+    // Each try may take so long, and a POST has one.
+    let fields = [("x-try", "yes"), ("x-request-id", "tried")];
+    let answer = pair.connect().request("POST", "delta", "/hold", &fields, Some(b"x"));
+    assert_eq!(answer.status(), 504);
+    let record = pair.alpha.access("the try", |record| record["request_id"] == "tried");
+    assert_eq!(record["response_code_details"], "upstream_per_try_timeout");
     pair.app.release();
     assert_eq!(late.response("GET").status(), 200);
 }

@@ -39,7 +39,8 @@ pub struct VmSettings {
     /// Most bytes of linear memory, at most [`limits::MEMORY_MAX`].
     pub memory: usize,
     /// Budget of a callback, at least [`limits::MIN_TIME`]. One that has a CPU to itself is stopped after it, within two
-    /// [`limits::TICK`]s; on a busy machine it gets more, until it has run for half of it at least.
+    /// [`limits::TICK`]s; on a busy machine it gets more, until it has run for half of it at least. Of callbacks that share an
+    /// entry (`vm/turn.rs`) each has this; one that follows others may be stopped half of it later.
     pub time: Duration,
     /// Budget of each step of the start.
     pub start_time: Duration,

@@ -119,7 +119,7 @@ pub(super) fn config(config: &Config, generation: u64, addresses: &[(String, Soc
         let limits: Vec<_> = rule.rate_limits.iter().map(rate_limit).collect();
         json!({
             "name": &*rule.name, "filters": filters(&rule.filters), "to": to, "mirrors": mirrors, "fault": fault,
-            "rate_limits": limits,
+            "rate_limits": limits, "timeout": rule.timeout.map(seconds), "per_try_timeout": rule.per_try_timeout.map(seconds),
         })
     };
     let routes: Vec<_> = config

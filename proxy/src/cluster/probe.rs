@@ -102,7 +102,7 @@ impl Cluster {
     async fn asked(&self, request: Request) -> Result<(StatusCode, Vec<u8>, Option<u32>), String> {
         let code = |fields: &Fields| fields.get("grpc-status")?.to_str().ok()?.parse().ok();
         let trail = Trail::default();
-        let Response { head, mut body } = self.send(request, &trail).await.map_err(|fault| fault.to_string())?;
+        let Response { head, mut body } = self.send(request, None, &trail).await.map_err(|fault| fault.to_string())?;
         let (mut content, mut grpc) = (Vec::new(), code(&head.headers));
         while let Some(frame) = body.frame().await {
             match frame.map_err(|fault| fault.to_string())? {

@@ -35,11 +35,16 @@ pub(super) const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-at
 
 impl Cluster {
     /// Sends a request and waits for the head of its response. Chooses the endpoint and the link, and sends it again, or
-    /// elsewhere, as the service's `retries` allow.
+    /// elsewhere, as the service's `retries` allow. `per_try` stands in place of the bound of a try that they say.
     ///
     /// # Errors
     /// The fault of the last try, or that a limit is used up.
-    pub async fn send(&self, mut request: Request, trail: &Trail) -> Result<Response, Fault> {
+    pub async fn send(
+        &self,
+        mut request: Request,
+        per_try: Option<Duration>,
+        trail: &Trail,
+    ) -> Result<Response, Fault> {
         let mut pass = match self.breaker() {
             // Boxed: few services have a breaker, and each request would hold room for it.
             Some(breaker) => Some(Box::new(self.told(trail, Pass::new(self, breaker, trail))?)),
@@ -97,7 +102,7 @@ impl Cluster {
                         request.head.headers.insert(ATTEMPT_COUNT, HeaderValue::from(repeated + 1));
                     }
                     let mut kept = self.kept(&mut request, replay.as_ref(), repeated);
-                    let per_try = self.retries().per_try;
+                    let per_try = per_try.unwrap_or(self.retries().per_try);
                     let sent = if let Some(hedging) = self.hedging(kept.as_ref(), repeated) {
                         let first = within(per_try, replay.as_deref(), link.send(request));
                         let mut asked = tried.clone();

@@ -56,6 +56,8 @@ pub struct Rule {
     pub to: Vec<Backend>,
     /// In place of the service's `timeouts.request`; zero: no bound.
     pub timeout: Option<Duration>,
+    /// In place of the `retries.per_try_timeout` of the service that they go to; zero: no bound (Gateway API, `timeouts.backendRequest`).
+    pub per_try_timeout: Option<Duration>,
     /// Faults on purpose, in place of those of the service that they go to.
     pub fault: Option<Faults>,
     /// Who gets a copy of them.

@@ -34,7 +34,7 @@ impl Upstreams for Services {
             let cluster = cluster.ok_or_else(|| Fault::new(Reason::DestinationNotFound))?;
             // Nobody accounts for it; the load of its endpoint counts until the response is read.
             let trail = Trail::default();
-            let mut response = cluster.send(request, &trail).await?;
+            let mut response = cluster.send(request, None, &trail).await?;
             response.body.observe(Rc::new(Carried(trail)));
             Ok(response)
         })

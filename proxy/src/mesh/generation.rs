@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::callout::Services;
 use crate::cluster::{Cluster, Dialer, Place, Places, Settings, Transport};
@@ -129,6 +129,11 @@ impl Target<'_> {
             Some(request) => Timeouts { request, ..timeouts },
             None => timeouts,
         }
+    }
+
+    /// The bound of each try, if the rule says one.
+    pub fn per_try(&self) -> Option<Duration> {
+        self.rule.and_then(|rule| rule.per_try_timeout)
     }
 }
 

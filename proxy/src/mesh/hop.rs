@@ -120,7 +120,7 @@ async fn run(hop: &Hop, conn: &Rc<Conn>, pinned: Option<&Rc<str>>, mut request: 
         }
         // Bounded by `timeouts.request`, which counts from the end of the request, and by a filter that answers meanwhile.
         // Pinned here, not handed to a function: that would hold room for it twice.
-        let mut sent = pin!(target.cluster.send(request, &exchange.trail));
+        let mut sent = pin!(target.cluster.send(request, target.per_try(), &exchange.trail));
         let answered = poll_fn(|cx| match sent.as_mut().poll(cx) {
             Poll::Pending => match passage.poll_stopped(cx) {
                 Poll::Ready(fault) => Poll::Ready(Err(fault)),

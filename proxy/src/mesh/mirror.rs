@@ -119,7 +119,7 @@ fn send(cluster: Rc<Cluster>, copy: Request, under: Under, metrics: Rc<Metrics>)
 
 async fn answer(cluster: &Cluster, copy: Request) -> Result<(), Fault> {
     let trail = Trail::default();
-    let mut response = cluster.send(copy, &trail).await?;
+    let mut response = cluster.send(copy, None, &trail).await?;
     let mut left = ANSWER_BYTES;
     while let Some(frame) = response.body.frame().await {
         if let Frame::Data(data) = frame? {

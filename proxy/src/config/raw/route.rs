@@ -43,6 +43,9 @@ pub(in super::super) struct Rule {
     /// In place of the service's `timeouts.request`; `0s`: no bound.
     #[serde(default)]
     pub(in super::super) timeout: Field<Word<Duration>>,
+    /// In place of the `retries.per_try_timeout` of the service that requests go to (Gateway API, `timeouts.backendRequest`); `0s`: no bound.
+    #[serde(default)]
+    pub(in super::super) per_try_timeout: Field<Word<Duration>>,
     /// Faults on purpose, in place of those of the service that it goes to.
     #[serde(default)]
     pub(in super::super) fault: Field<Fault>,

@@ -109,7 +109,7 @@ impl Resolver<'_> {
         gathered: &mut Gathered,
         known: &mut Known<'_>,
     ) -> Option<Rule> {
-        let raw::Rule { name, matches, filters, to, timeout, fault, rate_limits } = raw;
+        let raw::Rule { name, matches, filters, to, timeout, per_try_timeout, fault, rate_limits } = raw;
         gathered.count += 1;
         let default = format!("rule-{}", gathered.count);
         let name_spot = name.spot().unwrap_or(at);
@@ -131,6 +131,7 @@ impl Resolver<'_> {
             Some(Backend { service: service?, weight: weight?.0 })
         });
         let timeout = self.optional(timeout, None, |Word(timeout), _| Some(Some(timeout)));
+        let per_try_timeout = self.optional(per_try_timeout, None, |Word(timeout), _| Some(Some(timeout)));
         let fault_spot = fault.spot();
         let fault = self.fault(fault);
         let prefix = format!("{service}/{}/", name.as_deref().unwrap_or_default());
@@ -151,7 +152,7 @@ impl Resolver<'_> {
         }
         let Actions { request, response, redirect, rewrite, filters, mirrors, prefix: _ } = actions;
         let name = format!("{service}/{}", name?).into();
-        let (timeout, fault, rate_limits) = (timeout?, fault?, rate_limits?);
+        let (timeout, per_try_timeout, fault, rate_limits) = (timeout?, per_try_timeout?, fault?, rate_limits?);
         Some(Rule {
             name,
             matches,
@@ -162,6 +163,7 @@ impl Resolver<'_> {
             filters,
             to,
             timeout,
+            per_try_timeout,
             fault,
             mirrors,
             rate_limits,
