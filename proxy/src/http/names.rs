@@ -38,34 +38,28 @@ const fn places() -> [u8; 256] {
     places
 }
 
-/// A number below 256 that is another for each of the names, whatever the case of its letters. The factors are found by trying.
+/// A number below 256 that is another for each of the names. The factors are found by trying.
 const fn place(text: &[u8]) -> usize {
     let [first, .., last] = text else { return 0 };
-    let (first, middle, last) = (*first | 0x20, text[text.len() / 2] | 0x20, *last | 0x20);
-    (text.len() + 13 * first as usize + 7 * middle as usize + 5 * last as usize) % 256
+    let (first, middle, last) = (*first as usize, text[text.len() / 2] as usize, *last as usize);
+    (text.len() + 13 * first + 7 * middle + 5 * last) % 256
 }
 
 /// A name as HTTP/1 has it, in any case. None if it cannot be one. Ready are those in lower case: to compare without regard to
 /// case costs more than to read a name.
 pub(super) fn any_case(text: &[u8]) -> Option<HeaderName> {
-    match find(text) {
-        Some((known, name)) if text == known.as_bytes() => Some(name.clone()),
-        _ => HeaderName::from_bytes(text).ok(),
-    }
+    ready(text).or_else(|| HeaderName::from_bytes(text).ok())
 }
 
 /// A name as HTTP/2 and HTTP/3 have it, in lower case. None if it cannot be one.
 pub(super) fn lower_case(text: &[u8]) -> Option<HeaderName> {
-    match find(text) {
-        Some((known, name)) if text == known.as_bytes() => Some(name.clone()),
-        _ => HeaderName::from_lowercase(text).ok(),
-    }
+    ready(text).or_else(|| HeaderName::from_lowercase(text).ok())
 }
 
-/// The one name that this may be.
-fn find(text: &[u8]) -> Option<(&'static str, &'static HeaderName)> {
+/// The name, if it is one of those.
+fn ready(text: &[u8]) -> Option<HeaderName> {
     let at = usize::from(*PLACES.get(place(text))?);
-    Some((TEXTS.get(at)?, NAMES.get(at)?))
+    (*TEXTS.get(at)?.as_bytes() == *text).then(|| NAMES.get(at).cloned()).flatten()
 }
 
 #[cfg(test)]
