@@ -15,6 +15,11 @@ use super::verify::{Peer, sha256, time};
 /// when one more does, it begins anew.
 pub(super) const MAX_CHAINS: usize = 256;
 
+/// Bytes of a chain that is remembered at the most: a leaf and three authorities with RSA keys of 4096 bits have 8 KiB. A handshake
+/// may bring 64 KiB, most of them certificates that lead nowhere; such a chain is verified each time. So all that are
+/// remembered have 4 MiB and their leaves once more.
+pub(super) const MAX_CHAIN_BYTES: usize = 16 * 1024;
+
 /// What a chain is verified for: a certificate that may be a client's need not be a server's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
@@ -52,7 +57,7 @@ impl Known {
         (same && (chain.from..=chain.until).contains(&now.as_secs())).then(|| Arc::clone(&chain.peer))
     }
 
-    /// Remembers a chain that was verified, and whose it is. One that cannot be read as a whole is not remembered.
+    /// Remembers a chain that was verified, and whose it is. One that cannot be read as a whole, or is long, is not remembered.
     pub(super) fn add(
         &self,
         role: Role,
@@ -60,6 +65,10 @@ impl Known {
         intermediates: &[CertificateDer<'_>],
         peer: Arc<Peer>,
     ) {
+        let bytes = leaf.len() + intermediates.iter().map(|der| der.len()).sum::<usize>();
+        if bytes > MAX_CHAIN_BYTES {
+            return;
+        }
         let (mut from, mut until) = (0, u64::MAX);
         for der in [leaf].into_iter().chain(intermediates) {
             let Ok((_, certificate)) = X509Certificate::from_der(der) else { return };

@@ -1,7 +1,7 @@
 //! What was verified before passes more cheaply, and nothing else passes.
 
 use rcgen::ExtendedKeyUsagePurpose::ClientAuth;
-use rcgen::{BasicConstraints, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rcgen::{BasicConstraints, CustomExtension, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ED25519};
 use rustls::RootCertStore;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
@@ -10,7 +10,7 @@ use tokio::io::duplex;
 use tokio_rustls::TlsAcceptor;
 
 use super::super::handshake::connect;
-use super::super::known::MAX_CHAINS;
+use super::super::known::{MAX_CHAIN_BYTES, MAX_CHAINS};
 use super::super::verify::Verifier;
 use super::*;
 
@@ -190,5 +190,32 @@ fn so_many_are_remembered() {
     for number in 1..=MAX_CHAINS + 1 {
         as_client(&warm, &der(&mesh.pair("alpha")).0, mesh.now).expect("a client");
         assert_eq!(warm.remembers(), if number > MAX_CHAINS { 1 } else { number });
+    }
+}
+
+/// What a peer sends beside its chain is not for us to keep.
+#[test]
+fn a_long_chain_is_verified_and_not_remembered() {
+    let mesh = Mesh::new();
+    let leaf = der(&mesh.pair("delta")).0;
+    // Whose signatures all have one length.
+    let key = KeyPair::generate_for(&PKCS_ED25519).expect("a key");
+    let beside = |extension: usize| -> CertificateDer<'static> {
+        let mut params = mesh.params();
+        params.custom_extensions = vec![CustomExtension::from_oid_content(&[2, 999, 1], vec![0; extension])];
+        params.self_signed(&key).expect("a certificate").into()
+    };
+    let others = beside(MAX_CHAIN_BYTES / 2).len() - MAX_CHAIN_BYTES / 2;
+    let most = MAX_CHAIN_BYTES - leaf[0].len() - others;
+    for (extension, remembered) in [(most, 1), (most + 1, 0)] {
+        let warm = verifier(&mesh);
+        let chain = vec![leaf[0].clone(), beside(extension)];
+        let bytes: usize = chain.iter().map(|der| der.len()).sum();
+        assert_eq!(bytes <= MAX_CHAIN_BYTES, remembered == 1, "{bytes}");
+        for _ in 0..2 {
+            as_client(&warm, &chain, mesh.now).expect("a client");
+            warm.peer(Role::Client, &chain, mesh.now).expect("as a resumed session finds, too");
+        }
+        assert_eq!(warm.remembers(), remembered, "{bytes} bytes");
     }
 }
