@@ -23,6 +23,9 @@ use crate::http::rules::MAX_HEAD_BYTES;
 /// ignored, too.
 const RESETS: usize = 64;
 
+/// Places in the row of streams that are gone, beyond as many as there are streams: with more of them it is put in order.
+const GONE: usize = 64;
+
 /// What a keep-alive ping and the one that follows the first GOAWAY say.
 const ALIVE: [u8; 8] = *b"alive?\0\0";
 const SHUTDOWN: [u8; 8] = *b"drained?";
@@ -256,6 +259,26 @@ impl Connection {
         self.poke();
     }
 
+    /// The next request that came. One that was reset meanwhile (CVE-2023-44487) is none: it has cost its head, and costs nobody
+    /// upstream anything.
+    pub(super) fn next_request(&mut self) -> Option<Accepted> {
+        loop {
+            let accepted = self.accepted.pop_front()?;
+            if self.streams.len() == self.streams.open {
+                // None that is over is still here.
+                return Some(accepted);
+            }
+            let Some(stream) = self.streams.get(accepted.key) else { continue };
+            if stream.cause.is_none() {
+                return Some(accepted);
+            }
+            (stream.has_reader, stream.has_writer) = (false, false);
+            let unread = stream.inbox.clear();
+            self.release_connection(unread);
+            self.settle(accepted.key);
+        }
+    }
+
     /// Ends a stream.
     pub(super) fn end_stream(&mut self, key: Key, cause: Cause) {
         if let Some(stream) = self.streams.get(key) {
@@ -336,7 +359,13 @@ impl Connection {
             self.closed(key);
             self.reset(id, code);
         }
+        let queued = self.streams.get(key).is_some_and(|stream| stream.queued);
         self.streams.remove(key);
+        if queued && self.row.len() > 2 * self.streams.len() + GONE {
+            // Else one stream that may not send would keep the places of all that came after it and were reset.
+            let Connection { row, streams, .. } = self;
+            row.retain(|(key, id)| streams.get(*key).is_some_and(|stream| stream.id == *id));
+        }
         if self.streams.len() == 0 {
             self.row = VecDeque::new();
             // It may be what the end of the connection waits for.

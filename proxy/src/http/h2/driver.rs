@@ -19,6 +19,12 @@ const READS: usize = 16;
 /// does not count: two ends that both have much to send must go on reading.
 const MAX_ANSWERS: usize = 16 * 1024;
 
+/// What a server has to say before it reads no more requests. Heads of responses are not held back as content is, and a stream
+/// that has ended makes room for another one: a client that asks and does not read would have us keep all answers (as in CVE-2019-9517,
+/// there with content). So much is ten thousand usual heads, more than honest clients leave unread. A client does read on, so that
+/// two of ours never wait for each other.
+const MAX_OUTPUT: usize = 1024 * 1024;
+
 /// A connection's socket.
 #[derive(Debug)]
 pub(super) struct Driver {
@@ -52,7 +58,7 @@ impl Driver {
         let connection = &mut *self.shared.borrow_mut();
         connection.driven(cx, true);
         for turn in 0.. {
-            if connection.over.is_some() || connection.answers > MAX_ANSWERS {
+            if connection.over.is_some() || is_behind(connection) {
                 break;
             }
             if turn == READS {
@@ -83,7 +89,7 @@ impl Driver {
                 connection.answers = 0;
                 break;
             }
-            let blocked = connection.answers > MAX_ANSWERS;
+            let blocked = is_behind(connection);
             self.unflushed = true;
             match connection.output.poll_write(Pin::new(&mut self.io), cx) {
                 Poll::Ready(Ok(())) => connection.output.rest(),
@@ -130,6 +136,11 @@ impl Driver {
         // Whoever does not read it will see the socket closed.
         let _ = Pin::new(&mut self.io).poll_shutdown(cx);
     }
+}
+
+/// Whether the peer reads too little of what it provokes to be read itself.
+fn is_behind(connection: &Connection) -> bool {
+    connection.answers > MAX_ANSWERS || connection.server && connection.output.len() > MAX_OUTPUT
 }
 
 impl Drop for Driver {

@@ -27,8 +27,11 @@ const MAX_BLOCK: usize = 4 * MAX_HEAD_BYTES;
 /// Frames of one field section (CVE-2024-27316): what fits into frames of the smallest size that a sender could mean, and then some.
 const MAX_CONTINUATIONS: u32 = 64;
 
-/// Frames in a row that move nothing: empty DATA, PRIORITY, unknown ones. Nobody sends so many in good faith.
+/// Frames in a row that move nothing: empty DATA, PRIORITY, SETTINGS, GOAWAY, unknown ones. Nobody sends so many in good faith.
 const MAX_USELESS: u32 = 10_000;
+
+/// Settings in one frame (CVE-2020-11080): some of them concern every stream, and there are six that we know. nghttp2 takes as many.
+const MAX_SETTINGS: usize = 32;
 
 /// Content of less than this is copied out of the block that it was read into, so that what waits to be read holds no block many times as large.
 const SMALL: usize = 1024;
@@ -463,25 +466,36 @@ impl Connection {
     }
 
     fn settings(&mut self, payload: &[u8]) -> Result<(), Wrong> {
+        self.useless()?;
         if !self.peer.known {
             // Who says nothing of it takes any number.
             self.peer.streams = usize::MAX;
             self.peer.known = true;
         }
-        for (name, value) in frame::settings(payload)? {
+        let mut window = None;
+        for (number, (name, value)) in frame::settings(payload)?.enumerate() {
+            if number == MAX_SETTINGS {
+                return Err(Wrong::Connection(Code::ENHANCE_YOUR_CALM, "too many settings in a frame"));
+            }
             match name {
                 setting::HEADER_TABLE_SIZE => self.encoder.resize(value as usize),
                 setting::ENABLE_PUSH if value > 1 || (!self.server && value > 0) => {
                     return Err(protocol("a value that ENABLE_PUSH does not have"));
                 }
                 setting::MAX_CONCURRENT_STREAMS => self.peer.streams = value as usize,
-                setting::INITIAL_WINDOW_SIZE => self.resize_windows(value)?,
+                setting::INITIAL_WINDOW_SIZE if value > MAX_31_BITS => {
+                    return Err(Wrong::Connection(Code::FLOW_CONTROL_ERROR, "a window beyond the limit"));
+                }
+                setting::INITIAL_WINDOW_SIZE => window = Some(value),
                 setting::MAX_FRAME_SIZE if (SMALLEST_MAX_FRAME..1 << 24).contains(&value) => {
                     self.peer.frame = value.min(MAX_FRAME) as usize;
                 }
                 setting::MAX_FRAME_SIZE => return Err(protocol("a value that MAX_FRAME_SIZE does not have")),
                 _ => {}
             }
+        }
+        if let Some(window) = window {
+            self.resize_windows(window)?;
         }
         self.answers += HEADER;
         self.write(kind::SETTINGS, flag::ACK, 0, &[]);
@@ -492,6 +506,7 @@ impl Connection {
     }
 
     fn peer_leaves(&mut self, payload: &[u8]) -> Result<(), Wrong> {
+        self.useless()?;
         let [last, code] = [payload, payload.get(4..).unwrap_or_default()].map(frame::word);
         let (Some(last), Some(code)) = (last, code) else { return Err(BAD_LENGTH) };
         let last = last & MAX_31_BITS;

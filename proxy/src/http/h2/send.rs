@@ -215,9 +215,6 @@ impl Connection {
 
     /// The peer makes the windows of all streams larger or smaller (RFC 9113 section 6.9.2).
     pub(super) fn resize_windows(&mut self, window: u32) -> Result<(), Wrong> {
-        if window > MAX_31_BITS {
-            return Err(Wrong::Connection(Code::FLOW_CONTROL_ERROR, "a window beyond the limit"));
-        }
         let change = i64::from(window) - i64::from(self.peer.window);
         self.peer.window = window;
         let mut freed = VecDeque::new();

@@ -55,7 +55,7 @@ pub async fn serve<S: Service>(io: Io, service: Rc<S>, drain: Drain) {
         driver.read(cx);
         loop {
             // Not in the condition: that would hold the state while a task is made.
-            let accepted = shared.borrow_mut().accepted.pop_front();
+            let accepted = shared.borrow_mut().next_request();
             let Some(accepted) = accepted else { break };
             // Its end is the connection's, which ends when its last stream has.
             // Boxed: the runtime moves a task some eight times, and this one has kilobytes.

@@ -2,6 +2,7 @@
 
 mod frames;
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
@@ -253,6 +254,75 @@ fn our_client_with_a_foreign_server() {
             task.await.expect("no panic");
         }
         assert!(link.has_room());
+    });
+}
+
+/// Answers at once, with a head that is another one each time.
+struct Counting(Cell<usize>);
+
+impl Service for Counting {
+    async fn call(self: Rc<Self>, _: Request) -> Response {
+        self.0.set(self.0.get() + 1);
+        let mut head = ResponseHead::new(StatusCode::NO_CONTENT);
+        let value = HeaderValue::from_str(&format!("{:600}!", self.0.get())).expect("a value");
+        head.headers.insert(http::HeaderName::from_static("x-number"), value);
+        Response { head: head.into(), body: Body::empty(Half::Response) }
+    }
+
+    fn refuse(&self, fault: Fault) -> Response {
+        panic!("{fault}")
+    }
+}
+
+/// A client that asks and does not read the answers is not read any more itself, and gets all of them when it does.
+#[test]
+fn who_does_not_read_is_not_read() {
+    const REQUESTS: usize = 60_000;
+    local(async {
+        let (near, far) = sockets().await;
+        let service = Rc::new(Counting(Cell::new(0)));
+        let server = tokio::task::spawn_local(serve(io(far), Rc::clone(&service), Drain::default()));
+        let mut requests = BytesMut::from(&PREFACE[..]);
+        frame::write_settings(&mut requests, &[]);
+        for number in 0..REQUESTS as u32 {
+            // GET http://aaaaaaaaaaaaaaaaaaaa/: so long that one reading brings fewer than may be open.
+            frame::write(
+                &mut requests,
+                kind::HEADERS,
+                flag::END_STREAM | flag::END_HEADERS,
+                number * 2 + 1,
+                b"\x82\x86\x84\x41\x14aaaaaaaaaaaaaaaaaaaa",
+            );
+        }
+        // How far it comes without reading: until nothing has moved for a long time.
+        let (mut written, mut still) = (0, 0);
+        while still < 2000 {
+            let before = (written, service.0.get());
+            written += near.try_write(&requests[written..]).unwrap_or(0);
+            tokio::task::yield_now().await;
+            still = if before == (written, service.0.get()) { still + 1 } else { 0 };
+        }
+        let unread = service.0.get();
+        assert!((1..REQUESTS).contains(&unread), "{unread} answers wait");
+        let (mut answers, mut buffer, mut end) = (0, BytesMut::new(), 0);
+        while answers < REQUESTS {
+            if written < requests.len() {
+                written += near.try_write(&requests[written..]).unwrap_or(0);
+            }
+            match near.try_read_buf(&mut buffer) {
+                Ok(0) => panic!("closed after {answers} answers"),
+                _ => tokio::task::yield_now().await,
+            }
+            while let Some(header) =
+                Header::read(&buffer[end..]).filter(|header| buffer.len() - end >= HEADER + header.length)
+            {
+                answers += usize::from(header.kind == kind::HEADERS);
+                assert!(!matches!(header.kind, kind::GOAWAY | kind::RST_STREAM));
+                end += HEADER + header.length;
+            }
+            bytes::Buf::advance(&mut buffer, std::mem::take(&mut end));
+        }
+        server.abort();
     });
 }
 

@@ -180,7 +180,7 @@ fn violations_end_a_stream_or_the_connection() {
 #[test]
 fn floods_end_the_connection() {
     type Case = (&'static str, fn(&mut Peer, u32), u32);
-    let cases: [Case; 5] = [
+    let cases: [Case; 8] = [
         (
             "CONTINUATION without end (CVE-2024-27316)",
             |p, n| match n {
@@ -198,7 +198,15 @@ fn floods_end_the_connection() {
             5,
         ),
         ("empty content", |p, n| if n == 0 { p.open(1, 0, &[]) } else { p.frame(kind::DATA, 0, 1, b"") }, 10_001),
-        ("priorities", |p, _| p.frame(kind::PRIORITY, 0, 1, b"\0\0\0\0\0"), 10_001),
+        // After the SETTINGS of the beginning.
+        ("priorities", |p, _| p.frame(kind::PRIORITY, 0, 1, b"\0\0\0\0\0"), 10_000),
+        ("settings (CVE-2019-9515)", |p, _| p.frame(kind::SETTINGS, 0, 0, b""), 10_000),
+        ("farewells", |p, _| p.frame(kind::GOAWAY, 0, 0, &[0; 8]), 10_000),
+        (
+            "settings of one frame (CVE-2020-11080)",
+            |p, n| p.frame(kind::SETTINGS, 0, 0, &b"\0\x04\0\0\0\x01".repeat(n as usize)),
+            34,
+        ),
         (
             "streams that are reset as they are opened (CVE-2023-44487)",
             |p, n| {
@@ -225,6 +233,65 @@ fn floods_end_the_connection() {
         peer.open(number * 2 + 1, 1, &[("connection", "close")]);
     }
     assert!(peer.connection.over.is_some());
+}
+
+/// Of the windows in one frame of settings the last one counts: all streams are gone through once.
+#[test]
+fn the_last_window_of_a_frame_counts() {
+    let mut peer = Peer::new();
+    peer.open(1, 1, &[]);
+    let key = peer.connection.accepted.pop_front().expect("a request").key;
+    peer.frame(kind::SETTINGS, 0, 0, b"\0\x04\x7f\xff\xff\xff\0\x04\0\0\0\x07");
+    assert_eq!(peer.connection.streams.get(key).expect("open").send_window, 7);
+    peer.frame(kind::SETTINGS, 0, 0, b"\0\x04\xff\xff\xff\xff\0\x04\0\0\0\x07");
+    assert_eq!(peer.codes(), [(0, Code::FLOW_CONTROL_ERROR)], "and each has to be one");
+}
+
+/// Rapid reset (CVE-2023-44487): nobody is asked what its client does not want any more.
+#[test]
+fn a_request_that_was_reset_before_it_was_taken_is_not_served() {
+    let mut peer = Peer::new();
+    peer.open(1, flag::END_STREAM, &[]);
+    peer.open(3, 0, &[]);
+    peer.frame(kind::DATA, 0, 3, b"some");
+    peer.open(5, flag::END_STREAM, &[]);
+    for id in [1, 3] {
+        peer.frame(kind::RST_STREAM, 0, id, b"\0\0\0\x08");
+    }
+    let key = peer.connection.next_request().expect("the last one").key;
+    assert_eq!(peer.connection.streams.get(key).map(|stream| stream.id), Some(5));
+    assert!(peer.connection.next_request().is_none());
+    assert_eq!((peer.connection.streams.len(), peer.connection.streams.open, peer.connection.released), (1, 1, 4));
+    assert_eq!((peer.connection.over, peer.codes()), (None, vec![]));
+}
+
+/// One that may not send stands in front; those that are reset behind it leave no places in the row.
+#[test]
+fn streams_that_are_reset_leave_the_row() {
+    let mut peer = Peer::new();
+    let mut number = 1;
+    let mut answer = |peer: &mut Peer, content: usize| {
+        peer.open(number, flag::END_STREAM, &[]);
+        number += 2;
+        let key = peer.connection.next_request().expect("a request").key;
+        peer.connection.send(key, pattern(content), true);
+        (number - 2, key)
+    };
+    // All of the connection's window, and the stream may send more.
+    let (id, _) = answer(&mut peer, 100_000);
+    peer.frame(kind::WINDOW_UPDATE, 0, id, &50_000u32.to_be_bytes());
+    peer.said();
+    let mut most = 0;
+    for _ in 0..10_000 {
+        let (id, key) = answer(&mut peer, 10);
+        peer.frame(kind::RST_STREAM, 0, id, b"\0\0\0\x08");
+        peer.connection.streams.get(key).expect("held by its writer").has_writer = false;
+        peer.connection.settle(key);
+        peer.said();
+        most = most.max(peer.connection.row.len());
+    }
+    assert!(peer.connection.over.is_none() && peer.connection.streams.len() == 1);
+    assert!((1..100).contains(&most), "{most} places for one stream");
 }
 
 #[test]
