@@ -6,6 +6,7 @@ use crate::http::h3::control::MAX_CONTROL_FRAME;
 use crate::http::rules::{MAX_FIELDS, MAX_HEAD_BYTES, MAX_TARGET_BYTES, MAX_TRAILER_BYTES};
 use crate::net::quic::{FIRST_STREAMS, STREAM_WINDOW};
 use std::cell::Cell;
+use tokio::sync::Notify;
 
 /// `:status: 431`: literal with name reference.
 fn is_431(answer: &[u8]) -> bool {
@@ -209,6 +210,60 @@ fn more_streams_are_allowed_to_a_client_that_uses_them() {
         for request in requests {
             assert_eq!(request.await.unwrap(), 4);
         }
+    });
+}
+
+/// Rapid reset (as CVE-2023-44487): a stream that is reset makes room for another one, so what was asked on it must end.
+#[test]
+fn requests_that_are_reset_end() {
+    struct Open(Rc<[Cell<usize>; 2]>, Rc<Notify>);
+    impl Drop for Open {
+        fn drop(&mut self) {
+            self.0[0].set(self.0[0].get() - 1);
+            self.1.notify_one();
+        }
+    }
+    run(async {
+        const TOGETHER: usize = FIRST_STREAMS as usize / 2;
+        const ROUNDS: usize = 6;
+        let net = Net::new();
+        // How many run, and how many have run.
+        let (counts, changed) = (Rc::new([Cell::new(0), Cell::new(0)]), Rc::new(Notify::new()));
+        net.serve({
+            let (counts, changed) = (Rc::clone(&counts), Rc::clone(&changed));
+            move |_| {
+                counts.iter().for_each(|count| count.set(count.get() + 1));
+                changed.notify_one();
+                let open = Open(Rc::clone(&counts), Rc::clone(&changed));
+                async move {
+                    std::future::pending::<()>().await;
+                    drop(open);
+                    response(200, text("never"))
+                }
+            }
+        });
+        let client = net.raw_client().await;
+        let until = async |done: &dyn Fn(usize, usize) -> bool| {
+            while !done(counts[0].get(), counts[1].get()) {
+                changed.notified().await;
+            }
+        };
+        for round in 1..=ROUNDS {
+            let mut streams = Vec::new();
+            for _ in 0..TOGETHER {
+                let (mut send, receive) = client.open_bi().await.unwrap();
+                send.write_all(&headers(&[GET])).await.unwrap();
+                streams.push((send, receive));
+            }
+            until(&|_, all| all == round * TOGETHER).await;
+            assert!(counts[0].get() <= 2 * TOGETHER, "{} run in round {round}", counts[0].get());
+            for (mut send, mut receive) in streams {
+                send.reset(code(Code::REQUEST_CANCELLED)).unwrap();
+                receive.stop(code(Code::REQUEST_CANCELLED)).unwrap();
+            }
+        }
+        until(&|open, _| open == 0).await;
+        assert!(client.close_reason().is_none());
     });
 }
 
