@@ -94,21 +94,21 @@ fn drive(
     let list = || Box::new(List::of(&[("a", "1")]));
     for _ in 0..8 {
         let calls = std::mem::take(&mut world.borrow_mut().calls);
-        for (id, _, call) in &calls {
-            match call {
-                CallOut::Http(_) => {
-                    let answer = HttpAnswer { headers: list(), body: b"body".to_vec(), trailers: Some(list()) };
-                    vm.on_http_call(*id, Some(answer))?;
-                }
-                CallOut::Grpc(_) | CallOut::GrpcStream(_) => {
-                    vm.on_grpc(*id, GrpcEvent::InitialMetadata(list()))?;
-                    vm.on_grpc(*id, GrpcEvent::Message(b"message".to_vec()))?;
-                    vm.on_grpc(*id, GrpcEvent::TrailingMetadata(list()))?;
-                    vm.on_grpc(*id, GrpcEvent::Close { status: 2, message: "end".into() })?;
-                }
+        let answered = calls.iter().try_for_each(|(id, _, call)| match call {
+            CallOut::Http(_) => {
+                let answer = HttpAnswer { headers: list(), body: b"body".to_vec(), trailers: Some(list()) };
+                vm.on_http_call(*id, Some(answer)).map(drop)
             }
-        }
+            CallOut::Grpc(_) | CallOut::GrpcStream(_) => {
+                vm.on_grpc(*id, GrpcEvent::InitialMetadata(list()))?;
+                vm.on_grpc(*id, GrpcEvent::Message(b"message".to_vec()))?;
+                vm.on_grpc(*id, GrpcEvent::TrailingMetadata(list()))?;
+                vm.on_grpc(*id, GrpcEvent::Close { status: 2, message: "end".into() }).map(drop)
+            }
+        });
+        // Also after a trap: what is cancelled then was called.
         world.borrow_mut().calls.extend(calls);
+        answered?;
         vm.on_queue_ready()?;
     }
     assert!(vm.calls() <= 8);
