@@ -100,25 +100,42 @@ pub(super) struct Parts {
 }
 
 impl Parts {
+    /// None yet of those in a block that was read.
+    pub(super) fn of(block: Bytes) -> Self {
+        Parts { headers: Fields::of(block, 0), ..Parts::default() }
+    }
+
     /// Takes a field.
     ///
     /// # Errors
     /// If it is one too many, or says something of a connection (RFC 9113 section 8.2.2, RFC 9114 section 4.2).
     pub(super) fn field(&mut self, name: HeaderName, value: HeaderValue) -> Result<(), Broken> {
+        self.check(&name, value.as_bytes())?;
+        self.headers.append(name, value);
+        Ok(())
+    }
+
+    /// Takes a field whose value is a part of the block, and can be one ([`is_value`]).
+    ///
+    /// # Errors
+    /// As [`field`](Self::field).
+    pub(super) fn field_read(&mut self, name: HeaderName, value: &[u8]) -> Result<(), Broken> {
+        self.check(&name, value)?;
+        self.headers.append_read(name, value);
+        Ok(())
+    }
+
+    fn check(&self, name: &HeaderName, value: &[u8]) -> Result<(), Broken> {
         if self.headers.len() == MAX_FIELDS {
             return Err(Broken::TooLarge);
         }
         match name.as_str() {
-            "te" if !value.as_bytes().eq_ignore_ascii_case(b"trailers") => {
-                return Err(Broken::Malformed("a te field that is not \"trailers\""));
+            "te" if !value.eq_ignore_ascii_case(b"trailers") => {
+                Err(Broken::Malformed("a te field that is not \"trailers\""))
             }
-            name if rules::is_of_connection(name) => {
-                return Err(Broken::Malformed("a field that belongs to a connection"));
-            }
-            _ => {}
+            name if rules::is_of_connection(name) => Err(Broken::Malformed("a field that belongs to a connection")),
+            _ => Ok(()),
         }
-        self.headers.append(name, value);
-        Ok(())
     }
 
     /// Takes a pseudo-header.
@@ -231,6 +248,26 @@ pub(super) fn value(bytes: Bytes) -> Option<HeaderValue> {
     }
 }
 
+/// Whether a value of a field may be these bytes: those that [`value`] takes.
+pub(super) fn is_value(bytes: &[u8]) -> bool {
+    let fits = |byte: &u8| (*byte >= b' ' && *byte != 0x7f) || *byte == b'\t';
+    let (words, rest) = bytes.as_chunks();
+    !is_padded(bytes)
+        && words.iter().all(|word| has_no_control(*word) || word.iter().all(fits))
+        && rest.iter().all(fits)
+}
+
+/// Whether no byte of these is a control character, all at once.
+fn has_no_control(bytes: [u8; 8]) -> bool {
+    const ONES: u64 = u64::MAX / 0xff;
+    let word = u64::from_ne_bytes(bytes);
+    // To take something from a byte that is less borrows, which the highest bit shows where it was not set before.
+    let low = word.wrapping_sub(ONES * 0x20) & !word;
+    let delete = word ^ (ONES * 0x7f);
+    let delete = delete.wrapping_sub(ONES) & !delete;
+    (low | delete) & (ONES * 0x80) == 0
+}
+
 /// Whether a value begins or ends with white space, which is of no value (RFC 9113 section 8.2.1): a reader of HTTP/1 would take it away, and
 /// see another one than who has checked it.
 pub(super) fn is_padded(value: &[u8]) -> bool {
@@ -248,6 +285,19 @@ pub(super) mod tests {
     pub(in crate::http) const OK: (&str, &str) = (":status", "200");
     pub(in crate::http) const FIELD: (&str, &str) = ("x-field", "1");
     const CONNECT: (&str, &str) = (":method", "CONNECT");
+
+    #[test]
+    fn bytes_are_a_value_where_they_can_be_made_one() {
+        for byte in 0..=u8::MAX {
+            // At both ends, and within eight that are looked at together.
+            for at in [0, 20, 24, 42] {
+                let mut bytes = [b'v'; 43];
+                bytes[at] = byte;
+                assert_eq!(is_value(&bytes), value(Bytes::copy_from_slice(&bytes)).is_some(), "{byte:#x} at {at}");
+            }
+        }
+        assert!(is_value(b""));
+    }
 
     type Lines<'a> = &'a [(&'a str, &'a str)];
 

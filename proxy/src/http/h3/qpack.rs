@@ -2,75 +2,103 @@
 
 mod table;
 
-use std::fmt::{self, Debug, Formatter};
-
 use bytes::{Bytes, BytesMut};
-use http::HeaderName;
 
 use super::Broken;
 use crate::http::huffman;
-use crate::http::names;
-use table::{Found, TABLE};
+use table::Found;
+pub(super) use table::{AUTHORITY, GET, HTTP, HTTPS, OK, PATH, TABLE, field};
 
 /// What a line counts beside its name and value (RFC 9114 section 4.2.2).
 const LINE_OVERHEAD: usize = 32;
 
+/// Why lines cannot be read. Nothing to let go of, so that what checks every byte costs only the check.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Flaw {
+    /// What is wrong with the code.
+    Garbled(&'static str),
+    /// They count more than they may.
+    TooLarge,
+}
+
+impl From<Flaw> for Broken {
+    fn from(flaw: Flaw) -> Self {
+        match flaw {
+            Flaw::Garbled(what) => Broken::Garbled(what),
+            Flaw::TooLarge => Broken::TooLarge,
+        }
+    }
+}
+
 /// The lines of a section.
-pub(super) struct Lines {
-    section: Bytes,
-    at: usize,
+pub(super) struct Lines<'a> {
+    rest: &'a [u8],
     /// What they may still count.
     room: usize,
     /// For what is in Huffman code.
     decoded: BytesMut,
 }
 
-/// The name of a line.
-#[derive(Clone, PartialEq, Eq)]
-pub(super) enum Name {
-    /// That of a line of the static table.
+/// A line.
+pub(super) enum Line<'a> {
+    /// All of it is in the static table, at this index.
     Static(usize),
-    /// As it came.
-    Literal(Bytes),
+    /// Its name is that of a line of the static table.
+    Named(usize, Text<'a>),
+    /// All of it, as it came.
+    Literal(Text<'a>, Text<'a>),
 }
 
-impl Name {
+/// A name or a value that came in a section.
+pub(super) enum Text<'a> {
+    /// These bytes of the section.
+    Read(&'a [u8]),
+    /// What was in Huffman code.
+    Decoded(Bytes),
+}
+
+impl Text<'_> {
     /// Its bytes.
     pub(super) fn bytes(&self) -> &[u8] {
         match self {
-            Name::Static(index) => TABLE.get(*index).map_or(b"", |(name, _)| name.as_bytes()),
-            Name::Literal(name) => name,
+            Text::Read(bytes) => bytes,
+            Text::Decoded(bytes) => bytes,
         }
     }
+}
 
-    /// As the name of a field, if it can be one: no pseudo-header, no upper case (RFC 9114 section 4.2).
-    pub(super) fn field(&self) -> Option<HeaderName> {
+impl Line<'_> {
+    /// The bytes of name and value.
+    pub(super) fn bytes(&self) -> (&[u8], &[u8]) {
         match self {
-            Name::Static(index) => table::field(*index).cloned(),
-            Name::Literal(name) => names::lower_case(name),
+            Line::Static(index) => {
+                let (name, value) = entry(*index);
+                (name.as_bytes(), value.as_bytes())
+            }
+            Line::Named(index, value) => (entry(*index).0.as_bytes(), value.bytes()),
+            Line::Literal(name, value) => (name.bytes(), value.bytes()),
         }
     }
 }
 
-impl Debug for Name {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.write_str(&String::from_utf8_lossy(self.bytes()))
-    }
+/// Name and value of a line of the static table; empty ones where there is none.
+fn entry(index: usize) -> (&'static str, &'static str) {
+    TABLE.get(index).copied().unwrap_or_default()
 }
 
-impl Lines {
+impl<'a> Lines<'a> {
     /// Begins to read a section that may count so much (RFC 9114 section 4.2.2).
     ///
     /// # Errors
     /// If it needs the dynamic table.
-    pub(super) fn new(section: Bytes, limit: usize) -> Result<Self, Broken> {
-        let mut lines = Lines { section, at: 0, room: limit, decoded: BytesMut::new() };
+    pub(super) fn new(section: &'a [u8], limit: usize) -> Result<Self, Flaw> {
+        let mut lines = Lines { rest: section, room: limit, decoded: BytesMut::new() };
         if lines.integer(8)?.1 != 0 {
-            return Err(Broken::Garbled("a reference to the dynamic table, which has capacity 0"));
+            return Err(Flaw::Garbled("a reference to the dynamic table, which has capacity 0"));
         }
         // Section 4.5.1.2: one before nothing is none.
         if lines.integer(7)?.0 & 1 != 0 {
-            return Err(Broken::Garbled("a base below zero"));
+            return Err(Flaw::Garbled("a base below zero"));
         }
         Ok(lines)
     }
@@ -79,54 +107,59 @@ impl Lines {
     ///
     /// # Errors
     /// `Garbled` if it cannot be decoded, `TooLarge` if the limit is reached.
-    pub(super) fn read(&mut self) -> Result<Option<(Name, Bytes)>, Broken> {
-        let Some(&first) = self.section.get(self.at) else { return Ok(None) };
-        let (name, value) = if first & 0x80 != 0 {
-            let index = self.index(6)?;
-            let value = TABLE.get(index).map_or("", |(_, value)| value);
-            (Name::Static(index), Bytes::from_static(value.as_bytes()))
+    #[inline]
+    pub(super) fn read(&mut self) -> Result<Option<Line<'a>>, Flaw> {
+        let Some(first) = self.rest.first() else { return Ok(None) };
+        let line = if first & 0x80 != 0 {
+            Line::Static(self.index(6)?)
         } else if first & 0x40 != 0 {
-            (Name::Static(self.index(4)?), self.string(7)?)
+            Line::Named(self.index(4)?, self.string(7)?)
         } else if first & 0x20 != 0 {
-            (Name::Literal(self.string(3)?), self.string(7)?)
+            Line::Literal(self.string(3)?, self.string(7)?)
         } else {
             return Err(DYNAMIC);
         };
-        let size = name.bytes().len() + value.len() + LINE_OVERHEAD;
-        self.room = self.room.checked_sub(size).ok_or(Broken::TooLarge)?;
-        Ok(Some((name, value)))
+        let (name, value) = line.bytes();
+        self.room = self.room.checked_sub(name.len() + value.len() + LINE_OVERHEAD).ok_or(Flaw::TooLarge)?;
+        Ok(Some(line))
     }
 
     /// An index of the static table.
-    fn index(&mut self, prefix: u32) -> Result<usize, Broken> {
+    #[inline]
+    fn index(&mut self, prefix: u32) -> Result<usize, Flaw> {
         match self.integer(prefix)? {
             (flags, _) if flags & 1 == 0 => Err(DYNAMIC),
             (_, index) if index < TABLE.len() => Ok(index),
-            _ => Err(Broken::Garbled("a line that is not in the static table")),
+            _ => Err(Flaw::Garbled("a line that is not in the static table")),
         }
     }
 
     /// A string whose length has a prefix of this many bits.
-    fn string(&mut self, prefix: u32) -> Result<Bytes, Broken> {
+    #[inline]
+    fn string(&mut self, prefix: u32) -> Result<Text<'a>, Flaw> {
         let (flags, length) = self.integer(prefix)?;
-        let end = self.at.checked_add(length).filter(|end| *end <= self.section.len()).ok_or(SHORT)?;
-        let string = self.at..end;
-        self.at = end;
-        if flags & 1 == 0 {
-            return Ok(self.section.slice(string));
+        let before = self.rest.len();
+        let (string, rest) = self.rest.split_at_checked(length).ok_or(SHORT)?;
+        self.rest = rest;
+        match flags & 1 == 0 {
+            true => Ok(Text::Read(string)),
+            false => self.decode(string, before),
         }
+    }
+
+    /// A string that is in Huffman code, where so many bytes of the section were left.
+    fn decode(&mut self, string: &[u8], left: usize) -> Result<Text<'a>, Flaw> {
         if self.decoded.capacity() == 0 {
             // All that can come of the rest, in one block.
-            self.decoded.reserve((self.section.len() - string.start) * 8 / 5);
+            self.decoded.reserve(left * 8 / 5);
         }
-        huffman::decode(&self.section[string], &mut self.decoded)
-            .ok_or(Broken::Garbled("a Huffman code that is none"))?;
-        Ok(self.decoded.split().freeze())
+        huffman::decode(string, &mut self.decoded).ok_or(Flaw::Garbled("a Huffman code that is none"))?;
+        Ok(Text::Decoded(self.decoded.split().freeze()))
     }
 
     /// An integer with a prefix of this many bits (RFC 7541 section 5.1), and the bits before the prefix.
     #[inline]
-    fn integer(&mut self, prefix: u32) -> Result<(u8, usize), Broken> {
+    fn integer(&mut self, prefix: u32) -> Result<(u8, usize), Flaw> {
         let first = self.byte()?;
         let mask = 0xff_u8 >> (8 - prefix);
         let (flags, value) = ((u16::from(first) >> prefix) as u8, first & mask);
@@ -137,7 +170,7 @@ impl Lines {
     }
 
     /// The rest of an integer that does not fit its prefix.
-    fn rest(&mut self, mut value: usize) -> Result<usize, Broken> {
+    fn rest(&mut self, mut value: usize) -> Result<usize, Flaw> {
         // Four bytes say more than any length that could be met here.
         for shift in [0, 7, 14, 21] {
             let byte = self.byte()?;
@@ -146,18 +179,19 @@ impl Lines {
                 return Ok(value);
             }
         }
-        Err(Broken::Garbled("an integer without end in a field section"))
+        Err(Flaw::Garbled("an integer without end in a field section"))
     }
 
-    fn byte(&mut self) -> Result<u8, Broken> {
-        let byte = *self.section.get(self.at).ok_or(SHORT)?;
-        self.at += 1;
-        Ok(byte)
+    #[inline]
+    fn byte(&mut self) -> Result<u8, Flaw> {
+        let (byte, rest) = self.rest.split_first().ok_or(SHORT)?;
+        self.rest = rest;
+        Ok(*byte)
     }
 }
 
-const SHORT: Broken = Broken::Garbled("a field section that ends too early");
-const DYNAMIC: Broken = Broken::Garbled("a line that refers to the dynamic table");
+const SHORT: Flaw = Flaw::Garbled("a field section that ends too early");
+const DYNAMIC: Flaw = Flaw::Garbled("a line that refers to the dynamic table");
 
 /// Writes a section.
 #[derive(Default)]
@@ -177,15 +211,34 @@ impl Section {
 
     /// Adds a line.
     pub(super) fn line(&mut self, name: &str, value: &[u8]) {
-        self.size += name.len() + value.len() + LINE_OVERHEAD;
         match table::find(name, value) {
-            Found::Line(index) => return self.integer(0xc0, 6, index.into()),
+            Found::Line(index) => return self.ready(index),
             Found::Name(index) => self.integer(0x50, 4, index.into()),
             Found::Nothing => {
                 self.integer(0x20, 3, name.len());
                 self.bytes.extend_from_slice(name.as_bytes());
             }
         }
+        self.value(name, value);
+    }
+
+    /// Adds the line of the static table that has this index.
+    pub(super) fn ready(&mut self, index: u8) {
+        let (name, value) = entry(index.into());
+        self.size += name.len() + value.len() + LINE_OVERHEAD;
+        self.integer(0xc0, 6, index.into());
+    }
+
+    /// Adds a line with the name of the one of the static table that has this index.
+    pub(super) fn named(&mut self, index: u8, value: &[u8]) {
+        self.integer(0x50, 4, index.into());
+        self.value(entry(index.into()).0, value);
+    }
+
+    /// Adds the value of a line with this name.
+    #[inline]
+    fn value(&mut self, name: &str, value: &[u8]) {
+        self.size += name.len() + value.len() + LINE_OVERHEAD;
         self.integer(0, 7, value.len());
         self.bytes.extend_from_slice(value);
     }
@@ -222,34 +275,36 @@ impl Section {
 
 /// What can be read can be written, and read again.
 pub(super) fn fuzz(input: &[u8]) {
-    let read = |section: Bytes| {
+    let read = |section: &[u8]| {
         let mut lines = Lines::new(section, 1 << 16).ok()?;
         let mut found = Vec::new();
-        while let Some((name, value)) = lines.read().ok()? {
-            found.push((Bytes::copy_from_slice(name.bytes()), value));
+        while let Some(line) = lines.read().ok()? {
+            let (name, value) = line.bytes();
+            found.push((name.to_vec(), value.to_vec()));
         }
         Some(found)
     };
-    let Some(lines) = read(Bytes::copy_from_slice(input)) else { return };
+    let Some(lines) = read(input) else { return };
     let mut section = Section::default();
     section.begin();
     for (name, value) in &lines {
         let Ok(name) = std::str::from_utf8(name) else { return };
         section.line(name, value);
     }
-    assert_eq!(read(Bytes::copy_from_slice(section.bytes())), Some(lines));
+    assert_eq!(read(section.bytes()), Some(lines));
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn lines(section: &[u8]) -> Result<Vec<(String, String)>, Broken> {
-        let mut lines = Lines::new(Bytes::copy_from_slice(section), 1000)?;
+    fn lines(section: &[u8]) -> Result<Vec<(String, String)>, Flaw> {
+        let mut lines = Lines::new(section, 1000)?;
         let mut found = Vec::new();
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-        while let Some((name, value)) = lines.read()? {
-            found.push((text(name.bytes()), text(&value)));
+        while let Some(line) = lines.read()? {
+            let (name, value) = line.bytes();
+            found.push((text(name), text(value)));
         }
         Ok(found)
     }
@@ -268,6 +323,26 @@ mod tests {
         written.line(":path", b"/index.html");
         assert_eq!(written.bytes(), section);
         assert_eq!(written.size(), 5 + 11 + 32);
+    }
+
+    #[test]
+    fn what_is_known_to_be_in_the_table_is_written_as_what_is_found_there() {
+        let section = |write: &dyn Fn(&mut Section)| {
+            let mut section = Section::default();
+            section.begin();
+            write(&mut section);
+            (section.bytes().to_vec(), section.size())
+        };
+        for (index, name, value) in
+            [(GET, ":method", "GET"), (HTTP, ":scheme", "http"), (HTTPS, ":scheme", "https"), (OK, ":status", "200")]
+        {
+            let found = section(&|section| section.line(name, value.as_bytes()));
+            assert_eq!(section(&|section| section.ready(index)), found);
+        }
+        for (index, name) in [(AUTHORITY, ":authority"), (PATH, ":path")] {
+            let found = section(&|section| section.line(name, b"/other"));
+            assert_eq!(section(&|section| section.named(index, b"/other")), found);
+        }
     }
 
     #[test]
@@ -306,7 +381,7 @@ mod tests {
             (b"\0\0\x51\x81\x00", "padding that is none"),
             (b"\0\0\x27\xff\xff\xff\xff\xff\xff", "a length without end"),
         ] {
-            assert!(matches!(lines(section), Err(Broken::Garbled(_))), "{why}: {:?}", lines(section));
+            assert!(matches!(lines(section), Err(Flaw::Garbled(_))), "{why}: {:?}", lines(section));
         }
         assert!(lines(b"\0\0\xff\x23").is_ok(), "the last line of the table");
     }
@@ -320,7 +395,7 @@ mod tests {
             lines(section.bytes())
         };
         assert!(section(1000 - 3 - 32).is_ok());
-        assert!(matches!(section(1000 - 3 - 31), Err(Broken::TooLarge)));
+        assert!(matches!(section(1000 - 3 - 31), Err(Flaw::TooLarge)));
     }
 
     #[test]

@@ -1,13 +1,16 @@
 //! Heads and trailers as field sections, and back (RFC 9114 sections 4.2 and 4.3).
 
+use std::sync::LazyLock;
+
 use bytes::Bytes;
-use http::Method;
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use super::Broken;
-use super::qpack::{Lines, Section};
+use super::qpack::{self, Line, Lines, Section, TABLE, Text, field};
 use crate::http::Fields;
 use crate::http::head::{RequestHead, ResponseHead, Version};
 use crate::http::message::{self, Parts, Pseudo};
+use crate::http::names;
 use crate::http::rules::{MAX_HEAD_BYTES, MAX_TRAILER_BYTES};
 
 /// The head of a request.
@@ -34,39 +37,104 @@ pub(super) fn trailers(section: Bytes) -> Result<Fields, Broken> {
     Ok(read(section, MAX_TRAILER_BYTES)?.trailers()?)
 }
 
+/// A line of the static table, understood.
+enum Ready {
+    Pseudo(Pseudo),
+    Field(HeaderName, HeaderValue),
+}
+
+/// The lines of the static table; none where what there is has only a name.
+static READY: LazyLock<Vec<Option<Ready>>> = LazyLock::new(|| {
+    let read = |(at, (name, value)): (usize, &(&'static str, &'static str))| match field(at) {
+        Some(name) => Some(Ready::Field(name.clone(), HeaderValue::from_static(value))),
+        None => {
+            Pseudo::read(name.as_bytes(), value.as_bytes(), || Bytes::from_static(value.as_bytes())).map(Ready::Pseudo)
+        }
+    };
+    TABLE.iter().enumerate().map(read).collect()
+});
+
 /// The lines of a section by what they are.
 fn read(section: Bytes, limit: usize) -> Result<Parts, Broken> {
-    let (mut lines, mut parts) = (Lines::new(section, limit)?, Parts::default());
-    while let Some((name, value)) = lines.read()? {
-        if name.bytes().first() == Some(&b':') {
-            let pseudo = Pseudo::read(name.bytes(), &value, || value.clone());
-            parts.pseudo(pseudo.ok_or(Broken::Malformed("a pseudo-header that is none"))?)?;
-        } else {
-            let name = name.field().ok_or(Broken::Malformed("a field name that is none"))?;
-            parts.field(name, message::value(value).ok_or(Broken::Malformed("a field value that is none"))?)?;
+    let (mut lines, mut parts) = (Lines::new(&section, limit)?, Parts::of(section.clone()));
+    while let Some(line) = lines.read()? {
+        match line {
+            Line::Static(index) => match READY.get(index) {
+                Some(Some(Ready::Pseudo(pseudo))) => parts.pseudo(pseudo.clone())?,
+                Some(Some(Ready::Field(name, value))) => parts.field(name.clone(), value.clone())?,
+                _ => return Err(NO_PSEUDO),
+            },
+            Line::Named(index, value) => match field(index) {
+                Some(name) => read_field(&mut parts, name.clone(), value)?,
+                None => read_pseudo(&mut parts, &section, TABLE.get(index).map_or("", |(name, _)| name), value)?,
+            },
+            Line::Literal(name, value) => match name.bytes() {
+                [b':', ..] => {
+                    let name = std::str::from_utf8(name.bytes()).map_err(|_| NO_PSEUDO)?;
+                    read_pseudo(&mut parts, &section, name, value)?;
+                }
+                name => {
+                    let name = names::lower_case(name).ok_or(Broken::Malformed("a field name that is none"))?;
+                    read_field(&mut parts, name, value)?;
+                }
+            },
         }
     }
     Ok(parts)
 }
 
+fn read_field(parts: &mut Parts, name: HeaderName, value: Text<'_>) -> Result<(), Broken> {
+    const NO_VALUE: Broken = Broken::Malformed("a field value that is none");
+    match value {
+        Text::Read(value) if message::is_value(value) => Ok(parts.field_read(name, value)?),
+        Text::Read(_) => Err(NO_VALUE),
+        Text::Decoded(value) => match message::value(value) {
+            Some(value) => Ok(parts.field(name, value)?),
+            None => Err(NO_VALUE),
+        },
+    }
+}
+
+fn read_pseudo(parts: &mut Parts, section: &Bytes, name: &str, value: Text<'_>) -> Result<(), Broken> {
+    let pseudo = Pseudo::read(name.as_bytes(), value.bytes(), || match &value {
+        Text::Read(value) => section.slice_ref(value),
+        Text::Decoded(value) => value.clone(),
+    });
+    match pseudo {
+        Some(pseudo) => Ok(parts.pseudo(pseudo)?),
+        None => Err(NO_PSEUDO),
+    }
+}
+
+const NO_PSEUDO: Broken = Broken::Malformed("a pseudo-header that is none");
+
 /// Writes the head of a request; without scheme and path for CONNECT (RFC 9114 section 4.4).
 pub(super) fn write_request(head: &RequestHead, section: &mut Section) {
-    section.line(":method", head.method.as_str().as_bytes());
+    match head.method {
+        Method::GET => section.ready(qpack::GET),
+        _ => section.line(":method", head.method.as_str().as_bytes()),
+    }
     if head.method != Method::CONNECT {
-        section.line(":scheme", if head.https { b"https" } else { b"http" });
+        section.ready(if head.https { qpack::HTTPS } else { qpack::HTTP });
     }
     if let Some(authority) = &head.authority {
-        section.line(":authority", authority.as_str().as_bytes());
+        section.named(qpack::AUTHORITY, authority.as_str().as_bytes());
     }
     if head.method != Method::CONNECT {
-        section.line(":path", head.path.as_str().as_bytes());
+        match head.path.as_str() {
+            "/" => section.ready(qpack::PATH),
+            path => section.named(qpack::PATH, path.as_bytes()),
+        }
     }
     write_fields(&head.headers, section);
 }
 
 /// Writes the head of a response.
 pub(super) fn write_response(head: &ResponseHead, section: &mut Section) {
-    section.line(":status", head.status.as_str().as_bytes());
+    match head.status {
+        StatusCode::OK => section.ready(qpack::OK),
+        status => section.line(":status", status.as_str().as_bytes()),
+    }
     write_fields(&head.headers, section);
 }
 

@@ -7,7 +7,7 @@ use http::HeaderName;
 use crate::http::same;
 
 /// Names and values by their index.
-pub(super) const TABLE: [(&str, &str); 99] = [
+pub(in super::super) const TABLE: [(&str, &str); 99] = [
     (":authority", ""),
     (":path", "/"),
     ("age", "0"),
@@ -109,6 +109,14 @@ pub(super) const TABLE: [(&str, &str); 99] = [
     ("x-frame-options", "sameorigin"),
 ];
 
+/// Lines that need no look-up: those of pseudo-headers, of which the last two are written with other values, too.
+pub(in super::super) const GET: u8 = 17;
+pub(in super::super) const HTTP: u8 = 22;
+pub(in super::super) const HTTPS: u8 = 23;
+pub(in super::super) const OK: u8 = 25;
+pub(in super::super) const AUTHORITY: u8 = 0;
+pub(in super::super) const PATH: u8 = 1;
+
 /// Places of [`PLACES`]: so many that few names meet.
 const SIZE: usize = 256;
 
@@ -187,7 +195,7 @@ pub(super) fn find(name: &str, value: &[u8]) -> Found {
 }
 
 /// The name of a field at an index; none where there is a pseudo-header.
-pub(super) fn field(index: usize) -> Option<&'static HeaderName> {
+pub(in super::super) fn field(index: usize) -> Option<&'static HeaderName> {
     static NAMES: LazyLock<Vec<Option<HeaderName>>> =
         LazyLock::new(|| TABLE.iter().map(|(name, _)| HeaderName::from_lowercase(name.as_bytes()).ok()).collect());
     NAMES.get(index)?.as_ref()
