@@ -73,16 +73,16 @@ impl fmt::Debug for Incoming {
 
 /// A body on its way into a stream. Dropped before the end, it resets the stream.
 pub struct Pump {
-    writer: Writer,
+    /// Until the stream is ended.
+    writer: Option<Writer>,
     body: Body,
     over: bool,
-    finished: bool,
 }
 
 impl Pump {
     pub(super) fn new(writer: Writer, body: Body) -> Self {
         let over = body.is_end();
-        Pump { writer, body, over, finished: false }
+        Pump { writer: Some(writer), body, over }
     }
 
     /// Moves what can be moved: pulls a frame when quinn has taken the one before, so that a peer that stops reading
@@ -92,67 +92,58 @@ impl Pump {
     /// The body's own fault, or one of the peer, if it takes no more; the stream is reset then. A peer that needs no
     /// more of a request (H3_NO_ERROR, RFC 9114 section 4.1) is no error.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
-        while !self.finished {
+        while let Some(writer) = &mut self.writer {
             // A head may still wait; content that is ready at once goes with it.
             let mut waits = false;
-            if !self.over && !self.writer.is_full() {
+            if !self.over && !writer.is_full() {
                 match self.body.poll_frame(cx) {
                     Poll::Ready(Some(Ok(Frame::Data(content)))) if content.is_empty() => {}
                     Poll::Ready(Some(Ok(Frame::Data(content)))) => {
-                        self.writer.content(content);
+                        writer.content(content);
                         self.over = self.body.is_end();
                     }
-                    Poll::Ready(Some(Ok(Frame::Trailers(trailers)))) => {
-                        match self.writer.wire().encode_trailers(trailers) {
-                            Ok(frame) => self.writer.frame(frame),
-                            Err(broken) => return Poll::Ready(Err(self.fail(broken))),
-                        }
-                    }
+                    Poll::Ready(Some(Ok(Frame::Trailers(trailers)))) => match writer.wire().encode_trailers(trailers) {
+                        Ok(frame) => writer.frame(frame),
+                        Err(broken) => return Poll::Ready(Err(fail(writer, broken))),
+                    },
                     Poll::Ready(None) => self.over = true,
                     Poll::Ready(Some(Err(fault))) => {
-                        self.reset();
+                        writer.break_off();
                         return Poll::Ready(Err(fault));
                     }
                     Poll::Pending => waits = true,
                 }
             }
-            match self.writer.poll_flush(cx) {
+            match writer.poll_flush(cx) {
                 Poll::Pending => {
                     // The other direction must not wait for this one.
                     if let Err(fault) = self.body.poll_upload(cx) {
-                        self.reset();
+                        writer.break_off();
                         return Poll::Ready(Err(fault));
                     }
                     return Poll::Pending;
                 }
-                Poll::Ready(Err(Broken::Reset(code))) if !self.is_server() && Code(code) == Code::NO_ERROR => {
-                    self.reset();
+                Poll::Ready(Err(Broken::Reset(code))) if !writer.wire().is_server() && Code(code) == Code::NO_ERROR => {
+                    writer.break_off();
                     return Poll::Ready(Ok(()));
                 }
-                Poll::Ready(Err(broken)) => return Poll::Ready(Err(self.fail(broken))),
+                Poll::Ready(Err(broken)) => return Poll::Ready(Err(fail(writer, broken))),
                 Poll::Ready(Ok(())) if waits => return Poll::Pending,
                 Poll::Ready(Ok(())) if self.over => {
-                    self.writer.finish();
-                    self.finished = true;
+                    if let Some(writer) = self.writer.take() {
+                        writer.finish();
+                    }
                 }
                 Poll::Ready(Ok(())) => {}
             }
         }
         self.body.poll_uploaded(cx)
     }
+}
 
-    fn is_server(&self) -> bool {
-        self.writer.wire().is_server()
-    }
-
-    fn reset(&mut self) {
-        self.writer.reset(if self.is_server() { Code::INTERNAL_ERROR } else { Code::REQUEST_CANCELLED });
-    }
-
-    fn fail(&mut self, broken: Broken) -> Fault {
-        self.reset();
-        broken.fault(self.writer.wire().peer())
-    }
+fn fail(writer: &mut Writer, broken: Broken) -> Fault {
+    writer.break_off();
+    broken.fault(writer.wire().peer())
 }
 
 impl fmt::Debug for Pump {

@@ -215,13 +215,13 @@ impl Link {
 
     /// Opens a stream, waiting for the server to allow it.
     async fn open(&self) -> Result<(quinn::SendStream, quinn::RecvStream), Fault> {
-        let mut refusal = pin!(self.0.refusal.notified());
         if self.is_draining() {
             return Err(Fault::new(Reason::RefusedStream).detail("the server is going away"));
         }
         if let Some(stream) = self.0.spare.take() {
             return Ok(stream);
         }
+        let mut refusal = pin!(self.0.refusal.notified());
         let mut open = pin!(self.0.wire.quic().open_bi());
         let mut waiting = None;
         poll_fn(|cx| {

@@ -204,24 +204,28 @@ impl Writer {
     }
 
     /// Ends the stream after what was flushed.
-    pub(super) fn finish(&mut self) {
+    pub(super) fn finish(mut self) {
+        // What quinn does with a stream that is dropped.
         self.over = true;
-        // Fails only where the stream is closed already.
-        let _ = self.quic.finish();
     }
 
     /// Breaks the stream off.
     pub(super) fn reset(&mut self, reason: Code) {
         self.over = true;
-        // As above.
+        // Fails only where the stream is closed already.
         let _ = self.quic.reset(reason.into());
+    }
+
+    /// Breaks the stream off, with the code that says no more than that.
+    pub(super) fn break_off(&mut self) {
+        self.reset(if self.wire.is_server() { Code::INTERNAL_ERROR } else { Code::REQUEST_CANCELLED });
     }
 }
 
 impl Drop for Writer {
     fn drop(&mut self) {
         if !self.over {
-            self.reset(if self.wire.is_server() { Code::INTERNAL_ERROR } else { Code::REQUEST_CANCELLED });
+            self.break_off();
         }
     }
 }
