@@ -93,7 +93,7 @@ impl Link {
         let carrier = Rc::new(Carrier { local, ends });
         let ours = Ours::open(&quic).await.map_err(handshake)?;
         let wire = Wire::new(quic.clone(), Side::Upstream);
-        let theirs = Theirs::new(Rc::clone(&wire));
+        let theirs = Theirs::new(Rc::clone(&wire), &ours);
         let (refused, refusal, begins) = (Cell::new(None), Notify::new(), Rc::new(Notify::new()));
         let link = Rc::new(State {
             wire,

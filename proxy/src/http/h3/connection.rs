@@ -37,10 +37,17 @@ impl Ours {
             Ok(()) => Ok(Ours(RefCell::new(stream))),
             Err(quinn::WriteError::ConnectionLost(error)) => Err(error),
             Err(_) => {
-                quic.close(Code::CLOSED_CRITICAL_STREAM.into(), b"the control stream was stopped");
+                let (reason, what) = STOPPED;
+                quic.close(reason.into(), what.as_bytes());
                 Err(quinn::ConnectionError::LocallyClosed)
             }
         }
+    }
+
+    /// Resolves when the peer asks to stop it, or with the connection: it has no other end.
+    fn stopped(&self) -> Stopped {
+        let stopped = self.0.borrow().stopped();
+        Box::pin(async move { matches!(stopped.await, Ok(Some(_))) })
     }
 
     /// Tells a client that requests from this id on are not processed.
@@ -53,6 +60,12 @@ impl Ours {
     }
 }
 
+/// What ends a connection whose peer asks us to stop our control stream (RFC 9114 section 6.2.1).
+const STOPPED: Violation = (Code::CLOSED_CRITICAL_STREAM, "the control stream was stopped");
+
+/// The wait for the end of our control stream: whether the peer asked for it.
+type Stopped = Pin<Box<dyn Future<Output = bool>>>;
+
 /// The wait for a stream of the peer. Boxed because its type has no name; a connection makes some four of them.
 type Accept = Pin<Box<dyn Future<Output = Result<quinn::RecvStream, quinn::ConnectionError>>>>;
 
@@ -60,15 +73,17 @@ type Accept = Pin<Box<dyn Future<Output = Result<quinn::RecvStream, quinn::Conne
 pub(super) struct Theirs {
     wire: Rc<Wire>,
     accept: Accept,
+    stopped: Stopped,
     streams: Vec<Stream>,
     /// The types that have come, which may do so once.
     seen: [bool; 4],
 }
 
 impl Theirs {
-    pub(super) fn new(wire: Rc<Wire>) -> Self {
+    /// With our control stream, which the peer must not stop.
+    pub(super) fn new(wire: Rc<Wire>, ours: &Ours) -> Self {
         let accept = accept(wire.quic().clone());
-        Theirs { wire, accept, streams: Vec::new(), seen: [false; 4] }
+        Theirs { wire, accept, stopped: ours.stopped(), streams: Vec::new(), seen: [false; 4] }
     }
 
     /// What the peer says next. `None` when the connection is closed, maybe for what the peer did.
@@ -81,6 +96,13 @@ impl Theirs {
             let Ok(quic) = stream else { return Poll::Ready(None) };
             self.streams.push(Stream { quic, chunk: Bytes::new(), at: At::Type(FrameHeader::default()) });
             self.accept = accept(self.wire.quic().clone());
+        }
+        if let Poll::Ready(stopped) = self.stopped.as_mut().poll(cx) {
+            if stopped {
+                let (reason, what) = STOPPED;
+                self.wire.close(reason, what);
+            }
+            return Poll::Ready(None);
         }
         let mut number = 0;
         while let Some(stream) = self.streams.get_mut(number) {

@@ -46,7 +46,7 @@ pub async fn serve<S: Service>(quic: quinn::Connection, service: Rc<S>, drain: D
     let _guard = drain.guard();
     let Ok(ours) = Ours::open(&quic).await else { return };
     let wire = Wire::new(quic, Side::Downstream);
-    let mut theirs = Theirs::new(Rc::clone(&wire));
+    let mut theirs = Theirs::new(Rc::clone(&wire), &ours);
     // What a client says matters to the wire alone: its GOAWAY is about pushes, which there are none of.
     let listen = tokio::task::spawn_local(async move { while theirs.next().await.is_some() {} });
     let requests = Requests::default();

@@ -152,6 +152,26 @@ fn what_a_client_says_of_pushes_is_checked() {
     });
 }
 
+/// RFC 9114 section 6.2.1: also on a connection on which nothing else happens.
+#[test]
+fn to_stop_a_control_stream_closes_the_connection() {
+    async fn stop(peer: quinn::Connection) -> VarInt {
+        peer.accept_uni().await.unwrap().stop(code(Code::NO_ERROR)).unwrap();
+        let quinn::ConnectionError::ApplicationClosed(close) = peer.closed().await else { panic!("not closed") };
+        close.error_code
+    }
+    run(async {
+        let net = Net::new();
+        net.serve(|_| async { response(200, text("fine")) });
+        assert_eq!(stop(net.raw_client().await).await, code(Code::CLOSED_CRITICAL_STREAM));
+    });
+    run(async {
+        let (link, server, _control) = Net::new().raw_server().await;
+        assert_eq!(stop(server).await, code(Code::CLOSED_CRITICAL_STREAM));
+        assert!(link.is_closed());
+    });
+}
+
 #[test]
 fn bodies_must_have_the_length_that_was_announced() {
     let length = line("content-length", "10");
