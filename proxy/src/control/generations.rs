@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use tokio::sync::Notify;
+
 use crate::config::Config;
 
 /// Most generations that are remembered. Enough to see what a day of changes did; each takes some hundred bytes.
@@ -18,6 +20,7 @@ pub struct Generations {
     current: Cell<u64>,
     config: RefCell<Arc<Config>>,
     entries: RefCell<VecDeque<Entry>>,
+    another: Notify,
 }
 
 /// One generation.
@@ -51,6 +54,7 @@ impl Generations {
             current: Cell::new(1),
             config: RefCell::new(config),
             entries: RefCell::new([first].into()),
+            another: Notify::new(),
         }
     }
 
@@ -80,6 +84,12 @@ impl Generations {
         self.current.set(number);
         *self.config.borrow_mut() = config;
         self.remember(Entry { number, time: now, files, state: State::Accepted });
+        self.another.notify_one();
+    }
+
+    /// Waits until another one has come into use since this was asked last. For one who asks.
+    pub async fn another(&self) {
+        self.another.notified().await;
     }
 
     /// One was refused.

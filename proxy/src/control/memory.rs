@@ -10,9 +10,6 @@ use crate::policy::shed::Load;
 /// How often it is read where it is bounded: memory grows by what is in flight, and that takes about as long.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// How often it is looked whether it is bounded.
-const IDLE: Duration = Duration::from_secs(1);
-
 /// Reads it for as long as the process runs, where the configuration in use bounds it.
 pub async fn watch(load: Arc<Load>, generations: Rc<Generations>) {
     loop {
@@ -20,7 +17,10 @@ pub async fn watch(load: Arc<Load>, generations: Rc<Generations>) {
         if let Some(bytes) = bounded.then(resident).flatten() {
             load.use_memory(bytes);
         }
-        tokio::time::sleep(if bounded { INTERVAL } else { IDLE }).await;
+        match bounded {
+            true => tokio::time::sleep(INTERVAL).await,
+            false => generations.another().await,
+        }
     }
 }
 

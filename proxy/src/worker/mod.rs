@@ -139,7 +139,11 @@ struct Worker {
 /// # Errors
 /// If the system gives it no runtime or sockets.
 pub fn run(seed: Seed) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().on_thread_park(turn::over).build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .on_thread_park(turn::over)
+        .on_thread_unpark(clock::looked)
+        .build()?;
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, work(seed))
 }
@@ -206,7 +210,7 @@ async fn work(seed: Seed) -> io::Result<()> {
     if let Some(endpoint) = &server {
         tokio::task::spawn_local(serve::accept_quic(Rc::clone(&worker), endpoint.clone()));
     }
-    tokio::task::spawn_local(clock::run());
+    tokio::task::spawn_local(clock::run_unless_idle());
     tokio::task::spawn_local(sweep(Rc::clone(&worker)));
 
     let drained = || Box::pin(drained(worker.inbound.drain.clone(), worker.outbound.drain.clone()));
