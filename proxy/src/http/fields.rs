@@ -7,6 +7,7 @@
 
 use std::cell::RefCell;
 use std::fmt;
+use std::ops::Range;
 
 use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue};
@@ -88,6 +89,24 @@ impl Fields {
             _ => Part::Own(HeaderValue::from_bytes(value).unwrap_or(EMPTY)),
         };
         self.push(name, part);
+    }
+
+    /// None yet of those in a block that is being read.
+    pub(super) fn unread() -> Self {
+        Fields::of(Bytes::new(), 0)
+    }
+
+    /// Adds a line whose value is in this place of the block that is being read, and can be a value: without control characters but tabs.
+    #[inline]
+    pub(super) fn append_at(&mut self, name: HeaderName, place: Range<usize>) {
+        // Beyond what a block can have there is nothing.
+        let number = |place: usize| u32::try_from(place).unwrap_or(u32::MAX);
+        self.push(name, Part::Read(number(place.start), number(place.len())));
+    }
+
+    /// Says which block was read.
+    pub(super) fn keep(&mut self, block: Bytes) {
+        self.block = block;
     }
 
     /// How many lines there are.
@@ -450,10 +469,11 @@ mod tests {
     #[test]
     fn what_was_read_stays_where_it_is() {
         let block = Bytes::from_static(b"a: one\r\nb: \r\nc: caf\xe9\r\n");
-        let mut all = Fields::of(block.clone(), 3);
+        let mut all = Fields::unread();
         for (name, place) in [("a", 3..6), ("b", 11..11), ("c", 16..20)] {
-            all.append_read(HeaderName::from_static(name), &block[place]);
+            all.append_at(HeaderName::from_static(name), place);
         }
+        all.keep(block.clone());
         all.append(HeaderName::from_static("d"), value("4"));
         let get = |name| all.get(name).expect("a value");
         assert_eq!((get("a").to_str().unwrap(), get("b").len(), get("d").to_str().unwrap()), ("one", 0, "4"));

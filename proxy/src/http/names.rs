@@ -41,25 +41,38 @@ const fn places() -> [u8; 256] {
 /// A number below 256 that is another for each of the names. The factors are found by trying.
 const fn place(text: &[u8]) -> usize {
     let [first, .., last] = text else { return 0 };
-    let (first, middle, last) = (*first as usize, text[text.len() / 2] as usize, *last as usize);
+    let [first, middle, last] = [*first, text[text.len() / 2], *last];
+    let [first, middle, last] = [(first | 0x20) as usize, (middle | 0x20) as usize, (last | 0x20) as usize];
     (text.len() + 13 * first + 7 * middle + 5 * last) % 256
 }
 
-/// A name as HTTP/1 has it, in any case. None if it cannot be one. Ready are those in lower case: to compare without regard to
-/// case costs more than to read a name.
-pub(super) fn any_case(text: &[u8]) -> Option<HeaderName> {
-    ready(text).or_else(|| HeaderName::from_bytes(text).ok())
+/// The name that a token is, in any case. None if it is too long.
+pub(super) fn token(text: &[u8]) -> Option<HeaderName> {
+    ready::<CASE>(text).or_else(|| HeaderName::from_bytes(text).ok())
 }
 
 /// A name as HTTP/2 and HTTP/3 have it, in lower case. None if it cannot be one.
 pub(super) fn lower_case(text: &[u8]) -> Option<HeaderName> {
-    ready(text).or_else(|| HeaderName::from_lowercase(text).ok())
+    ready::<0>(text).or_else(|| HeaderName::from_lowercase(text).ok())
 }
 
-/// The name, if it is one of those.
-fn ready(text: &[u8]) -> Option<HeaderName> {
+/// What letters in lower case have, and those in upper case have not. Nothing else that a token may contain becomes another such byte with it.
+const CASE: u8 = 0x20;
+
+/// The name, if it is one of those; what differs only by bits of `SET` is the same.
+fn ready<const SET: u8>(text: &[u8]) -> Option<HeaderName> {
     let at = usize::from(*PLACES.get(place(text))?);
-    (*TEXTS.get(at)?.as_bytes() == *text).then(|| NAMES.get(at).cloned()).flatten()
+    let name = TEXTS.get(at)?.as_bytes();
+    if name.len() != text.len() {
+        return None;
+    }
+    // Eight bytes at a time.
+    let ((words, rest), (own_words, own_rest)) = (text.as_chunks::<8>(), name.as_chunks::<8>());
+    let set = u64::from_ne_bytes([SET; 8]);
+    let differ = |a: &[u8; 8], b: &[u8; 8]| (u64::from_ne_bytes(*a) | set) ^ u64::from_ne_bytes(*b);
+    let words = words.iter().zip(own_words).fold(0, |all, (a, b)| all | differ(a, b));
+    let rest = rest.iter().zip(own_rest).fold(0, |all, (a, b)| all | ((a | SET) ^ b));
+    (words == 0 && rest == 0).then(|| NAMES.get(at).cloned()).flatten()
 }
 
 #[cfg(test)]
@@ -73,7 +86,9 @@ mod tests {
         for text in TEXTS.iter().chain(&others) {
             for text in [text.to_string(), text.to_uppercase(), format!("{text}s"), format!("{text}\u{ff}")] {
                 let bytes = text.as_bytes();
-                assert_eq!(any_case(bytes), HeaderName::from_bytes(bytes).ok(), "{text}");
+                if let Ok(name) = HeaderName::from_bytes(bytes) {
+                    assert_eq!(token(bytes), Some(name), "{text}");
+                }
                 assert_eq!(lower_case(bytes), HeaderName::from_lowercase(bytes).ok(), "{text}");
             }
         }
@@ -81,7 +96,9 @@ mod tests {
         let turned = TEXTS.iter().flat_map(|text| (0..text.len()).map(move |at| (text.as_bytes().to_vec(), at)));
         for (mut bytes, at) in turned {
             bytes[at] ^= 0x20;
-            assert_eq!(any_case(&bytes), HeaderName::from_bytes(&bytes).ok());
+            if let Ok(name) = HeaderName::from_bytes(&bytes) {
+                assert_eq!(token(&bytes), Some(name));
+            }
             assert_eq!(lower_case(&bytes), HeaderName::from_lowercase(&bytes).ok());
         }
     }

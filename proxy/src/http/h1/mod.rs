@@ -1,12 +1,13 @@
 //! HTTP/1.1 (RFC 9112), both sides.
 //!
-//! Our own, on httparse for the grammar of heads: the libraries at hand do not forward interim responses, send trailers
+//! Our own: the libraries at hand do not forward interim responses, send trailers
 //! only where they were announced, and hide how a message was framed, while this hop must restore all three exactly and
 //! refuse every ambiguous framing. One `Wire` is one connection; reading and writing are polled by whoever needs them,
 //! so that a connection needs no task beside the one that uses it.
 
 mod chunk;
 mod client;
+mod lines;
 mod parse;
 mod server;
 mod tunnel;

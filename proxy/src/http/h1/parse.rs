@@ -1,12 +1,13 @@
 //! Heads of HTTP/1 messages: read strictly, written plainly.
 
-use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderName, HeaderValue};
 use http::uri::{Authority, PathAndQuery};
 use http::{Method, StatusCode};
 
+use super::lines::{Bad, Field, Reader};
 use crate::fault::{Fault, Reason};
 use crate::http::Fields;
 use crate::http::body::{Half, Length};
@@ -75,33 +76,24 @@ pub(super) fn request(input: &mut BytesMut, scanned: &mut usize) -> Result<Optio
         let _ = input.split_to(2);
         *scanned = 0;
     }
-    let Some(bytes) = take_head(input, scanned, Reason::HttpRequestError, Reason::RequestHeaderSectionSize)? else {
+    let line = |reader: &mut Reader<'_>| {
+        let (method, target, minor) = reader.request_line()?;
+        Ok((Method::from_bytes(method).map_err(|_| Bad::Token)?, target, minor))
+    };
+    let Some(((method, target, minor), sorted, bytes)) = head(input, scanned, Half::Request, line)? else {
         return Ok(None);
     };
-    let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
-    let mut parsed = httparse::Request::new(&mut []);
-    match parsed.parse_with_uninit_headers(&bytes, &mut fields) {
-        Ok(httparse::Status::Complete(n)) if n == bytes.len() => {}
-        Ok(_) => return Err(malformed("the head ends early")),
-        Err(httparse::Error::TooManyHeaders) => {
-            return Err(Fault::new(Reason::RequestHeaderSectionSize).detail(format!("more than {MAX_FIELDS} fields")));
-        }
-        Err(httparse::Error::Version) if names_version(&bytes) => return Err(Fault::new(Reason::UnsupportedVersion)),
-        Err(error) => return Err(Fault::new(Reason::HttpRequestError).from(error)),
-    }
-    let (Some(method), Some(target), Some(minor)) = (parsed.method, parsed.path, parsed.version) else {
-        return Err(malformed("no request line"));
-    };
+    let target = bytes.get(target).and_then(|target| std::str::from_utf8(target).ok()).unwrap_or_default();
     if target.len() > MAX_TARGET_BYTES {
         return Err(Fault::new(Reason::UriTooLong));
     }
     let version = if minor == 0 { Version::Http10 } else { Version::Http11 };
-    let method = Method::from_bytes(method.as_bytes()).map_err(|e| Fault::new(Reason::HttpRequestError).from(e))?;
     if method == Method::CONNECT {
         return Err(Fault::new(Reason::UnsupportedRequest).detail("the method CONNECT"));
     }
-    let Sorted { headers, connection, host, coding, has_length } =
-        Sorted::sort(&bytes, parsed.headers, Half::Request).map_err(malformed)?;
+    let (coding, has_length) = (sorted.coding, sorted.has_length);
+    let host = sorted.host.clone().map(|host| bytes.slice(host));
+    let (headers, connection) = sorted.clean(&bytes).map_err(malformed)?;
     let (https, target_authority, path) = split_target(&bytes, target, &method)?;
     let authority = match (target_authority, host_authority(host, version)?) {
         // RFC 9112 section 3.2.2: an absolute-form target overrides Host.
@@ -137,26 +129,14 @@ pub(super) fn response(
     method: &Method,
 ) -> Result<Option<Parsed<Shared<ResponseHead>>>, Fault> {
     let garbled = |why: &'static str| Fault::new(Reason::HttpProtocolError).detail(why);
-    let Some(bytes) = take_head(input, scanned, Reason::HttpProtocolError, Reason::HttpResponseHeaderSectionSize)?
-    else {
-        return Ok(None);
+    let line = |reader: &mut Reader<'_>| {
+        reader.skip_empty();
+        reader.status_line()
     };
-    let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
-    let mut parsed = httparse::Response::new(&mut []);
-    match httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, &bytes, &mut fields) {
-        Ok(httparse::Status::Complete(n)) if n == bytes.len() => {}
-        Ok(_) => return Err(garbled("the head ends early")),
-        Err(httparse::Error::TooManyHeaders) => {
-            return Err(
-                Fault::new(Reason::HttpResponseHeaderSectionSize).detail(format!("more than {MAX_FIELDS} fields"))
-            );
-        }
-        Err(error) => return Err(Fault::new(Reason::HttpProtocolError).from(error)),
-    }
-    let (Some(code), Some(minor)) = (parsed.code, parsed.version) else { return Err(garbled("no status line")) };
+    let Some(((code, minor), sorted, bytes)) = head(input, scanned, Half::Response, line)? else { return Ok(None) };
     let status = StatusCode::from_u16(code).map_err(|e| Fault::new(Reason::HttpProtocolError).from(e))?;
-    let Sorted { mut headers, connection, coding, has_length, .. } =
-        Sorted::sort(&bytes, parsed.headers, Half::Response).map_err(garbled)?;
+    let (coding, has_length) = (sorted.coding, sorted.has_length);
+    let (mut headers, connection) = sorted.clean(&bytes).map_err(garbled)?;
     if has_length {
         rules::clean_response(status, &mut headers);
     }
@@ -181,120 +161,177 @@ pub(super) fn response(
 }
 
 /// The fields of a trailer section that ends in an empty line.
-pub(super) fn fields(bytes: Bytes) -> Result<Fields, &'static str> {
-    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
-    match httparse::parse_headers(&bytes, &mut fields) {
-        Ok(httparse::Status::Complete((n, fields))) if n == bytes.len() => header_map(&bytes, fields),
-        _ => Err("malformed fields"),
+pub(super) fn fields(bytes: Bytes) -> Result<Fields, Bad> {
+    let (mut reader, mut fields) = (Reader::new(&bytes), Fields::unread());
+    while let Some(Field { name, value }) = reader.field()? {
+        if fields.len() == MAX_FIELDS {
+            return Err(Bad::TooMany);
+        }
+        fields.append_at(names::token(name).ok_or(Bad::Name)?, value);
     }
+    if reader.at() < bytes.len() {
+        return Err(Bad::Partial);
+    }
+    fields.keep(bytes);
+    Ok(fields)
 }
 
-fn take_head(
+/// Takes a head from the input if it is all there: what its first line says, its fields, and itself.
+fn head<F>(
     input: &mut BytesMut,
     scanned: &mut usize,
-    malformed: Reason,
-    too_large: Reason,
-) -> Result<Option<Bytes>, Fault> {
+    half: Half,
+    line: impl Fn(&mut Reader<'_>) -> Result<F, Bad>,
+) -> Result<Option<(F, Sorted, Bytes)>, Fault> {
     if input.is_empty() {
         return Ok(None);
     }
+    let read = |input: &[u8]| {
+        let mut reader = Reader::new(input);
+        Ok((line(&mut reader)?, Sorted::read(&mut reader, input, half)?, reader.at()))
+    };
+    // Most come whole, and are looked at once. Of others the end is looked for first, so that one that drips in is not read again and again;
+    // and it has to be there before anything is said of them.
+    let whole = match *scanned {
+        0 => read(input).ok().filter(|(.., end)| *end <= MAX_HEAD_BYTES),
+        _ => None,
+    };
+    let (first, fields, end) = match whole {
+        Some(whole) => whole,
+        None => {
+            let Some(end) = end(input, scanned, half)? else { return Ok(None) };
+            let bytes = input.get(..end).unwrap_or_default();
+            match read(bytes) {
+                Ok((first, fields, read)) if read == end => (first, fields, end),
+                Ok(_) => return Err(refused(Bad::Partial, bytes, half)),
+                Err(bad) => return Err(refused(bad, bytes, half)),
+            }
+        }
+    };
+    *scanned = 0;
+    Ok(Some((first, fields, input.split_to(end).freeze())))
+}
+
+/// Where a head ends, if that is there.
+fn end(input: &[u8], scanned: &mut usize, half: Half) -> Result<Option<usize>, Fault> {
+    let (malformed, too_large) = reasons(half);
     let end = head_end(input, scanned).map_err(|()| Fault::new(malformed).detail("a line that ends in a bare LF"))?;
     match end {
-        Some(end) if end <= MAX_HEAD_BYTES => {
-            *scanned = 0;
-            Ok(Some(input.split_to(end).freeze()))
-        }
+        Some(end) if end <= MAX_HEAD_BYTES => Ok(Some(end)),
         None if input.len() <= MAX_HEAD_BYTES => Ok(None),
         // What fills the head without a first line is a target.
-        _ if memchr::memchr(b'\n', input).is_none() && too_large == Reason::RequestHeaderSectionSize => {
-            Err(Fault::new(Reason::UriTooLong))
-        }
+        _ if memchr::memchr(b'\n', input).is_none() && half == Half::Request => Err(Fault::new(Reason::UriTooLong)),
         _ => Err(Fault::new(too_large).detail(format!("a head of more than {MAX_HEAD_BYTES} bytes"))),
     }
 }
 
-/// Values stay where they were received: each is a part of the head.
-fn header_map(bytes: &Bytes, lines: &[httparse::Header<'_>]) -> Result<Fields, &'static str> {
-    let mut headers = Fields::of(bytes.clone(), lines.len());
-    for line in lines {
-        headers.append_read(name(line)?, line.value);
+/// What is wrong with a head.
+fn refused(bad: Bad, head: &[u8], half: Half) -> Fault {
+    let (malformed, too_large) = reasons(half);
+    match bad {
+        Bad::TooMany => Fault::new(too_large).detail(format!("more than {MAX_FIELDS} fields")),
+        Bad::Version if half == Half::Request && names_version(head) => Fault::new(Reason::UnsupportedVersion),
+        bad => Fault::new(malformed).from(bad),
     }
-    Ok(headers)
 }
 
-fn name(line: &httparse::Header<'_>) -> Result<HeaderName, &'static str> {
-    names::any_case(line.name.as_bytes()).ok_or("a field name that is not a token")
+/// How a head is refused that is malformed, or too large.
+fn reasons(half: Half) -> (Reason, Reason) {
+    match half {
+        Half::Request => (Reason::HttpRequestError, Reason::RequestHeaderSectionSize),
+        Half::Response => (Reason::HttpProtocolError, Reason::HttpResponseHeaderSectionSize),
+    }
 }
 
-/// Lines that a hop may add to those that came, without a larger block.
-const ADDED: usize = 4;
-
-/// The fields of a head, sorted as they are read: those that go on, and what the others say of this connection and of the
-/// message on it (RFC 9110 section 7.6.1).
+/// The fields of a head, sorted as they are read: those that go on, and where the others are, which say something of this
+/// connection and of the message on it (RFC 9110 section 7.6.1).
 #[derive(Default)]
 struct Sorted {
     headers: Fields,
-    connection: Connection,
+    connection: Vec<Range<usize>>,
+    upgrade: Option<Range<usize>>,
     /// Of a request; that of a response means nothing, and goes on.
-    host: Option<Bytes>,
+    host: Option<Range<usize>>,
+    /// Several for the host: two readers could go by two of them (RFC 9110 section 7.2).
+    hosts: bool,
+    /// Whether trailers are taken, if something is said of what is.
+    te: Option<bool>,
     coding: Coding,
     /// Whether there is a content-length, which goes on.
     has_length: bool,
 }
 
 impl Sorted {
-    /// # Errors
-    /// If a field is malformed, or there are several for the host: two readers could go by two of them (RFC 9110 section 7.2).
-    fn sort(bytes: &Bytes, lines: &[httparse::Header<'_>], half: Half) -> Result<Sorted, &'static str> {
-        let mut all = Sorted { headers: Fields::of(bytes.clone(), lines.len() + ADDED), ..Sorted::default() };
-        let (mut connection, mut upgrade, mut te) = (Vec::new(), None, None);
-        for line in lines {
-            let (name, value) = (name(line)?, line.value);
+    fn read(reader: &mut Reader<'_>, input: &[u8], half: Half) -> Result<Sorted, Bad> {
+        let mut all = Sorted { headers: Fields::unread(), ..Sorted::default() };
+        let mut count = 0;
+        while let Some(Field { name, value: place }) = reader.field()? {
+            count += 1;
+            if count > MAX_FIELDS {
+                return Err(Bad::TooMany);
+            }
+            let name = names::token(name).ok_or(Bad::Name)?;
+            let value = || input.get(place.clone()).unwrap_or_default();
             match name.as_str() {
-                "host" if half == Half::Request => match all.host.replace(bytes.slice_ref(value)) {
-                    None => {}
-                    Some(_) => return Err("more than one host field"),
-                },
-                "connection" => connection.push(value),
-                "upgrade" => upgrade = upgrade.or(Some(value)),
-                "transfer-encoding" => all.coding.add(value),
+                "host" if half == Half::Request => all.hosts |= all.host.replace(place).is_some(),
+                "connection" => all.connection.push(place),
+                "upgrade" => all.upgrade = all.upgrade.or(Some(place)),
+                "transfer-encoding" => all.coding.add(value()),
                 "keep-alive" | "proxy-connection" => {}
                 "te" => {
-                    let trailers = tokens(value).any(|token| token.eq_ignore_ascii_case("trailers"));
-                    te = Some(te.unwrap_or(false) || trailers);
+                    let trailers = tokens(value()).any(|token| token.eq_ignore_ascii_case("trailers"));
+                    all.te = Some(all.te.unwrap_or(false) || trailers);
                 }
                 known => {
                     all.has_length |= known == "content-length";
-                    all.headers.append_read(name, value);
+                    all.headers.append_at(name, place);
                 }
             }
         }
+        Ok(all)
+    }
+
+    /// The fields of this head that go on, and what was said of its connection.
+    ///
+    /// # Errors
+    /// If a field says what it may not.
+    fn clean(self, bytes: &Bytes) -> Result<(Fields, Connection), &'static str> {
+        let Sorted { mut headers, connection: lists, upgrade, hosts, te, .. } = self;
+        if hosts {
+            return Err("more than one host field");
+        }
+        headers.keep(bytes.clone());
         // Kept: it holds for the whole path of a gRPC call.
         if te == Some(true) {
-            all.headers.append(header::TE, HeaderValue::from_static("trailers"));
+            headers.append(header::TE, HeaderValue::from_static("trailers"));
         }
+        let mut connection = Connection::default();
         let mut upgrades = false;
-        for (nth, token) in connection.iter().copied().flat_map(tokens).enumerate() {
+        let lists = lists.into_iter().filter_map(|place| bytes.get(place));
+        for (nth, token) in lists.flat_map(tokens).enumerate() {
             // Each is looked for among all fields.
             if nth == MAX_FIELDS {
                 return Err("a connection field that names too much");
             }
             match token {
-                t if t.eq_ignore_ascii_case("close") => all.connection.close = true,
-                t if t.eq_ignore_ascii_case("keep-alive") => all.connection.keep_alive = true,
+                t if t.eq_ignore_ascii_case("close") => connection.close = true,
+                t if t.eq_ignore_ascii_case("keep-alive") => connection.keep_alive = true,
                 t if t.eq_ignore_ascii_case("upgrade") => upgrades = true,
                 // Nobody may have framing, routing or credentials dropped by naming them here.
                 t => {
-                    if let Some(name) = names::any_case(t.as_bytes()).filter(|name| !KEPT.contains(name)) {
-                        all.headers.remove(name);
+                    if let Ok(name) = HeaderName::from_bytes(t.as_bytes())
+                        && !KEPT.contains(&name)
+                    {
+                        headers.remove(name);
                     }
                 }
             }
         }
-        all.connection.upgrade = upgrade
-            .filter(|value| upgrades && !tokens(value).any(|t| t.eq_ignore_ascii_case("h2c")))
-            .and_then(|value| HeaderValue::from_maybe_shared(bytes.slice_ref(value)).ok());
-        Ok(all)
+        let upgrade = upgrade.filter(|_| upgrades).map(|place| bytes.slice(place));
+        connection.upgrade = upgrade
+            .filter(|value| !tokens(value).any(|t| t.eq_ignore_ascii_case("h2c")))
+            .and_then(|value| HeaderValue::from_maybe_shared(value).ok());
+        Ok((headers, connection))
     }
 }
 
@@ -524,6 +561,21 @@ mod tests {
         );
         let h2c = parse("GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n").expect("fine");
         assert_eq!((h2c.head.take().upgrade, h2c.framing), (None, Framing::Empty));
+    }
+
+    #[test]
+    fn a_head_that_drips_in_is_the_same() {
+        for text in ["\r\nGET /a HTTP/1.1\r\nHost: x\r\nX: y\r\n\r\nGET", "GET / HTTP/1.1\r\nHost: x\r\nX y: z\r\n\r\n"]
+        {
+            let (mut input, mut scanned, mut read) = (BytesMut::new(), 0, None);
+            for byte in text.bytes().take_while(|_| read.is_none()).collect::<Vec<_>>() {
+                input.extend_from_slice(&[byte]);
+                read = read.or(request(&mut input, &mut scanned).transpose());
+                assert!(read.is_some() || scanned + 1 >= input.len(), "what was looked at is not looked at again");
+            }
+            let dripped = read.map(|read| read.map(|p| p.head.headers.clone()).map_err(|fault| fault.reason));
+            assert_eq!(dripped, Some(parse(text).map(|p| p.head.headers.clone())), "{text}");
+        }
     }
 
     #[test]
