@@ -563,6 +563,19 @@ mod tests {
         assert_eq!((h2c.head.take().upgrade, h2c.framing), (None, Framing::Empty));
     }
 
+    /// RFC 9110 section 10.1.4.
+    #[test]
+    fn who_sends_te_says_that_it_is_for_the_next_hop() {
+        for (more, said) in
+            [("", "connection: te\r\n"), ("Upgrade: x\r\n", "connection: te\r\nconnection: upgrade\r\nupgrade: x\r\n")]
+        {
+            let text = format!("GET / HTTP/1.1\r\nHost: x\r\nConnection: TE, upgrade\r\nTE: trailers\r\n{more}\r\n");
+            let mut out = BytesMut::new();
+            super::super::write::request(&mut out, &parse(&text).expect("fine").head, Framing::Empty);
+            assert_eq!(out, format!("GET / HTTP/1.1\r\nhost: x\r\nte: trailers\r\n{said}\r\n"));
+        }
+    }
+
     #[test]
     fn a_head_that_drips_in_is_the_same() {
         for text in ["\r\nGET /a HTTP/1.1\r\nHost: x\r\nX: y\r\n\r\nGET", "GET / HTTP/1.1\r\nHost: x\r\nX y: z\r\n\r\n"]

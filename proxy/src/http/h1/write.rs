@@ -22,10 +22,15 @@ pub(super) fn request(out: &mut BytesMut, head: &RequestHead, framing: Framing) 
     out.put_slice(b" HTTP/1.1\r\nhost: ");
     out.put_slice(authority.as_bytes());
     out.put_slice(b"\r\n");
-    let has_length = fields(out, &head.headers, framing);
-    if framing == Framing::Empty && !has_length && matches!(head.method, Method::POST | Method::PUT | Method::PATCH) {
+    let written = fields(out, &head.headers, framing);
+    if framing == Framing::Empty && !written.length && matches!(head.method, Method::POST | Method::PUT | Method::PATCH)
+    {
         // RFC 9110 section 8.6: a method that expects content says that there is none.
         out.put_slice(b"content-length: 0\r\n");
+    }
+    if written.te {
+        // It is for this hop only, and whoever sends it says so (RFC 9110 section 10.1.4).
+        out.put_slice(b"connection: te\r\n");
     }
     if let Some(upgrade) = &head.upgrade {
         upgrades(out, upgrade);
@@ -57,15 +62,23 @@ fn upgrades(out: &mut BytesMut, upgrade: &HeaderValue) {
     out.put_slice(b"\r\n");
 }
 
-/// Writes fields, one line each, and those that framing needs. Whether a content-length is among those that were given.
-fn fields(out: &mut BytesMut, headers: &Fields, framing: Framing) -> bool {
-    let (mut has_length, mut has_cookie) = (false, false);
+/// Which were among the fields that were given.
+#[derive(Default)]
+struct Written {
+    length: bool,
+    te: bool,
+}
+
+/// Writes fields, one line each, and those that framing needs.
+fn fields(out: &mut BytesMut, headers: &Fields, framing: Framing) -> Written {
+    let (mut written, mut has_cookie) = (Written::default(), false);
     for (name, value) in headers {
         if *name == header::COOKIE {
             has_cookie = true;
             continue;
         }
-        has_length |= *name == header::CONTENT_LENGTH;
+        written.length |= *name == header::CONTENT_LENGTH;
+        written.te |= *name == header::TE;
         line(out, name, value);
     }
     if has_cookie {
@@ -78,14 +91,14 @@ fn fields(out: &mut BytesMut, headers: &Fields, framing: Framing) -> bool {
     }
     match framing {
         Framing::Chunked => out.put_slice(b"transfer-encoding: chunked\r\n"),
-        Framing::Length(length) if !has_length => {
+        Framing::Length(length) if !written.length => {
             out.put_slice(b"content-length: ");
             out.put_slice(itoa::Buffer::new().format(length).as_bytes());
             out.put_slice(b"\r\n");
         }
         Framing::Length(_) | Framing::Empty | Framing::Close | Framing::Tunnel => {}
     }
-    has_length
+    written
 }
 
 /// Writes a trailer section and its end.
