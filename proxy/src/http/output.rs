@@ -31,13 +31,15 @@ pub(super) struct Output {
     tail: BytesMut,
     /// Bytes of `pieces`.
     length: usize,
+    /// What was written last at once of the tail, and so is expected next time.
+    usual: usize,
 }
 
 impl Output {
     /// Where small things are appended.
     pub(super) fn tail(&mut self) -> &mut BytesMut {
         if self.tail.capacity() == 0 {
-            self.tail = room::lend();
+            self.tail = room::lend(self.usual);
         }
         &mut self.tail
     }
@@ -76,6 +78,9 @@ impl Output {
         mut io: Pin<&mut impl AsyncWrite>,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.tail.is_empty() {
+            self.usual = self.tail.len();
+        }
         while !self.is_empty() {
             let n = if self.pieces.is_empty() {
                 ready!(io.as_mut().poll_write(cx, &self.tail))?

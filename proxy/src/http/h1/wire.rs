@@ -122,7 +122,7 @@ impl Wire {
             return Poll::Pending;
         }
         if self.input.capacity() == 0 {
-            self.input = room::lend();
+            self.input = room::lend(0);
         }
         if self.input.capacity() - self.input.len() < self.read_size / 2 {
             self.input.reserve(self.read_size);
