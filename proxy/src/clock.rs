@@ -27,6 +27,9 @@ const QUIET: u32 = 10;
 /// worker each second as many again.
 const FEW: u32 = 8;
 
+/// Ticks of a second.
+const IN_A_SECOND: u64 = 1000 / TICK.as_millis() as u64;
+
 thread_local! {
     static NOW: Cell<u64> = const { Cell::new(0) };
     static DEADLINES: RefCell<Slab<Entry>> = const { RefCell::new(Slab::new()) };
@@ -58,7 +61,9 @@ impl Deadline {
 
     /// Sets it; zero means none.
     pub fn set(&self, after: Duration) {
-        let ticks = u64::try_from(after.as_nanos()).unwrap_or(u64::MAX).div_ceil(TICK.as_nanos() as u64);
+        // Without a division of large numbers: each request sets some.
+        let part = u64::from(after.subsec_nanos().div_ceil(TICK.subsec_nanos()));
+        let ticks = after.as_secs().saturating_mul(IN_A_SECOND).saturating_add(part);
         let at = if ticks == 0 { u64::MAX } else { ticks.saturating_add(1).saturating_add(NOW.get()) };
         self.entry(|entry| entry.at = at);
         if !STIRRED.replace(true) {

@@ -45,14 +45,20 @@ pub(super) fn admit(hop: &Hop, conn: &Conn, exchange: &Exchange, head: &mut Requ
         }
     }
     let chance = &mut hop.chance.borrow_mut();
+    let (had_id, had_trace) = (id.is_some(), trace.is_some());
+    // One that is not there needs not be looked for.
+    let set = |head: &mut RequestHead, name, had, value| match had {
+        true => head.headers.insert(name, value),
+        false => head.headers.append(name, value),
+    };
     if id != Some(true) {
         let id = trace::request_id(chance);
         exchange.identified(id.as_bytes(), || id.clone());
-        head.headers.insert(X_REQUEST_ID, id);
+        set(head, X_REQUEST_ID, had_id, id);
     }
     // A trace of the application's is passed on as it is: this hop records no span that could stand between. Several are none.
     if trace != Some(true) {
-        head.headers.insert(TRACEPARENT, TraceContext::start(chance, false).header());
+        set(head, TRACEPARENT, had_trace, TraceContext::start(chance, false).header());
         if state {
             head.headers.remove(TRACESTATE);
         }

@@ -132,12 +132,29 @@ fn decode<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
     Some(bytes)
 }
 
+/// Lower-case hexadecimal text of bytes, four at a time.
 fn encode(bytes: &[u8], text: &mut [u8]) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    for (byte, pair) in bytes.iter().zip(text.chunks_exact_mut(2)) {
-        pair[0] = DIGITS[usize::from(byte >> 4)];
-        pair[1] = DIGITS[usize::from(byte & 15)];
+    let (words, rest) = bytes.as_chunks::<4>();
+    let (texts, rest_text) = text.as_chunks_mut::<8>();
+    for (word, text) in words.iter().zip(texts) {
+        *text = digits(u32::from_be_bytes(*word)).to_be_bytes();
     }
+    for (byte, text) in rest.iter().zip(rest_text.as_chunks_mut::<2>().0) {
+        let [.., high, low] = digits(u32::from(*byte)).to_be_bytes();
+        *text = [high, low];
+    }
+}
+
+/// The eight digits of a number, the first in the highest byte.
+fn digits(number: u32) -> u64 {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    // Each four bits into a byte of their own.
+    let mut digits = u64::from(number);
+    digits = (digits | digits << 16) & 0x0000_ffff_0000_ffff;
+    digits = (digits | digits << 8) & 0x00ff_00ff_00ff_00ff;
+    digits = (digits | digits << 4) & 0x0f0f_0f0f_0f0f_0f0f;
+    let letters = (digits + ONES * 6) >> 4 & ONES;
+    digits + ONES * u64::from(b'0') + letters * u64::from(b'a' - b'0' - 10)
 }
 
 /// The text as a header value: one allocation. Hexadecimal digits and dashes are always valid.
