@@ -7,85 +7,131 @@
 //! once, but has gone back to sleep if we first make the next message. So a message waits for the others of its turn,
 //! unless there are hardly any: alone it would only wait.
 
-use std::cell::Cell;
-use std::future::Future;
-use std::pin::pin;
-use std::task::{Context, Poll};
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
 
-/// Messages in the turn before from which on it is worth waiting for the others: below, waiting costs more than it saves.
+/// Messages in a turn from which on it is worth waiting for the others: below, waiting costs more than it saves.
 const ENOUGH: u32 = 4;
 
 thread_local! {
     /// Messages of this turn.
     static NOW: Cell<u32> = const { Cell::new(0) };
-    /// Messages of the turn before; one in which those that had waited were written and none was made is none.
+    /// Messages of the turn before.
     static BEFORE: Cell<u32> = const { Cell::new(0) };
-    /// In this turn those that had waited are written.
-    static WRITING: Cell<bool> = const { Cell::new(false) };
+    static WAITING: RefCell<Waiting> = const { RefCell::new(Waiting { writers: Vec::new(), task: None }) };
 }
 
-/// The end of a turn, for a message that is to be written.
-#[derive(Debug, Default)]
-pub struct Turn {
-    waited: bool,
+struct Waiting {
+    writers: Vec<(Rc<dyn Writer>, Waker)>,
+    /// Who writes at the end of a turn.
+    task: Option<Waker>,
 }
 
-impl Turn {
-    /// Ready when the message is to be written: at once, or after the other messages of this turn were made. Never later
-    /// than the worker's next look for events.
-    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.waited {
-            // Those that have waited come after what new events made, and the first of them ends that turn's count.
-            if !WRITING.replace(true) && NOW.get() > 0 {
-                BEFORE.set(NOW.replace(0));
+/// A connection with a message that waits.
+pub trait Writer {
+    /// Writes what waits, as far as that is possible at once. If it is not, or fails, the task of this context is woken when it is time to go
+    /// on.
+    fn write(&self, cx: &mut Context<'_>);
+}
+
+/// Has a message written at the end of this turn, behind the others that are made in it: the task that made it is not woken for that. False if
+/// it is to be written at once, as there are hardly any others, or nobody writes for this thread ([`run`]).
+pub fn collect<W: Writer + 'static>(writer: &Rc<W>, cx: &Context<'_>) -> bool {
+    let now = NOW.get().saturating_add(1);
+    NOW.set(now);
+    if now.max(BEFORE.get()) < ENOUGH {
+        return false;
+    }
+    WAITING.with_borrow_mut(|waiting| {
+        let Some(task) = &waiting.task else { return false };
+        if waiting.writers.is_empty() {
+            // Behind all tasks that are ready: these make the other messages of this turn.
+            task.wake_by_ref();
+        }
+        waiting.writers.push((Rc::clone(writer) as Rc<dyn Writer>, cx.waker().clone()));
+        true
+    })
+}
+
+/// Writes what waits, turn after turn: a worker's one task for that.
+pub async fn run() {
+    let _end = End;
+    let mut writers = Vec::new();
+    let write = std::future::poll_fn(|cx| {
+        WAITING.with_borrow_mut(|waiting| {
+            std::mem::swap(&mut writers, &mut waiting.writers);
+            match &mut waiting.task {
+                Some(task) => task.clone_from(cx.waker()),
+                None => waiting.task = Some(cx.waker().clone()),
             }
-            return Poll::Ready(());
+        });
+        for (writer, waker) in writers.drain(..) {
+            writer.write(&mut Context::from_waker(&waker));
         }
-        NOW.set(NOW.get().saturating_add(1));
-        if BEFORE.get() < ENOUGH {
-            return Poll::Ready(());
-        }
-        self.waited = true;
-        // Asked once it has us woken after the next look for events.
-        pin!(tokio::task::yield_now()).poll(cx)
+        Poll::<()>::Pending
+    });
+    // One poll writes for many connections, each of which has had its share of the turn already.
+    tokio::task::unconstrained(write).await
+}
+
+/// From here on nobody writes.
+struct End;
+
+impl Drop for End {
+    fn drop(&mut self) {
+        // Dropped only when it can be asked again.
+        drop(WAITING.replace(Waiting { writers: Vec::new(), task: None }));
     }
 }
 
 /// Says that this thread's turn is over. For the runtime, before the thread rests.
 pub fn over() {
-    let now = NOW.replace(0);
-    if !WRITING.replace(false) || now > 0 {
-        BEFORE.set(now);
-    }
+    BEFORE.set(NOW.replace(0));
 }
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
     use std::future::poll_fn;
-    use std::rc::Rc;
 
     use super::*;
 
+    /// Notes what is written.
+    struct Message(usize, Rc<RefCell<Vec<String>>>);
+
+    impl Writer for Message {
+        fn write(&self, _: &mut Context<'_>) {
+            self.1.borrow_mut().push(format!("written {}", self.0));
+        }
+    }
+
     /// In a turn with so many messages: the order in which they were made and written.
-    fn turns(messages: &[usize]) -> Vec<String> {
+    fn turns(messages: &[usize], writes: bool) -> Vec<String> {
         let runtime = tokio::runtime::Builder::new_current_thread().on_thread_park(over).build().expect("a runtime");
         let local = tokio::task::LocalSet::new();
         let done = Rc::new(RefCell::new(Vec::new()));
+        if writes {
+            local.spawn_local(run());
+            local.block_on(&runtime, tokio::task::yield_now());
+        }
+        over();
         for &count in messages {
             local.block_on(&runtime, async {
                 let tasks = (0..count).map(|number| {
                     let done = Rc::clone(&done);
-                    tokio::task::spawn_local(async move {
+                    tokio::task::spawn_local(poll_fn(move |cx| {
                         done.borrow_mut().push(format!("made {number}"));
-                        let mut turn = Turn::default();
-                        poll_fn(|cx| turn.poll(cx)).await;
-                        done.borrow_mut().push(format!("written {number}"));
-                    })
+                        let message = Rc::new(Message(number, Rc::clone(&done)));
+                        if !collect(&message, cx) {
+                            message.write(cx);
+                        }
+                        Poll::Ready(())
+                    }))
                 });
                 for task in tasks.collect::<Vec<_>>() {
                     task.await.expect("a message");
                 }
+                tokio::task::yield_now().await;
             });
             // The thread rests.
             over();
@@ -93,29 +139,37 @@ mod tests {
         done.take()
     }
 
+    fn at_once(numbers: std::ops::Range<usize>) -> Vec<String> {
+        numbers.flat_map(|number| [format!("made {number}"), format!("written {number}")]).collect()
+    }
+
+    fn together(numbers: std::ops::Range<usize>) -> Vec<String> {
+        let of = |what: &str| numbers.clone().map(|number| format!("{what} {number}")).collect::<Vec<_>>();
+        [of("made"), of("written")].concat()
+    }
+
     #[test]
     fn a_few_messages_do_not_wait() {
         let few = ENOUGH as usize - 1;
-        let at_once = (0..few).flat_map(|number| [format!("made {number}"), format!("written {number}")]);
-        let at_once: Vec<_> = at_once.collect();
-        assert_eq!(turns(&[few, few]), [at_once.clone(), at_once].concat());
+        assert_eq!(turns(&[few, few], true), [at_once(0..few), at_once(0..few)].concat());
     }
 
     #[test]
-    fn many_are_written_together() {
+    fn many_are_written_together_once_that_is_known() {
+        let (few, many) = (ENOUGH as usize - 1, 2 * ENOUGH as usize);
+        let all = together(0..many);
+        assert_eq!(turns(&[many, many, many], true), [at_once(0..few), together(few..many), all.clone(), all].concat());
+    }
+
+    #[test]
+    fn one_alone_waits_for_the_end_of_one_turn_at_the_most() {
         let many = ENOUGH as usize;
-        let mut done = turns(&[many, many, many]);
-        let of = |what: &str| (0..many).map(|number| format!("{what} {number}")).collect::<Vec<_>>();
-        for turn in done.chunks_mut(2 * many).skip(1) {
-            // In which order is the runtime's affair.
-            turn[many..].sort_unstable();
-            assert_eq!(turn, [of("made"), of("written")].concat());
-        }
+        let done = turns(&[many, many, 1, 2], true);
+        assert_eq!(done[done.len() - 6..], [together(0..1), at_once(0..2)].concat());
     }
 
     #[test]
-    fn one_alone_waits_once_at_the_most() {
-        let done = turns(&[ENOUGH as usize, 1, 2]);
-        assert_eq!(done[done.len() - 4..], ["made 0", "written 0", "made 1", "written 1"]);
+    fn nothing_waits_where_nobody_writes() {
+        assert_eq!(turns(&[9, 9], false), [at_once(0..9), at_once(0..9)].concat());
     }
 }

@@ -211,6 +211,7 @@ async fn work(seed: Seed) -> io::Result<()> {
         tokio::task::spawn_local(serve::accept_quic(Rc::clone(&worker), endpoint.clone()));
     }
     tokio::task::spawn_local(clock::run_unless_idle());
+    tokio::task::spawn_local(turn::run());
     tokio::task::spawn_local(sweep(Rc::clone(&worker)));
 
     let drained = || Box::pin(drained(worker.inbound.drain.clone(), worker.outbound.drain.clone()));

@@ -142,8 +142,6 @@ pub async fn send(wire: Rc<RefCell<Wire>>, home: Rc<Idle>, request: Request, reu
     let parsed = poll_fn(|cx| {
         if let Some(pump) = &mut upload {
             match pump.poll(cx) {
-                // Nobody answers what was not sent.
-                Poll::Pending if pump.waits_for_turn() => return Poll::Pending,
                 Poll::Pending => {}
                 Poll::Ready(done) => {
                     upload = None;
@@ -215,7 +213,7 @@ fn finish(
         Body::source(Half::Response, Source::H1(Incoming::new(wire, Half::Response, home)), framing.length())
     };
     if let Some(upload) = upload {
-        body.carry(body::Pump::H1(upload));
+        body.carry(body::Pump::H1(upload.carried()));
     }
     Ok(Response { head, body })
 }

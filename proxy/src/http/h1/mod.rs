@@ -10,6 +10,8 @@ mod client;
 mod lines;
 mod parse;
 mod server;
+#[cfg(test)]
+mod tests;
 mod tunnel;
 mod wire;
 mod write;

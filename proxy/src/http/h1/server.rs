@@ -1,8 +1,8 @@
 //! The server side: requests of one connection, one after the other.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -42,10 +42,17 @@ pub async fn serve<S: Service>(io: Io, service: Rc<S>, drain: Drain) {
     let wire = Rc::new(RefCell::new(Wire::new(io)));
     let deadline = Deadline::new();
     let interim = Rc::new(Interim::default());
+    let served = Cell::new(false);
     let mut cut = pin!(drain.reached(Phase::Cut));
+    let mut quiet = pin!(async {
+        drain.reached(Phase::Quiet).await;
+        if !served.get() {
+            tokio::time::sleep(FIRST_REQUEST).await;
+        }
+    });
     let mut requests = pin!(async {
-        let mut served = false;
-        while let Some(read) = read_head(&wire, &deadline, &drain, std::mem::replace(&mut served, true)).await {
+        while let Some(read) = read_head(&wire, &deadline, quiet.as_mut()).await {
+            served.set(true);
             let keep = match read {
                 Ok(parsed) => exchange(&wire, &service, &interim, parsed, &drain).await,
                 Err(fault) => {
@@ -68,20 +75,16 @@ pub async fn serve<S: Service>(io: Io, service: Rc<S>, drain: Drain) {
 async fn read_head(
     wire: &RefCell<Wire>,
     deadline: &Deadline,
-    drain: &Drain,
-    served: bool,
+    mut quiet: Pin<&mut impl Future<Output = ()>>,
 ) -> Option<Result<Parsed<Shared<RequestHead>>, Fault>> {
     deadline.set(IDLE_TIMEOUT);
-    let mut quiet = pin!(async {
-        drain.reached(Phase::Quiet).await;
-        if !served {
-            tokio::time::sleep(FIRST_REQUEST).await;
-        }
-    });
     let mut started = false;
     let read = poll_fn(|cx| {
         loop {
             let mut wire = wire.borrow_mut();
+            if wire.has_rest() && matches!(wire.poll_flush(cx), Poll::Ready(Err(_))) {
+                return Poll::Ready(None);
+            }
             let Wire { input, scanned, .. } = &mut *wire;
             match parse::request(input, scanned) {
                 Ok(Some(parsed)) => return Poll::Ready(Some(Ok(parsed))),

@@ -20,7 +20,7 @@ use crate::http::body::{Body, Frame, Half};
 use crate::http::output::Output;
 use crate::http::room;
 use crate::net::io::Io;
-use crate::net::turn::Turn;
+use crate::net::turn::{self, Writer};
 use crate::telemetry::trail::Carrier;
 
 /// Bytes asked of one read when little is expected.
@@ -45,6 +45,8 @@ pub struct Wire {
     /// Who looked for input last, and whether it is woken when there is some.
     reader: Option<Waker>,
     watched: bool,
+    /// What it has to say is written at the end of this turn.
+    waits: bool,
     /// Opaque bytes, whose end was not sent yet.
     unfinished: bool,
     /// Counts it among those of its endpoint.
@@ -72,6 +74,7 @@ impl Wire {
             read_size: READ_SMALL,
             reader: None,
             watched: false,
+            waits: false,
             unfinished: false,
             _lease: None,
         }
@@ -228,6 +231,11 @@ impl Wire {
         self.output.tail()
     }
 
+    /// Whether something waits that the end of this turn does not write.
+    pub(super) fn has_rest(&self) -> bool {
+        !self.waits && !self.output.is_empty()
+    }
+
     /// Writes all that is collected.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.output.poll_write(Pin::new(&mut self.io), cx))?;
@@ -240,6 +248,20 @@ impl Wire {
         ready!(Pin::new(&mut self.io).poll_shutdown(cx))?;
         self.unfinished = false;
         Poll::Ready(Ok(()))
+    }
+}
+
+impl Writer for RefCell<Wire> {
+    fn write(&self, cx: &mut Context<'_>) {
+        // Nobody holds on to it from one poll to the next.
+        let Ok(mut wire) = self.try_borrow_mut() else { return };
+        wire.waits = false;
+        match wire.poll_flush(cx) {
+            Poll::Ready(Ok(())) => wire.output.rest(),
+            // Who uses it tries once more, and hears of it.
+            Poll::Ready(Err(_)) => cx.waker().wake_by_ref(),
+            Poll::Pending => {}
+        }
     }
 }
 
@@ -319,14 +341,15 @@ pub struct Pump {
     wire: Rc<RefCell<Wire>>,
     framing: Framing,
     state: Stage,
-    turn: Turn,
     side: Half,
+    /// The end of a message may wait for other messages: whoever polls this needs not be told that it was written.
+    waits: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Body,
-    /// The rest is small, and may wait for other messages.
+    /// All is collected, and may wait for other messages.
     Turn,
     Flush,
     Shutdown,
@@ -335,12 +358,13 @@ enum Stage {
 
 impl Pump {
     pub(super) fn new(body: Body, wire: Rc<RefCell<Wire>>, framing: Framing, side: Half) -> Self {
-        Pump { body, wire, framing, state: Stage::Body, turn: Turn::default(), side }
+        Pump { body, wire, framing, state: Stage::Body, side, waits: framing != Framing::Tunnel }
     }
 
-    /// Whether nothing was written yet, because others of this turn may come.
-    pub(super) fn waits_for_turn(&self) -> bool {
-        self.state == Stage::Turn
+    /// From now on it is not polled again unless it is woken.
+    pub(super) fn carried(mut self) -> Self {
+        self.waits = false;
+        self
     }
 
     /// See [`crate::http::body::Pump::poll`].
@@ -386,10 +410,22 @@ impl Pump {
                     };
                 }
                 Stage::Turn => {
-                    if self.wire.borrow().output.len() < COLLECT {
-                        ready!(self.turn.poll(cx));
-                    }
                     self.state = Stage::Flush;
+                    let mut wire = self.wire.borrow_mut();
+                    if self.waits
+                        && wire.output.len() < COLLECT
+                        && !self.body.uploads()
+                        && turn::collect(&self.wire, cx)
+                    {
+                        wire.waits = true;
+                        drop(wire);
+                        return match self.side {
+                            // What comes of it is told to who reads the answer.
+                            Half::Request => Poll::Pending,
+                            // And here to who reads the next request.
+                            Half::Response => Poll::Ready(Ok(())),
+                        };
+                    }
                 }
                 Stage::Flush => {
                     ready!(self.wire.borrow_mut().poll_flush(cx)).map_err(broken)?;

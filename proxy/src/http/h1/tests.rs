@@ -1,0 +1,83 @@
+//! Many connections in one turn of a worker, whose messages are written at its end.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use http::StatusCode;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::LocalSet;
+
+use super::serve;
+use crate::drain::Drain;
+use crate::fault::Fault;
+use crate::http::head::ResponseHead;
+use crate::http::{Request, Response, Service};
+use crate::net::io::Io;
+use crate::net::turn;
+
+/// Answers with much.
+struct Much;
+
+const MUCH: usize = 4000;
+
+impl Service for Much {
+    async fn call(self: Rc<Self>, _: Request) -> Response {
+        Response::whole(ResponseHead::new(StatusCode::OK), Bytes::from_static(&[b'x'; MUCH]))
+    }
+
+    fn refuse(&self, fault: Fault) -> Response {
+        panic!("{fault}")
+    }
+}
+
+#[test]
+fn what_waits_for_the_end_of_a_turn_arrives_however_slowly_it_is_read() {
+    const CONNECTIONS: usize = 20;
+    const REQUESTS: usize = 3000;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .on_thread_park(turn::over)
+        .build()
+        .expect("a runtime");
+    LocalSet::new().block_on(&runtime, async {
+        tokio::task::spawn_local(turn::run());
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let (mut served, mut clients) = (Vec::new(), Vec::new());
+        for number in 0..CONNECTIONS {
+            let near = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("a connection");
+            let far = listener.accept().await.expect("a connection").0;
+            served.push(tokio::task::spawn_local(serve(Io::tcp(far, Bytes::new()), Rc::new(Much), Drain::default())));
+            clients.push(tokio::task::spawn_local(async move {
+                // More than the sockets hold where nothing is read before all is asked; the others ask one by one.
+                let (at_once, times) = if number == 0 { (REQUESTS, 1) } else { (1, REQUESTS / 100) };
+                let (mut read, mut write) = near.into_split();
+                let (mut count, mut buffer) = (0, vec![0; 64 * 1024]);
+                for _ in 0..times {
+                    let asked = async {
+                        for _ in 0..at_once {
+                            write.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("asked");
+                        }
+                    };
+                    let expected = count + at_once * MUCH;
+                    let answered = async {
+                        while count < expected {
+                            tokio::task::yield_now().await;
+                            let n = read.read(&mut buffer).await.expect("an answer");
+                            assert!(n > 0, "the connection has ended");
+                            count += buffer[..n].iter().filter(|byte| **byte == b'x').count();
+                        }
+                    };
+                    tokio::join!(asked, answered);
+                }
+                assert_eq!(count, at_once * times * MUCH);
+            }));
+        }
+        for client in clients {
+            client.await.expect("no mistake");
+        }
+        for server in served {
+            server.await.expect("no panic");
+        }
+    });
+}
