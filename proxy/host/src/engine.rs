@@ -81,9 +81,7 @@ impl Engine {
     /// tens of MiB, which is why it belongs in a short-lived process. Fails where there is no compiler
     /// ([`Options::compiler`]).
     pub fn compile(&self, code: &[u8]) -> Result<Vec<u8>, LoadError> {
-        let compile = |code: &[u8]| self.wasm.precompile_module(code);
-        let extended = self.extended(code).and_then(|extended| compile(&extended).ok());
-        extended.map_or_else(|| compile(code), Ok).map_err(|e| LoadError::Compile(format!("{e:#}")))
+        self.compiled(code, |code| self.wasm.precompile_module(code))
     }
 
     /// A number that is equal for engines which can load each other's artifacts: wasmtime's version, settings, CPU; and
@@ -100,6 +98,17 @@ impl Engine {
     /// Where linear memories live.
     pub fn placement(&self) -> Placement {
         self.placement
+    }
+
+    /// Compiles a module with what we give it, or else without anything that would be taken for that.
+    pub(crate) fn compiled<T>(
+        &self,
+        code: &[u8],
+        compile: impl Fn(&[u8]) -> wasmtime::Result<T>,
+    ) -> Result<T, LoadError> {
+        let extended = self.extended(code).and_then(|extended| compile(&extended).ok());
+        let plain = || compile(joint::hide(code).as_deref().unwrap_or(code));
+        extended.map_or_else(plain, Ok).map_err(|e| LoadError::Compile(format!("{e:#}")))
     }
 
     /// The module as it is better compiled, if it is one and can be extended.

@@ -7,7 +7,10 @@
 //! they are by a global that the functions count in.
 //!
 //! Nothing of the module is changed: types, functions, globals and exports are added behind its own. A module that this
-//! cannot be done with is left as it is, and its callbacks are entered one by one.
+//! cannot be done with is left as it is, and its callbacks are entered one by one. So is one that exports something by a
+//! name that is used here: under that name it would be taken for ours, and so it gets another.
+
+use std::collections::HashSet;
 
 use wasmparser::{BinaryReader, ExternalKind, FuncType, Parser, Payload, TypeRef, ValType};
 
@@ -24,8 +27,10 @@ pub(crate) const END: &str = "lacis_end";
 /// answer of the one that was called last.
 pub(crate) const BODY: &str = "lacis_response_body";
 
-/// Part of what artifacts are found by: to be changed with what [`extend`] makes.
-pub(crate) const VERSION: u32 = 1;
+const NAMES: [&str; 5] = [STEP, STOP, BEGIN, END, BODY];
+
+/// Part of what artifacts are found by: to be changed with what [`extend`] and [`hide`] make.
+pub(crate) const VERSION: u32 = 2;
 
 const I32: u8 = 0x7f;
 
@@ -33,6 +38,36 @@ const I32: u8 = 0x7f;
 /// valid.
 pub(crate) fn extend(code: &[u8]) -> Option<Vec<u8>> {
     Anatomy::of(code)?.extended(code)
+}
+
+/// The module with other names, of the same length, for those of its exports that are called like ours; none if no export is.
+/// Nobody but the host looks for exports by their names, so it does what it did.
+pub(crate) fn hide(code: &[u8]) -> Option<Vec<u8>> {
+    let (mut taken, mut ours) = (HashSet::new(), Vec::new());
+    for payload in Parser::new(0).parse_all(code) {
+        if let Payload::ExportSection(exports) = payload.ok()? {
+            for export in exports {
+                let name = export.ok()?.name;
+                taken.insert(name.to_owned());
+                if NAMES.contains(&name) {
+                    ours.push(name);
+                }
+            }
+        }
+    }
+    if ours.is_empty() {
+        return None;
+    }
+    let mut out = code.to_vec();
+    for name in ours {
+        let free = |other: &String| !taken.contains(other);
+        let other = (0..=taken.len()).map(|n| format!("{n:0>width$}", width = name.len())).find(free)?;
+        // The name is a part of the code.
+        let at = name.as_ptr().addr().checked_sub(code.as_ptr().addr())?;
+        out.get_mut(at..at + name.len())?.copy_from_slice(other.as_bytes());
+        taken.insert(other);
+    }
+    Some(out)
 }
 
 /// What there is in a module already.
@@ -82,7 +117,7 @@ impl Anatomy {
                 Payload::ExportSection(exports) => {
                     for export in exports {
                         let export = export.ok()?;
-                        if [STEP, STOP, BEGIN, END, BODY].contains(&export.name) {
+                        if NAMES.contains(&export.name) {
                             return None;
                         }
                         if export.kind == ExternalKind::Func {
@@ -344,6 +379,30 @@ mod tests {
         }
         let some = CALLBACKS.replace("proxy_on_log", "other").replace("(param i32 i32))", "(param i32))");
         assert_eq!(extended(&some).unwrap(), [STEP, STOP, BODY], "what it has not, or otherwise, is not called");
+    }
+
+    #[test]
+    fn what_is_called_like_ours_is_called_otherwise() {
+        let code = wat::parse_str(format!(
+            r#"(module {CALLBACKS} (memory (export "0000000000") 1) (global (export "{STEP}") i32 (i32.const 0))
+               (global (export "{STOP}") i32 (i32.const 0)) (func $f (export "{END}")) (func ref.func $f drop))"#
+        ));
+        let engine = Engine::new(&Options::default()).unwrap();
+        let code = code.unwrap();
+        assert!(engine.extended(&code).is_none());
+        let hidden = hide(&code).unwrap();
+        let names = |code: &[u8]| -> Vec<String> {
+            let module = wasmtime::Module::new(engine.wasm(), code).unwrap();
+            module.exports().map(|export| export.name().to_owned()).collect()
+        };
+        let expected = names(&code).into_iter().map(|name| match name.as_str() {
+            STEP => "0000000001".to_owned(),
+            STOP => "0000000002".to_owned(),
+            END => "000000000".to_owned(),
+            _ => name,
+        });
+        assert!(expected.eq(names(&hidden)), "{:?}", names(&hidden));
+        assert_eq!((hide(&hidden), hide(b"no module")), (None, None));
     }
 
     #[test]

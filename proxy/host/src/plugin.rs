@@ -86,10 +86,7 @@ impl Plugin {
     /// Compiles a module in this process. Compilation leaves tens of MiB behind; a long-lived process uses
     /// [`Plugin::load`].
     pub fn compile(engine: &Engine, code: &[u8]) -> Result<Plugin, LoadError> {
-        let compile = |code: &[u8]| Module::new(engine.wasm(), code);
-        let extended = engine.extended(code).and_then(|extended| compile(&extended).ok());
-        let module = extended.map_or_else(|| compile(code), Ok).map_err(|e| LoadError::Compile(format!("{e:#}")))?;
-        Plugin::of(engine, &module)
+        Plugin::of(engine, &engine.compiled(code, |code| Module::new(engine.wasm(), code))?)
     }
 
     /// Maps an artifact that [`Engine::compile`] made. The file holds machine code that will run in this process: it

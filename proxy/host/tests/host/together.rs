@@ -142,6 +142,20 @@ fn what_callbacks_do_is_the_same_in_one_entry() {
 }
 
 #[test]
+fn what_the_guest_itself_calls_like_ours_is_never_called() {
+    const FORGED: &str = r#"
+        (global (export "lacis_step") (mut i32) (i32.const 0)) (global (export "lacis_stop") (mut i32) (i32.const 0))
+        (func (export "lacis_begin") (param i32 i32 i32 i32) (result i32) unreachable)
+        (func (export "lacis_end") (param i32 i32) unreachable)
+        (func (export "lacis_response_body") (param i32 i32 i32 i32) (result i32) unreachable)"#;
+    let codes: Vec<String> = ALL.iter().map(|name| format!("drop(proxy_log(2, \"{name}\")); num(p0);")).collect();
+    let all: Vec<(&str, &str)> = ALL.iter().copied().zip(codes.iter().map(String::as_str)).collect();
+    let lines = same(&all, FORGED);
+    assert_eq!(lines, same(&all, ""));
+    assert!(lines.join(" ").ends_with("proxy_on_done 4 proxy_on_delete 4"), "{lines:?}");
+}
+
+#[test]
 fn an_answer_of_one_in_the_middle_ends_what_all_are_shown() {
     let second = "put(0, p0); bad();";
     for answer in ["return(at(4));", "num(p1); return(at(4));", "drop(proxy_continue_stream(1)); return(at(4));"] {
