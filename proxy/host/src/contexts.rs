@@ -8,8 +8,9 @@ use crate::vm::ContextId;
 /// Places of a VM that has its first context. It has more when half of them are taken.
 const PLACES: usize = 16;
 
-/// Contexts that have ended and are kept to be used again: as many as a worker mostly has at once.
-const SPARE: usize = 16;
+/// Contexts that have ended and are kept to be used again: those of some dozens of exchanges that end together, of a chain
+/// of filters in one VM. They are some 30 KiB, and are there only after such a moment.
+const SPARE: usize = 256;
 
 /// Each has the place that the low bits of its number say. Numbers are given in their order, so two that are alive hardly
 /// ever want the same place; where that happens, a number is passed by.

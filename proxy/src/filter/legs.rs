@@ -20,20 +20,20 @@ impl Legs {
         Legs { listener: Rc::clone(listener), onward: OnceCell::new() }
     }
 
-    /// In the order in which requests pass them.
-    pub(super) fn chains(&self) -> impl Iterator<Item = &Rc<[Rc<Filter>]>> {
-        std::iter::once(&self.listener).chain(self.onward.get().into_iter().flatten())
+    /// Whether there is one of this kind.
+    pub(super) fn any(&self, is: impl Fn(&Filter) -> bool) -> bool {
+        let has = |chain: &[Rc<Filter>]| chain.iter().any(|filter| is(filter));
+        has(&self.listener) || self.onward.get().is_some_and(|chains| chains.iter().any(|chain| has(chain)))
     }
 
     /// The one of a number, if there are so many.
-    pub(super) fn get(&self, mut number: usize) -> Option<&Filter> {
-        for chain in self.chains() {
-            match chain.get(number) {
-                Some(filter) => return Some(filter),
-                None => number -= chain.len(),
-            }
+    pub(super) fn get(&self, number: usize) -> Option<&Filter> {
+        if let Some(filter) = self.listener.get(number) {
+            return Some(filter);
         }
-        None
+        let [first, second] = self.onward.get()?;
+        let number = number - self.listener.len();
+        first.get(number).or_else(|| second.get(number - first.len())).map(|filter| &**filter)
     }
 }
 

@@ -495,7 +495,7 @@ impl Run {
 
     /// Whether there is a filter with callbacks for content of this half.
     pub(super) fn see(&self, half: Half) -> bool {
-        self.filters.chains().flat_map(|chain| chain.iter()).any(|filter| self.sees(filter, half))
+        self.filters.any(|filter| self.sees(filter, half))
     }
 
     /// Whether a filter has callbacks for content of this half.

@@ -105,9 +105,9 @@ metrics! {
     filter_requests: "lacis_filter_requests_total", Counter(Counter::default) by FilterOutcomeKey,
         "Requests that a filter has seen, by how it left them.";
     filter_duration: "lacis_filter_duration_seconds", Histogram(|| Histogram::new(&FILTER_SECONDS)) by FilterKey,
-        "Time from a filter's first callback for a request until it let the request go on or answered it. Of requests that go on at once one in 17 is measured, and stands for those up to the next.";
+        "Time from a filter's first callback for a request until it let the request go on or answered it. Of requests that go on at once one in 61 is measured, and stands for those up to the next.";
     filter_callback: "lacis_filter_callback_seconds", Histogram(|| Histogram::new(&FILTER_SECONDS)) by FilterCallbackKey,
-        "Time of one callback of a filter. One in 17 is measured, beginning with the first.";
+        "Time of one callback of a filter. One in 61 is measured, beginning with the first.";
     filter_calls: "lacis_filter_calls_total", Counter(Counter::default) by FilterCallKey,
         "Calls that a filter made and that have ended, by how.";
     filter_refusals: "lacis_filter_refusals_total", Counter(Counter::default) by FilterLimitKey,

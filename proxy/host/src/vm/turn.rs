@@ -118,10 +118,11 @@ impl State {
     /// Callbacks before this one have returned, and it has begun; or none, when it is the number of all.
     fn advance(&mut self, to: u32) {
         let Some(mut turn) = self.turn.take() else { return };
-        if let (Kind::End, 0, true) = (turn.kind, turn.at, to == turn.steps()) {
-            // Whoever comes after the first has not called the host: nobody has seen how they went.
+        if turn.kind == Kind::End && to == turn.steps() {
+            // None of those that come after has called the host: nobody has seen how they went.
             self.context = None;
-            for number in turn.first..turn.first + turn.contexts {
+            let gone = turn.at.saturating_sub(turn.contexts) / 2;
+            for number in turn.first + gone..turn.first + turn.contexts {
                 if let Some(context) = self.contexts.get(number).cloned() {
                     self.contexts.remove(context);
                 }
