@@ -94,11 +94,14 @@ impl Outcome {
 
 /// Fields by name, those of one name in order. Where a field of another name stands means nothing (RFC 9110 section 5.3).
 fn fields(fields: &Fields) -> impl Iterator<Item = String> + use<> {
-    let own = |name: &str| OWN.iter().any(|prefix| name.starts_with(prefix));
+    // That `te` is for the next hop only, ours says beside it (RFC 9110 section 10.1.4).
+    let own = |name: &str, value: &str| {
+        OWN.iter().any(|prefix| name.starts_with(prefix)) || (name, value) == ("connection", "te")
+    };
     let mut fields: Vec<(String, String)> = fields
         .iter()
         .map(|(name, value)| (name.to_ascii_lowercase(), value.clone()))
-        .filter(|(name, _)| !own(name))
+        .filter(|(name, value)| !own(name, value))
         .collect();
     fields.sort_by(|(a, _), (b, _)| a.cmp(b));
     fields.into_iter().map(|(name, value)| format!("{name}: {value}"))
