@@ -115,7 +115,9 @@ def describe(congestion):
 
 def versions(peers):
     first = lambda *command: subprocess.run(command, capture_output=True, text=True).stdout.strip().splitlines()[0]
-    programs = {"lacis": first(os.environ["LACIS_BIN"], "--version")}
+    # Which build it is, as the version does not say.
+    program = os.path.relpath(os.environ["LACIS_BIN"], ROOT)
+    programs = {"lacis": f"{first(os.environ['LACIS_BIN'], '--version')} ({program})"}
     if "envoy" in peers:
         programs["envoy"] = "envoy " + first(envoy_program(), "--version").split("version:")[1].strip()
     if "haproxy" in peers:
