@@ -10,6 +10,7 @@ use super::Fields;
 use super::fields::Value;
 use super::head::{RequestHead, ResponseHead, Version};
 use super::rules::{self, MAX_FIELDS, MAX_TARGET_BYTES};
+use super::text::text;
 use crate::fault::{Fault, Reason};
 
 /// What is wrong with a message.
@@ -250,22 +251,7 @@ pub(super) fn value(bytes: Bytes) -> Option<HeaderValue> {
 
 /// Whether a value of a field may be these bytes: those that [`value`] takes.
 pub(super) fn is_value(bytes: &[u8]) -> bool {
-    let fits = |byte: &u8| (*byte >= b' ' && *byte != 0x7f) || *byte == b'\t';
-    let (words, rest) = bytes.as_chunks();
-    !is_padded(bytes)
-        && words.iter().all(|word| has_no_control(*word) || word.iter().all(fits))
-        && rest.iter().all(fits)
-}
-
-/// Whether no byte of these is a control character, all at once.
-fn has_no_control(bytes: [u8; 8]) -> bool {
-    const ONES: u64 = u64::MAX / 0xff;
-    let word = u64::from_ne_bytes(bytes);
-    // To take something from a byte that is less borrows, which the highest bit shows where it was not set before.
-    let low = word.wrapping_sub(ONES * 0x20) & !word;
-    let delete = word ^ (ONES * 0x7f);
-    let delete = delete.wrapping_sub(ONES) & !delete;
-    (low | delete) & (ONES * 0x80) == 0
+    !is_padded(bytes) && text(bytes) == bytes.len()
 }
 
 /// Whether a value begins or ends with white space, which is of no value (RFC 9113 section 8.2.1): a reader of HTTP/1 would take it away, and

@@ -19,6 +19,7 @@ mod names;
 mod output;
 mod room;
 pub mod rules;
+mod text;
 
 use std::cell::RefCell;
 use std::rc::Rc;

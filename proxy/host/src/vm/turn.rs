@@ -121,6 +121,7 @@ impl State {
         if turn.kind == Kind::End && to == turn.steps() {
             // None of those that come after has called the host: nobody has seen how they went.
             self.context = None;
+            // After the log callbacks of all there are two of each.
             let gone = turn.at.saturating_sub(turn.contexts) / 2;
             for number in turn.first + gone..turn.first + turn.contexts {
                 if let Some(context) = self.contexts.get(number).cloned() {

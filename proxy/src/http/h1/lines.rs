@@ -3,6 +3,8 @@
 
 use std::ops::Range;
 
+use crate::http::text::{plain, text};
+
 /// Why lines are none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Bad {
@@ -139,11 +141,7 @@ impl<'a> Reader<'a> {
     /// Visible bytes, spaces and tabs, of any character set.
     fn text(&mut self) -> &'a [u8] {
         let rest = self.rest();
-        let mut length = plain::<b' '>(rest);
-        while rest.get(length) == Some(&b'\t') {
-            length += 1;
-            length += plain::<b' '>(rest.get(length..).unwrap_or_default());
-        }
+        let length = text(rest);
         self.at += length;
         rest.get(..length).unwrap_or_default()
     }
@@ -186,25 +184,6 @@ static TOKEN: [bool; 256] = {
     }
     token
 };
-
-/// How many bytes there are before the first that is below `LOWEST` or DEL: eight at a time.
-#[inline]
-fn plain<const LOWEST: u8>(bytes: &[u8]) -> usize {
-    const ONES: u64 = u64::from_ne_bytes([1; 8]);
-    const HIGH: u64 = ONES << 7;
-    let (words, rest) = bytes.as_chunks::<8>();
-    for (nth, word) in words.iter().enumerate() {
-        let word = u64::from_le_bytes(*word);
-        let del = word ^ (ONES * 0x7f);
-        // What is borrowed reaches only bytes behind the first that is found.
-        let found = (word.wrapping_sub(ONES * LOWEST as u64) & !word | del.wrapping_sub(ONES) & !del) & HIGH;
-        if found != 0 {
-            return 8 * nth + (found.trailing_zeros() / 8) as usize;
-        }
-    }
-    let plain = rest.iter().position(|&byte| byte < LOWEST || byte == 0x7f).unwrap_or(rest.len());
-    8 * words.len() + plain
-}
 
 #[cfg(test)]
 mod tests {
