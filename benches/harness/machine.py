@@ -64,9 +64,13 @@ def build_cost():
     return TARGET / "release" / "examples" / "cost"
 
 
-def enter_namespace():
+def need_root():
     if os.geteuid() != 0:
         sys.exit(f"{sys.argv[0]}: needs root for a network namespace of its own (unshare --net): sudo -E {sys.argv[0]}")
+
+
+def enter_namespace():
+    need_root()
     os.environ["LACIS_BENCH_NAMESPACE"] = "1"
     os.execvp("unshare", ["unshare", "--net", "--", sys.executable, *sys.argv])
 
