@@ -167,15 +167,17 @@ impl Flow {
         if !self.run.takes(self.half) {
             return Ok(Poll::Pending);
         }
-        // Content that is all here has its end with it; else the end comes by itself, as in Envoy.
-        let whole = self.below.is_whole();
         let Poll::Ready(frame) = self.below.poll_frame(cx) else { return Ok(Poll::Pending) };
+        // An end that is known is shown with what comes before it. That of a connection comes by itself.
+        let end = self.below.is_end() && !self.run.tcp;
         let first = self.run.first(self.half);
         match frame.transpose()? {
-            Some(Frame::Data(data)) if data.is_empty() && !whole => {}
+            Some(Frame::Data(data)) if data.is_empty() && !end => {}
             Some(Frame::Data(data)) => {
-                self.run.seen.borrow_mut().ways[self.half as usize].read = whole;
-                self.run.data(self.half, first, data, whole)?;
+                if end {
+                    self.run.seen.borrow_mut().read(self.half);
+                }
+                self.run.data(self.half, first, data, end)?;
             }
             Some(Frame::Trailers(fields)) => {
                 let mut seen = self.run.seen.borrow_mut();

@@ -182,11 +182,6 @@ impl Body {
         self.upload.take()
     }
 
-    /// Whether the content is all here, so that it comes as one frame.
-    pub fn is_whole(&self) -> bool {
-        !matches!(self.kind, Kind::Source(_))
-    }
-
     /// Whether some of the request's body is still to be sent.
     pub fn uploads(&self) -> bool {
         self.upload.is_some()

@@ -46,7 +46,7 @@ pub(crate) const HELD: &[Row] = &[
         "POST /echo <hello",
         "rq ret 1 ; rqb ret 1 ; rqbe rem 0 content-length, add 0 x-late 1, get 0 :path, setbuf 0 0 5 goodbye",
     ),
-    Row("released-by-a-piece", "POST /echo <hello", "rq ret 1 ; rqb1 get 0 :path ; rqbe get 0 :path"),
+    Row("released-by-a-piece", "POST /echo <<hello", "rq ret 1 ; rqb1 get 0 :path ; rqbe get 0 :path"),
     Row("no-body", "GET /echo", "rq later go, ret 1 ; go eff, add 0 x-late 1, cont 0"),
     Row("stop-all", "POST /echo <hello", "rq later go, ret 4 ; rqb buf 0 0 9 ; go eff, cont 0"),
     Row("response", "GET /bytes/3", "rs ret 1 ; rsb ret 1 ; rsbe rep 2 :status 418, get 2 :status, ret 0"),

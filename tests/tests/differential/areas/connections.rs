@@ -26,7 +26,7 @@ pub(crate) const INBOUND: &[Row] = &[
         "rq prop request.scheme, prop request.protocol, get 0 :scheme, props source.address",
     ),
     Row("reply", "GET /bytes/3", "rq reply 403 ~ no ~"),
-    Row("body", "POST /echo <hello", "rqb1 buf 0 0 9"),
+    Row("body", "POST /echo <hello", "rqb ret 1 ; rqbe buf 0 0 9"),
 ];
 
 /// Where a service is called with TLS, as alpha calls delta.

@@ -107,7 +107,7 @@ pub(crate) const REQUEST: &[Row] = &[
     Row(
         "in-later-phases",
         "POST /drain <abc",
-        "rqb1 get 0 :path, pairs 0, add 0 x 1, size 0 ; rs get 0 :path, pairs 0, rem 0 x ; rsb1 get 0 :path",
+        "rqb ret 1 ; rqbe get 0 :path, pairs 0, add 0 x 1, size 0 ; rs get 0 :path, pairs 0, rem 0 x ; rsb ret 1 ; rsbe get 0 :path",
     ),
     Row(
         "in-the-log",
@@ -147,7 +147,11 @@ pub(crate) const RESPONSE: &[Row] = &[
     Row("upper-case", "GET /bytes/3", "rs add 2 X-Upper Value, get 2 x-upper"),
     Row("high-bytes", "GET /bytes/3", "rs add 2 x-a %E4%FF, get 2 x-a"),
     Row("several-cookies", "GET /bytes/3", "rs add 2 set-cookie a=1, add 2 set-cookie b=2, get 2 set-cookie"),
-    Row("in-later-phases", "GET /bytes/3", "rsb1 get 2 :status, pairs 2, add 2 x 1 ; dn get 2 :status"),
+    Row(
+        "in-later-phases",
+        "GET /bytes/3",
+        "rsb ret 1 ; rsbe get 2 :status, pairs 2, add 2 x 1 ; dn get 2 :status",
+    ),
     Row(
         "in-the-log",
         "GET /bytes/3",

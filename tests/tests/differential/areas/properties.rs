@@ -27,7 +27,7 @@ pub(crate) const READ: &[Row] = &[
     Row(
         "request-sizes",
         "POST /drain <hello",
-        "rq prop request.size, propn request.total_size, propn request.headers_bytes, propn request.time, prop request.duration ; rqb1 prop request.size ; lg prop request.size, propn request.total_size, propn request.headers_bytes, propn request.duration, propn request.time",
+        "rq prop request.size, propn request.total_size, propn request.headers_bytes, propn request.time, prop request.duration ; rqb ret 1 ; rqbe prop request.size ; lg prop request.size, propn request.total_size, propn request.headers_bytes, propn request.duration, propn request.time",
     ),
     Row("request-size-chunked", "POST /drain <<hello", "rq prop request.size ; lg prop request.size"),
     Row(

@@ -129,10 +129,10 @@ pub(crate) const HOSTILE: &[Row] = &[
     Row("set-pairs", "GET /echo", "rq raw set_header_map_pairs 0 4294967295 8"),
     Row(
         "get-buffer",
-        "POST /drain <hello",
+        "POST /drain <<hello",
         "rqb1 raw get_buffer_bytes 0 0 5 4294967295 16, raw get_buffer_bytes 0 4294967295 4294967295 1024 1028",
     ),
-    Row("set-buffer", "POST /drain <hello", "rqb1 raw set_buffer_bytes 0 0 0 4294967295 5"),
+    Row("set-buffer", "POST /drain <<hello", "rqb1 raw set_buffer_bytes 0 0 0 4294967295 5"),
     Row("log", "GET /echo", "rq raw log 2 4294967295 5, raw log 2 0 4294967295"),
     Row(
         "property",
