@@ -13,7 +13,7 @@ use lacis_host::{Half, Reply};
 use super::exchange::Exchange;
 use super::flow::Flow;
 use super::grpc;
-use super::guest::{self, GuestRequest, GuestResponse};
+use super::guest::{self, GuestRequest};
 use super::machine::Machines;
 use super::node::NodeFacts;
 use super::run::Run;
@@ -22,7 +22,7 @@ use super::tunnel;
 use super::wasm::{Compiled, Filter};
 use crate::fault::{Fault, Reason};
 use crate::http::body::{self, Length, Observer};
-use crate::http::{Body, Request, Response, ResponseHead, Shared};
+use crate::http::{Body, Request, Response, ResponseHead};
 use crate::telemetry::labels::Outcome;
 
 /// Why an exchange ends before it has gone all the way; either way the answer is a response.
@@ -216,11 +216,9 @@ impl Passage<'_> {
             if flow.has_asked() {
                 request.head.headers.remove(header::EXPECT);
             }
-            let (body, length) = flow.body(&request.head.headers)?;
-            if let Some(length) = length {
+            if let Some(length) = flow.body(&request.head.headers, &mut request.body)? {
                 request.head.headers.insert(header::CONTENT_LENGTH, length);
             }
-            request.body = body;
         }
         Ok(())
     }
@@ -232,16 +230,14 @@ impl Passage<'_> {
         let bare = request.body.is_end();
         self.expects = !bare && head.headers.contains_key(header::EXPECT);
         let guest = GuestRequest::new(head, false);
-        let seen = Seen::new(exchange, &self.chain.node, Some(guest), self.chain.filters.len());
-        let run = Run::new(exchange, &self.chain.filters, seen, false);
-        run.begin(Half::Request, bare);
-        self.run = Some(run);
+        let seen = Seen::new(exchange, &self.chain.node, Some(guest), bare, self.chain.filters.len());
+        self.run = Some(Run::new(exchange, &self.chain.filters, seen, false));
     }
 
     /// The head passes the filters that it has not passed.
     async fn leg(&mut self, request: &mut Request) -> Result<(), Stop> {
         let Some(run) = &self.run else { return Err(lost("request").into()) };
-        let mut passed = run.onward(Half::Request);
+        let mut passed = run.onward();
         if passed.is_ok() && !run.has_gone(Half::Request) {
             let expects = self.expects;
             passed = self.flow.get_or_insert_with(|| flow(run, request, expects)).head().await;
@@ -258,21 +254,20 @@ impl Passage<'_> {
     /// The response goes back through those filters that have seen the request, last first.
     ///
     /// # Errors
-    /// As for the request.
-    pub async fn response(&mut self, response: Response) -> Result<Response, Stop> {
-        let Some(run) = self.run.clone().filter(|_| !self.answered) else { return Ok(response) };
+    /// As for the request; another response is to take the place of this one then.
+    pub async fn response(&mut self, response: &mut Response) -> Result<(), Stop> {
+        let Some(run) = self.run.as_ref().filter(|_| !self.answered) else { return Ok(()) };
         if run.tcp {
-            return tunnel::response(&run, response).map_err(Stop::Fault);
+            return tunnel::response(run, response).map_err(Stop::Fault);
         }
         if run.seen.borrow().closed {
             // What a filter closed has no response (Envoy); what ends it for whoever waits passes no filter.
-            return Ok(response);
+            return Ok(());
         }
         let Response { head, body } = response;
         let bare = body.is_end() || head.is_bodiless(&self.method) && body.length() != Length::Tunnel;
-        run.seen.borrow_mut().response = Some(GuestResponse::new(head, !bare && run.see(Half::Response)));
-        run.begin(Half::Response, bare);
-        let passed = back(&run, body).await;
+        run.answered(std::mem::take(head), bare);
+        let passed = back(run, response).await;
         passed.map_err(|fault| {
             // What is sent instead passes no filter again.
             self.answered = true;
@@ -319,8 +314,7 @@ impl Passage<'_> {
 
 /// What follows the head of a request, for filters.
 fn flow(run: &Rc<Run>, request: &mut Request, expects: bool) -> Box<Flow> {
-    let body = std::mem::replace(&mut request.body, Body::empty(body::Half::Request));
-    let mut flow = Flow::new(run, Half::Request, body);
+    let mut flow = Flow::new(run, Half::Request, &mut request.body);
     if expects {
         flow.expects(&request.interim);
     }
@@ -328,28 +322,24 @@ fn flow(run: &Rc<Run>, request: &mut Request, expects: bool) -> Box<Flow> {
 }
 
 /// Has a response, whose head is with the filters, pass them.
-async fn back(run: &Rc<Run>, mut body: Body) -> Result<Response, Fault> {
-    run.onward(Half::Response)?;
+async fn back(run: &Rc<Run>, response: &mut Response) -> Result<(), Fault> {
+    run.heads(Half::Response)?;
+    let gone = run.has_gone(Half::Response);
     let mut flow = None;
-    if !run.has_gone(Half::Response) || !run.goes_by(Half::Response) {
-        let below = std::mem::replace(&mut body, Body::empty(body::Half::Response));
-        flow = Some(Flow::new(run, Half::Response, below));
+    if !gone || !run.goes_by(Half::Response) {
+        flow = Some(Flow::new(run, Half::Response, &mut response.body));
     }
-    if let Some(flow) = &mut flow
-        && !run.has_gone(Half::Response)
-    {
+    if let Some(flow) = flow.as_mut().filter(|_| !gone) {
         flow.head().await?;
     }
-    let head = run.seen.borrow().response.as_ref().map(|response| Shared::from(Rc::clone(&response.head)));
-    let mut head: Shared<ResponseHead> = head.ok_or_else(|| lost("response"))?;
-    if let Some(flow) = flow {
-        let (filtered, length) = flow.body(&head.headers)?;
-        if let Some(length) = length {
-            head.headers.insert(header::CONTENT_LENGTH, length);
-        }
-        body = filtered;
+    let head = run.seen.borrow().response.as_ref().map(|response| Rc::clone(&response.head));
+    response.head = head.ok_or_else(|| lost("response"))?.into();
+    if let Some(flow) = flow
+        && let Some(length) = flow.body(&response.head.headers, &mut response.body)?
+    {
+        response.head.headers.insert(header::CONTENT_LENGTH, length);
     }
-    Ok(Response { head, body })
+    Ok(())
 }
 
 fn lost(what: &str) -> Fault {

@@ -45,12 +45,17 @@ pub(super) struct Flow {
 }
 
 impl Flow {
-    /// A half that has [begun](Run::begin), and what follows its head. Needed where that passes filters, or is waited for.
-    pub(super) fn new(run: &Rc<Run>, half: Half, below: Body) -> Box<Flow> {
+    /// A half whose head is with filters or has passed them, and what follows it, which is taken out of the message. Needed
+    /// where that passes filters, or is waited for.
+    pub(super) fn new(run: &Rc<Run>, half: Half, below: &mut Body) -> Box<Flow> {
+        let empty = Body::empty(match half {
+            Half::Request => body::Half::Request,
+            Half::Response => body::Half::Response,
+        });
         Box::new(Flow {
             run: Rc::clone(run),
             half,
-            below,
+            below: std::mem::replace(below, empty),
             expects: None,
             asked: false,
             announced: None,
@@ -115,51 +120,56 @@ impl Flow {
         }
     }
 
-    /// The body that goes on with the head, which has passed and has these `fields`; and, where these say another length
-    /// than the content has by now, the right one.
+    /// Puts what follows into `body`, filtered, now that the head has passed and has these `fields`. Where these say another
+    /// length than the content has by now: the right one.
     ///
     /// # Errors
     /// If a filter announces a length that is none.
-    pub(super) fn body(mut self: Box<Self>, fields: &Fields) -> Result<(Body, Option<HeaderValue>), Fault> {
+    pub(super) fn body(mut self: Box<Self>, fields: &Fields, body: &mut Body) -> Result<Option<HeaderValue>, Fault> {
+        if self.run.goes_by(self.half) {
+            *body = self.below;
+            return Ok(None);
+        }
+        let mut right = None;
+        let length = {
+            let seen = self.run.seen.borrow();
+            let way = &seen.ways[self.half as usize];
+            match self.below.length() {
+                Length::Tunnel => Length::Tunnel,
+                _ if self.run.tcp => Length::Tunnel,
+                _ if way.ended => {
+                    // All of it is here: what is said of its length can be set right.
+                    let total = way.out.len();
+                    match fields.contains_key(header::CONTENT_LENGTH) {
+                        true => {
+                            let value = HeaderValue::from(total);
+                            right =
+                                (!fields.get_all(header::CONTENT_LENGTH).map(Value::as_bytes).eq([value.as_bytes()]))
+                                    .then_some(value);
+                            Length::Known(total)
+                        }
+                        false => Length::Unknown,
+                    }
+                }
+                _ if seen.has_length_of_theirs(self.half) => {
+                    rules::content_length(fields, Reason::FilterInvalid)?.map_or(Length::Unknown, Length::Known)
+                }
+                length => length,
+            }
+        };
+        if let Length::Known(length) = length {
+            self.announced = Some(length);
+        }
         let half = match self.half {
             Half::Request => body::Half::Request,
             Half::Response => body::Half::Response,
         };
-        if self.run.goes_by(self.half) {
-            return Ok((self.below, None));
-        }
-        let run = Rc::clone(&self.run);
-        let seen = run.seen.borrow();
-        let way = &seen.ways[self.half as usize];
-        let mut right = None;
-        let length = match self.below.length() {
-            Length::Tunnel => Length::Tunnel,
-            _ if run.tcp => Length::Tunnel,
-            _ if way.ended => {
-                // All of it is here: what is said of its length can be set right.
-                let total = way.out.len();
-                match fields.contains_key(header::CONTENT_LENGTH) {
-                    true => {
-                        let value = HeaderValue::from(total);
-                        right = (!fields.get_all(header::CONTENT_LENGTH).map(Value::as_bytes).eq([value.as_bytes()]))
-                            .then_some(value);
-                        Length::Known(total)
-                    }
-                    false => Length::Unknown,
-                }
-            }
-            _ => rules::content_length(fields, Reason::FilterInvalid)?.map_or(Length::Unknown, Length::Known),
-        };
-        drop(seen);
-        if let Length::Known(length) = length {
-            self.announced = Some(length);
-        }
         let upload = self.below.take_upload();
-        let mut body = Body::source(half, Source::Made(self), length);
+        *body = Body::source(half, Source::Made(self), length);
         if let Some(upload) = upload {
             body.carry(upload);
         }
-        Ok((body, right))
+        Ok(right)
     }
 
     /// Reads one frame from below, if it can move on, and shows it. Pending also when it cannot.
@@ -168,28 +178,16 @@ impl Flow {
             return Ok(Poll::Pending);
         }
         let Poll::Ready(frame) = self.below.poll_frame(cx) else { return Ok(Poll::Pending) };
-        // An end that is known is shown with what comes before it. That of a connection comes by itself.
-        let end = self.below.is_end() && !self.run.tcp;
-        let first = self.run.first(self.half);
         match frame.transpose()? {
-            Some(Frame::Data(data)) if data.is_empty() && !end => {}
             Some(Frame::Data(data)) => {
-                if end {
-                    self.run.seen.borrow_mut().read(self.half);
+                // An end that is known is shown with what comes before it. That of a connection comes by itself.
+                let end = self.below.is_end() && !self.run.tcp;
+                if end || !data.is_empty() {
+                    self.run.read(self.half, data, end)?;
                 }
-                self.run.data(self.half, first, data, end)?;
             }
-            Some(Frame::Trailers(fields)) => {
-                let mut seen = self.run.seen.borrow_mut();
-                seen.ways[self.half as usize].read = true;
-                seen.trailers[self.half as usize].came(fields);
-                drop(seen);
-                self.run.trailers(self.half, first)?;
-            }
-            None => {
-                self.run.seen.borrow_mut().read(self.half);
-                self.run.data(self.half, first, Bytes::new(), true)?;
-            }
+            Some(Frame::Trailers(fields)) => self.run.read_trailers(self.half, fields)?,
+            None => self.run.read(self.half, Bytes::new(), true)?,
         }
         Ok(Poll::Ready(()))
     }
@@ -232,11 +230,16 @@ impl Made for Flow {
                     continue;
                 }
                 Some(frame) => {
-                    let Some(held) = self.held.take() else { return Poll::Ready(Some(Ok(frame))) };
-                    if !matches!(&frame, Frame::Data(data) if data.is_empty()) {
-                        self.run.seen.borrow_mut().ways[self.half as usize].out.unshift(frame);
-                    }
-                    return Poll::Ready(Some(Ok(Frame::Data(held))));
+                    let frame = match self.held.take() {
+                        None => frame,
+                        Some(held) => {
+                            if !matches!(&frame, Frame::Data(data) if data.is_empty()) {
+                                self.run.seen.borrow_mut().ways[self.half as usize].out.unshift(frame);
+                            }
+                            Frame::Data(held)
+                        }
+                    };
+                    return Poll::Ready(Some(Ok(frame)));
                 }
                 None if ended => return Poll::Ready(self.held.take().map(|held| Ok(Frame::Data(held)))),
                 None if self.run.closed() => {

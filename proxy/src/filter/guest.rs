@@ -55,6 +55,8 @@ enum Length {
     Untouched,
     /// What it said before a filter touched that.
     Fixed(Option<HeaderValue>),
+    /// What it says, and filters see the content; none has touched that.
+    Open,
     /// Anything: filters see the content, and it is held to what they say.
     Theirs,
 }
@@ -73,7 +75,15 @@ impl GuestRequest {
 
     /// Filters will see the content.
     pub(super) fn open(&mut self) {
-        self.length = Length::Theirs;
+        self.length = match self.length {
+            Length::Untouched | Length::Open => Length::Open,
+            Length::Fixed(_) | Length::Theirs => Length::Theirs,
+        };
+    }
+
+    /// Whether what it says of the length of its content is for filters to say, and one has touched it.
+    pub(super) fn has_length_of_theirs(&self) -> bool {
+        matches!(self.length, Length::Theirs)
     }
 
     /// Header lines, pseudo-headers counted.
@@ -215,6 +225,11 @@ impl GuestResponse {
         (self.head.headers.len() + 1) as u32
     }
 
+    /// See [`GuestRequest::has_length_of_theirs`].
+    pub(super) fn has_length_of_theirs(&self) -> bool {
+        matches!(self.length, Length::Theirs)
+    }
+
     /// See [`GuestRequest::check`].
     pub(super) fn check(&mut self) -> Result<(), String> {
         if let Length::Fixed(length) = &self.length {
@@ -344,13 +359,18 @@ impl Headers for GuestTrailers {
 
 impl Length {
     fn new(open: bool) -> Length {
-        if open { Length::Theirs } else { Length::Untouched }
+        if open { Length::Open } else { Length::Untouched }
     }
 
-    /// A filter is about to change a field of this name: what the head says now is kept.
+    /// A filter is about to change a field of this name: what the head says now is kept where filters see no content.
     fn touch(&mut self, headers: &Fields, name: &[u8]) {
-        if matches!(self, Length::Untouched) && name == header::CONTENT_LENGTH.as_str().as_bytes() {
-            *self = Length::Fixed(headers.get(header::CONTENT_LENGTH).map(Value::share));
+        if name != header::CONTENT_LENGTH.as_str().as_bytes() {
+            return;
+        }
+        match self {
+            Length::Untouched => *self = Length::Fixed(headers.get(header::CONTENT_LENGTH).map(Value::share)),
+            Length::Open => *self = Length::Theirs,
+            Length::Fixed(_) | Length::Theirs => {}
         }
     }
 }

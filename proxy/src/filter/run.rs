@@ -10,13 +10,14 @@ use lacis_host::abi::{Action, BodyAnswer, Peer};
 use lacis_host::{Buffer, Half, HeadersAction};
 
 use super::exchange::Exchange;
+use super::guest::GuestResponse;
 use super::legs::Legs;
 use super::meter;
 use super::seen::{End, Head, Left, Part, Seen, Stage};
 use super::wasm::{Filter, Place};
 use crate::fault::{Fault, Reason};
-use crate::http::Fields;
 use crate::http::body::{self, Frame, Observer};
+use crate::http::{Fields, ResponseHead, Shared};
 use crate::telemetry::labels::Outcome;
 use crate::telemetry::why::What;
 
@@ -51,10 +52,13 @@ impl Run {
         })
     }
 
-    /// The head of a half is in [`Seen`]; `bare` when nothing can follow it.
-    pub(super) fn begin(&self, half: Half, bare: bool) {
-        let way = &mut self.seen.borrow_mut().ways[half as usize];
-        (way.bare, way.read) = (bare, bare);
+    /// There is a response, which nothing can follow if it is `bare`; its filters are to see its [head](Run::heads).
+    pub(super) fn answered(&self, head: Shared<ResponseHead>, bare: bool) {
+        let open = !bare && self.see(Half::Response);
+        let mut seen = self.seen.borrow_mut();
+        seen.response = Some(GuestResponse::new(head, open));
+        let way = &mut seen.ways[Half::Response as usize];
+        (way.bare, way.read, way.open) = (bare, bare, open);
     }
 
     /// Whether the head has passed all filters, and none of them has stopped anything: nothing is to be waited for.
@@ -66,7 +70,7 @@ impl Run {
     /// Whether what follows the head goes by all filters that are there, and nothing has been read of it.
     pub(super) fn goes_by(&self, half: Half) -> bool {
         let way = &self.seen.borrow().ways[half as usize];
-        way.bare || !self.see(half) && way.out.is_empty() && !way.ended
+        way.bare || !way.open && way.out.is_empty() && !way.ended
     }
 
     /// It is known where the exchange goes: these filters are next.
@@ -74,19 +78,19 @@ impl Run {
         let _ = self.filters.onward.set(chains);
     }
 
-    /// Shows the head, and what has come after it, to the filters that were added since. The first ones see the head here,
-    /// too.
-    pub(super) fn onward(&self, half: Half) -> Result<(), Fault> {
+    /// Shows the head of the request, and what has come after it, to the filters that were added since. The first ones see
+    /// the head here, too.
+    pub(super) fn onward(&self) -> Result<(), Fault> {
+        let half = Half::Request;
         let (first, came) = {
             let mut seen = self.seen.borrow_mut();
             let Seen { request, stages, ways, .. } = &mut *seen;
             let way = &mut ways[half as usize];
-            if half == Half::Request {
-                way.heads = if self.filters.onward.get().is_some() { self.filters.listener.len() } else { 0 };
-                way.released = false;
-                if let Some(request) = request.as_mut().filter(|_| !way.bare && self.see(half)) {
-                    request.open();
-                }
+            way.heads = if self.filters.onward.get().is_some() { self.filters.listener.len() } else { 0 };
+            way.released = false;
+            way.open = !way.bare && self.see(half);
+            if let Some(request) = request.as_mut().filter(|_| way.open) {
+                request.open();
             }
             // Mostly nothing has: what follows is read when the head has gone.
             let came = (way.ended || !way.out.is_empty())
@@ -244,16 +248,49 @@ impl Run {
         checked.map_err(|why| Fault::new(Reason::FilterInvalid).detail(why))
     }
 
-    /// Shows content to a filter; `None` is whoever writes it.
-    pub(super) fn data(&self, half: Half, at: Option<usize>, data: Bytes, end: bool) -> Result<(), Fault> {
-        let Some(at) = at else {
-            let way = &mut self.seen.borrow_mut().ways[half as usize];
-            if !data.is_empty() {
-                way.out.push(Frame::Data(data));
+    /// A piece of content has been read, or the end.
+    pub(super) fn read(&self, half: Half, data: Bytes, end: bool) -> Result<(), Fault> {
+        let first = {
+            let mut seen = self.seen.borrow_mut();
+            if end {
+                seen.read(half);
             }
-            way.ended |= end;
-            return Ok(());
+            seen.first(half)
         };
+        self.data(half, first, data, end)
+    }
+
+    /// The trailers have been read.
+    pub(super) fn read_trailers(&self, half: Half, fields: Fields) -> Result<(), Fault> {
+        let first = {
+            let mut seen = self.seen.borrow_mut();
+            seen.ways[half as usize].read = true;
+            seen.trailers[half as usize].came(fields);
+            seen.first(half)
+        };
+        self.trailers(half, first)
+    }
+
+    /// Shows content to a filter, and to those after it as far as they let it go on; `None` is whoever writes it.
+    fn data(&self, half: Half, mut at: Option<usize>, mut data: Bytes, mut end: bool) -> Result<(), Fault> {
+        while let Some(to) = at {
+            let Some(from) = self.show(half, to, data, end)? else { return Ok(()) };
+            let gone = self.release(half, from)?;
+            if gone.end == End::Trailers || gone.is_nothing() {
+                return self.reach(half, gone);
+            }
+            (at, data, end) = (gone.next, gone.data, gone.end == End::Body);
+        }
+        let way = &mut self.seen.borrow_mut().ways[half as usize];
+        if !data.is_empty() {
+            way.out.push(Frame::Data(data));
+        }
+        way.ended |= end;
+        Ok(())
+    }
+
+    /// Shows content to a filter, and perhaps to others together with it: which of them has it now, and lets it go on.
+    fn show(&self, half: Half, at: usize, data: Bytes, end: bool) -> Result<Option<usize>, Fault> {
         let (filter, place, size, absent, fellows) = {
             let mut seen = self.seen.borrow_mut();
             let Seen { stages, trailers, .. } = &mut *seen;
@@ -266,7 +303,7 @@ impl Run {
                 trailers[half as usize].may_come();
             }
             if part.head == Head::Stopped {
-                return Ok(());
+                return Ok(None);
             }
             let (filter, place, size, absent) = (&self.filters[*number], *place, part.content.len(), part.absent);
             let fellows = match half {
@@ -276,7 +313,7 @@ impl Run {
             (filter, place, size, absent, fellows)
         };
         if absent || !self.sees(filter, half) {
-            return self.forward(half, at);
+            return Ok(Some(at));
         }
         let (at, answer) = match fellows {
             2.. if !self.apart && filter.has(place) => self.together(at, place, fellows, size, end)?,
@@ -289,11 +326,16 @@ impl Run {
                 (at, shown?)
             }
         };
-        let filter = self.filter(at);
         self.noted()?;
-        if answer == BodyAnswer::Continue {
-            return self.forward(half, at);
+        match answer {
+            BodyAnswer::Continue => Ok(Some(at)),
+            answer => self.hold(half, at, answer).map(|()| None),
         }
+    }
+
+    /// A filter has stopped content.
+    fn hold(&self, half: Half, at: usize, answer: BodyAnswer) -> Result<(), Fault> {
+        let filter = self.filter(at);
         let limit = filter.buffer_limit();
         self.seen.borrow_mut().ways[half as usize].halted = true;
         let held = self.part(half, at, |part| {
@@ -317,7 +359,7 @@ impl Run {
     }
 
     /// Shows the trailers to a filter; `None` is whoever writes them.
-    pub(super) fn trailers(&self, half: Half, at: Option<usize>) -> Result<(), Fault> {
+    fn trailers(&self, half: Half, at: Option<usize>) -> Result<(), Fault> {
         let Some(at) = at else {
             let mut seen = self.seen.borrow_mut();
             let Seen { trailers, ways, .. } = &mut *seen;
@@ -359,55 +401,56 @@ impl Run {
 
     /// Everything that is with a filter goes on to the next.
     fn forward(&self, half: Half, at: usize) -> Result<(), Fault> {
-        let (head, data, end) = self.part(half, at, |part| {
-            part.stopped = None;
-            let data = match part.kept.take() {
-                Some(mut kept) => {
-                    kept.append(part.content.take());
-                    kept.take()
-                }
-                None => part.content.take(),
-            };
-            (part.head, data, std::mem::take(&mut part.end))
-        });
-        if head == Head::Held {
+        let gone = self.release(half, at)?;
+        self.reach(half, gone)
+    }
+
+    /// Takes everything that is with a filter; its head goes on.
+    fn release(&self, half: Half, at: usize) -> Result<Gone, Fault> {
+        let mut seen = self.seen.borrow_mut();
+        let part = &mut seen.stages[at].parts[half as usize];
+        let (data, end) = part.take();
+        if part.head == Head::Held {
+            drop(seen);
             self.head_goes(half, at)?;
             self.heads(half)?;
+            seen = self.seen.borrow_mut();
         }
-        let (made, next) = {
-            let mut seen = self.seen.borrow_mut();
-            let trailers = &mut seen.trailers[half as usize];
-            let made = trailers.count() > 0;
-            if end == End::Body && !made {
+        let trailers = &mut seen.trailers[half as usize];
+        let end = match end {
+            // A guest has made some.
+            End::Body if trailers.count() > 0 => End::Trailers,
+            End::Body => {
                 trailers.are_none();
+                End::Body
             }
-            (made, after(&seen, half, at))
+            end => end,
         };
-        match end {
-            End::Body if !made => self.data(half, next, data, true),
-            End::Open | End::Body | End::Trailers => {
-                if !data.is_empty() {
-                    self.data(half, next, data, false)?;
-                }
-                if end == End::Open { Ok(()) } else { self.trailers(half, next) }
-            }
+        Ok(Gone { next: seen.after(half, at), data, end })
+    }
+
+    /// What a filter has let go on is shown to the next.
+    fn reach(&self, half: Half, gone: Gone) -> Result<(), Fault> {
+        let Gone { next, data, end } = gone;
+        if !data.is_empty() || end == End::Body {
+            self.data(half, next, data, end == End::Body)?;
         }
+        if end == End::Trailers { self.trailers(half, next) } else { Ok(()) }
     }
 
     /// Does what guests asked for since this was last called, and what must be done where one has died.
+    #[inline]
     pub(super) fn notice(&self, half: Half) -> Result<(), Fault> {
-        {
-            let seen = self.seen.borrow();
-            if seen.closed || seen.reply.is_some() {
-                self.over(&seen)?;
-            }
-            if !seen.ways[half as usize].halted {
-                return Ok(());
-            }
-        }
-        let mut next = self.first(half);
+        self.noted()?;
+        let halted = self.seen.borrow().ways[half as usize].halted;
+        if halted { self.resume(half) } else { Ok(()) }
+    }
+
+    /// Filters have stopped something: what they let go on does, and so does what nobody will let go on any more.
+    fn resume(&self, half: Half) -> Result<(), Fault> {
+        let mut next = self.seen.borrow().first(half);
         while let Some(at) = next {
-            next = self.after(half, at);
+            next = self.seen.borrow().after(half, at);
             let (resumed, head, stopped) =
                 self.part(half, at, |part| (std::mem::take(&mut part.resumed), part.head, part.stopped.is_some()));
             let waits = stopped || matches!(head, Head::Stopped | Head::Held);
@@ -442,28 +485,28 @@ impl Run {
     /// Whether something that is read from below would move on, or may be kept.
     pub(super) fn takes(&self, half: Half) -> bool {
         let seen = self.seen.borrow();
-        let mut next = self.first_of(&seen, half).filter(|_| seen.ways[half as usize].halted);
+        let way = &seen.ways[half as usize];
+        !way.read && (!way.halted || self.has_room(&seen, half))
+    }
+
+    /// Whether the first filter that has stopped something may keep more.
+    fn has_room(&self, seen: &Seen, half: Half) -> bool {
+        let mut next = seen.first(half);
         while let Some(at) = next {
             let stage = &seen.stages[at];
             let part = &stage.parts[half as usize];
+            let limit = || self.filters[stage.number].buffer_limit();
             match (part.head, part.stopped) {
                 // What arrives meanwhile is kept for it, as in Envoy: one piece, when the head has gone.
-                (Head::Stopped, _) => {
-                    let held = part.content.len();
-                    return !seen.ways[half as usize].read && held < self.filters[stage.number].buffer_limit();
-                }
+                (Head::Stopped, _) => return part.content.len() < limit(),
                 (_, Some(BodyAnswer::Watermark)) => {
-                    let kept = part.kept.as_ref().map_or(0, |kept| kept.len());
-                    return !seen.ways[half as usize].read && kept < self.filters[stage.number].buffer_limit();
+                    return part.kept.as_ref().map_or(0, |kept| kept.len()) < limit();
                 }
-                (_, Some(_)) if self.tcp && part.content.len() >= self.filters[stage.number].buffer_limit() => {
-                    return false;
-                }
-                (_, Some(_)) => break,
-                (_, None) => next = after(&seen, half, at),
+                (_, Some(_)) => return !self.tcp || part.content.len() < limit(),
+                (_, None) => next = seen.after(half, at),
             }
         }
-        !seen.ways[half as usize].read
+        true
     }
 
     /// Whether a filter has stopped the head, and sees nothing of what follows.
@@ -510,29 +553,18 @@ impl Run {
     fn part<T>(&self, half: Half, at: usize, f: impl FnOnce(&mut Part) -> T) -> T {
         f(&mut self.seen.borrow_mut().stages[at].parts[half as usize])
     }
-
-    /// The filter that a half reaches first.
-    pub(super) fn first(&self, half: Half) -> Option<usize> {
-        self.first_of(&self.seen.borrow(), half)
-    }
-
-    fn first_of(&self, seen: &Seen, half: Half) -> Option<usize> {
-        match half {
-            Half::Request => (!seen.stages.is_empty()).then_some(0),
-            Half::Response => seen.stages.len().checked_sub(1),
-        }
-    }
-
-    /// The filter that it reaches next.
-    fn after(&self, half: Half, at: usize) -> Option<usize> {
-        after(&self.seen.borrow(), half, at)
-    }
 }
 
-fn after(seen: &Seen, half: Half, at: usize) -> Option<usize> {
-    match half {
-        Half::Request => Some(at + 1).filter(|next| *next < seen.stages.len()),
-        Half::Response => at.checked_sub(1),
+/// What has left a filter, for the next.
+struct Gone {
+    next: Option<usize>,
+    data: Bytes,
+    end: End,
+}
+
+impl Gone {
+    fn is_nothing(&self) -> bool {
+        self.data.is_empty() && self.end == End::Open
     }
 }
 

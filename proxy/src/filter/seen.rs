@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::task::{Context, Waker};
 use std::time::Instant;
 
+use bytes::Bytes;
 use lacis_host::abi::{BodyAnswer, Map, Path, Peer, Status};
 use lacis_host::{Buffer, ContextId, Half, Headers, Reply, Stream};
 
@@ -96,6 +97,21 @@ pub(super) struct Part {
     pub(super) absent: bool,
 }
 
+impl Part {
+    /// All that is here beside the head, which stops no more.
+    pub(super) fn take(&mut self) -> (Bytes, End) {
+        self.stopped = None;
+        let content = match self.kept.take() {
+            None => self.content.take(),
+            Some(mut kept) => {
+                kept.append(self.content.take());
+                kept.take()
+            }
+        };
+        (content, std::mem::take(&mut self.end))
+    }
+}
+
 /// Where the head of a half is, seen from one filter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Head {
@@ -176,6 +192,8 @@ pub(super) struct Way {
     pub(super) released: bool,
     /// The message has nothing but a head.
     pub(super) bare: bool,
+    /// Filters see what follows its head.
+    pub(super) open: bool,
     /// The end of what is filtered has been read.
     pub(super) read: bool,
     /// A filter has stopped something of it, some time: until then there is nothing to look for in each.
@@ -211,8 +229,11 @@ impl Out {
     }
 
     pub(super) fn pop(&mut self) -> Option<Frame> {
-        let next = self.rest.as_mut().and_then(VecDeque::pop_front);
-        std::mem::replace(&mut self.first, next)
+        let first = self.first.take()?;
+        if let Some(rest) = &mut self.rest {
+            self.first = rest.pop_front();
+        }
+        Some(first)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -227,14 +248,15 @@ impl Out {
 }
 
 impl Seen {
-    /// What `filters` filters will see of an exchange: its request, or nothing of the heads that are those of a connection.
+    /// What `filters` filters will see of an exchange: its request, `bare` if that is only a head, or nothing of the heads
+    /// that are those of a connection.
     pub(super) fn new(
         exchange: &Rc<Exchange>,
         node: &Rc<NodeFacts>,
         request: Option<GuestRequest>,
+        bare: bool,
         filters: usize,
     ) -> Rc<RefCell<Self>> {
-        // Made in its place: it is large.
         Rc::new(RefCell::new(Seen {
             exchange: Rc::clone(exchange),
             node: Rc::clone(node),
@@ -242,7 +264,7 @@ impl Seen {
             response: None,
             trailers: Default::default(),
             stages: Vec::with_capacity(filters),
-            ways: Default::default(),
+            ways: [Way { bare, read: bare, ..Way::default() }, Way::default()],
             passing: None,
             asked_by: None,
             reply: None,
@@ -272,6 +294,14 @@ impl Seen {
         match half {
             Half::Request => self.request.as_mut().map_or(Ok(()), GuestRequest::check),
             Half::Response => self.response.as_mut().map_or(Ok(()), GuestResponse::check),
+        }
+    }
+
+    /// Whether a filter has touched what the head of one half says of the length of what follows, which filters see.
+    pub(super) fn has_length_of_theirs(&self, half: Half) -> bool {
+        match half {
+            Half::Request => self.request.as_ref().is_some_and(GuestRequest::has_length_of_theirs),
+            Half::Response => self.response.as_ref().is_some_and(GuestResponse::has_length_of_theirs),
         }
     }
 
@@ -399,6 +429,22 @@ impl Seen {
             count += 1;
         }
         u32::try_from(count).unwrap_or(0)
+    }
+
+    /// The filter that a half reaches first.
+    pub(super) fn first(&self, half: Half) -> Option<usize> {
+        match half {
+            Half::Request => (!self.stages.is_empty()).then_some(0),
+            Half::Response => self.stages.len().checked_sub(1),
+        }
+    }
+
+    /// The filter that it reaches next.
+    pub(super) fn after(&self, half: Half, at: usize) -> Option<usize> {
+        match half {
+            Half::Request => Some(at + 1).filter(|next| *next < self.stages.len()),
+            Half::Response => at.checked_sub(1),
+        }
     }
 
     /// The end of a half has been read.

@@ -56,6 +56,7 @@ pub struct ResponseHead {
 thread_local! {
     /// What is in the place of a head that was taken out: one for all.
     static UNREAD: Rc<RequestHead> = Rc::new(RequestHead::unread());
+    static UNSENT: Rc<ResponseHead> = Rc::new(ResponseHead::new(StatusCode::OK));
 }
 
 /// A head that several may hold: whoever sends it, a retry that may have to send it once more, filters that may read it
@@ -85,6 +86,12 @@ impl<T: Clone> Shared<T> {
 impl Default for Shared<RequestHead> {
     fn default() -> Self {
         Shared(UNREAD.with(Rc::clone))
+    }
+}
+
+impl Default for Shared<ResponseHead> {
+    fn default() -> Self {
+        Shared(UNSENT.with(Rc::clone))
     }
 }
 

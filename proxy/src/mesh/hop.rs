@@ -149,9 +149,10 @@ async fn run(hop: &Hop, conn: &Rc<Conn>, pinned: Option<&Rc<str>>, mut request: 
         Ok(response)
     }
     .await;
-    let response = reply::settle(&hop.node, &exchange, grpc, outcome);
-    let outcome = passage.response(response).await;
     let mut response = reply::settle(&hop.node, &exchange, grpc, outcome);
+    if let Err(stop) = passage.response(&mut response).await {
+        response = reply::settle(&hop.node, &exchange, grpc, Err(stop));
+    }
     if response.head.is_bodiless(&method) && response.body.length() != Length::Tunnel {
         // An answer of ours to HEAD has its content only announced (RFC 9110 section 9.3.2).
         response.body = Body::empty(Half::Response);

@@ -91,7 +91,7 @@ async fn exchange(
     let none = generation.chain(Direction::Inbound);
     passage.onward(&account, &mut request, [none, none], false).await?;
     let mut response = Response::whole(ResponseHead::new(StatusCode::OK), Bytes::from_static(b"content"));
-    response = passage.response(response).await?;
+    passage.response(&mut response).await?;
     account.answered(response.head.status);
     response.body.observe(passage.observer(account));
     while let Some(frame) = response.body.frame().await {

@@ -147,11 +147,7 @@ pub(crate) const RESPONSE: &[Row] = &[
     Row("upper-case", "GET /bytes/3", "rs add 2 X-Upper Value, get 2 x-upper"),
     Row("high-bytes", "GET /bytes/3", "rs add 2 x-a %E4%FF, get 2 x-a"),
     Row("several-cookies", "GET /bytes/3", "rs add 2 set-cookie a=1, add 2 set-cookie b=2, get 2 set-cookie"),
-    Row(
-        "in-later-phases",
-        "GET /bytes/3",
-        "rsb ret 1 ; rsbe get 2 :status, pairs 2, add 2 x 1 ; dn get 2 :status",
-    ),
+    Row("in-later-phases", "GET /bytes/3", "rsb ret 1 ; rsbe get 2 :status, pairs 2, add 2 x 1 ; dn get 2 :status"),
     Row(
         "in-the-log",
         "GET /bytes/3",
