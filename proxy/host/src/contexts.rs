@@ -26,6 +26,7 @@ pub(crate) struct Contexts {
 impl Contexts {
     /// Puts in what `make` makes of a fresh number: never 0 and never one that is in use, for SDKs panic on both. None if
     /// there are as many contexts as there can be.
+    #[inline]
     pub(crate) fn insert(&mut self, make: impl FnOnce(ContextId) -> Context) -> Option<Rc<Context>> {
         if self.alive * 2 >= self.places.len() {
             self.grow()?;

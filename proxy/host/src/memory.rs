@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use lacis_abi::Status;
-use wasmtime::{Caller, Extern};
+use wasmtime::{Caller, Extern, Memory};
 
 use crate::calls::Fail;
 use crate::limits;
@@ -14,17 +14,23 @@ pub(crate) struct Guest<'a>(&'a mut [u8]);
 
 /// Guest memory and the host's state, both borrowed. Must be called again after the guest's allocator ran: memory may
 /// have grown, and moved.
+#[inline]
 pub(crate) fn split<'a>(caller: &'a mut Caller<'_, State>) -> Result<(Guest<'a>, &'a mut State), Fail> {
     let memory = match caller.data().memory {
         Some(memory) => memory,
-        // A start section (AssemblyScript) runs before the host could look the export up.
-        None => match caller.get_export("memory") {
-            Some(Extern::Memory(memory)) => *caller.data_mut().memory.insert(memory),
-            _ => return Err(Status::InvalidMemoryAccess.into()),
-        },
+        None => find(caller)?,
     };
     let (bytes, state) = memory.data_and_store_mut(caller);
     Ok((Guest(bytes), state))
+}
+
+/// A start section (AssemblyScript) runs before the host could look the export up.
+#[cold]
+fn find(caller: &mut Caller<'_, State>) -> Result<Memory, Status> {
+    match caller.get_export("memory") {
+        Some(Extern::Memory(memory)) => Ok(*caller.data_mut().memory.insert(memory)),
+        _ => Err(Status::InvalidMemoryAccess),
+    }
 }
 
 impl Guest<'_> {
@@ -51,7 +57,7 @@ impl Guest<'_> {
 
     /// Says that nothing is given yet, where a block's pointer and size will be told. Before the allocator runs: a block that
     /// cannot be told of would leak.
-    fn promise(&mut self, pointer: u32, size: u32) -> Result<(), Status> {
+    pub(crate) fn promise(&mut self, pointer: u32, size: u32) -> Result<(), Status> {
         self.write_u32(pointer, 0)?;
         self.write_u32(size, 0)
     }
@@ -81,22 +87,21 @@ pub(crate) fn give(caller: &mut Caller<'_, State>, bytes: &[u8], pointer: u32, s
 /// Hands over what the state's scratch buffer holds, which is empty afterwards.
 pub(crate) fn give_scratch(caller: &mut Caller<'_, State>, pointer: u32, size: u32) -> Result<(), Fail> {
     let (mut guest, state) = split(caller)?;
-    promise_scratch(&mut guest, state, pointer, size)?;
-    give_promised(caller, pointer, size)
-}
-
-/// The first half of [`give_scratch`], for whoever has both in his hands: the second is [`give_promised`].
-pub(crate) fn promise_scratch(guest: &mut Guest<'_>, state: &mut State, pointer: u32, size: u32) -> Result<(), Fail> {
     if let Err(status) = guest.promise(pointer, size) {
         state.scratch.clear();
         return Err(status.into());
     }
-    Ok(())
+    let bytes = std::mem::take(&mut state.scratch);
+    give_promised(caller, bytes, pointer, size)
 }
 
-/// Hands over what the state's scratch buffer holds, as [`promise_scratch`] has promised.
-pub(crate) fn give_promised(caller: &mut Caller<'_, State>, pointer: u32, size: u32) -> Result<(), Fail> {
-    let mut bytes = std::mem::take(&mut caller.data_mut().scratch);
+/// Hands over the state's scratch buffer, taken out of it, as was [promised](Guest::promise). It is put back.
+pub(crate) fn give_promised(
+    caller: &mut Caller<'_, State>,
+    mut bytes: Vec<u8>,
+    pointer: u32,
+    size: u32,
+) -> Result<(), Fail> {
     let given = fill_promised(caller, bytes.len(), pointer, size, |block, _| {
         block.copy_from_slice(&bytes);
         Ok(())

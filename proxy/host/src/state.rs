@@ -1,6 +1,6 @@
 //! What the host keeps for one VM: the data of its store.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, Ref, RefCell, RefMut};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -160,29 +160,28 @@ pub(crate) enum Access {
 impl State {
     /// Runs `f` on a header map of the effective context if the guest may write it; else the ABI's `BadArgument`.
     pub(crate) fn write<R>(&self, map: Map, f: impl FnOnce(&mut dyn Headers) -> R) -> Result<R, Fail> {
-        self.writable(map)?;
-        self.edit(map, f)
+        self.writable(map)?.edit(map, f)
     }
 
-    /// Whether the guest may write a header map of the effective context now.
-    pub(crate) fn writable(&self, map: Map) -> Result<(), Status> {
-        if self.access(map) == Access::Write { Ok(()) } else { Err(Status::BadArgument) }
-    }
-
-    /// As [`State::write`], for a map that is known to be [writable](State::writable).
-    pub(crate) fn edit<R>(&self, map: Map, f: impl FnOnce(&mut dyn Headers) -> R) -> Result<R, Fail> {
-        self.headers(map, f)?.ok_or(Status::BadArgument.into())
+    /// The exchange of the effective context, if the guest may write this header map of it now; else the ABI's
+    /// `BadArgument`.
+    #[inline]
+    pub(crate) fn writable(&self, map: Map) -> Result<&Exchange, Status> {
+        self.exchange().filter(|exchange| exchange.access(map) == Access::Write).ok_or(Status::BadArgument)
     }
 
     /// Runs `f` on a header map of the effective context if there is one that the guest may read.
+    #[inline]
     pub(crate) fn read<R>(&self, map: Map, f: impl FnOnce(&dyn Headers) -> R) -> Result<Option<R>, Fail> {
-        match self.access(map) {
-            Access::Write => self.headers(map, |headers| f(headers)),
-            Access::Read => match self.calls.headers(map) {
-                Some(headers) => Ok(Some(f(headers))),
-                None => self.headers(map, |headers| f(headers)),
-            },
-            Access::Nothing | Access::NothingToLog => Ok(None),
+        let access = self.access(map);
+        if access == Access::Read
+            && let Some(headers) = self.calls.headers(map)
+        {
+            return Ok(Some(f(headers)));
+        }
+        match self.exchange() {
+            Some(exchange) if matches!(access, Access::Read | Access::Write) => exchange.headers(map, |all| f(all)),
+            _ => Ok(None),
         }
     }
 
@@ -243,11 +242,11 @@ impl State {
         if text.is_empty() { Ok(()) } else { self.log(level, text.strip_suffix(b"\n").unwrap_or(&text)) }
     }
 
-    pub(crate) fn world(&self) -> Result<std::cell::Ref<'_, dyn World + 'static>, Fail> {
+    pub(crate) fn world(&self) -> Result<Ref<'_, dyn World + 'static>, Fail> {
         self.world.try_borrow().map_err(|_| Fail::host("the embedder holds its World across a guest call"))
     }
 
-    pub(crate) fn world_mut(&self) -> Result<std::cell::RefMut<'_, dyn World + 'static>, Fail> {
+    pub(crate) fn world_mut(&self) -> Result<RefMut<'_, dyn World + 'static>, Fail> {
         self.world.try_borrow_mut().map_err(|_| Fail::host("the embedder holds its World across a guest call"))
     }
 
@@ -268,11 +267,6 @@ impl State {
         let kind = MetricKind::from_u32(id & 3)?;
         let index = (id >> 2).checked_sub(1)?;
         Some((kind, *self.metrics[kind as usize].get(index as usize)?))
-    }
-
-    fn headers<R>(&self, map: Map, f: impl FnOnce(&mut dyn Headers) -> R) -> Result<Option<R>, Fail> {
-        let Some(exchange) = self.exchange() else { return Ok(None) };
-        Ok(exchange.stream()?.headers(map).map(f))
     }
 }
 
@@ -300,11 +294,26 @@ impl Exchange {
     }
 
     /// The stream, for the length of one host call.
-    pub(crate) fn stream(&self) -> Result<std::cell::RefMut<'_, dyn Stream + 'static>, Fail> {
-        let stream = self.stream.try_borrow_mut();
-        let mut stream = stream.map_err(|_| Fail::host("the embedder holds a Stream across a guest call"))?;
+    pub(crate) fn stream(&self) -> Result<RefMut<'_, dyn Stream + 'static>, Fail> {
+        let mut stream = self.borrow()?;
         stream.asked_by(self.id);
         Ok(stream)
+    }
+
+    #[inline]
+    fn borrow(&self) -> Result<RefMut<'_, dyn Stream + 'static>, Fail> {
+        self.stream.try_borrow_mut().map_err(|_| Fail::host("the embedder holds a Stream across a guest call"))
+    }
+
+    /// Runs `f` on a header map that the guest may [write](State::writable); the ABI's `BadArgument` if there is none.
+    #[inline]
+    pub(crate) fn edit<R>(&self, map: Map, f: impl FnOnce(&mut dyn Headers) -> R) -> Result<R, Fail> {
+        self.headers(map, f)?.ok_or(Status::BadArgument.into())
+    }
+
+    #[inline]
+    fn headers<R>(&self, map: Map, f: impl FnOnce(&mut dyn Headers) -> R) -> Result<Option<R>, Fail> {
+        Ok(self.borrow()?.headers(map).map(f))
     }
 
     pub(crate) fn side(&self, half: Half) -> &Side {

@@ -13,8 +13,8 @@ use crate::vm::ContextId;
 /// The VM borrows a `Stream` for the length of one host call only. The embedder must not hold a borrow of its own while
 /// it calls a method of [`Vm`](crate::Vm).
 pub trait Stream {
-    /// Which of the VM's contexts the next method is called for. Several contexts may be of one stream, in one VM or in
-    /// several, and what one of them holds back is not the others'.
+    /// Which of the VM's contexts the next method is called for, but for [`headers`](Stream::headers). Several contexts may be
+    /// of one stream, in one VM or in several, and what one of them holds back is not the others'; the heads and trailers are.
     fn asked_by(&mut self, context: ContextId) {
         _ = context;
     }

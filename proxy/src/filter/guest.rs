@@ -92,7 +92,14 @@ impl GuestRequest {
     }
 
     /// What is wrong with it now, if anything; framing that the guest touched is mended, for the body is what it was.
+    #[inline]
     pub(super) fn check(&mut self) -> Result<(), String> {
+        let is_whole = self.missing & (AUTHORITY | PATH | METHOD) == 0;
+        if is_whole && self.broken.is_none() && !self.length.is_touched() { Ok(()) } else { self.mend() }
+    }
+
+    #[cold]
+    fn mend(&mut self) -> Result<(), String> {
         if let Length::Fixed(length) = &self.length {
             mend(&mut Rc::make_mut(&mut self.head).headers, length.as_ref());
         }
@@ -128,7 +135,7 @@ impl GuestRequest {
         };
         match set {
             Some(bit) => self.missing &= !bit,
-            None => self.broken = Some(format!("invalid header value for: {}", String::from_utf8_lossy(name))),
+            None => self.broken = Some(invalid("value for", name)),
         }
     }
 }
@@ -231,7 +238,13 @@ impl GuestResponse {
     }
 
     /// See [`GuestRequest::check`].
+    #[inline]
     pub(super) fn check(&mut self) -> Result<(), String> {
+        if !self.missing && self.broken.is_none() && !self.length.is_touched() { Ok(()) } else { self.mend() }
+    }
+
+    #[cold]
+    fn mend(&mut self) -> Result<(), String> {
         if let Length::Fixed(length) = &self.length {
             mend(&mut Rc::make_mut(&mut self.head).headers, length.as_ref());
         }
@@ -362,6 +375,11 @@ impl Length {
         if open { Length::Open } else { Length::Untouched }
     }
 
+    /// Whether a filter has changed what is not for it to change.
+    fn is_touched(&self) -> bool {
+        matches!(self, Length::Fixed(_))
+    }
+
     /// A filter is about to change a field of this name: what the head says now is kept where filters see no content.
     fn touch(&mut self, headers: &Fields, name: &[u8]) {
         if name != header::CONTENT_LENGTH.as_str().as_bytes() {
@@ -376,12 +394,13 @@ impl Length {
 }
 
 fn field<'a>(headers: &'a Fields, name: &[u8]) -> Option<&'a [u8]> {
-    headers.get(names::name(name)?).map(Value::as_bytes)
+    headers.get(&*names::name(name)?).map(Value::as_bytes)
 }
 
 pub(super) fn append(headers: &mut Fields, broken: &mut Option<String>, name: &[u8], value: &[u8]) {
-    match line(broken, name, names::name(name), value) {
-        Some((name, value)) if headers.takes_more() => headers.append(name, value),
+    let Some(known) = names::name(name) else { return *broken = Some(invalid("name", name)) };
+    match worth(broken, &known, value) {
+        Some(value) if headers.takes_more() => headers.append(&*known, value),
         Some(_) => *broken = Some("too many headers".into()),
         None => {}
     }
@@ -389,44 +408,40 @@ pub(super) fn append(headers: &mut Fields, broken: &mut Option<String>, name: &[
 
 /// Sets the one value of a name; where that cannot be, it has none any more.
 fn replace(headers: &mut Fields, broken: &mut Option<String>, name: &[u8], value: &[u8]) {
-    let known = names::name(name);
+    let Some(known) = names::name(name) else { return *broken = Some(invalid("name", name)) };
+    let place = headers.place(&known);
     // No copy of what is there already: mostly from a filter before.
-    if let Some(known) = &known {
-        let mut there = headers.get_all(known);
-        if there.next().is_some_and(|there| there.as_bytes() == value) && there.next().is_none() {
-            return;
-        }
+    if place.is_some_and(|place| headers.is_only(place, value)) {
+        return;
     }
-    match line(broken, name, known, value) {
-        Some((name, value)) if headers.takes_more() || headers.contains_key(&name) => {
-            headers.insert(name, value);
-        }
-        Some(_) => *broken = Some("too many headers".into()),
-        None => remove(headers, name),
+    match (worth(broken, &known, value), place) {
+        (Some(value), Some(place)) => headers.set(place, value),
+        (Some(value), None) if headers.takes_more() => headers.append(&*known, value),
+        (Some(_), None) => *broken = Some("too many headers".into()),
+        (None, _) => _ = headers.remove(&*known),
     }
 }
 
-/// A line as it can be part of a message. None if it cannot, and if it is not the guest's.
-fn line(
-    broken: &mut Option<String>,
-    text: &[u8],
-    name: Option<HeaderName>,
-    value: &[u8],
-) -> Option<(HeaderName, HeaderValue)> {
-    let text = || String::from_utf8_lossy(text).into_owned();
-    match (name, HeaderValue::from_bytes(value)) {
+/// A value as it can be part of a message. None if it cannot, and if the field is not the guest's.
+fn worth(broken: &mut Option<String>, name: &HeaderName, value: &[u8]) -> Option<HeaderValue> {
+    match HeaderValue::from_bytes(value) {
         // The connection is not the guest's (RFC 9110 section 7.6.1).
-        (Some(name), Ok(_)) if rules::is_of_connection(name.as_str()) => return None,
-        (Some(name), Ok(value)) => return Some((name, value)),
-        (None, _) => *broken = Some(format!("invalid header name: {}", text())),
-        (Some(_), Err(_)) => *broken = Some(format!("invalid header value for: {}", text())),
+        Ok(value) => Some(value).filter(|_| !rules::is_of_connection(name.as_str())),
+        Err(_) => {
+            *broken = Some(invalid("value for", name.as_str().as_bytes()));
+            None
+        }
     }
-    None
+}
+
+#[cold]
+fn invalid(what: &str, name: &[u8]) -> String {
+    format!("invalid header {what}: {}", String::from_utf8_lossy(name))
 }
 
 fn remove(headers: &mut Fields, name: &[u8]) {
     if let Some(name) = names::name(name) {
-        headers.remove(name);
+        headers.remove(&*name);
     }
 }
 

@@ -19,6 +19,7 @@ use super::wasm::{Account, Compiled, Filter, VmKey};
 use super::world::{FilterWorld, Ticks};
 use crate::fault::{Fault, Reason};
 use crate::http::Request;
+use crate::telemetry::cell::Sample;
 use crate::telemetry::labels::{CallResult, Callback, Limit, Outcome};
 use crate::telemetry::metrics::FilterMetrics;
 
@@ -296,7 +297,7 @@ impl Machine {
         };
         tracing::error!(target: "filter", filter = %account.name, callback = trap.callback, cause = %trap.cause, backtrace = %trap.backtrace, "the filter trapped");
         account.failed(trap);
-        account.metrics.request(outcome, Duration::ZERO);
+        account.metrics.request(outcome, Sample::default());
         if self.vm.borrow_mut().take().is_none() {
             return;
         }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::telemetry::cell::Histogram;
+use crate::telemetry::cell::{FILTER_SECONDS, Histogram, Sample};
 use crate::telemetry::labels::{Callback, NameId};
 use crate::telemetry::metrics::Metrics;
 
@@ -35,7 +35,7 @@ pub(super) struct Meter {
     idle: Cell<u8>,
     /// As `idle`, for requests; and how long the last that was measured took.
     skip: Cell<u8>,
-    took: Cell<Duration>,
+    took: Cell<Sample>,
     /// Only of the callbacks that there were, so that no filter shows rows of zeros.
     cells: [OnceCell<Arc<Histogram>>; Callback::ALL.len()],
 }
@@ -95,16 +95,17 @@ impl Meter {
         }
     }
 
-    /// How long it had a request that it lets go now: one that was not measured went on at once, and counts for as long as the
+    /// How long it had a request that it lets go now, if that was measured, and what it counts as: one that was not measured went on at once, and counts for as long as the
     /// last such that was.
     #[inline]
-    pub(super) fn took(&self, since: Option<Instant>, waited: bool) -> Duration {
-        let Some(since) = since else { return self.took.get() };
+    pub(super) fn took(&self, since: Option<Instant>, waited: bool) -> (Option<Duration>, Sample) {
+        let Some(since) = since else { return (None, self.took.get()) };
         let took = since.elapsed();
+        let sample = FILTER_SECONDS.sample_duration(took);
         if !waited {
-            self.took.set(took);
+            self.took.set(sample);
         }
-        took
+        (Some(took), sample)
     }
 
     /// The times of the callbacks of which one was measured.
@@ -152,11 +153,13 @@ mod tests {
         let measured = (0..2 * EVERY).map(|_| meter.begin(false).is_some());
         assert!(measured.eq((0..2 * EVERY).map(|request| request % EVERY == 0)));
         assert!((0..2).all(|_| meter.begin(true).is_some()), "one that was asked for");
-        assert_eq!(meter.took(None, false), Duration::ZERO);
+        let nothing = (None, FILTER_SECONDS.sample(0));
+        assert_eq!(meter.took(None, false), nothing);
         let past = Instant::now().checked_sub(Duration::from_secs(3)).unwrap();
-        assert!(meter.took(Some(past), true) >= Duration::from_secs(3));
-        assert_eq!(meter.took(None, false), Duration::ZERO, "to wait is not how others went on");
-        let took = meter.took(Some(past), false);
-        assert_eq!(meter.took(None, false), took);
+        assert!(meter.took(Some(past), true).0 >= Some(Duration::from_secs(3)));
+        assert_eq!(meter.took(None, false), nothing, "to wait is not how others went on");
+        let (took, sample) = meter.took(Some(past), false);
+        assert_eq!(took.map(|took| FILTER_SECONDS.sample_duration(took)), Some(sample));
+        assert_eq!(meter.took(None, false), (None, sample));
     }
 }

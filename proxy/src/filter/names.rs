@@ -1,6 +1,7 @@
 //! Names of fields as guests write them, each checked and made once: a filter uses the same few for every exchange.
 
 use std::cell::RefCell;
+use std::rc::Rc;
 
 use http::HeaderName;
 
@@ -12,22 +13,27 @@ const LONGEST: usize = 64;
 
 /// The names that were used last, of one worker.
 #[derive(Default)]
-struct Names(Vec<[Option<HeaderName>; 2]>);
+struct Names(Vec<[Option<Rc<HeaderName>>; 2]>);
 
 thread_local! {
     static NAMES: RefCell<Names> = const { RefCell::new(Names(Vec::new())) };
 }
 
 /// A name in lower case as one of a field. None if it cannot be one.
-pub(super) fn name(text: &[u8]) -> Option<HeaderName> {
+pub(super) fn name(text: &[u8]) -> Option<Rc<HeaderName>> {
     // When its thread ends the table may be gone before the last exchange.
     let known = NAMES.try_with(|names| names.try_borrow_mut().ok()?.find(text)).ok().flatten();
-    known.or_else(|| HeaderName::from_bytes(text).ok())
+    known.or_else(|| make(text))
+}
+
+#[cold]
+fn make(text: &[u8]) -> Option<Rc<HeaderName>> {
+    HeaderName::from_bytes(text).ok().map(Rc::new)
 }
 
 impl Names {
     /// None also for a name that is not kept.
-    fn find(&mut self, text: &[u8]) -> Option<HeaderName> {
+    fn find(&mut self, text: &[u8]) -> Option<Rc<HeaderName>> {
         let (first, last) = (*text.first()?, *text.last()?);
         if text.len() > LONGEST {
             return None;
@@ -38,11 +44,11 @@ impl Names {
         let middle = text[text.len() / 2];
         let mix = text.len() ^ usize::from(first) << 1 ^ usize::from(middle) << 2 ^ usize::from(last) << 3;
         let row = self.0.get_mut((mix ^ mix >> 6) % ROWS)?;
-        let is = |name: &Option<HeaderName>| name.as_ref().is_some_and(|name| name.as_str().as_bytes() == text);
+        let is = |name: &Option<Rc<HeaderName>>| name.as_ref().is_some_and(|name| name.as_str().as_bytes() == text);
         if !is(&row[0]) {
             row.swap(0, 1);
             if !is(&row[0]) {
-                row[0] = Some(HeaderName::from_bytes(text).ok()?);
+                row[0] = Some(make(text)?);
             }
         }
         row[0].clone()
@@ -61,7 +67,11 @@ mod tests {
         let many: Vec<String> = (0..10 * ROWS).map(|n| format!("x-{n}")).collect();
         for _ in 0..2 {
             for text in few.iter().copied().chain(many.iter().map(String::as_str)) {
-                assert_eq!(name(text.as_bytes()), HeaderName::from_bytes(text.as_bytes()).ok(), "{text}");
+                assert_eq!(
+                    name(text.as_bytes()).as_deref(),
+                    HeaderName::from_bytes(text.as_bytes()).ok().as_ref(),
+                    "{text}"
+                );
             }
         }
         NAMES.with_borrow(|names| {
@@ -75,7 +85,7 @@ mod tests {
         let mut names = Names::default();
         // Equal in all that a row is chosen by.
         for text in [&b"x-axb-y"[..], b"x-bxc-y", b"x-axb-y", b"x-cxd-y"] {
-            assert_eq!(names.find(text).unwrap(), *std::str::from_utf8(text).unwrap());
+            assert_eq!(names.find(text).unwrap().as_str().as_bytes(), text);
         }
         let row = names.0.iter().find(|row| row[0].is_some()).unwrap();
         assert_eq!(row.each_ref().map(|name| name.as_ref().unwrap().as_str()), ["x-cxd-y", "x-axb-y"]);

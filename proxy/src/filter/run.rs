@@ -533,7 +533,7 @@ impl Run {
     fn count(&self, left: Left, outcome: Outcome) {
         let filter = &self.filters[left.number];
         let took = filter.said(outcome, left.since, left.waited);
-        self.exchange.verdict(left.since.map(|_| took), || filter.verdict(outcome));
+        self.exchange.verdict(took, || filter.verdict(outcome));
     }
 
     /// Whether there is a filter with callbacks for content of this half.

@@ -229,7 +229,7 @@ impl Filter {
         }
         // With a configuration that it did not have when the VM died there is a reason to try at once.
         self.machine.hurry();
-        self.revive().map_err(|why| format!("filter {}: {why}", self.account.name))
+        self.revive().map(drop).map_err(|why| format!("filter {}: {why}", self.account.name))
     }
 
     /// The VM that it runs in.
@@ -262,17 +262,16 @@ impl Filter {
             let text = format!("filter {}: its module has no callbacks for TCP connections", self.account.name);
             return self.unavailable(Fault::new(Reason::FilterUnavailable).detail(text));
         }
-        if let Err(why) = self.revive() {
-            return self.unavailable(
-                Fault::new(Reason::FilterUnavailable).detail(format!("filter {}: {why}", self.account.name)),
-            );
-        }
-        let Some((root, _)) = self.root.get() else {
-            return self.unavailable(Fault::new(Reason::FilterUnavailable));
+        let root = match self.revive() {
+            Ok(root) => root,
+            Err(why) => {
+                let text = format!("filter {}: {why}", self.account.name);
+                return self.unavailable(Fault::new(Reason::FilterUnavailable).detail(text));
+            }
         };
         let opened = match tcp {
             true => self.call(Callback::Context, |vm| vm.open_tcp(root, stream)),
-            false => self.machine.call(|vm| vm.admit(root, stream)),
+            false => self.enter(|vm| vm.admit(root, stream)),
         };
         match opened {
             Some(Ok(context)) => Ok(Some(Place { context, life: self.machine.life() })),
@@ -294,7 +293,7 @@ impl Filter {
                 None => self.lost().map(|()| None),
             };
         }
-        match self.machine.call(|vm| vm.begin(place.context, count, end)) {
+        match self.enter(|vm| vm.begin(place.context, count, end)) {
             Some(Ok(action)) => Ok(Some(self.held(Half::Request, action))),
             Some(Err(trap)) if trap.callback == CREATE => self.trapped(&trap).map(|()| None),
             Some(Err(trap)) => self.trapped(&trap).map(|()| Some(HeadersAction::Continue)),
@@ -438,10 +437,10 @@ impl Filter {
     }
 
     /// Counts what it said of a request that it had `since` then, if that was measured; `waited` if it had stopped it. How
-    /// long it took.
-    pub(super) fn said(&self, outcome: Outcome, since: Option<Instant>, waited: bool) -> Duration {
-        let took = self.account.meter.took(since, waited);
-        self.account.metrics.request(outcome, took);
+    /// long it took, if that was measured.
+    pub(super) fn said(&self, outcome: Outcome, since: Option<Instant>, waited: bool) -> Option<Duration> {
+        let (took, sample) = self.account.meter.took(since, waited);
+        self.account.metrics.request(outcome, sample);
         took
     }
 
@@ -483,8 +482,14 @@ impl Filter {
         }
     }
 
-    fn call<T>(&self, callback: Callback, f: impl FnOnce(&mut Vm) -> Result<T, Trap>) -> Option<Result<T, Trap>> {
-        self.account.meter.measure(callback, || self.machine.call(f))
+    fn call<T>(&self, callback: Callback, f: impl FnOnce(&mut Vm) -> Result<T, Trap>) -> Option<Result<T, Box<Trap>>> {
+        self.account.meter.measure(callback, || self.enter(f))
+    }
+
+    /// The same, not measured. A trap is large, and rare.
+    #[inline]
+    fn enter<T>(&self, f: impl FnOnce(&mut Vm) -> Result<T, Trap>) -> Option<Result<T, Box<Trap>>> {
+        self.machine.call(|vm| f(vm).map_err(Box::new))
     }
 
     /// The VM is dead: it goes, and the request that met the trap follows the failure policy.
@@ -508,13 +513,20 @@ impl Filter {
         }
     }
 
-    /// Starts its plugin if that does not run in the VM of now, and may be tried again.
-    fn revive(&self) -> Result<(), String> {
-        if self.root.get().is_some_and(|(_, life)| life == self.machine.life()) {
-            return Ok(());
+    /// Its root context, once its plugin is started if that does not run in the VM of now, and may be tried again.
+    #[inline]
+    fn revive(&self) -> Result<RootId, String> {
+        match self.root.get() {
+            Some((root, life)) if life == self.machine.life() => Ok(root),
+            _ => self.start(),
         }
-        self.root.set(Some(self.machine.start(&self.compiled, &self.account)?));
-        Ok(())
+    }
+
+    #[cold]
+    fn start(&self) -> Result<RootId, String> {
+        let started = self.machine.start(&self.compiled, &self.account)?;
+        self.root.set(Some(started));
+        Ok(started.0)
     }
 }
 

@@ -149,12 +149,31 @@ impl Fields {
     /// Makes this the one line of a name, in the place of its first if it has some.
     pub fn insert(&mut self, name: impl Into<HeaderName>, value: HeaderValue) {
         let name = name.into();
-        let Some(at) = self.lines.iter().position(|line| line.name == name) else {
-            return self.push(name, Part::Own(value));
-        };
-        self.remove_after(at, &name);
-        if let Some(line) = self.lines.get_mut(at) {
-            line.value = Part::Own(value);
+        match self.place(&name) {
+            Some(place) => self.set(place, value),
+            None => self.push(name, Part::Own(value)),
+        }
+    }
+
+    /// Where the first line of a name is, until lines are added or taken away.
+    pub fn place(&self, name: &HeaderName) -> Option<usize> {
+        self.lines.iter().position(|line| line.name == *name)
+    }
+
+    /// Whether this value is in a [place](Fields::place), and there are no others of its name after it.
+    pub fn is_only(&self, place: usize, value: &[u8]) -> bool {
+        let Some([first, rest @ ..]) = self.lines.get(place..) else { return false };
+        let own = Value { block: &self.block, part: &first.value };
+        own.as_bytes() == value && rest.iter().all(|line| line.name != first.name)
+    }
+
+    /// Makes this the one value of the name that has a [place](Fields::place).
+    pub fn set(&mut self, place: usize, value: HeaderValue) {
+        let Some([first, rest @ ..]) = self.lines.get_mut(place..) else { return };
+        first.value = Part::Own(value);
+        if rest.iter().any(|line| line.name == first.name) {
+            let name = first.name.clone();
+            self.remove_after(place, &name);
         }
     }
 

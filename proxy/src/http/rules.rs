@@ -72,10 +72,13 @@ pub fn response_length(connect: bool, status: StatusCode, headers: &Fields) -> R
 fn decimal(value: Value<'_>) -> Option<u64> {
     let digits = value.as_bytes();
     // u64::MAX has 20 digits; 19 always fit. `+5` and ` 5` are no DIGITs.
-    if digits.is_empty() || digits.len() > 19 || !digits.iter().all(u8::is_ascii_digit) {
+    if digits.is_empty() || digits.len() > 19 {
         return None;
     }
-    Some(digits.iter().fold(0, |n, d| n * 10 + u64::from(d - b'0')))
+    digits.iter().try_fold(0, |number, byte| {
+        let digit = byte.wrapping_sub(b'0');
+        (digit < 10).then(|| number * 10 + u64::from(digit))
+    })
 }
 
 /// Takes the length away that a response without content must not have (RFC 9110 section 8.6): to some readers it is there.

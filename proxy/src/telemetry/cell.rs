@@ -63,6 +63,27 @@ pub struct Bounds {
     pub scale: u64,
 }
 
+/// A value as histograms with the same bounds count it: see [`Bounds::sample`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sample {
+    bucket: usize,
+    raw: u64,
+}
+
+impl Bounds {
+    /// What a value in raw units is counted as.
+    #[inline]
+    pub fn sample(&self, raw: u64) -> Sample {
+        Sample { bucket: self.steps.partition_point(|&(end, _)| end < raw), raw }
+    }
+
+    /// The same for a duration; right where the raw unit is the nanosecond.
+    #[inline]
+    pub fn sample_duration(&self, duration: Duration) -> Sample {
+        self.sample(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX))
+    }
+}
+
 /// Request times in seconds, raw in nanoseconds. Envoy's bounds up to a minute, so that queries carry over, with 2.5 ms
 /// added where a mesh hop usually falls.
 pub static REQUEST_SECONDS: Bounds = Bounds {
@@ -154,7 +175,12 @@ impl Histogram {
     /// Counts a value in raw units.
     #[inline]
     pub fn observe(&self, raw: u64) {
-        let bucket = self.bounds.steps.partition_point(|&(end, _)| end < raw);
+        self.count(self.bounds.sample(raw));
+    }
+
+    /// Counts a value once more that was looked up in the same bounds.
+    #[inline]
+    pub fn count(&self, Sample { bucket, raw }: Sample) {
         if let Some(bucket) = self.buckets.get(bucket) {
             add(bucket, 1);
         }
@@ -164,7 +190,7 @@ impl Histogram {
     /// Counts a duration; right for bounds whose raw unit is the nanosecond.
     #[inline]
     pub fn observe_duration(&self, duration: Duration) {
-        self.observe(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
+        self.count(self.bounds.sample_duration(duration));
     }
 
     /// Its bounds.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use foldhash::{HashMap, HashMapExt as _};
 
-use super::cell::{Counter, FILTER_SECONDS, Gauge, Histogram, REQUEST_SECONDS};
+use super::cell::{Counter, FILTER_SECONDS, Gauge, Histogram, REQUEST_SECONDS, Sample};
 use super::family::{Family, Kind, Readable};
 use super::guest::{GuestMetrics, GuestShared, Guests};
 use super::labels::{
@@ -441,9 +441,9 @@ pub struct FilterMetrics {
 }
 
 impl FilterMetrics {
-    /// Counts a request that the filter has left.
+    /// Counts a request that the filter has left, after a time that is a sample of [`FILTER_SECONDS`].
     #[inline]
-    pub fn request(&self, outcome: Outcome, duration: Duration) {
+    pub fn request(&self, outcome: Outcome, took: Sample) {
         let [on, reply, trap, timeout] = &self.outcomes;
         match outcome {
             Outcome::Continue => on,
@@ -452,7 +452,7 @@ impl FilterMetrics {
             Outcome::Timeout => timeout,
         }
         .add(1);
-        self.duration.observe_duration(duration);
+        self.duration.count(took);
     }
 
     /// Requests that the filter has left so far, by how.

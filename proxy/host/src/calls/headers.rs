@@ -6,8 +6,8 @@ use lacis_abi::{AbiVersion, Encoder, Map, Pairs, Status};
 
 use super::{Answer, Call, Fail};
 use crate::limits::Limit;
-use crate::memory::{give_promised, give_with, promise_scratch, split};
-use crate::state::{Access, State};
+use crate::memory::{give_promised, give_with, split};
+use crate::state::{Access, Exchange, State};
 
 /// Bytes of all names and values. Envoy asks for the *mutable* map, so there is none in the log phase.
 pub(crate) fn size(call: &mut Call<'_>, map: u32, size: u32) -> Answer {
@@ -47,9 +47,9 @@ pub(crate) fn set_pairs(call: &mut Call<'_>, map: u32, pointer: u32, size: u32) 
     let map = which(map)?;
     let (guest, state) = split(call)?;
     let pairs = Pairs::decode(guest.read(pointer, size)?).unwrap_or_default();
-    state.writable(map)?;
-    charge(state, size as usize + pairs.len() * crate::limits::ENTRY)?;
-    state.edit(map, |headers| {
+    let exchange = state.writable(map)?;
+    charge(state, exchange, size as usize + pairs.len() * crate::limits::ENTRY)?;
+    exchange.edit(map, |headers| {
         headers.clear();
         for (name, value) in pairs.iter() {
             headers.add(&lower(name), value);
@@ -64,15 +64,18 @@ pub(crate) fn value(call: &mut Call<'_>, map: u32, name: u32, name_size: u32, po
     let name = lower(guest.read(name, name_size)?);
     let mut out = std::mem::take(&mut state.scratch);
     let found = state.read(map, |headers| headers.get(&name).map(|value| out.extend_from_slice(value)).is_some());
-    state.scratch = out;
-    match found? {
-        Some(true) => {}
-        Some(false) if state.abi == AbiVersion::V0_1_0 => {}
-        Some(false) => return Err(Status::NotFound.into()),
-        None => return Err(absent(state, map)),
+    let given = match found {
+        Ok(Some(found)) if found || state.abi == AbiVersion::V0_1_0 => guest.promise(pointer, size).map_err(Fail::from),
+        Ok(Some(_)) => Err(Status::NotFound.into()),
+        Ok(None) => Err(absent(state, map)),
+        Err(fail) => Err(fail),
+    };
+    if given.is_err() {
+        out.clear();
+        state.scratch = out;
+        return given;
     }
-    promise_scratch(&mut guest, state, pointer, size)?;
-    give_promised(call, pointer, size)
+    give_promised(call, out, pointer, size)
 }
 
 /// One more line.
@@ -80,9 +83,9 @@ pub(crate) fn add(call: &mut Call<'_>, map: u32, name: u32, name_size: u32, valu
     let map = which(map)?;
     let (guest, state) = split(call)?;
     let (name, value) = (lower(guest.read(name, name_size)?), guest.read(value, value_size)?);
-    state.writable(map)?;
-    charge(state, name.len() + value.len())?;
-    state.edit(map, |headers| headers.add(&name, value))
+    let exchange = state.writable(map)?;
+    charge(state, exchange, name.len() + value.len())?;
+    exchange.edit(map, |headers| headers.add(&name, value))
 }
 
 /// Sets the one value of a name.
@@ -90,9 +93,9 @@ pub(crate) fn replace(call: &mut Call<'_>, map: u32, name: u32, name_size: u32, 
     let map = which(map)?;
     let (guest, state) = split(call)?;
     let (name, value) = (lower(guest.read(name, name_size)?), guest.read(value, value_size)?);
-    state.writable(map)?;
-    charge(state, name.len() + value.len())?;
-    state.edit(map, |headers| headers.replace(&name, value))
+    let exchange = state.writable(map)?;
+    charge(state, exchange, name.len() + value.len())?;
+    exchange.edit(map, |headers| headers.replace(&name, value))
 }
 
 /// Removes a name; fine when it is not there.
@@ -105,18 +108,41 @@ pub(crate) fn remove(call: &mut Call<'_>, map: u32, name: u32, name_size: u32) -
 
 /// Names are in lower case on our side; lookups ignore case. Almost every guest passes them so, which costs no copy.
 pub(crate) fn lower(name: &[u8]) -> Cow<'_, [u8]> {
-    match name.iter().any(u8::is_ascii_uppercase) {
+    match has_capitals(name) {
         true => Cow::Owned(name.to_ascii_lowercase()),
         false => Cow::Borrowed(name),
     }
+}
+
+/// Whether there is an upper-case letter of ASCII, eight bytes at a time: all names of all calls come by here.
+fn has_capitals(name: &[u8]) -> bool {
+    let eight = |bytes: &[u8; 8]| is_any_capital(u64::from_ne_bytes(*bytes));
+    let four = |bytes: &[u8; 4]| u64::from(u32::from_ne_bytes(*bytes));
+    // The last ones may be looked at twice.
+    if let Some(last) = name.last_chunk() {
+        return name.as_chunks().0.iter().any(eight) || eight(last);
+    }
+    match (name.first_chunk(), name.last_chunk()) {
+        (Some(first), Some(last)) => is_any_capital(four(first) << 32 | four(last)),
+        _ => name.iter().any(u8::is_ascii_uppercase),
+    }
+}
+
+/// Whether one of eight bytes is an upper-case letter of ASCII.
+fn is_any_capital(bytes: u64) -> bool {
+    const EACH: u64 = u64::MAX / 0xff;
+    const TOP: u64 = 0x80 * EACH;
+    let low = bytes & !TOP;
+    // The top bit of each byte: set from `A` on, and after `Z`. No sum is larger than a byte.
+    let (from, after) = (low + (0x80 - b'A' as u64) * EACH, low + (0x7f - b'Z' as u64) * EACH);
+    from & !after & !bytes & TOP != 0
 }
 
 fn which(map: u32) -> Result<Map, Status> {
     Map::from_u32(map).ok_or(Status::BadArgument)
 }
 
-pub(super) fn charge(state: &State, bytes: usize) -> Answer {
-    let exchange = state.exchange().ok_or(Status::BadArgument)?;
+pub(super) fn charge(state: &State, exchange: &Exchange, bytes: usize) -> Answer {
     match exchange.charge(bytes) {
         Ok(()) => Ok(()),
         Err(status) => {
@@ -131,5 +157,25 @@ fn absent(state: &State, map: Map) -> Fail {
     match state.access(map) {
         Access::Read | Access::NothingToLog => Status::NotFound.into(),
         Access::Nothing | Access::Write => Status::BadArgument.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capitals_are_found_in_names_of_any_length() {
+        for length in 0..40 {
+            for fill in [b'a', b'z', b'-', b'@', b'[', 0, 0x7f, 0xc1, 0xff] {
+                assert!(!has_capitals(&vec![fill; length]));
+                for (at, byte) in (0..length).flat_map(|at| (0..=u8::MAX).map(move |byte| (at, byte))) {
+                    let mut name = vec![fill; length];
+                    name[at] = byte;
+                    assert_eq!(has_capitals(&name), byte.is_ascii_uppercase(), "{name:?}");
+                }
+            }
+        }
+        assert_eq!((&*lower(b"X-Request-ID"), &*lower(b"x-a")), (&b"x-request-id"[..], &b"x-a"[..]));
     }
 }

@@ -26,7 +26,7 @@ pub(crate) fn write(call: &mut Call<'_>, path: u32, path_size: u32, value: u32, 
     let (guest, state) = split(call)?;
     let (path, value) = (guest.read(path, path_size)?, guest.read(value, value_size)?);
     let exchange = state.exchange().ok_or(Status::NotFound)?;
-    charge(state, path.len() + value.len())?;
+    charge(state, exchange, path.len() + value.len())?;
     Ok(exchange.stream()?.set_property(Path::new(path), value)?)
 }
 

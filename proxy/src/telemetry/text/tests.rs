@@ -2,6 +2,7 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use super::super::cell::FILTER_SECONDS;
 use super::super::labels::{
     Cause, Certificate, Direction, Discovered, Link, Method, NameId, Origin, Outcome, Protocol, Reload,
 };
@@ -160,8 +161,8 @@ fn busy() -> Registry {
         metrics.ejection(delta, Cause::Status(503));
         metrics.breaker(delta, Cause::Pending, true);
         let auth = metrics.filter("auth");
-        auth.request(Outcome::Continue, Duration::from_nanos(440));
-        auth.request(Outcome::Reply, Duration::from_micros(3));
+        auth.request(Outcome::Continue, FILTER_SECONDS.sample(440));
+        auth.request(Outcome::Reply, FILTER_SECONDS.sample(3_000));
         auth.memory().add(65536);
         let guest = metrics.guest("auth");
         guest.increment(guest.define(Kind::Counter, "hits by.tenant").unwrap(), 6).unwrap();
