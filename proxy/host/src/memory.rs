@@ -57,7 +57,7 @@ impl Guest<'_> {
 
     /// Says that nothing is given yet, where a block's pointer and size will be told. Before the allocator runs: a block that
     /// cannot be told of would leak.
-    pub(crate) fn promise(&mut self, pointer: u32, size: u32) -> Result<(), Status> {
+    fn promise(&mut self, pointer: u32, size: u32) -> Result<(), Status> {
         self.write_u32(pointer, 0)?;
         self.write_u32(size, 0)
     }
@@ -87,28 +87,36 @@ pub(crate) fn give(caller: &mut Caller<'_, State>, bytes: &[u8], pointer: u32, s
 /// Hands over what the state's scratch buffer holds, which is empty afterwards.
 pub(crate) fn give_scratch(caller: &mut Caller<'_, State>, pointer: u32, size: u32) -> Result<(), Fail> {
     let (mut guest, state) = split(caller)?;
-    if let Err(status) = guest.promise(pointer, size) {
-        state.scratch.clear();
-        return Err(status.into());
-    }
-    let bytes = std::mem::take(&mut state.scratch);
-    give_promised(caller, bytes, pointer, size)
+    promise_scratch(&mut guest, state, pointer, size)?;
+    give_promised(caller, pointer, size)
 }
 
-/// Hands over the state's scratch buffer, taken out of it, as was [promised](Guest::promise). It is put back.
-pub(crate) fn give_promised(
-    caller: &mut Caller<'_, State>,
-    mut bytes: Vec<u8>,
-    pointer: u32,
-    size: u32,
-) -> Result<(), Fail> {
-    let given = fill_promised(caller, bytes.len(), pointer, size, |block, _| {
-        block.copy_from_slice(&bytes);
+/// The first half of [`give_scratch`], for whoever has both in his hands: the second is [`give_promised`].
+#[inline]
+pub(crate) fn promise_scratch(guest: &mut Guest<'_>, state: &mut State, pointer: u32, size: u32) -> Result<(), Fail> {
+    guest.promise(pointer, size).map_err(|status| {
+        state.scratch.get_mut().clear();
+        status.into()
+    })
+}
+
+/// Hands over what the state's scratch buffer holds, as [`promise_scratch`] has promised. None of the calls that a guest's
+/// allocator may make uses that.
+pub(crate) fn give_promised(caller: &mut Caller<'_, State>, pointer: u32, size: u32) -> Result<(), Fail> {
+    let length = caller.data_mut().scratch.get_mut().len();
+    let given = fill_promised(caller, length, pointer, size, |block, state| {
+        let bytes = state.scratch.get_mut();
+        if bytes.len() != block.len() {
+            return Err(Fail::host("the answer for a guest has changed"));
+        }
+        block.copy_from_slice(bytes);
         Ok(())
     });
-    if bytes.capacity() <= limits::SCRATCH {
-        bytes.clear();
-        caller.data_mut().scratch = bytes;
+    let scratch = caller.data_mut().scratch.get_mut();
+    if scratch.capacity() <= limits::SCRATCH {
+        scratch.clear();
+    } else {
+        *scratch = Vec::new();
     }
     given
 }

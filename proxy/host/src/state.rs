@@ -56,7 +56,7 @@ pub(crate) struct State {
     /// What was written to standard output and standard error since the last end of a line.
     pub(crate) output: [Vec<u8>; 2],
     /// For an answer on its way to the guest; kept so that a call allocates nothing.
-    pub(crate) scratch: Vec<u8>,
+    pub(crate) scratch: RefCell<Vec<u8>>,
     /// How callbacks in one entry are counted and stopped, where the module has what it takes.
     pub(crate) counters: Option<Counters>,
     /// The callbacks of the entry that runs, if they are several.

@@ -192,7 +192,7 @@ impl Vm {
             budget: start,
             overtime: Overtime::None,
             output: Default::default(),
-            scratch: Vec::new(),
+            scratch: RefCell::default(),
             counters: None,
             turn: None,
         };

@@ -56,16 +56,20 @@ impl Meter {
     /// Makes a callback, and measures it when it is its turn.
     #[inline]
     pub(super) fn measure<T>(&self, callback: Callback, call: impl FnOnce() -> T) -> T {
-        if let Some(idle) = self.idle.get().checked_sub(1) {
-            self.idle.set(idle);
-            return call();
-        }
-        self.idle.set(EVERY - 1);
-        let begin = Instant::now();
+        let idle = self.idle.get().checked_sub(1);
+        self.idle.set(idle.unwrap_or(EVERY - 1));
+        let begin = if idle.is_none() { Some(Instant::now()) } else { None };
         let called = call();
+        if let Some(begin) = begin {
+            self.observe(callback, begin);
+        }
+        called
+    }
+
+    #[cold]
+    fn observe(&self, callback: Callback, begin: Instant) {
         let cell = self.cells[callback as usize].get_or_init(|| self.metrics.filter_callback(self.filter, callback));
         cell.observe_duration(begin.elapsed());
-        called
     }
 
     /// Passes over so many callbacks if none of them is to be measured.

@@ -173,6 +173,7 @@ impl Trailers {
     }
 
     /// As a guest has them: none at all, or perhaps none yet.
+    #[cold]
     fn shown(&mut self) -> Option<&mut GuestTrailers> {
         if self.may_come { Some(self.there.get_or_insert_default()) } else { self.get_mut() }
     }

@@ -156,11 +156,13 @@ impl Fields {
     }
 
     /// Where the first line of a name is, until lines are added or taken away.
+    #[inline]
     pub fn place(&self, name: &HeaderName) -> Option<usize> {
         self.lines.iter().position(|line| line.name == *name)
     }
 
     /// Whether this value is in a [place](Fields::place), and there are no others of its name after it.
+    #[inline]
     pub fn is_only(&self, place: usize, value: &[u8]) -> bool {
         let Some([first, rest @ ..]) = self.lines.get(place..) else { return false };
         let own = Value { block: &self.block, part: &first.value };

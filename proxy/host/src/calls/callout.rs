@@ -147,7 +147,7 @@ pub(crate) fn status(call: &mut Call<'_>, code: u32, text: u32, size: u32) -> An
         Some(Kind::Exchange(_) | Kind::Over) | None => 0,
     };
     guest.write_u32(code, last)?;
-    state.scratch.extend_from_slice(&state.calls.text);
+    state.scratch.get_mut().extend_from_slice(&state.calls.text);
     give_scratch(call, text, size)
 }
 

@@ -19,7 +19,7 @@ pub(crate) fn call(
 ) -> Answer {
     let (guest, state) = split(call)?;
     let (name, arguments) = (guest.read(name, name_size)?, guest.read(arguments, arguments_size)?);
-    let mut out = std::mem::take(&mut state.scratch);
+    let mut out = std::mem::take(state.scratch.get_mut());
     let exchange = state.exchange().filter(|exchange| exchange.life.get() != Life::Ended);
     let mut done = match exchange {
         Some(exchange) if name == CLEAR_ROUTE_CACHE => {
@@ -37,7 +37,7 @@ pub(crate) fn call(
     if done.is_err() || (pointer, size) == (0, 0) {
         out.clear();
     }
-    state.scratch = out;
+    *state.scratch.get_mut() = out;
     done?;
     if (pointer, size) == (0, 0) { Ok(()) } else { give_scratch(call, pointer, size) }
 }

@@ -11,12 +11,12 @@ use crate::state::State;
 pub(crate) fn read(call: &mut Call<'_>, path: u32, path_size: u32, pointer: u32, size: u32) -> Answer {
     let (guest, state) = split(call)?;
     let path = Path::new(guest.read(path, path_size)?);
-    let mut out = std::mem::take(&mut state.scratch);
+    let mut out = std::mem::take(state.scratch.get_mut());
     let found = find(state, path, &mut out);
     if found.is_err() {
         out.clear();
     }
-    state.scratch = out;
+    *state.scratch.get_mut() = out;
     found?;
     give_scratch(call, pointer, size)
 }

@@ -13,7 +13,7 @@ use crate::queue::Consumer;
 pub(crate) fn get(call: &mut Call<'_>, key: u32, key_size: u32, pointer: u32, size: u32, cas: u32) -> Answer {
     let (mut guest, state) = split(call)?;
     guest.write_u32(cas, 0)?;
-    let version = state.shared.get(guest.read(key, key_size)?, &mut state.scratch)?;
+    let version = state.shared.get(guest.read(key, key_size)?, state.scratch.get_mut())?;
     guest.write_u32(cas, version)?;
     give_scratch(call, pointer, size)
 }
