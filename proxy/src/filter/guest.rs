@@ -198,8 +198,8 @@ impl Headers for GuestRequest {
         if pseudo(name) || name == b"host" {
             return self.set(name, value);
         }
+        self.length.touch(&self.head.headers, name);
         if let Some(field) = differs(&self.head.headers, &mut self.broken, name, value) {
-            self.length.touch(&self.head.headers, name);
             put(&mut Rc::make_mut(&mut self.head).headers, &mut self.broken, field, value);
         }
     }
@@ -308,8 +308,8 @@ impl Headers for GuestResponse {
         if pseudo(name) {
             return self.set(name, value);
         }
+        self.length.touch(&self.head.headers, name);
         if let Some(field) = differs(&self.head.headers, &mut self.broken, name, value) {
-            self.length.touch(&self.head.headers, name);
             put(&mut Rc::make_mut(&mut self.head).headers, &mut self.broken, field, value);
         }
     }
