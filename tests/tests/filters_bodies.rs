@@ -2,7 +2,7 @@
 
 use lacis_tests::client::Client;
 use lacis_tests::wire::{Data, Framing, Left, Response};
-use lacis_tests::{App, Link, Pair, Process, guest, on_links};
+use lacis_tests::{App, Link, Pair, Process, guest, on_links, script};
 use serde_json::{Value, json};
 
 /// A pair with filters on delta's inbound side, in this order: their names and sections.
@@ -154,6 +154,21 @@ on_links! {
         let trailers = &seen.last().expect("a request").trailers;
         assert!(trailers.contains(&("x-count".into(), "2".into())), "{trailers:?}");
         assert!(trailers.iter().all(|(name, _)| name != "x-old"), "{trailers:?}");
+    }
+
+    /// An end that is known is shown with the content before it; one that only comes is shown by itself.
+    [H1, H2] fn content_is_shown_with_its_end(link) {
+        let pair = with(link, &[("mine", script("rqb buf 0 0 9 ; rsb buf 1 0 9"))]);
+        assert_eq!(pair.connect().request("POST", "delta", "/drain", &[], Some(b"hello")).body, "5");
+        assert_eq!(pair.get("/chunked/3").body.len(), 3);
+        let shown = pair.delta().err.wait_for("what both were shown", |lines| {
+            let lines = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            let lines: Vec<String> = lines.filter_map(|line| Some(line["message"].as_str()?.to_owned())).collect();
+            let body = |line: &&String| line.starts_with("- rqb ") || line.starts_with("- rsb ");
+            let over = lines.iter().filter(|line| line.starts_with("- dl ")).count() == 2;
+            over.then(|| lines.iter().filter(body).filter_map(|line| line.get(2..9)).map(str::to_owned).collect::<Vec<_>>())
+        });
+        assert_eq!(shown, ["rqb 5 1", "rsb 1 1", "rsb 3 0", "rsb 0 1"]);
     }
 
     /// A filter may answer while the body comes: before the response has begun.

@@ -237,16 +237,14 @@ impl Passage<'_> {
     /// The head passes the filters that it has not passed.
     async fn leg(&mut self, request: &mut Request) -> Result<(), Stop> {
         let Some(run) = &self.run else { return Err(lost("request").into()) };
-        let mut passed = run.onward();
-        if passed.is_ok() && !run.has_gone(Half::Request) {
+        run.onward().map_err(|fault| self.stop(fault))?;
+        if !run.has_gone(Half::Request) {
             let expects = self.expects;
-            passed = self.flow.get_or_insert_with(|| flow(run, request, expects)).head().await;
-        }
-        if let Err(fault) = passed {
-            return Err(self.stop(fault));
+            let passed = self.flow.get_or_insert_with(|| flow(run, request, expects)).head().await;
+            passed.map_err(|fault| self.stop(fault))?;
         }
         // The log callback may still read the request; upstream gets it now.
-        let head = self.run.as_ref().and_then(|run| Some(Rc::clone(&run.seen.borrow().request.as_ref()?.head)));
+        let head = run.seen.borrow().request.as_ref().map(|request| Rc::clone(&request.head));
         request.head = head.ok_or_else(|| lost("request"))?.into();
         Ok(())
     }

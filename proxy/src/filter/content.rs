@@ -19,7 +19,7 @@ impl Content {
     pub(super) fn append(&mut self, more: Bytes) {
         match self.is_empty() {
             _ if more.is_empty() => {}
-            true => *self = Content { piece: more, own: None },
+            true => (self.piece, self.own) = (more, None),
             false => self.own().extend_from_slice(&more),
         }
     }

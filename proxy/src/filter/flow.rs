@@ -52,18 +52,22 @@ impl Flow {
             Half::Request => body::Half::Request,
             Half::Response => body::Half::Response,
         });
-        Box::new(Flow {
-            run: Rc::clone(run),
-            half,
-            below: std::mem::replace(below, empty),
-            expects: None,
-            asked: false,
-            announced: None,
-            passed: 0,
-            held: None,
-            patience: None,
-            watch: None,
-        })
+        // Made in its place: it is large.
+        Box::write(
+            Box::new_uninit(),
+            Flow {
+                run: Rc::clone(run),
+                half,
+                below: std::mem::replace(below, empty),
+                expects: None,
+                asked: false,
+                announced: None,
+                passed: 0,
+                held: None,
+                patience: None,
+                watch: None,
+            },
+        )
     }
 
     /// The client waits to be told that its content is wanted (RFC 9110 section 10.1.1). The server that would say so does

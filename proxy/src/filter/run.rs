@@ -441,13 +441,13 @@ impl Run {
     /// Does what guests asked for since this was last called, and what must be done where one has died.
     #[inline]
     pub(super) fn notice(&self, half: Half) -> Result<(), Fault> {
-        self.noted()?;
-        let halted = self.seen.borrow().ways[half as usize].halted;
-        if halted { self.resume(half) } else { Ok(()) }
+        let calm = self.seen.borrow().is_calm(half);
+        if calm { Ok(()) } else { self.resume(half) }
     }
 
-    /// Filters have stopped something: what they let go on does, and so does what nobody will let go on any more.
+    /// What filters have stopped and let go on now does, and so does what nobody will let go on any more.
     fn resume(&self, half: Half) -> Result<(), Fault> {
+        self.noted()?;
         let mut next = self.seen.borrow().first(half);
         while let Some(at) = next {
             next = self.seen.borrow().after(half, at);

@@ -229,12 +229,17 @@ impl Out {
         }
     }
 
+    #[inline]
     pub(super) fn pop(&mut self) -> Option<Frame> {
-        let first = self.first.take()?;
+        // Mostly it is empty, or is then: frames are large to move.
+        if self.is_empty() {
+            return None;
+        }
+        let first = self.first.take();
         if let Some(rest) = &mut self.rest {
             self.first = rest.pop_front();
         }
-        Some(first)
+        first
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -281,6 +286,12 @@ impl Seen {
         if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             self.waker = Some(cx.waker().clone());
         }
+    }
+
+    /// Whether no filter has ended the exchange, or stopped anything of this half.
+    #[inline]
+    pub(super) fn is_calm(&self, half: Half) -> bool {
+        !self.closed && self.reply.is_none() && !self.ways[half as usize].halted
     }
 
     /// Somebody else has changed the head of the request.
