@@ -406,7 +406,7 @@ fn field<'a>(headers: &'a Fields, name: &[u8]) -> Option<&'a [u8]> {
 pub(super) fn append(headers: &mut Fields, broken: &mut Option<String>, name: &[u8], value: &[u8]) {
     let Some(known) = names::name(name) else { return *broken = Some(invalid("name", name)) };
     match worth(broken, &known, value) {
-        Some(value) if headers.takes_more() => headers.append(&*known, value),
+        Some(value) if headers.takes_more() => headers.append(HeaderName::clone(&known), value),
         Some(_) => *broken = Some("too many headers".into()),
         None => {}
     }
@@ -441,13 +441,14 @@ fn put(
 ) {
     match (worth(broken, &name, value), place) {
         (Some(value), Some(place)) => headers.set(place, value),
-        (Some(value), None) if headers.takes_more() => headers.append(&*name, value),
+        (Some(value), None) if headers.takes_more() => headers.append(HeaderName::clone(&name), value),
         (Some(_), None) => *broken = Some("too many headers".into()),
         (None, _) => _ = headers.remove(&*name),
     }
 }
 
 /// A value as it can be part of a message. None if it cannot, and if the field is not the guest's.
+#[inline]
 fn worth(broken: &mut Option<String>, name: &HeaderName, value: &[u8]) -> Option<HeaderValue> {
     match HeaderValue::from_bytes(value) {
         // The connection is not the guest's (RFC 9110 section 7.6.1).

@@ -13,10 +13,10 @@ const LONGEST: usize = 64;
 
 /// The names that were used last, of one worker.
 #[derive(Default)]
-struct Names(Vec<[Option<Rc<HeaderName>>; 2]>);
+struct Names(Option<Box<[[Option<Rc<HeaderName>>; 2]; ROWS]>>);
 
 thread_local! {
-    static NAMES: RefCell<Names> = const { RefCell::new(Names(Vec::new())) };
+    static NAMES: RefCell<Names> = const { RefCell::new(Names(None)) };
 }
 
 /// A name in lower case as one of a field. None if it cannot be one.
@@ -38,12 +38,10 @@ impl Names {
         if text.len() > LONGEST {
             return None;
         }
-        if self.0.is_empty() {
-            self.0.resize_with(ROWS, Default::default);
-        }
+        let rows = self.0.get_or_insert_with(|| Box::new([const { [const { None }; 2] }; ROWS]));
         let middle = text[text.len() / 2];
         let mix = text.len() ^ usize::from(first) << 1 ^ usize::from(middle) << 2 ^ usize::from(last) << 3;
-        let row = self.0.get_mut((mix ^ mix >> 6) % ROWS)?;
+        let row = &mut rows[(mix ^ mix >> 6) % ROWS];
         let is = |name: &Option<Rc<HeaderName>>| name.as_ref().is_some_and(|name| name.as_str().as_bytes() == text);
         if !is(&row[0]) {
             row.swap(0, 1);
@@ -75,7 +73,7 @@ mod tests {
             }
         }
         NAMES.with_borrow(|names| {
-            let kept: Vec<_> = names.0.iter().flatten().flatten().collect();
+            let kept: Vec<_> = names.0.iter().flat_map(|rows| rows.iter().flatten().flatten()).collect();
             assert!(kept.len() <= 2 * ROWS && kept.iter().all(|name| name.as_str().len() <= LONGEST));
         });
     }
@@ -87,7 +85,7 @@ mod tests {
         for text in [&b"x-axb-y"[..], b"x-bxc-y", b"x-axb-y", b"x-cxd-y"] {
             assert_eq!(names.find(text).unwrap().as_str().as_bytes(), text);
         }
-        let row = names.0.iter().find(|row| row[0].is_some()).unwrap();
+        let row = names.0.iter().flat_map(|rows| rows.iter()).find(|row| row[0].is_some()).unwrap();
         assert_eq!(row.each_ref().map(|name| name.as_ref().unwrap().as_str()), ["x-cxd-y", "x-axb-y"]);
     }
 }

@@ -180,6 +180,7 @@ impl Fields {
     }
 
     /// Adds a line.
+    #[inline]
     pub fn append(&mut self, name: impl Into<HeaderName>, value: HeaderValue) {
         self.push(name.into(), Part::Own(value));
     }
