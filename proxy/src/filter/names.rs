@@ -5,15 +5,18 @@ use std::rc::Rc;
 
 use http::HeaderName;
 
-/// Places for names, two in a row for those that want the same one. Filters of a worker use some dozens.
+/// Places for names, in rows of two. Filters of a worker use some dozens.
 const ROWS: usize = 64;
 
 /// Most bytes of a name that is kept: what is longer is hardly used twice.
 const LONGEST: usize = 64;
 
+/// Two names that want the same place, the one that was used last first.
+type Row = [Option<Rc<HeaderName>>; 2];
+
 /// The names that were used last, of one worker.
 #[derive(Default)]
-struct Names(Option<Box<[[Option<Rc<HeaderName>>; 2]; ROWS]>>);
+struct Names(Option<Box<[Row; ROWS]>>);
 
 thread_local! {
     static NAMES: RefCell<Names> = const { RefCell::new(Names(None)) };
