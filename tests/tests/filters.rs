@@ -1,6 +1,6 @@
 //! WebAssembly on the way: the filters that ship, a user's own, and one that misbehaves.
 
-use lacis_tests::{App, Link, Pair, client, on_links};
+use lacis_tests::{App, Link, Pair, client, on_links, script};
 use serde_json::{Value, json};
 
 /// SHA-256 of `open-sesame`.
@@ -165,6 +165,75 @@ fn filters_run_in_order() {
     let answer = pair.connect().request("GET", "delta", "/echo", &[("x-api-key", "open-sesame")], None);
     assert_eq!((answer.status(), answer.field("x-answer")), (200, Some("42")));
     pair.delta().counts(1.0, "lacis_filter_requests_total", &passed);
+}
+
+/// Filters of one module share a VM, and their callbacks entries of it: here one more filter than an entry takes. Each sees
+/// what those before it have made of a head, and one that ends the exchange is the last that sees it.
+#[test]
+fn filters_that_share_a_vm_see_a_head_one_after_the_other() {
+    const FILTERS: usize = 9;
+    let name = |number: usize| format!("f{number}");
+    let chain = |failure: &str, middle: &str| {
+        let filters = (0..FILTERS).map(|number| {
+            let middle = if number == 4 { middle } else { "rq ret 0 ; rs ret 0" };
+            let [request, response] = middle.split(" ; ").collect::<Vec<_>>()[..] else { panic!("{middle}") };
+            let steps = |section: &str, map: u8| {
+                section.split_once(' ').map(|(_, steps)| format!("get {map} x-way, add {map} x-way {number}, {steps}"))
+            };
+            let [request, response] = [(request, 0), (response, 2)].map(|(section, map)| steps(section, map));
+            let mut section = script(&format!("rq {} ; rs {}", request.expect("steps"), response.expect("steps")));
+            section["failure"] = failure.into();
+            (name(number), section)
+        });
+        let filters: serde_json::Map<String, Value> = filters.collect();
+        let names: Vec<String> = (0..FILTERS).map(name).collect();
+        let config = json!({"filters": filters, "inbound": {"filters": names}});
+        Pair::with(Link::H2, App::start(), |alpha| alpha, |delta| delta.with(config))
+    };
+    let request = |pair: &Pair| {
+        let seen = pair.app.seen();
+        let way = |(name, value): &(String, String)| (name == "x-way").then(|| value.clone());
+        seen.first().map(|seen| seen.fields.iter().filter_map(way).collect::<String>())
+    };
+    let said = |pair: &Pair, outcomes: [&str; FILTERS]| {
+        for (number, outcome) in outcomes.into_iter().enumerate() {
+            let labels = [("filter", &*name(number)), ("outcome", outcome)];
+            pair.delta().counts(f64::from(u8::from(!outcome.is_empty())), "lacis_filter_requests_total", &labels);
+        }
+    };
+    let (all, back) = (Some("012345678".to_owned()), "876543210");
+    let on = "continue";
+
+    let pair = chain("closed", "rq ret 0 ; rs ret 0");
+    let answer = pair.get("/echo");
+    assert_eq!((answer.status(), answer.head.all("x-way").concat().as_str(), request(&pair)), (200, back, all.clone()));
+    said(&pair, [on; FILTERS]);
+
+    // What others must see ends the entry, and nothing else.
+    let pair = chain("closed", "rq setprop a b, cont 0, raw clear_route_cache ; rs eff 1, eff 0, cont 1");
+    let answer = pair.get("/echo");
+    assert_eq!((answer.status(), answer.head.all("x-way").concat().as_str(), request(&pair)), (200, back, all.clone()));
+
+    let pair = chain("closed", "rq reply 403 why no ; rs ret 0");
+    assert_eq!((pair.get("/echo").status(), request(&pair)), (403, None));
+    said(&pair, [on, on, on, on, "reply", "", "", "", ""]);
+
+    let pair = chain("closed", "rq rem 0 :path ; rs ret 0");
+    assert_eq!((pair.get("/echo").status(), request(&pair)), (500, None));
+    said(&pair, [on, on, on, on, on, "", "", "", ""]);
+
+    let pair = chain("closed", "rq trap ; rs ret 0");
+    assert_eq!((pair.get("/echo").status(), request(&pair)), (503, None));
+    said(&pair, [on, on, on, on, "trap", "", "", "", ""]);
+    let pair = chain("open", "rq trap ; rs ret 0");
+    assert_eq!((pair.get("/echo").status(), request(&pair)), (200, Some("01234".into())));
+
+    // Of the response none has an own part any more where its VM is dead.
+    let pair = chain("closed", "rq ret 0 ; rs trap");
+    assert_eq!((pair.get("/echo").status(), request(&pair)), (503, all.clone()));
+    let pair = chain("closed", "rq ret 0 ; rs reply 403 why no");
+    let answer = pair.get("/echo");
+    assert_eq!((answer.status(), answer.head.all("x-way").concat().as_str()), (403, ""));
 }
 
 /// A trap is 503 for the request that met it; the VM is replaced and the next one is served.

@@ -76,6 +76,15 @@ impl Contexts {
         }
     }
 
+    /// Takes one out that nobody was told of: if it is the newest, its number is given once more.
+    pub(crate) fn take_back(&mut self, number: u32) {
+        let Some(context) = self.get(number).cloned() else { return };
+        self.remove(context);
+        if self.last == number {
+            self.last = number.wrapping_sub(1);
+        }
+    }
+
     pub(crate) fn clear(&mut self) {
         self.places.clear();
         self.alive = 0;

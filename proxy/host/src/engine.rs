@@ -100,22 +100,21 @@ impl Engine {
         self.placement
     }
 
-    /// Compiles a module with what we give it, or else without anything that would be taken for that.
+    /// Compiles a module with what we give it.
     pub(crate) fn compiled<T>(
         &self,
         code: &[u8],
         compile: impl Fn(&[u8]) -> wasmtime::Result<T>,
     ) -> Result<T, LoadError> {
-        let extended = self.extended(code).and_then(|extended| compile(&extended).ok());
-        let plain = || compile(joint::hide(code).as_deref().unwrap_or(code));
-        extended.map_or_else(plain, Ok).map_err(|e| LoadError::Compile(format!("{e:#}")))
+        compile(&self.extended(code)?).map_err(|e| LoadError::Compile(format!("{e:#}")))
     }
 
-    /// The module as it is better compiled, if it is one and can be extended.
-    pub(crate) fn extended(&self, code: &[u8]) -> Option<Vec<u8>> {
+    /// The module as it is compiled.
+    pub(crate) fn extended(&self, code: &[u8]) -> Result<Vec<u8>, LoadError> {
         // Before: what the module must not name might be there afterwards.
-        wasmtime::Module::validate(&self.wasm, code).ok()?;
-        joint::extend(code)
+        wasmtime::Module::validate(&self.wasm, code).map_err(|e| LoadError::Compile(format!("{e:#}")))?;
+        joint::extend(joint::hide(code).as_deref().unwrap_or(code))
+            .ok_or_else(|| LoadError::Compile("what the host adds to a module does not fit into it".into()))
     }
 
     pub(crate) fn wasm(&self) -> &wasmtime::Engine {

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use lacis_abi::AbiVersion;
 use wasmtime::{AsContext, AsContextMut, ExternType, Instance, Module, TypedFunc, ValType, WasmParams, WasmResults};
 
-use crate::joint::{BEGIN, BODY as BODIES, END};
+use crate::joint::{BEGIN, BODY as BODIES, END, HEADS};
 use crate::link::Signature;
 use crate::plugin::LoadError;
 use crate::state::State;
@@ -113,10 +113,14 @@ pub(crate) struct Exports {
 /// Functions that were added, see `joint.rs`.
 #[derive(Default)]
 pub(crate) struct Joined {
-    pub(crate) begin: Option<TypedFunc<(u32, u32, u32, u32), u32>>,
+    pub(crate) begin: Option<OnBegin>,
+    pub(crate) heads: Option<TypedFunc<(u32, u32, u32, u32), u64>>,
     pub(crate) end: Option<TypedFunc<(u32, u32), ()>>,
-    pub(crate) body: Option<TypedFunc<(u32, u32, u32, u32), u32>>,
+    pub(crate) body: Option<TypedFunc<(u32, u32, u32, u32), u64>>,
 }
+
+/// First context, how many, lines, end, and the root contexts.
+type OnBegin = TypedFunc<(u32, u32, u32, u32, u32, u32, u32, u32, u32, u32, u32, u32), u64>;
 
 /// The callbacks for the two directions: from the client, to the client.
 pub(crate) type Halves<F> = [Option<F>; 2];
@@ -167,6 +171,7 @@ impl Exports {
             joined: match store.as_context().data().counters {
                 Some(_) => Joined {
                     begin: find(instance, &mut *store, BEGIN),
+                    heads: find(instance, &mut *store, HEADS),
                     end: find(instance, &mut *store, END),
                     body: find(instance, &mut *store, BODIES),
                 },

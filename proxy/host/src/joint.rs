@@ -3,39 +3,56 @@
 //!
 //! To enter a guest costs more than most callbacks do. What makes no call of the host cannot be seen from outside, so
 //! between two callbacks of which the first made none, nothing has to be done outside; what the host does between them
-//! otherwise, it does when the next makes its first call, or when all have returned (`vm/joint.rs`). It knows how far
-//! they are by a global that the functions count in.
+//! otherwise, it does when the next makes its first call, or when all have returned (`vm/turn.rs`). It knows how far
+//! they are by a global that the functions count in, and that each call of the host passes as one parameter more: all
+//! that the module imports is of other types than it was, and so are its calls (`joint/patch.rs`).
 //!
-//! Nothing of the module is changed: types, functions, globals and exports are added behind its own. A module that this
-//! cannot be done with is left as it is, and its callbacks are entered one by one. So is one that exports something by a
-//! name that is used here: under that name it would be taken for ours, and so it gets another.
+//! Types, functions, globals and exports are added behind the module's own. What it exports by a name that is used here
+//! gets another.
+
+mod binary;
+mod functions;
+mod patch;
 
 use std::collections::HashSet;
+use std::ops::Range;
 
-use wasmparser::{BinaryReader, ExternalKind, FuncType, Parser, Payload, TypeRef, ValType};
+use wasmparser::{CompositeInnerType, ExternalKind, FuncType, Parser, Payload, RefType, TypeRef, ValType};
+
+use binary::{Items, name_of, number, section};
+use functions::{Globals, OnHeaders, begin, body, end, heads, wrapper};
+use patch::Patches;
 
 /// Counts the callbacks that have begun, from 0.
 pub(crate) const STEP: &str = "lacis_step";
 /// Not 0 when the callback that runs is to be the last.
 pub(crate) const STOP: &str = "lacis_stop";
-/// Context, root context, number of headers, end: `proxy_on_context_create`, then `proxy_on_request_headers`, whose
-/// answer it has.
+/// How many lines the head has that is shown.
+pub(crate) const LINES: &str = "lacis_lines";
+/// First context, how many, lines, end, root contexts of [`MOST_BEGIN`]: of each `proxy_on_context_create` and
+/// `proxy_on_request_headers`, until one does not continue. The answer of the one that was called last, and above it the
+/// step.
 pub(crate) const BEGIN: &str = "lacis_begin";
+/// Last context, how many, lines, end: `proxy_on_response_headers` of each from the last on, as [`BEGIN`].
+pub(crate) const HEADS: &str = "lacis_response_headers";
 /// First context, how many: `proxy_on_log` of each, then `proxy_on_done` and `proxy_on_delete` of each.
 pub(crate) const END: &str = "lacis_end";
-/// Last context, how many, size, end: `proxy_on_response_body` of each from the last on, until one does not continue. The
-/// answer of the one that was called last.
+/// Last context, how many, size, end: `proxy_on_response_body` of each from the last on, as [`BEGIN`].
 pub(crate) const BODY: &str = "lacis_response_body";
 
-const NAMES: [&str; 5] = [STEP, STOP, BEGIN, END, BODY];
+const NAMES: [&str; 7] = [STEP, STOP, LINES, BEGIN, HEADS, END, BODY];
+
+/// Most contexts that begin in one entry: each has a root context of its own, which is passed.
+pub(crate) const MOST_BEGIN: usize = 8;
 
 /// Part of what artifacts are found by: to be changed with what [`extend`] and [`hide`] make.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 
 const I32: u8 = 0x7f;
+const I64: u8 = 0x7e;
 
-/// The module with the functions above, as far as it has what they call; none if that is nothing. The module itself must be
-/// valid.
+/// The module with the functions above, as far as it has what they call, and with calls of the host that pass the step.
+/// The module itself must be valid. None if what is made of it would be larger than a module can be.
 pub(crate) fn extend(code: &[u8]) -> Option<Vec<u8>> {
     Anatomy::of(code)?.extended(code)
 }
@@ -76,23 +93,39 @@ struct Anatomy {
     types: Vec<Option<FuncType>>,
     /// Types of functions, the imported ones first.
     functions: Vec<u32>,
+    imports: u32,
     globals: u32,
     /// Exported functions.
     exports: Vec<(String, u32)>,
+    /// Sections in their order, and where their content is.
+    sections: Vec<(u8, Range<usize>)>,
+    bodies: Vec<Range<usize>>,
 }
+
+/// Sections, in the order in which a module has them.
+const ORDER: [u8; 13] = [1, 2, 3, 4, 5, 13, 6, 7, 8, 9, 12, 10, 11];
+
+const TYPES: u8 = 1;
+const FUNCTIONS: u8 = 3;
+const GLOBALS: u8 = 6;
+const EXPORTS: u8 = 7;
+const CODE: u8 = 10;
 
 impl Anatomy {
     /// None of a module that cannot be extended.
     fn of(code: &[u8]) -> Option<Anatomy> {
         let mut own = Anatomy::default();
         for payload in Parser::new(0).parse_all(code) {
-            match payload.ok()? {
+            let payload = payload.ok()?;
+            // Of the code the range is that of its content, as of the others.
+            own.sections.extend(payload.as_section());
+            match payload {
                 Payload::TypeSection(types) => {
                     for group in types {
                         let own = &mut own.types;
                         group.ok()?.into_types().for_each(|ty| {
                             own.push(match ty.composite_type.inner {
-                                wasmparser::CompositeInnerType::Func(ty) => Some(ty),
+                                CompositeInnerType::Func(ty) => Some(ty),
                                 _ => None,
                             });
                         });
@@ -107,6 +140,7 @@ impl Anatomy {
                             TypeRef::Table(_) | TypeRef::Memory(_) | TypeRef::Tag(_) => {}
                         }
                     }
+                    own.imports = u32::try_from(own.functions.len()).ok()?;
                 }
                 Payload::FunctionSection(functions) => {
                     for ty in functions {
@@ -117,227 +151,192 @@ impl Anatomy {
                 Payload::ExportSection(exports) => {
                     for export in exports {
                         let export = export.ok()?;
-                        if NAMES.contains(&export.name) {
-                            return None;
-                        }
                         if export.kind == ExternalKind::Func {
                             own.exports.push((export.name.to_owned(), export.index));
                         }
                     }
                 }
+                Payload::CodeSectionEntry(body) => own.bodies.push(body.range()),
                 _ => {}
             }
         }
         Some(own)
     }
 
-    /// An exported function that has so many numbers as parameters, and one as its result or none.
+    /// An exported function of the module's own that has so many numbers as parameters, and one as its result or none.
     fn function(&self, name: &str, parameters: usize, result: bool) -> Option<u32> {
         let (_, index) = self.exports.iter().find(|(own, _)| own == name)?;
         let ty = self.types.get(*self.functions.get(*index as usize)? as usize)?.as_ref()?;
         let numbers = ty.params().iter().chain(ty.results()).all(|ty| *ty == ValType::I32);
-        (numbers && ty.params().len() == parameters && ty.results().len() == usize::from(result)).then_some(*index)
+        let fits = numbers && ty.params().len() == parameters && ty.results().len() == usize::from(result);
+        (fits && *index >= self.imports).then_some(*index)
     }
 
-    fn extended(&self, code: &[u8]) -> Option<Vec<u8>> {
-        let [step, stop] = [self.globals, self.globals + 1];
+    fn on_headers(&self, name: &str) -> Option<OnHeaders> {
+        let new = self.function(name, 3, true).map(|function| OnHeaders { function, has_end: true });
+        new.or_else(|| self.function(name, 2, true).map(|function| OnHeaders { function, has_end: false }))
+    }
+
+    /// The functions that can be added: name, number of parameters, whether there is a result, and code.
+    fn joined(&self, globals: Globals) -> Vec<(&'static str, usize, bool, Vec<u8>)> {
         let mut added = Vec::new();
         if let (Some(create), Some(headers)) =
-            (self.function("proxy_on_context_create", 2, false), self.function("proxy_on_request_headers", 3, true))
+            (self.function("proxy_on_context_create", 2, false), self.on_headers("proxy_on_request_headers"))
         {
-            added.push((BEGIN, 4, true, begin(step, create, headers)));
+            added.push((BEGIN, 4 + MOST_BEGIN, true, begin(globals, create, headers)));
+        }
+        if let Some(headers) = self.on_headers("proxy_on_response_headers") {
+            added.push((HEADS, 4, true, heads(globals, headers)));
         }
         if let (Some(log), Some(done), Some(delete)) = (
             self.function("proxy_on_log", 1, false),
             self.function("proxy_on_done", 1, true),
             self.function("proxy_on_delete", 1, false),
         ) {
-            added.push((END, 2, false, end(step, log, done, delete)));
+            added.push((END, 2, false, end(globals, log, done, delete)));
         }
         if let Some(body) = self.function("proxy_on_response_body", 3, true) {
-            added.push((BODY, 4, true, self::body(step, stop, body)));
+            added.push((BODY, 4, true, self::body(globals, body)));
         }
-        if added.is_empty() {
-            return None;
+        added
+    }
+
+    /// Everything that refers to an imported function.
+    fn patches(&self, code: &[u8], step: u32) -> Option<Patches> {
+        let mut patches = Patches::new(self.imports, step);
+        for payload in Parser::new(0).parse_all(code) {
+            match payload.ok()? {
+                Payload::ExportSection(exports) => patches.exports(code, exports.range())?,
+                Payload::StartSection { func, range } => patches.start(range, func),
+                Payload::TableSection(tables) => {
+                    for table in tables {
+                        patches.table(&table.ok()?.init)?;
+                    }
+                }
+                Payload::GlobalSection(globals) => {
+                    for global in globals {
+                        patches.constant(&global.ok()?.init_expr)?;
+                    }
+                }
+                Payload::ElementSection(elements) => {
+                    for element in elements {
+                        let element = element.ok()?;
+                        patches.element(code, &element.kind, element.items)?;
+                    }
+                }
+                Payload::CodeSectionEntry(body) => patches.body(&body)?,
+                _ => {}
+            }
         }
+        Some(patches)
+    }
+
+    fn extended(&self, code: &[u8]) -> Option<Vec<u8>> {
+        let globals = Globals { step: self.globals, stop: self.globals + 1, lines: self.globals + 2 };
         let (mut types, mut functions, mut bodies) = (Items::default(), Items::default(), Items::default());
-        let (mut globals, mut exports) = (Items::default(), Items::default());
-        for (name, index) in [(STEP, step), (STOP, stop)] {
-            globals.add(&[I32, 1, 0x41, 0, 0x0b]);
+        let (mut added, mut exports) = (Items::default(), Items::default());
+        for (name, index) in [(STEP, globals.step), (STOP, globals.stop), (LINES, globals.lines)] {
+            added.add(&[I32, 1, 0x41, 0, 0x0b]);
             exports.add(&[&name_of(name)[..], &[3], &number(index)].concat());
         }
-        for (at, (name, parameters, result, body)) in added.iter().enumerate() {
-            let at = u32::try_from(at).ok()?;
-            let ty = [&[0x60, *parameters][..], &vec![I32; usize::from(*parameters)], &[u8::from(*result)]].concat();
-            types.add(&[&ty[..], if *result { &[I32] } else { &[] }].concat());
-            functions.add(&number(u32::try_from(self.types.len()).ok()? + at));
-            exports.add(&[&name_of(name)[..], &[0], &number(u32::try_from(self.functions.len()).ok()? + at)].concat());
-            bodies.add(&[&number(u32::try_from(body.len()).ok()?), &body[..]].concat());
+        let mut patches = self.patches(code, globals.step)?;
+        let mut kinds = u32::try_from(self.types.len()).ok()?;
+        // As it was imported, and as it is now.
+        let mut retyped: Vec<(u32, u32)> = Vec::new();
+        for old in self.functions.get(..self.imports as usize)? {
+            if retyped.iter().all(|(other, _)| other != old) {
+                types.add(&with_step(self.types.get(*old as usize)?.as_ref()?)?);
+                retyped.push((*old, kinds));
+                kinds += 1;
+            }
         }
+        if let Some((_, imports)) = self.sections.iter().find(|(id, _)| *id == 2) {
+            let new = |old| retyped.iter().find(|(other, _)| *other == old).map(|(_, new)| *new);
+            patches.retype(code, imports.clone(), new)?;
+        }
+        let mut index = u32::try_from(self.functions.len()).ok()?;
+        let mut add = |ty: u32, body: &[u8]| {
+            functions.add(&number(ty));
+            bodies.add(&[&number(u32::try_from(body.len()).ok()?), body].concat());
+            index += 1;
+            Some(index - 1)
+        };
+        for (name, parameters, result, body) in self.joined(globals) {
+            let ty = [&[0x60, parameters as u8][..], &vec![I32; parameters], &[u8::from(result)]].concat();
+            types.add(&[&ty[..], if result { &[I64] } else { &[] }].concat());
+            let index = add(kinds, &body)?;
+            kinds += 1;
+            exports.add(&[&name_of(name)[..], &[0], &number(index)].concat());
+        }
+        let mut first = None;
+        for import in &patches.referred {
+            let ty = *self.functions.get(*import as usize)?;
+            let parameters = self.types.get(ty as usize)?.as_ref()?.params().len();
+            let index = add(ty, &wrapper(u32::try_from(parameters).ok()?, globals.step, *import))?;
+            first.get_or_insert(index);
+        }
+        patches.redirect(first.unwrap_or(0))?;
 
-        const EXPORT: u8 = 7;
+        let mut more = [(TYPES, types), (FUNCTIONS, functions), (GLOBALS, added), (EXPORTS, exports), (CODE, bodies)]
+            .into_iter()
+            .peekable();
+        let place = |id: u8| ORDER.iter().position(|other| *other == id);
         let mut out = code.get(..8)?.to_vec();
-        let mut rest = BinaryReader::new(code.get(8..)?, 8);
-        let mut has_globals = false;
-        while !rest.eof() {
-            let id = rest.read_u8().ok()?;
-            let size = rest.read_var_u32().ok()?;
-            let content = rest.read_bytes(size as usize).ok()?;
-            has_globals |= id == 6;
-            if id == EXPORT && !has_globals {
-                section(&mut out, 6, &globals.after(&[0])?)?;
+        for (id, range) in &self.sections {
+            if *id != 0 {
+                while let Some((id, items)) = more.next_if(|(other, _)| place(*other) < place(*id)) {
+                    section(&mut out, id, &items.after(&[0])?)?;
+                }
             }
-            match id {
-                1 => section(&mut out, id, &types.after(content)?)?,
-                3 => section(&mut out, id, &functions.after(content)?)?,
-                6 => section(&mut out, id, &globals.after(content)?)?,
-                EXPORT => section(&mut out, id, &exports.after(content)?)?,
-                10 => section(&mut out, id, &bodies.after(content)?)?,
-                _ => section(&mut out, id, content)?,
+            let content = if *id == CODE { self.code(code, &patches)? } else { patches.apply(code, range.clone())? };
+            match more.next_if(|(other, _)| other == id) {
+                Some((_, items)) => section(&mut out, *id, &items.after(&content)?)?,
+                None => section(&mut out, *id, &content)?,
             }
+        }
+        for (id, items) in more {
+            section(&mut out, id, &items.after(&[0])?)?;
+        }
+        Some(out)
+    }
+
+    /// The section of code.
+    fn code(&self, code: &[u8], patches: &Patches) -> Option<Vec<u8>> {
+        let mut out = number(u32::try_from(self.bodies.len()).ok()?);
+        for range in &self.bodies {
+            let body = patches.apply(code, range.clone())?;
+            out.extend_from_slice(&number(u32::try_from(body.len()).ok()?));
+            out.extend_from_slice(&body);
         }
         Some(out)
     }
 }
 
-/// What is added to a section.
-#[derive(Default)]
-struct Items {
-    count: u32,
-    bytes: Vec<u8>,
+/// A function type with one more parameter.
+fn with_step(ty: &FuncType) -> Option<Vec<u8>> {
+    let mut out = vec![0x60];
+    out.extend_from_slice(&number(u32::try_from(ty.params().len() + 1).ok()?));
+    for parameter in ty.params() {
+        out.push(byte(*parameter)?);
+    }
+    out.push(I32);
+    out.extend_from_slice(&number(u32::try_from(ty.results().len()).ok()?));
+    for result in ty.results() {
+        out.push(byte(*result)?);
+    }
+    Some(out)
 }
 
-impl Items {
-    fn add(&mut self, item: &[u8]) {
-        self.count += 1;
-        self.bytes.extend_from_slice(item);
-    }
-
-    /// The section with them at its end.
-    fn after(&self, section: &[u8]) -> Option<Vec<u8>> {
-        let mut own = BinaryReader::new(section, 0);
-        let count = own.read_var_u32().ok()?.checked_add(self.count)?;
-        Some([&number(count), own.read_bytes(own.bytes_remaining()).ok()?, &self.bytes[..]].concat())
-    }
-}
-
-fn section(out: &mut Vec<u8>, id: u8, content: &[u8]) -> Option<()> {
-    out.push(id);
-    out.extend_from_slice(&number(u32::try_from(content.len()).ok()?));
-    out.extend_from_slice(content);
-    Some(())
-}
-
-/// A number in LEB128.
-fn number(mut number: u32) -> Vec<u8> {
-    let mut out = Vec::new();
-    while number > 0x7f {
-        out.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    out.push(number as u8);
-    out
-}
-
-fn name_of(name: &str) -> Vec<u8> {
-    [&number(name.len() as u32), name.as_bytes()].concat()
-}
-
-/// Code of a function, instruction by instruction (WebAssembly, "Binary Format", 5.4).
-struct Code(Vec<u8>);
-
-impl Code {
-    /// With so many variables beside its parameters.
-    fn new(variables: u8) -> Code {
-        Code(if variables == 0 { vec![0] } else { vec![1, variables, I32] })
-    }
-
-    fn op(mut self, code: &[u8]) -> Code {
-        self.0.extend_from_slice(code);
-        self
-    }
-
-    fn with(self, code: u8, index: u32) -> Code {
-        let index = number(index);
-        self.op(&[code]).op(&index)
-    }
-
-    fn local(self, index: u32) -> Code {
-        self.with(0x20, index)
-    }
-
-    fn set_local(self, index: u32) -> Code {
-        self.with(0x21, index)
-    }
-
-    fn call(self, function: u32) -> Code {
-        self.with(0x10, function)
-    }
-
-    fn add(self) -> Code {
-        self.op(&[0x6a])
-    }
-
-    /// A constant below 64.
-    fn constant(self, value: u8) -> Code {
-        self.op(&[0x41, value])
-    }
-
-    /// Sets a global to 0.
-    fn reset(self, global: u32) -> Code {
-        self.constant(0).with(0x24, global)
-    }
-
-    fn count(self, global: u32) -> Code {
-        self.with(0x23, global).constant(1).add().with(0x24, global)
-    }
-
-    /// Runs `body` with the variable `index` from 0 to below the second parameter.
-    fn repeat(self, index: u32, body: impl FnOnce(Code) -> Code) -> Code {
-        const NOTHING: u8 = 0x40;
-        let begun = self.constant(0).set_local(index).op(&[0x02, NOTHING, 0x03, NOTHING]);
-        // Out of it when the index is not below.
-        let begun = begun.local(index).local(1).op(&[0x4f, 0x0d, 1]);
-        body(begun).local(index).constant(1).add().set_local(index).op(&[0x0c, 0, 0x0b, 0x0b])
-    }
-
-    fn end(self) -> Vec<u8> {
-        self.op(&[0x0b]).0
-    }
-}
-
-fn begin(step: u32, create: u32, headers: u32) -> Vec<u8> {
-    let created = Code::new(0).reset(step).local(0).local(1).call(create);
-    created.count(step).local(0).local(2).local(3).call(headers).end()
-}
-
-fn end(step: u32, log: u32, done: u32, delete: u32) -> Vec<u8> {
-    const INDEX: u32 = 2;
-    let context = |code: Code| code.local(0).local(INDEX).add();
-    const DROP: u8 = 0x1a;
-    Code::new(1)
-        .reset(step)
-        .repeat(INDEX, |code| context(code).call(log).count(step))
-        .repeat(INDEX, |code| {
-            let done = context(code).call(done).op(&[DROP]).count(step);
-            context(done).call(delete).count(step)
-        })
-        .end()
-}
-
-fn body(step: u32, stop: u32, body: u32) -> Vec<u8> {
-    const INDEX: u32 = 4;
-    const ANSWER: u32 = 5;
-    // Count, take away, and leave the loop by its block: with an answer that is not 0, or when the host says so.
-    Code::new(2)
-        .reset(step)
-        .reset(stop)
-        .repeat(INDEX, |code| {
-            let called = code.local(0).local(INDEX).op(&[0x6b]).local(2).local(3).call(body).set_local(ANSWER);
-            called.local(ANSWER).with(0x23, stop).op(&[0x72, 0x0d, 1]).count(step)
-        })
-        .local(ANSWER)
-        .end()
+fn byte(ty: ValType) -> Option<u8> {
+    Some(match ty {
+        ValType::I32 => I32,
+        ValType::I64 => I64,
+        ValType::F32 => 0x7d,
+        ValType::F64 => 0x7c,
+        ValType::V128 => 0x7b,
+        ValType::Ref(ty) if ty == RefType::FUNCREF => 0x70,
+        ValType::Ref(_) => return None,
+    })
 }
 
 #[cfg(test)]
@@ -348,23 +347,27 @@ mod tests {
     const CALLBACKS: &str = r#"
         (func (export "proxy_on_context_create") (param i32 i32))
         (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32) i32.const 0)
+        (func (export "proxy_on_response_headers") (param i32 i32 i32) (result i32) i32.const 0)
         (func (export "proxy_on_response_body") (param i32 i32 i32) (result i32) i32.const 0)
         (func (export "proxy_on_done") (param i32) (result i32) i32.const 1)
         (func (export "proxy_on_log") (param i32))
         (func (export "proxy_on_delete") (param i32))"#;
 
-    fn extended(items: &str) -> Option<Vec<String>> {
+    fn extended(items: &str) -> Vec<String> {
         let engine = Engine::new(&Options::default()).unwrap();
         let code = wat::parse_str(format!("(module {items})")).unwrap();
-        let module = wasmtime::Module::new(engine.wasm(), engine.extended(&code)?).unwrap();
-        Some(
-            module.exports().map(|export| export.name().to_owned()).filter(|name| name.starts_with("lacis_")).collect(),
-        )
+        let module = wasmtime::Module::new(engine.wasm(), engine.extended(&code).unwrap()).unwrap();
+        for import in module.imports() {
+            if let wasmtime::ExternType::Func(ty) = import.ty() {
+                assert!(ty.params().last().is_some_and(|ty| ty.is_i32()), "{}", import.name());
+            }
+        }
+        module.exports().map(|export| export.name().to_owned()).filter(|name| name.starts_with("lacis_")).collect()
     }
 
     #[test]
     fn a_module_is_valid_with_what_is_added() {
-        let all = [STEP, STOP, BEGIN, END, BODY].map(str::to_owned).to_vec();
+        let all = NAMES.map(str::to_owned).to_vec();
         let many: String =
             (0..200).map(|n| format!("(func (export \"f{n}\")) (global $g{n} i32 (i32.const 0))")).collect();
         for items in [
@@ -372,13 +375,33 @@ mod tests {
             r#"(import "env" "f" (func (param i64))) (import "env" "g" (global i32)) (memory 1) (table 1 funcref)"#,
             r#"(global i64 (i64.const 7)) (func $s) (start $s) (table 1 funcref) (elem (i32.const 0) func $s)
                (memory 1) (data "x")"#,
+            // Imports that are referred to in every way.
+            r#"(import "env" "f" (func $f)) (table 2 funcref (ref.func $f))"#,
+            r#"(import "env" "f" (func $f)) (import "env" "g" (func $g (param i64 f32 f64 v128 funcref)))
+               (type $t (func)) (table $t 3 funcref) (elem (table $t) (i32.const 0) func $f $h $f) (elem declare func $g)
+               (elem (table $t) (i32.const 1) funcref (ref.func $f) (ref.null func))
+               (global funcref (ref.func $f)) (export "f" (func $f)) (start $f)
+               (func $h (drop (ref.func $g)) (call $f) (return_call $f))"#,
+            r#"(import "env" "proxy_on_log" (func $l (param i32))) (export "l" (func $l))"#,
             "(type (func)) (type (func (param i64))) (func (param i64) (result i64) local.get 0)",
             &many,
         ] {
-            assert_eq!(extended(&format!("{items} {CALLBACKS}")).as_ref(), Some(&all), "{items}");
+            assert_eq!(extended(&format!("{items} {CALLBACKS}")), all, "{items}");
         }
         let some = CALLBACKS.replace("proxy_on_log", "other").replace("(param i32 i32))", "(param i32))");
-        assert_eq!(extended(&some).unwrap(), [STEP, STOP, BODY], "what it has not, or otherwise, is not called");
+        assert_eq!(extended(&some), [STEP, STOP, LINES, HEADS, BODY], "what it has not, or otherwise, is not called");
+        let old = CALLBACKS
+            .replace("(param i32 i32 i32) (result i32) i32.const 0)", "(param i32 i32) (result i32) i32.const 0)");
+        assert_eq!(extended(&old), [STEP, STOP, LINES, BEGIN, HEADS, END], "heads without an end");
+        for nothing in
+            ["", r#"(func (export "proxy_on_log"))"#, r#"(import "env" "f" (func $f)) (export "f" (func $f))"#]
+        {
+            assert_eq!(extended(nothing), [STEP, STOP, LINES], "{nothing}");
+        }
+        let imported = r#"(import "env" "l" (func $l (param i32))) (export "proxy_on_log" (func $l))"#;
+        assert!(
+            !extended(&format!("{imported} {}", CALLBACKS.replace("proxy_on_log", "other"))).contains(&END.to_owned())
+        );
     }
 
     #[test]
@@ -389,7 +412,6 @@ mod tests {
         ));
         let engine = Engine::new(&Options::default()).unwrap();
         let code = code.unwrap();
-        assert!(engine.extended(&code).is_none());
         let hidden = hide(&code).unwrap();
         let names = |code: &[u8]| -> Vec<String> {
             let module = wasmtime::Module::new(engine.wasm(), code).unwrap();
@@ -403,21 +425,19 @@ mod tests {
         });
         assert!(expected.eq(names(&hidden)), "{:?}", names(&hidden));
         assert_eq!((hide(&hidden), hide(b"no module")), (None, None));
+        assert!(engine.extended(&code).is_ok());
     }
 
     #[test]
-    fn what_cannot_be_extended_is_left() {
-        for items in ["", r#"(func (export "proxy_on_log"))"#, &format!("{CALLBACKS} (func (export \"{END}\"))")] {
-            assert_eq!(extended(items), None, "{items}");
-        }
+    fn what_is_no_module_is_not_made_one() {
         let engine = Engine::new(&Options::default()).unwrap();
-        assert!(engine.extended(b"no module").is_none());
+        assert!(engine.extended(b"no module").is_err());
         // It names a global that it has not, and would have.
         let code = wat::parse_str(format!("(module {CALLBACKS} (global i32 (i32.const 0)) (func global.get 0 drop))"));
         let code = code.unwrap();
         let named = code.windows(2).rposition(|at| at == [0x23, 0]).unwrap();
         let mut broken = code.clone();
         broken[named + 1] = 1;
-        assert!(engine.extended(&code).is_some() && engine.extended(&broken).is_none());
+        assert!(engine.extended(&code).is_ok() && engine.extended(&broken).is_err());
     }
 }

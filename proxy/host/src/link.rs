@@ -33,25 +33,28 @@ enum Word {
 }
 
 /// `import!(when name(parameter: type, …) = function)`, or `in call => expression` where the function takes less than the
-/// import does; `void` before it for an import without a result.
+/// import does, or `in call at step => expression` where it takes more; `void` before it for an import without a result.
 macro_rules! import {
     ($when:ident $name:ident($($arg:ident: $ty:ident),*) = $function:path) => {
         import!($when $name($($arg: $ty),*) in call => $function(call, $($arg),*))
     };
     ($when:ident $name:ident($($arg:ident: $ty:ident),*) in $call:ident => $body:expr) => {
-        import!(@ $when $name($($arg: $ty),*) $call, $body, true, u32, |result| result)
+        import!($when $name($($arg: $ty),*) in $call at step => $body)
+    };
+    ($when:ident $name:ident($($arg:ident: $ty:ident),*) in $call:ident at $step:ident => $body:expr) => {
+        import!(@ $when $name($($arg: $ty),*) $call, $step, $body, true, u32, |result| result)
     };
     (void $when:ident $name:ident($($arg:ident: $ty:ident),*) = $function:path) => {
-        import!(@ $when $name($($arg: $ty),*) call, $function(call, $($arg),*), false, (), |result| result.map(drop))
+        import!(@ $when $name($($arg: $ty),*) call, step, $function(call, $($arg),*), false, (), |result| result.map(drop))
     };
-    (@ $when:ident $name:ident($($arg:ident: $ty:ident),*) $call:ident, $body:expr, $result:literal, $back:ty, |$r:ident| $map:expr) => {
+    (@ $when:ident $name:ident($($arg:ident: $ty:ident),*) $call:ident, $step:ident, $body:expr, $result:literal, $back:ty, |$r:ident| $map:expr) => {
         Import {
             name: stringify!($name),
             parameters: &[$(import!(@word $ty)),*],
             result: $result,
             define: |linker, module| {
-                let function = |mut caller: Caller<'_, State>, $($arg: $ty),*| -> wasmtime::Result<$back> {
-                    permit(&mut caller, When::$when, stringify!($name))?;
+                let function = |mut caller: Caller<'_, State>, $($arg: $ty,)* $step: u32| -> wasmtime::Result<$back> {
+                    permit(&mut caller, When::$when, stringify!($name), $step)?;
                     let $call = &mut caller;
                     let $r = $body.into_result();
                     $map
@@ -70,7 +73,7 @@ pub(crate) const ENV: &[Import] = &[
     import!(void Always emscripten_notify_memory_growth(index: u32) = misc::memory_growth),
     import!(Always pthread_equal(one: u32, other: u32) = misc::pthread_equal),
 
-    import!(Always proxy_log(level: u32, text: u32, size: u32) = misc::log),
+    import!(Always proxy_log(level: u32, text: u32, size: u32) in call at step => misc::log(call, level, text, size, step)),
     import!(Start proxy_get_log_level(level: u32) = misc::log_level),
     import!(Start proxy_get_current_time_nanoseconds(time: u32) = misc::time),
     import!(Callback proxy_set_tick_period_milliseconds(milliseconds: u32) = misc::set_tick),
@@ -82,23 +85,23 @@ pub(crate) const ENV: &[Import] = &[
 
     import!(Callback proxy_get_header_map_size(map: u32, size: u32) = headers::size),
     import!(Callback proxy_get_header_map_pairs(map: u32, pointer: u32, size: u32) = headers::pairs),
-    import!(Callback proxy_set_header_map_pairs(map: u32, pointer: u32, size: u32) = headers::set_pairs),
+    import!(Callback proxy_set_header_map_pairs(map: u32, pointer: u32, size: u32) in call => turn::edited(call, |call| headers::set_pairs(call, map, pointer, size))),
     import!(Callback proxy_get_header_map_value(map: u32, name: u32, name_size: u32, pointer: u32, size: u32) = headers::value),
-    import!(Callback proxy_add_header_map_value(map: u32, name: u32, name_size: u32, value: u32, value_size: u32) = headers::add),
-    import!(Callback proxy_replace_header_map_value(map: u32, name: u32, name_size: u32, value: u32, value_size: u32) = headers::replace),
-    import!(Callback proxy_remove_header_map_value(map: u32, name: u32, name_size: u32) = headers::remove),
+    import!(Callback proxy_add_header_map_value(map: u32, name: u32, name_size: u32, value: u32, value_size: u32) in call => turn::edited(call, |call| headers::add(call, map, name, name_size, value, value_size))),
+    import!(Callback proxy_replace_header_map_value(map: u32, name: u32, name_size: u32, value: u32, value_size: u32) in call => turn::edited(call, |call| headers::replace(call, map, name, name_size, value, value_size))),
+    import!(Callback proxy_remove_header_map_value(map: u32, name: u32, name_size: u32) in call => turn::edited(call, |call| headers::remove(call, map, name, name_size))),
 
-    import!(Callback proxy_send_local_response(status: u32, details: u32, details_size: u32, body: u32, body_size: u32, headers: u32, headers_size: u32, grpc_status: u32) = stream::reply),
-    import!(Callback proxy_continue_stream(stream: u32) = stream::resume),
-    import!(Callback proxy_close_stream(stream: u32) = stream::close),
-    import!(Callback proxy_continue_request() = stream::resume_request),
-    import!(void Callback proxy_continue_request() = stream::resume_request),
-    import!(Callback proxy_continue_response() = stream::resume_response),
-    import!(void Callback proxy_continue_response() = stream::resume_response),
-    import!(Callback proxy_clear_route_cache() = foreign::clear_route_cache),
-    import!(void Callback proxy_clear_route_cache() = foreign::clear_route_cache),
-    import!(Callback proxy_set_effective_context(context: u32) = stream::set_effective_context),
-    import!(Callback proxy_done() = stream::done),
+    import!(Last proxy_send_local_response(status: u32, details: u32, details_size: u32, body: u32, body_size: u32, headers: u32, headers_size: u32, grpc_status: u32) = stream::reply),
+    import!(Last proxy_continue_stream(stream: u32) = stream::resume),
+    import!(Last proxy_close_stream(stream: u32) = stream::close),
+    import!(Last proxy_continue_request() = stream::resume_request),
+    import!(void Last proxy_continue_request() = stream::resume_request),
+    import!(Last proxy_continue_response() = stream::resume_response),
+    import!(void Last proxy_continue_response() = stream::resume_response),
+    import!(Last proxy_clear_route_cache() = foreign::clear_route_cache),
+    import!(void Last proxy_clear_route_cache() = foreign::clear_route_cache),
+    import!(Last proxy_set_effective_context(context: u32) = stream::set_effective_context),
+    import!(Last proxy_done() = stream::done),
 
     import!(Callback proxy_get_property(path: u32, path_size: u32, pointer: u32, size: u32) = property::read),
     import!(Callback proxy_set_property(path: u32, path_size: u32, value: u32, value_size: u32) = property::write),
@@ -116,23 +119,23 @@ pub(crate) const ENV: &[Import] = &[
     import!(Callback proxy_enqueue_shared_queue(id: u32, item: u32, size: u32) = shared::enqueue),
     import!(Callback proxy_dequeue_shared_queue(id: u32, pointer: u32, size: u32) = shared::dequeue),
 
-    import!(Callback proxy_http_call(upstream: u32, upstream_size: u32, headers: u32, headers_size: u32, body: u32, body_size: u32, trailers: u32, trailers_size: u32, timeout: u32, id: u32) = callout::http_call),
-    import!(Callback proxy_grpc_call(upstream: u32, upstream_size: u32, service: u32, service_size: u32, method: u32, method_size: u32, metadata: u32, metadata_size: u32, message: u32, message_size: u32, timeout: u32, id: u32) = callout::grpc_call),
+    import!(Last proxy_http_call(upstream: u32, upstream_size: u32, headers: u32, headers_size: u32, body: u32, body_size: u32, trailers: u32, trailers_size: u32, timeout: u32, id: u32) = callout::http_call),
+    import!(Last proxy_grpc_call(upstream: u32, upstream_size: u32, service: u32, service_size: u32, method: u32, method_size: u32, metadata: u32, metadata_size: u32, message: u32, message_size: u32, timeout: u32, id: u32) = callout::grpc_call),
     // AssemblyScript has no metadata.
-    import!(Callback proxy_grpc_call(upstream: u32, upstream_size: u32, service: u32, service_size: u32, method: u32, method_size: u32, message: u32, message_size: u32, timeout: u32, id: u32) in call => callout::grpc_call(call, upstream, upstream_size, service, service_size, method, method_size, 0, 0, message, message_size, timeout, id)),
-    import!(Callback proxy_grpc_stream(upstream: u32, upstream_size: u32, service: u32, service_size: u32, method: u32, method_size: u32, metadata: u32, metadata_size: u32, id: u32) = callout::grpc_stream),
-    import!(Callback proxy_grpc_stream(upstream: u32, upstream_size: u32, service: u32, service_size: u32, method: u32, method_size: u32, id: u32) in call => callout::grpc_stream(call, upstream, upstream_size, service, service_size, method, method_size, 0, 0, id)),
-    import!(Callback proxy_grpc_send(id: u32, message: u32, size: u32, end: u32) = callout::grpc_send),
-    import!(Callback proxy_grpc_cancel(id: u32) = callout::grpc_cancel),
-    import!(Callback proxy_grpc_close(id: u32) = callout::grpc_close),
+    import!(Last proxy_grpc_call(upstream: u32, upstream_size: u32, service: u32, service_size: u32, method: u32, method_size: u32, message: u32, message_size: u32, timeout: u32, id: u32) in call => callout::grpc_call(call, upstream, upstream_size, service, service_size, method, method_size, 0, 0, message, message_size, timeout, id)),
+    import!(Last proxy_grpc_stream(upstream: u32, upstream_size: u32, service: u32, service_size: u32, method: u32, method_size: u32, metadata: u32, metadata_size: u32, id: u32) = callout::grpc_stream),
+    import!(Last proxy_grpc_stream(upstream: u32, upstream_size: u32, service: u32, service_size: u32, method: u32, method_size: u32, id: u32) in call => callout::grpc_stream(call, upstream, upstream_size, service, service_size, method, method_size, 0, 0, id)),
+    import!(Last proxy_grpc_send(id: u32, message: u32, size: u32, end: u32) = callout::grpc_send),
+    import!(Last proxy_grpc_cancel(id: u32) = callout::grpc_cancel),
+    import!(Last proxy_grpc_close(id: u32) = callout::grpc_close),
     import!(Callback proxy_get_status(code: u32, text: u32, size: u32) = callout::status),
-    import!(Callback proxy_call_foreign_function(name: u32, name_size: u32, arguments: u32, arguments_size: u32, pointer: u32, size: u32) = foreign::call),
+    import!(Last proxy_call_foreign_function(name: u32, name_size: u32, arguments: u32, arguments_size: u32, pointer: u32, size: u32) = foreign::call),
 ];
 
 /// WASI preview 1, modules `wasi_snapshot_preview1` and `wasi_unstable`.
 #[rustfmt::skip]
 pub(crate) const WASI: &[Import] = &[
-    import!(Always fd_write(fd: u32, vectors: u32, count: u32, written: u32) = wasi::fd_write),
+    import!(Always fd_write(fd: u32, vectors: u32, count: u32, written: u32) in call at step => wasi::fd_write(call, fd, vectors, count, written, step)),
     import!(Always clock_time_get(clock: u32, precision: u64, time: u32) = wasi::clock_time_get),
     import!(Always poll_oneoff(input: u32, output: u32, count: u32, events: u32) = wasi::poll_oneoff),
     import!(void Always proc_exit(code: u32) = wasi::proc_exit),
@@ -159,7 +162,7 @@ pub(crate) const WASI: &[Import] = &[
     import!(Start fd_pread(_fd: u32, _vectors: u32, _count: u32, _at: u64, _read: u32) in _call => wasi::inert(NOSYS)),
     import!(Start fd_prestat_dir_name(_fd: u32, _path: u32, _size: u32) in _call => wasi::inert(NOSYS)),
     import!(Start fd_prestat_get(_fd: u32, _stat: u32) in _call => wasi::inert(BADF)),
-    import!(Start fd_pwrite(fd: u32, vectors: u32, count: u32, at: u64, written: u32) = wasi::fd_pwrite),
+    import!(Start fd_pwrite(fd: u32, vectors: u32, count: u32, at: u64, written: u32) in call at step => wasi::fd_pwrite(call, fd, vectors, count, at, written, step)),
     import!(Start fd_read(_fd: u32, _vectors: u32, _count: u32, _read: u32) in _call => wasi::inert(NOSYS)),
     import!(Start fd_readdir(fd: u32, buffer: u32, size: u32, cookie: u64, used: u32) = wasi::fd_readdir),
     import!(Start fd_renumber(fd: u32, to: u32) = wasi::fd_renumber),
@@ -205,22 +208,25 @@ pub(crate) fn link(
             "wasi_snapshot_preview1" | "wasi_unstable" => WASI,
             _ => &[],
         };
+        let asked = as_written(&ty);
         let mut named = table.iter().filter(|entry| entry.name == import.name()).peekable();
         if named.peek().is_none() {
             missing.push(name);
             continue;
         }
-        match named.find(|entry| entry.has_type(&ty)) {
+        match named.find(|entry| entry.has_type(&asked)) {
             Some(entry) if allow.is_some_and(|(allow, _)| !allow.has(entry.name)) => {
                 restricted.push(name);
                 linker
-                    .func_new(import.module(), entry.name, ty, |caller, _, results| refuse(caller, results))
+                    .func_new(import.module(), entry.name, ty, |caller, parameters, results| {
+                        refuse(caller, parameters, results)
+                    })
                     .map_err(|e| LoadError::Link(format!("{e:#}")))?;
             }
             Some(entry) => {
                 (entry.define)(&mut linker, import.module()).map_err(|e| LoadError::Link(format!("{e:#}")))?;
             }
-            None => missing.push(format!("{name} (not as {})", Signature(&ty))),
+            None => missing.push(format!("{name} (not as {})", Signature(&asked))),
         }
     }
     if !missing.is_empty() {
@@ -233,11 +239,18 @@ pub(crate) fn link(
 }
 
 /// Stands for a function that the filter is not allowed. It follows no pointer, so it may be called at any time.
-fn refuse(mut caller: Caller<'_, State>, results: &mut [Val]) -> wasmtime::Result<()> {
-    turn::follow(&mut caller);
+fn refuse(mut caller: Caller<'_, State>, parameters: &[Val], results: &mut [Val]) -> wasmtime::Result<()> {
+    let step = parameters.last().and_then(Val::i32).and_then(|step| u32::try_from(step).ok());
+    caller.data_mut().follow(step.unwrap_or(0));
     caller.data().refused(Limit::Function).into_result()?;
     results.fill(Val::I32(Status::InternalFailure as i32));
     Ok(())
+}
+
+/// The type of an imported function before it was given the step (`joint.rs`).
+fn as_written(ty: &FuncType) -> FuncType {
+    let parameters = ty.params().len().saturating_sub(1);
+    FuncType::new(ty.engine(), ty.params().take(parameters), ty.results())
 }
 
 /// A function type, as people read it.

@@ -250,6 +250,14 @@ impl State {
         self.world.try_borrow_mut().map_err(|_| Fail::host("the embedder holds its World across a guest call"))
     }
 
+    /// A call of the host is for the callback that runs in this entry of the guest, so far as it is.
+    #[inline]
+    pub(crate) fn follow(&mut self, step: u32) {
+        if self.turn.as_ref().is_some_and(|turn| turn.is_behind(step)) {
+            self.catch_up(step);
+        }
+    }
+
     /// What happens to the call that runs, now that its deadline has come.
     pub(crate) fn deadline(&mut self) -> UpdateDeadline {
         // A call that is given more time must be timed for it.

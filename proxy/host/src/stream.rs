@@ -150,6 +150,13 @@ pub trait Headers {
 
     /// Removes everything; what a guest sets as a whole map follows as [`add`](Headers::add).
     fn clear(&mut self);
+
+    /// How many pairs a head has, after a guest has changed it; none if the embedder is to look at it before another guest
+    /// does. Asked for only where several are shown a head together ([`Vm::begin`](crate::Vm::begin),
+    /// [`Vm::on_response_heads`](crate::Vm::on_response_heads)).
+    fn lines(&self) -> Option<u32> {
+        None
+    }
 }
 
 /// One direction of an exchange.

@@ -199,7 +199,7 @@ impl Vm {
         let mut store = Store::new(plugin.engine.wasm(), state);
         store.limiter(|state| &mut state.limiter);
         store.epoch_deadline_callback(|mut store| {
-            turn::follow(&mut store);
+            turn::look(&mut store);
             Ok(store.data_mut().deadline())
         });
         let mut runner = Runner { store, call, start, dead: false };
@@ -212,8 +212,10 @@ impl Vm {
             }
             Err(error) => return Err(StartError::Instance(format!("{error:#}"))),
         };
-        let [step, stop] = [joint::STEP, joint::STOP].map(|name| instance.get_global(&mut runner.store, name));
-        runner.store.data_mut().counters = step.zip(stop).map(|(step, stop)| Counters { step, stop });
+        let names = [joint::STEP, joint::STOP, joint::LINES];
+        if let [Some(step), Some(stop), Some(lines)] = names.map(|name| instance.get_global(&mut runner.store, name)) {
+            runner.store.data_mut().counters = Some(Counters { step, stop, lines });
+        }
         let exports = Exports::of(&instance, &mut runner.store);
         let memory = instance.get_memory(&mut runner.store, "memory");
         let state = runner.store.data_mut();

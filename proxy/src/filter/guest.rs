@@ -222,6 +222,12 @@ impl Headers for GuestRequest {
         Rc::make_mut(&mut self.head).headers.clear();
         self.missing = AUTHORITY | PATH | METHOD | SCHEME;
     }
+
+    /// None where [`GuestRequest::check`] has something to do.
+    fn lines(&self) -> Option<u32> {
+        let sound = self.missing & !SCHEME == 0 && self.broken.is_none() && !matches!(self.length, Length::Fixed(_));
+        sound.then(|| self.count())
+    }
 }
 
 impl GuestResponse {
@@ -328,6 +334,12 @@ impl Headers for GuestResponse {
         self.length.touch(&self.head.headers, header::CONTENT_LENGTH.as_str().as_bytes());
         Rc::make_mut(&mut self.head).headers.clear();
         self.missing = true;
+    }
+
+    /// None where [`GuestResponse::check`] has something to do.
+    fn lines(&self) -> Option<u32> {
+        let sound = !self.missing && self.broken.is_none() && !matches!(self.length, Length::Fixed(_));
+        sound.then(|| self.count())
     }
 }
 

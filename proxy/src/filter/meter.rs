@@ -79,6 +79,11 @@ impl Meter {
         left.map(|idle| self.idle.set(idle)).is_some()
     }
 
+    /// Whether the next callback is measured.
+    pub(super) fn is_due(&self) -> bool {
+        self.idle.get() == 0
+    }
+
     /// Has the next callback measured.
     pub(super) fn wind(&self) {
         self.idle.set(0);
@@ -97,6 +102,12 @@ impl Meter {
                 Some(Instant::now())
             }
         }
+    }
+
+    /// Whether the next request that it begins with is one to measure, though nobody has asked for it.
+    #[inline]
+    pub(super) fn begins_measured(&self) -> bool {
+        self.skip.get() == 0
     }
 
     /// How long it had a request that it lets go now, if that was measured, and what it counts as: one that was not measured went on at once, and counts for as long as the

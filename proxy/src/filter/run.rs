@@ -162,20 +162,17 @@ impl Run {
                 self.part(half, at, |part| (part.absent, part.head) = (true, Head::Gone));
                 continue;
             }
-            let action = match self.tcp {
+            let (at, action) = match self.tcp {
                 true => match filter.on_new_connection(place)? {
-                    Action::Continue => HeadersAction::Continue,
-                    Action::Pause => HeadersAction::Pause,
+                    Action::Continue => (at, HeadersAction::Continue),
+                    Action::Pause => (at, HeadersAction::Pause),
                 },
                 // It has just been opened.
-                false if half == Half::Request => match filter.begin(place, count, end)? {
-                    Some(action) => action,
-                    None => {
-                        self.seen.borrow_mut().stages.truncate(at);
-                        continue;
-                    }
+                false if half == Half::Request => match self.begin_with(at, place, count, end)? {
+                    Some(begun) => begun,
+                    None => continue,
                 },
-                false => filter.on_headers(place, half, count, end)?,
+                false => self.go_back(at, place, count, end)?,
             };
             self.noted()?;
             let head = match action {
@@ -196,7 +193,7 @@ impl Run {
                     stage.waited = true;
                 }
             }
-            self.exchange.trail.note(|own| What::Paused(own.text(filter.name())));
+            self.exchange.trail.note(|own| What::Paused(own.text(self.filter(at).name())));
             return Ok(());
         }
         self.seen.borrow_mut().ways[half as usize].released = true;
@@ -220,15 +217,7 @@ impl Run {
             let since = filter.begins(self.exchange.trail.is_asked());
             let Some(place) = filter.open(Rc::clone(&self.seen) as _, self.tcp)? else { continue };
             let stages = &mut self.seen.borrow_mut().stages;
-            stages.push(Stage {
-                number,
-                machine: filter.machine(),
-                place,
-                since,
-                waited: false,
-                counted: false,
-                parts: Default::default(),
-            });
+            stages.push(Stage::new(number, filter.machine(), place, since));
             return Ok(Some(stages.len() - 1));
         }
     }
@@ -530,7 +519,7 @@ impl Run {
         }
     }
 
-    fn count(&self, left: Left, outcome: Outcome) {
+    pub(super) fn count(&self, left: Left, outcome: Outcome) {
         let filter = &self.filters[left.number];
         let took = filter.said(outcome, left.since, left.waited);
         self.exchange.verdict(took, || filter.verdict(outcome));

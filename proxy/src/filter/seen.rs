@@ -72,6 +72,11 @@ pub(super) struct Left {
 }
 
 impl Stage {
+    /// One whose context has just been made.
+    pub(super) fn new(number: usize, machine: MachineId, place: Place, since: Option<Instant>) -> Stage {
+        Stage { number, machine, place, since, waited: false, counted: false, parts: Default::default() }
+    }
+
     /// The request leaves it: what that is counted by, the first time.
     pub(super) fn leave(&mut self) -> Option<Left> {
         let Stage { number, since, waited, ref mut counted, .. } = *self;

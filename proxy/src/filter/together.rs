@@ -1,14 +1,149 @@
 //! Filters of one exchange that share a VM: where nothing is to be done between their callbacks, these share an entry of it.
 
-use lacis_host::Half;
+use std::rc::Rc;
+
 use lacis_host::abi::BodyAnswer;
+use lacis_host::{Half, HeadersAction, Vm};
 
 use super::run::Run;
-use super::seen::Stage;
-use super::wasm::{Filter, Place};
+use super::seen::{Head, Stage};
+use super::wasm::{Filter, Place, Reached};
 use crate::fault::Fault;
+use crate::telemetry::labels::Outcome;
 
 impl Run {
+    /// Has a filter that was opened begin with the exchange, and those that come after it in the same VM as far as they let
+    /// the head go on. Which of them has it in its hands then, and what becomes of it; none if that one has no part in the
+    /// exchange.
+    pub(super) fn begin_with(
+        &self,
+        at: usize,
+        place: Place,
+        lines: u32,
+        end: bool,
+    ) -> Result<Option<(usize, HeadersAction)>, Fault> {
+        let count = self.admit_more(at, place);
+        if count == 1 {
+            let begun = self.filter(at).begin(place, lines, end)?;
+            if begun.is_none() {
+                self.seen.borrow_mut().stages.truncate(at);
+            }
+            return Ok(begun.map(|action| (at, action)));
+        }
+        let shown = self.filter(at).begin_all(place, count, lines, end);
+        let to = at + index(&shown);
+        self.dismiss_from(to + 1);
+        for passed in at..to {
+            let left = {
+                let stage = &mut self.seen.borrow_mut().stages[passed];
+                stage.parts[Half::Request as usize].head = Head::Gone;
+                stage.leave()
+            };
+            if let Some(left) = left {
+                self.count(left, Outcome::Continue);
+            }
+        }
+        let filter = self.filter(to);
+        let action = match shown {
+            Some(Ok((_, action))) => Some(filter.held(Half::Request, action)),
+            Some(Err((_, trap))) => filter.ended_by(&trap)?,
+            None => filter.lost().map(|()| None)?,
+        };
+        if action.is_none() {
+            self.seen.borrow_mut().stages.truncate(to);
+        }
+        Ok(action.map(|action| (to, action)))
+    }
+
+    /// Makes contexts for the filters after one that can begin in the same entry of the guest. How many these are, with it.
+    fn admit_more(&self, at: usize, first: Place) -> u32 {
+        let own = self.filter(at);
+        let alone = self.exchange.trail.is_asked() || self.seen.borrow().stages[at].since.is_some();
+        if alone || !own.joins(Half::Request) {
+            return 1;
+        }
+        let mut count = 1;
+        while count < Vm::MOST_BEGIN {
+            let number = self.seen.borrow().ways[Half::Request as usize].heads;
+            let Some(filter) = self.filters.get(number) else { break };
+            if filter.machine() != own.machine() || !filter.is_there() || filter.begins_measured() {
+                break;
+            }
+            if self.apart {
+                own.measured();
+                break;
+            }
+            let Some(place) = filter.admit(Rc::clone(&self.seen) as _) else { break };
+            if !place.follows(first, count) {
+                filter.dismiss(place);
+                break;
+            }
+            let since = filter.begins(false);
+            let seen = &mut *self.seen.borrow_mut();
+            seen.stages.push(Stage::new(number, filter.machine(), place, since));
+            seen.ways[Half::Request as usize].heads += 1;
+            count += 1;
+        }
+        u32::try_from(count).unwrap_or(1)
+    }
+
+    /// Filters from here on were not shown the exchange: they have no part in it, yet.
+    fn dismiss_from(&self, from: usize) {
+        while let Some(Stage { number, place, .. }) = {
+            let stages = &mut self.seen.borrow_mut().stages;
+            if stages.len() > from { stages.pop() } else { None }
+        } {
+            self.filters[number].dismiss(place);
+            self.seen.borrow_mut().ways[Half::Request as usize].heads = number;
+        }
+    }
+
+    /// Shows the head of the response to a filter, and to those that it reaches next in the same VM as far as they let it go
+    /// on. Which of them has it in its hands then, and what becomes of it.
+    pub(super) fn go_back(
+        &self,
+        at: usize,
+        place: Place,
+        lines: u32,
+        end: bool,
+    ) -> Result<(usize, HeadersAction), Fault> {
+        let filter = self.filter(at);
+        let count = if at > 0 && filter.joins(Half::Response) && filter.has(place) { self.behind(at) } else { 1 };
+        if count == 1 || self.apart {
+            if count > 1 {
+                filter.measured();
+            }
+            return Ok((at, filter.on_headers(place, Half::Response, lines, end)?));
+        }
+        let shown = filter.on_response_heads(place, count, lines, end);
+        let to = at - index(&shown).min(at);
+        {
+            let seen = &mut *self.seen.borrow_mut();
+            seen.ways[Half::Response as usize].heads += at - to;
+            for stage in &mut seen.stages[to + 1..=at] {
+                stage.parts[Half::Response as usize].head = Head::Gone;
+            }
+        }
+        let filter = self.filter(to);
+        let action = match shown {
+            Some(Ok((_, action))) => filter.held(Half::Response, action),
+            Some(Err((_, trap))) => filter.died(&trap).map(|()| HeadersAction::Continue)?,
+            None => filter.lost().map(|()| HeadersAction::Continue)?,
+        };
+        Ok((to, action))
+    }
+
+    /// How many filters, beginning with this one and towards the first, are next to each other in one VM.
+    fn behind(&self, at: usize) -> u32 {
+        let stages = &self.seen.borrow().stages;
+        let first = &stages[at];
+        let near = |(count, stage): &(usize, &Stage)| {
+            stage.machine == first.machine && first.place.follows(stage.place, *count)
+        };
+        let count = stages[..=at].iter().rev().enumerate().take_while(near).count();
+        u32::try_from(count).unwrap_or(1)
+    }
+
     /// Shows content of the response to several filters of one VM, as far as they let it go on. Which of them has it in its
     /// hands then, and its answer.
     pub(super) fn together(
@@ -21,12 +156,8 @@ impl Run {
     ) -> Result<(usize, BodyAnswer), Fault> {
         self.seen.borrow_mut().passing = Some(at);
         let shown = self.filter(at).on_bodies(place, count, size, end);
-        let (index, answer) = match &shown {
-            Some(Ok((index, answer))) => (*index, *answer),
-            Some(Err((index, _))) => (*index, BodyAnswer::Continue),
-            None => (0, BodyAnswer::Continue),
-        };
-        let to = at.saturating_sub(index as usize);
+        let answer = if let Some(Ok((_, answer))) = &shown { *answer } else { BodyAnswer::Continue };
+        let to = at.saturating_sub(index(&shown));
         {
             let mut seen = self.seen.borrow_mut();
             if let Some(from) = seen.passing.take() {
@@ -48,6 +179,14 @@ impl Run {
             |(index, stage): (usize, &Stage)| stage.machine == first.machine && stage.place.follows(first.place, index);
         let all = self.filters[first.number].has(first.place) && stages.iter().enumerate().all(near);
         u32::try_from(stages.len()).ok().filter(|_| all)
+    }
+}
+
+/// Which of several filters was called last.
+fn index<T>(shown: &Reached<T>) -> usize {
+    match shown {
+        Some(Ok((index, _)) | Err((index, _))) => *index as usize,
+        None => 0,
     }
 }
 

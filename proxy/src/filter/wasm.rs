@@ -121,6 +121,12 @@ impl Compiled {
         ["proxy_on_downstream_data", "proxy_on_upstream_data"].map(|name| self.plugin.exports(name))
     }
 
+    /// Whether several of it can be shown the head of each half together.
+    fn joins(&self) -> [bool; 2] {
+        let all = |callbacks: &[&str]| callbacks.iter().all(|name| self.plugin.exports(name));
+        [all(&[CREATE, "proxy_on_request_headers"]), all(&["proxy_on_response_headers"])]
+    }
+
     /// Whether it has callbacks for TCP connections.
     pub fn is_for_tcp(&self) -> bool {
         let has = self.taps() != [false; 2] || self.plugin.exports("proxy_on_new_connection");
@@ -139,11 +145,16 @@ impl fmt::Debug for Compiled {
 
 const CREATE: &str = "proxy_on_context_create";
 
+/// Which of several contexts of a VM was called last, and its answer or its trap; none if there is no VM.
+pub(super) type Reached<T> = Option<Result<(u32, T), (u32, Trap)>>;
+
 /// One filter in one worker: a plugin of a VM.
 pub struct Filter {
     compiled: Arc<Compiled>,
     sees: [bool; 2],
     taps: [bool; 2],
+    /// Its module has what several of it need to be shown a head together.
+    joins: [bool; 2],
     machine: Rc<Machine>,
     account: Rc<Account>,
     /// Its root context, and in which of the machine's VMs.
@@ -201,6 +212,7 @@ impl Filter {
             compiled: Arc::clone(compiled),
             sees: compiled.sees(),
             taps: compiled.taps(),
+            joins: compiled.joins(),
             machine,
             account: Rc::new(account),
             root: Cell::new(None),
@@ -247,6 +259,11 @@ impl Filter {
         self.taps[half as usize]
     }
 
+    /// Whether it can be shown the head of this half together with another of its VM.
+    pub(super) fn joins(&self, half: Half) -> bool {
+        self.joins[half as usize]
+    }
+
     /// Bytes of a body that it may hold back.
     pub(super) fn buffer_limit(&self) -> usize {
         self.compiled.buffer_limit()
@@ -287,18 +304,67 @@ impl Filter {
     /// If its VM died and it fails closed.
     pub(super) fn begin(&self, place: Place, count: u32, end: bool) -> Result<Option<HeadersAction>, Fault> {
         if !self.account.meter.pass(2) {
+            let both = self.account.meter.is_due();
             return match self.call(Callback::Context, |vm| vm.create(place.context)) {
+                Some(Ok(())) if both => {
+                    self.measured();
+                    self.on_headers(place, Half::Request, count, end).map(Some)
+                }
                 Some(Ok(())) => self.on_headers(place, Half::Request, count, end).map(Some),
                 Some(Err(trap)) => self.trapped(&trap).map(|()| None),
                 None => self.lost().map(|()| None),
             };
         }
-        match self.enter(|vm| vm.begin(place.context, count, end)) {
-            Some(Ok(action)) => Ok(Some(self.held(Half::Request, action))),
-            Some(Err(trap)) if trap.callback == CREATE => self.trapped(&trap).map(|()| None),
-            Some(Err(trap)) => self.trapped(&trap).map(|()| Some(HeadersAction::Continue)),
+        match self.machine.call(|vm| vm.begin(place.context, 1, count, end)) {
+            Some(Ok((_, action))) => Ok(Some(self.held(Half::Request, action))),
+            Some(Err((_, trap))) => self.ended_by(&trap),
             None => self.lost().map(|()| None),
         }
+    }
+
+    /// Its VM died while it [began](Filter::begin).
+    ///
+    /// # Errors
+    /// If it fails closed.
+    pub(super) fn ended_by(&self, trap: &Trap) -> Result<Option<HeadersAction>, Fault> {
+        self.trapped(trap)?;
+        Ok((trap.callback != CREATE).then_some(HeadersAction::Continue))
+    }
+
+    /// Whether it could begin with an exchange in the VM that runs, with nothing to be done before.
+    pub(super) fn is_there(&self) -> bool {
+        self.root.get().is_some_and(|(_, life)| life == self.machine.life())
+    }
+
+    /// Whether the next request that it begins with is to be measured, though nobody has asked for that.
+    pub(super) fn begins_measured(&self) -> bool {
+        self.account.meter.begins_measured()
+    }
+
+    /// As [`Filter::open`] for an exchange, where it [is there](Filter::is_there). `None` if there is no room in the VM.
+    pub(super) fn admit(&self, stream: Rc<RefCell<dyn Stream>>) -> Option<Place> {
+        let (root, life) = self.root.get()?;
+        let context = self.machine.call(|vm| vm.admit(root, stream))?.ok()?;
+        Some(Place { context, life })
+    }
+
+    /// Takes a context back of which the guest was told nothing.
+    pub(super) fn dismiss(&self, place: Place) {
+        if self.has(place) {
+            self.machine.call(|vm| vm.dismiss(place.context));
+        }
+    }
+
+    /// Has `count` contexts of its VM, upwards from this one, begin with an exchange; see [`Vm::begin`]. The filter that met a
+    /// trap is to be [told](Filter::ended_by). `None` if there is no VM.
+    pub(super) fn begin_all(&self, place: Place, count: u32, lines: u32, end: bool) -> Reached<HeadersAction> {
+        self.machine.call(|vm| vm.begin(place.context, count, lines, end))
+    }
+
+    /// Shows the head of a response to `count` contexts of its VM, downwards from this one; see [`Vm::on_response_heads`]. The
+    /// filter that met a trap is to be [told](Filter::died). `None` if there is no VM.
+    pub(super) fn on_response_heads(&self, place: Place, count: u32, lines: u32, end: bool) -> Reached<HeadersAction> {
+        self.machine.call(|vm| vm.on_response_heads(place.context, count, lines, end))
     }
 
     /// Shows a head. A filter whose VM died and that fails open lets everything pass.
@@ -311,7 +377,8 @@ impl Filter {
         Ok(self.held(half, shown.unwrap_or(HeadersAction::Continue)))
     }
 
-    fn held(&self, half: Half, action: HeadersAction) -> HeadersAction {
+    /// What becomes of a head by its answer.
+    pub(super) fn held(&self, half: Half, action: HeadersAction) -> HeadersAction {
         match action {
             // Where it reads no bodies, one that went by would take the head along.
             HeadersAction::Hold if self.compiled.reads.is_some() && !self.sees(half) => HeadersAction::Pause,
@@ -321,13 +388,7 @@ impl Filter {
 
     /// Shows so many bytes of a response to `count` contexts of its VM, downwards from this one; see [`Vm::on_bodies`]. The
     /// filter that met a trap is to be [told](Filter::died). `None` if there is no VM.
-    pub(super) fn on_bodies(
-        &self,
-        place: Place,
-        count: u32,
-        size: usize,
-        end: bool,
-    ) -> Option<Result<(u32, BodyAnswer), (u32, Trap)>> {
+    pub(super) fn on_bodies(&self, place: Place, count: u32, size: usize, end: bool) -> Reached<BodyAnswer> {
         self.machine.call(|vm| vm.on_bodies(place.context, count, size, end))
     }
 

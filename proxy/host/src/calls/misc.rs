@@ -6,19 +6,19 @@ use lacis_abi::{Level, Status};
 
 use super::{Answer, Call};
 use crate::memory::split;
-use crate::vm::{RootId, turn};
+use crate::vm::RootId;
 
 /// A log line. Envoy dies on a level that does not exist.
-pub(crate) fn log(call: &mut Call<'_>, level: u32, text: u32, size: u32) -> Answer {
+pub(crate) fn log(call: &mut Call<'_>, level: u32, text: u32, size: u32, step: u32) -> Answer {
     let level = Level::from_u32(level).ok_or(Status::BadArgument)?;
     let (guest, state) = split(call)?;
-    guest.read(text, size)?;
+    let line = guest.read(text, size)?;
+    // Of most lines nothing is to be seen, nor is the callback then.
     if !state.world()?.logs(level) {
         return Ok(());
     }
-    turn::follow(&mut *call);
-    let (guest, state) = split(call)?;
-    state.log(level, guest.read(text, size)?)
+    state.follow(step);
+    state.log(level, line)
 }
 
 /// The level from which lines are kept.

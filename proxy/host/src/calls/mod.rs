@@ -80,14 +80,18 @@ pub(crate) enum When {
     Start,
     /// In callbacks.
     Callback,
+    /// In callbacks, of which it is to be the last in its entry of the guest: what it does, the embedder sees to before the
+    /// next context is shown anything.
+    Last,
 }
 
 /// Traps a guest that calls where it must not: nothing it could be told would make sense of such a call. What may be called
-/// always, and speaks of the context that runs, sees to it by itself that this is the right one (`turn::follow`).
+/// always, and speaks of the context that runs, sees to it by itself that this is the right one (`State::follow`). `step` is how
+/// far the entry of the guest is.
 #[inline]
-pub(crate) fn permit(call: &mut Call<'_>, when: When, name: &str) -> wasmtime::Result<()> {
+pub(crate) fn permit(call: &mut Call<'_>, when: When, name: &str, step: u32) -> wasmtime::Result<()> {
     if call.data().turn.is_some() && when != When::Always {
-        turn::follow(&mut *call);
+        turn::called(call, when, step);
     }
     let place = match (call.data().phase, when) {
         (Phase::Running | Phase::Configuring, _) | (_, When::Always) | (Phase::Starting, When::Start) => return Ok(()),

@@ -85,6 +85,8 @@ pub(crate) fn set_effective_context(call: &mut Call<'_>, id: u32) -> Answer {
     let state = call.data_mut();
     state.context = match id {
         0 => state.contexts.get(state.called).cloned(),
+        // Of one that is to begin in this entry of the guest it does not know yet.
+        id if state.turn.as_ref().is_some_and(|turn| turn.is_ahead(id)) => return Err(Status::BadArgument.into()),
         id => Some(state.contexts.get(id).ok_or(Status::BadArgument)?.clone()),
     };
     Ok(())

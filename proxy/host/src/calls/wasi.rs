@@ -8,7 +8,6 @@ use super::{Answer, Call, Fail, IntoResult};
 use crate::limits;
 use crate::memory::split;
 use crate::trap::Exit;
-use crate::vm::turn;
 
 /// Bad descriptor. Also ends libc's search for directories that were opened for it.
 pub(crate) const BADF: u32 = 8;
@@ -72,7 +71,7 @@ pub(crate) fn inert(number: u32) -> Done {
 
 /// Standard output is logged at info, standard error at error. A line is logged when a write ends it; what is written
 /// without an end of line waits for one (Rust's `eprintln!` writes in pieces).
-pub(crate) fn fd_write(call: &mut Call<'_>, fd: u32, vectors: u32, count: u32, written: u32) -> Done {
+pub(crate) fn fd_write(call: &mut Call<'_>, fd: u32, vectors: u32, count: u32, written: u32, step: u32) -> Done {
     let output = match fd {
         1 | 2 => fd as usize - 1,
         _ => return Err(BADF.into()),
@@ -80,8 +79,8 @@ pub(crate) fn fd_write(call: &mut Call<'_>, fd: u32, vectors: u32, count: u32, w
     if count > limits::VECTORS {
         return Err(INVAL.into());
     }
-    turn::follow(&mut *call);
     let (mut guest, state) = split(call)?;
+    state.follow(step);
     let mut total = 0u32;
     let table = guest.read(vectors, count * 8)?;
     for vector in table.chunks_exact(8) {
@@ -100,8 +99,16 @@ pub(crate) fn fd_write(call: &mut Call<'_>, fd: u32, vectors: u32, count: u32, w
 }
 
 /// A positioned write is a write.
-pub(crate) fn fd_pwrite(call: &mut Call<'_>, fd: u32, vectors: u32, count: u32, _at: u64, written: u32) -> Done {
-    fd_write(call, fd, vectors, count, written)
+pub(crate) fn fd_pwrite(
+    call: &mut Call<'_>,
+    fd: u32,
+    vectors: u32,
+    count: u32,
+    _at: u64,
+    written: u32,
+    step: u32,
+) -> Done {
+    fd_write(call, fd, vectors, count, written, step)
 }
 
 /// The three standard streams can be closed, without effect.

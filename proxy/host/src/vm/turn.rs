@@ -3,21 +3,24 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use lacis_abi::{BodyAnswer, HeadersAnswer};
+use lacis_abi::{BodyAnswer, HeadersAnswer, Map};
 use wasmtime::{AsContextMut, Global, TypedFunc, Val, WasmParams, WasmResults};
 
 use super::http::Scene;
 use super::{ContextId, RootId, Runner, Vm};
+use crate::calls::{Answer, Call, When};
 use crate::exports::{BODY, HEADERS};
+use crate::joint::MOST_BEGIN;
 use crate::state::{Context, Life, Phase, State};
 use crate::stream::{Half, HeadersAction, Stream};
 use crate::trap::Trap;
 
-/// The globals by which the host knows how far an entry is, and ends it.
+/// The globals by which the host knows how far an entry is, ends it, and says how many lines the head has that is shown.
 #[derive(Clone, Copy)]
 pub(crate) struct Counters {
     pub(crate) step: Global,
     pub(crate) stop: Global,
+    pub(crate) lines: Global,
 }
 
 /// The callbacks of one entry, and how far the host has followed them: those before `at` have returned.
@@ -32,12 +35,18 @@ pub(crate) struct Turn {
     timed: u32,
     /// Whether the exchange had been answered before the callback began.
     replied: bool,
+    /// The callback that runs is the last.
+    stopped: bool,
+    /// How many lines the head has that is shown, as the guest knows it.
+    lines: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// A context is made and sees the head of the request.
+    /// Each context is made and sees the head of the request. Contexts are numbered upwards.
     Begin,
+    /// Each sees the head of the response. Contexts are numbered downwards.
+    Heads,
     /// All log, then each is done and deleted. Contexts are numbered upwards.
     End,
     /// Each sees content of the response, the last one if `end`. Contexts are numbered downwards.
@@ -46,24 +55,62 @@ enum Kind {
 
 impl Turn {
     fn new(kind: Kind, first: ContextId, contexts: u32) -> Turn {
-        Turn { kind, first: first.0, contexts, at: 0, timed: 0, replied: false }
+        Turn { kind, first: first.0, contexts, at: 0, timed: 0, replied: false, stopped: false, lines: 0 }
+    }
+
+    fn of_head(kind: Kind, first: ContextId, contexts: u32, lines: u32) -> Turn {
+        Turn { lines, ..Turn::new(kind, first, contexts) }
     }
 
     fn steps(&self) -> u32 {
         match self.kind {
-            Kind::Begin => 2,
+            Kind::Begin => self.contexts * 2,
             Kind::End => self.contexts * 3,
-            Kind::Body { .. } => self.contexts,
+            Kind::Heads | Kind::Body { .. } => self.contexts,
         }
     }
 
     /// The context that a callback is for.
     fn context(&self, step: u32) -> u32 {
         match self.kind {
-            Kind::Begin => self.first,
+            Kind::Begin => self.first + step / 2,
             Kind::End if step < self.contexts => self.first + step,
             Kind::End => self.first + (step - self.contexts) / 2,
-            Kind::Body { .. } => self.first - step,
+            Kind::Heads | Kind::Body { .. } => self.first - step,
+        }
+    }
+
+    /// Whether there are callbacks between those that the host has followed and this one.
+    #[inline]
+    pub(crate) fn is_behind(&self, step: u32) -> bool {
+        self.at < step
+    }
+
+    /// Whether this is a context that is made later.
+    pub(crate) fn is_ahead(&self, context: u32) -> bool {
+        self.kind == Kind::Begin && context > self.context(self.at) && context - self.first < self.contexts
+    }
+
+    /// The half whose head is shown to others yet.
+    fn shows(&self) -> Option<Half> {
+        if self.stopped || self.at + 1 >= self.steps() {
+            return None;
+        }
+        match self.kind {
+            Kind::Begin => Some(Half::Request),
+            Kind::Heads => Some(Half::Response),
+            Kind::End | Kind::Body { .. } => None,
+        }
+    }
+
+    /// Whether a call of the host has this callback be the last.
+    fn ends_by(&self, when: When) -> bool {
+        match self.kind {
+            _ if self.stopped => false,
+            // What it does may concern those who would come next.
+            Kind::Body { .. } => true,
+            Kind::Begin | Kind::Heads => when == When::Last,
+            Kind::End => false,
         }
     }
 
@@ -71,8 +118,9 @@ impl Turn {
     pub(super) fn callback(&self) -> &'static str {
         let step = self.at;
         match self.kind {
-            Kind::Begin if step == 0 => "proxy_on_context_create",
+            Kind::Begin if step.is_multiple_of(2) => "proxy_on_context_create",
             Kind::Begin => HEADERS[Half::Request as usize],
+            Kind::Heads => HEADERS[Half::Response as usize],
             Kind::End if step < self.contexts => "proxy_on_log",
             Kind::End if (step - self.contexts).is_multiple_of(2) => "proxy_on_done",
             Kind::End => "proxy_on_delete",
@@ -86,24 +134,60 @@ impl Turn {
     }
 }
 
-/// Does what is to be done between the callbacks that have returned in this entry, so that a call of the host finds what
-/// it would in an entry of its own. None of them has made one.
-#[cold]
-pub(crate) fn follow(mut store: impl AsContextMut<Data = State>) {
-    let mut store = store.as_context_mut();
-    let state = store.data();
-    let (Some(turn), Some(counters)) = (&state.turn, state.counters) else { return };
-    let (at, last) = (turn.at, turn.steps() - 1);
-    if matches!(turn.kind, Kind::Body { .. }) {
-        // What it does may concern those who would come next. The global is there, and of this type.
-        _ = counters.stop.set(&mut store, Val::I32(1));
+/// A call of the host, when the entry is so far: what is to be done between the callbacks that have returned is done, so that
+/// it finds what it would in an entry of its own. None of them has made one.
+pub(crate) fn called(call: &mut Call<'_>, when: When, step: u32) {
+    let state = call.data_mut();
+    state.follow(step);
+    if state.turn.as_ref().is_some_and(|turn| turn.ends_by(when)) {
+        stop(call);
     }
-    if at < last {
-        let step = step(&mut store);
-        if step > at {
-            store.data_mut().advance(step.min(last));
-            store.data_mut().face();
+}
+
+/// A call of the host that changes headers. What it does to the head that is shown the next is told of, unless the embedder is
+/// to see to that first.
+pub(crate) fn edited(call: &mut Call<'_>, edit: impl FnOnce(&mut Call<'_>) -> Answer) -> Answer {
+    let answer = edit(call);
+    let state = call.data();
+    let Some((turn, half)) = state.turn.as_ref().and_then(|turn| Some((turn, turn.shows()?))) else { return answer };
+    let map = [Map::RequestHeaders, Map::ResponseHeaders][half as usize];
+    let lines = match state.exchange() {
+        Some(exchange) => exchange.stream()?.headers(map).and_then(|headers| headers.lines()),
+        None => None,
+    };
+    match (lines, state.counters) {
+        (Some(lines), _) if lines == turn.lines => {}
+        (Some(lines), Some(counters)) => {
+            // The global is there, and of this type.
+            _ = counters.lines.set(&mut *call, Val::I32(lines.cast_signed()));
+            if let Some(turn) = &mut call.data_mut().turn {
+                turn.lines = lines;
+            }
         }
+        (_, _) => stop(call),
+    }
+    answer
+}
+
+/// The callback that runs is the last of its entry.
+#[cold]
+fn stop(call: &mut Call<'_>) {
+    if let Some(counters) = call.data().counters {
+        // The global is there, and of this type.
+        _ = counters.stop.set(&mut *call, Val::I32(1));
+    }
+    if let Some(turn) = &mut call.data_mut().turn {
+        turn.stopped = true;
+    }
+}
+
+/// As [`called`], where the guest did not say how far the entry is.
+#[cold]
+pub(crate) fn look(mut store: impl AsContextMut<Data = State>) {
+    let mut store = store.as_context_mut();
+    if store.data().turn.is_some() {
+        let step = step(&mut store);
+        store.data_mut().follow(step);
     }
 }
 
@@ -114,7 +198,19 @@ fn step(mut store: impl AsContextMut<Data = State>) -> u32 {
     step.and_then(|step| u32::try_from(step.i32()?).ok()).unwrap_or(0)
 }
 
+/// What a function answers that was added: the answer of the last callback, and which one that was.
+fn answered(result: u64) -> (u32, u32) {
+    (result as u32, (result >> 32) as u32)
+}
+
 impl State {
+    /// See [`State::follow`].
+    pub(crate) fn catch_up(&mut self, step: u32) {
+        let Some(last) = self.turn.as_ref().map(|turn| turn.steps() - 1) else { return };
+        self.advance(step.min(last));
+        self.face();
+    }
+
     /// Callbacks before this one have returned, and it has begun; or none, when it is the number of all.
     fn advance(&mut self, to: u32) {
         let Some(mut turn) = self.turn.take() else { return };
@@ -146,8 +242,9 @@ impl State {
             return;
         };
         match turn.kind {
-            Kind::Begin if turn.at == 0 => {}
+            Kind::Begin if turn.at.is_multiple_of(2) => {}
             Kind::Begin => exchange.request.begin(&exchange.request.head),
+            Kind::Heads => exchange.response.begin(&exchange.response.head),
             Kind::End if turn.at < turn.contexts => exchange.life.set(Life::Logging),
             Kind::End => exchange.life.set(Life::Ended),
             Kind::Body { end } => {
@@ -163,7 +260,9 @@ impl State {
         let number = turn.context(turn.at);
         let Some(exchange) = self.contexts.get(number).and_then(|context| context.exchange()) else { return };
         match turn.kind {
-            Kind::Begin => {}
+            Kind::Begin if turn.at.is_multiple_of(2) => {}
+            Kind::Begin => _ = exchange.request.settle(&exchange.request.head, true),
+            Kind::Heads => _ = exchange.response.settle(&exchange.response.head, true),
             Kind::End if turn.at < turn.contexts => exchange.life.set(Life::Logged),
             Kind::End if (turn.at - turn.contexts).is_multiple_of(2) => {}
             Kind::End => {
@@ -206,7 +305,7 @@ impl Runner {
         context: &Rc<Context>,
     ) -> Result<R, Trap> {
         self.call(function, parameters, Some(context), Phase::Running).map_err(|error| {
-            follow(&mut self.store);
+            look(&mut self.store);
             let callback = self.store.data().turn.as_ref().map_or("", Turn::callback);
             self.die(callback, &error)
         })
@@ -214,6 +313,9 @@ impl Runner {
 }
 
 impl Vm {
+    /// Most exchanges that [`Vm::begin`] takes at once.
+    pub const MOST_BEGIN: usize = MOST_BEGIN;
+
     /// Makes a context for an exchange without a word to the guest: [`Vm::begin`] must follow, or [`Vm::create`].
     pub fn admit(&mut self, root: RootId, stream: Rc<RefCell<dyn Stream>>) -> Result<ContextId, Trap> {
         Ok(ContextId(self.insert(root, stream, false)?.id))
@@ -225,24 +327,105 @@ impl Vm {
         self.created(&context)
     }
 
-    /// Tells the guest of an admitted exchange (`proxy_on_context_create`), and shows it the head of its request, as
-    /// [`Vm::on_headers`] does.
-    pub fn begin(&mut self, id: ContextId, count: u32, end: bool) -> Result<HeadersAction, Trap> {
+    /// Takes back an exchange that was admitted, of which the guest was told nothing. Where several are taken back, the newest
+    /// first, their numbers are given once more.
+    pub fn dismiss(&mut self, id: ContextId) {
+        self.runner.store.data_mut().contexts.take_back(id.0);
+    }
+
+    /// Tells the guest of `count` admitted exchanges, numbered upwards from this one, and shows them the head of their
+    /// request: of each `proxy_on_context_create` and what [`Vm::on_headers`] does, until one does not let it go on, or has the
+    /// embedder look at what it did. Which of them that is, and what becomes of the head; if it goes on and it is the last of
+    /// all, all have let it go on. The guest knows nothing yet of those after it. At most [`Vm::MOST_BEGIN`].
+    ///
+    /// # Errors
+    /// A trap, and which of them met it.
+    pub fn begin(
+        &mut self,
+        first: ContextId,
+        count: u32,
+        lines: u32,
+        end: bool,
+    ) -> Result<(u32, HeadersAction), (u32, Trap)> {
         const CALLBACK: &str = "proxy_on_context_create";
-        let context = self.context(id, CALLBACK)?;
-        let (Some(function), Some(exchange)) = (&self.exports.joined.begin, context.exchange()) else {
-            self.created(&context)?;
-            return self.on_headers(id, Half::Request, count, end);
+        let context = self.context(first, CALLBACK).map_err(|trap| (0, trap))?;
+        let Some(function) = &self.exports.joined.begin else {
+            let shown = self.created(&context).and_then(|()| self.on_headers(first, Half::Request, lines, end));
+            return shown.map(|action| (0, action)).map_err(|trap| (0, trap));
         };
-        self.runner.store.data_mut().turn = Some(Turn::new(Kind::Begin, id, 1));
-        let answer = self.runner.take(function, (id.0, context.root, count, u32::from(end)), &context)?;
+        let count = count.clamp(1, MOST_BEGIN as u32).min(u32::MAX - first.0);
         let state = self.runner.store.data_mut();
-        state.advance(1);
-        let replied = state.turn.take().is_some_and(|turn| turn.replied);
-        self.delete_done()?;
+        let mut roots = [context.root; MOST_BEGIN];
+        for (root, number) in roots.iter_mut().zip(first.0..first.0 + count).skip(1) {
+            *root = state.contexts.get(number).map_or(0, |context| context.root);
+        }
+        state.turn = Some(Turn::of_head(Kind::Begin, first, count, lines));
+        let [a, b, c, d, e, f, g, h] = roots;
+        let parameters = (first.0, count, lines, u32::from(end), a, b, c, d, e, f, g, h);
+        let result = match self.runner.take(function, parameters, &context) {
+            Ok(result) => result,
+            Err(trap) => return Err((self.met() / 2, trap)),
+        };
+        self.shown(context, result, Half::Request, end)
+    }
+
+    /// Shows the head of the response to the contexts of `count` exchanges, numbered downwards from this one, as
+    /// [`Vm::on_headers`] does to each, until one does not let it go on, or has the embedder look at what it did. Which of them
+    /// that is, and what becomes of the head; if it goes on and it is the last of all, all have let it go on.
+    ///
+    /// # Errors
+    /// A trap, and which of them met it.
+    pub fn on_response_heads(
+        &mut self,
+        first: ContextId,
+        count: u32,
+        lines: u32,
+        end: bool,
+    ) -> Result<(u32, HeadersAction), (u32, Trap)> {
+        let function = self.exports.joined.heads.as_ref().filter(|_| count > 1 && first.0 >= count);
+        let (Some(function), false) = (function, self.runner.dead) else {
+            let shown = self.on_headers(first, Half::Response, lines, end);
+            return shown.map(|action| (0, action)).map_err(|trap| (0, trap));
+        };
+        let context = self.context(first, HEADERS[Half::Response as usize]).map_err(|trap| (0, trap))?;
+        let mut turn = Turn::of_head(Kind::Heads, first, count, lines);
+        let state = self.runner.store.data_mut();
+        state.reach(&mut turn);
+        state.turn = Some(turn);
+        let result = match self.runner.take(function, (first.0, count, lines, u32::from(end)), &context) {
+            Ok(result) => result,
+            Err(trap) => return Err((self.met(), trap)),
+        };
+        self.shown(context, result, Half::Response, end)
+    }
+
+    /// The entry ended with a trap: the step that met it.
+    fn met(&mut self) -> u32 {
+        self.runner.store.data_mut().turn.take().map_or(0, |turn| turn.at)
+    }
+
+    /// The callbacks of an entry have been shown a head: which of the contexts has it now, and what becomes of it.
+    fn shown(
+        &mut self,
+        first: Rc<Context>,
+        result: u64,
+        half: Half,
+        end: bool,
+    ) -> Result<(u32, HeadersAction), (u32, Trap)> {
+        let (answer, step) = answered(result);
+        let state = self.runner.store.data_mut();
+        // All have returned: of the last one more is to be known.
+        let last = state.turn.as_ref().map_or(0, |turn| turn.steps() - 1);
+        state.advance(step.min(last));
+        let turn = state.turn.take();
+        let (step, number, replied) = turn.map_or((0, 0, false), |turn| (turn.at, turn.context(turn.at), turn.replied));
+        let at = if half == Half::Request { step / 2 } else { step };
+        let context = if number == first.id { first } else { state.contexts.get(number).cloned().unwrap_or(first) };
+        self.delete_done().map_err(|trap| (at, trap))?;
         let answer = HeadersAnswer::of(answer);
-        let scene = Scene::of(exchange, Half::Request, |side| &side.head, replied);
-        Ok(scene.head(answer, &context.plugin, end))
+        let Some(exchange) = context.exchange() else { return Ok((at, HeadersAction::Continue)) };
+        let scene = Scene::of(exchange, half, |side| &side.head, replied);
+        Ok((at, scene.head(answer, &context.plugin, end)))
     }
 
     /// Ends the contexts of `count` exchanges, numbered upwards from this one: the log callbacks of all that have not
@@ -312,12 +495,9 @@ impl Vm {
         let bytes = u32::try_from(size).unwrap_or(u32::MAX);
         let answer = match self.runner.take(function, (first.0, count, bytes, u32::from(end)), &context) {
             Ok(answer) => answer,
-            Err(trap) => {
-                let turn = self.runner.store.data_mut().turn.take();
-                return Err((turn.map_or(0, |turn| turn.at), trap));
-            }
+            Err(trap) => return Err((self.met(), trap)),
         };
-        let step = step(&mut self.runner.store);
+        let (answer, step) = answered(answer);
         let state = self.runner.store.data_mut();
         // All have returned if it is the number of all: of the last one more is to be known.
         state.advance(step.min(count - 1));

@@ -1,0 +1,190 @@
+//! The functions that are added: callbacks in turn.
+
+use super::I32;
+use super::binary::number;
+
+/// The globals that they share with the host.
+#[derive(Clone, Copy)]
+pub(super) struct Globals {
+    pub(super) step: u32,
+    pub(super) stop: u32,
+    pub(super) lines: u32,
+}
+
+/// A callback for heads, with the end of the stream as its last parameter or without (0.1.0).
+#[derive(Clone, Copy)]
+pub(super) struct OnHeaders {
+    pub(super) function: u32,
+    pub(super) has_end: bool,
+}
+
+/// Code of a function, instruction by instruction (WebAssembly, "Binary Format", 5.4).
+pub(super) struct Code(Vec<u8>);
+
+const BLOCK: u8 = 0x02;
+const LOOP: u8 = 0x03;
+const NOTHING: u8 = 0x40;
+const END: u8 = 0x0b;
+const DROP: u8 = 0x1a;
+const GET_GLOBAL: u8 = 0x23;
+const SET_GLOBAL: u8 = 0x24;
+const EQUAL: u8 = 0x46;
+const NOT_BELOW: u8 = 0x4f;
+const SUBTRACT: u8 = 0x6b;
+const OR: u8 = 0x72;
+
+/// Before a call of the host: how far the entry is.
+pub(super) fn step_of(step: u32) -> Vec<u8> {
+    [&[GET_GLOBAL], &number(step)[..]].concat()
+}
+
+impl Code {
+    /// With so many variables beside its parameters.
+    fn new(variables: u8) -> Code {
+        Code(if variables == 0 { vec![0] } else { vec![1, variables, I32] })
+    }
+
+    fn op(mut self, code: &[u8]) -> Code {
+        self.0.extend_from_slice(code);
+        self
+    }
+
+    fn with(self, code: u8, index: u32) -> Code {
+        let index = number(index);
+        self.op(&[code]).op(&index)
+    }
+
+    fn local(self, index: u32) -> Code {
+        self.with(0x20, index)
+    }
+
+    fn set_local(self, index: u32) -> Code {
+        self.with(0x21, index)
+    }
+
+    fn global(self, index: u32) -> Code {
+        self.with(GET_GLOBAL, index)
+    }
+
+    fn call(self, function: u32) -> Code {
+        self.with(0x10, function)
+    }
+
+    fn add(self) -> Code {
+        self.op(&[0x6a])
+    }
+
+    /// A constant below 64.
+    fn constant(self, value: u8) -> Code {
+        self.op(&[0x41, value])
+    }
+
+    /// Leaves so many blocks if the number on the stack is not 0.
+    fn leave_if(self, blocks: u8) -> Code {
+        self.op(&[0x0d, blocks])
+    }
+
+    /// Sets a global to 0.
+    fn reset(self, global: u32) -> Code {
+        self.constant(0).with(SET_GLOBAL, global)
+    }
+
+    fn count(self, global: u32) -> Code {
+        self.global(global).constant(1).add().with(SET_GLOBAL, global)
+    }
+
+    /// Runs `body` with the variable `index` from 0 to below the second parameter.
+    fn repeat(self, index: u32, body: impl FnOnce(Code) -> Code) -> Code {
+        let begun = self.constant(0).set_local(index).op(&[BLOCK, NOTHING, LOOP, NOTHING]);
+        // Out of it when the index is not below.
+        let begun = begun.local(index).local(1).op(&[NOT_BELOW]).leave_if(1);
+        body(begun).local(index).constant(1).add().set_local(index).op(&[0x0c, 0, END, END])
+    }
+
+    /// Calls a callback for heads of the context that is on the stack, with the lines of now and the fourth parameter, and
+    /// keeps its answer.
+    fn head(self, callback: OnHeaders, lines: u32, answer: u32) -> Code {
+        let shown = self.global(lines);
+        let shown = if callback.has_end { shown.local(3) } else { shown };
+        shown.call(callback.function).set_local(answer)
+    }
+
+    /// Leaves so many blocks with an answer that is not 0, or when the host says so.
+    fn leave_by(self, answer: u32, stop: u32, blocks: u8) -> Code {
+        self.local(answer).global(stop).op(&[OR]).leave_if(blocks)
+    }
+
+    /// An answer, and above it how far the entry came.
+    fn result(self, answer: u32, step: u32) -> Code {
+        const EXTEND: u8 = 0xad;
+        self.local(answer).op(&[EXTEND]).global(step).op(&[EXTEND, 0x42, 32, 0x86, 0x84])
+    }
+
+    fn end(self) -> Vec<u8> {
+        self.op(&[END]).0
+    }
+}
+
+/// A function of so many parameters that calls an imported one with these.
+pub(super) fn wrapper(parameters: u32, step: u32, import: u32) -> Vec<u8> {
+    (0..parameters).fold(Code::new(0), Code::local).global(step).call(import).end()
+}
+
+pub(super) fn begin(globals: Globals, create: u32, headers: OnHeaders) -> Vec<u8> {
+    let Globals { step, stop, lines } = globals;
+    let most = super::MOST_BEGIN as u8;
+    let (first_root, answer) = (4, 4 + u32::from(most));
+    let begun = Code::new(1).reset(step).reset(stop).local(2).with(SET_GLOBAL, lines).op(&[BLOCK, NOTHING]);
+    let all = (0..most).fold(begun, |code, index| {
+        let created = code.local(0).constant(index).add().local(first_root + u32::from(index)).call(create).count(step);
+        let shown = created.local(0).constant(index).add().head(headers, lines, answer).leave_by(answer, stop, 0);
+        shown.local(1).constant(index + 1).op(&[EQUAL]).leave_if(0).count(step)
+    });
+    all.op(&[END]).result(answer, step).end()
+}
+
+pub(super) fn heads(globals: Globals, headers: OnHeaders) -> Vec<u8> {
+    const INDEX: u32 = 4;
+    const ANSWER: u32 = 5;
+    let Globals { step, stop, lines } = globals;
+    Code::new(2)
+        .reset(step)
+        .reset(stop)
+        .local(2)
+        .with(SET_GLOBAL, lines)
+        .repeat(INDEX, |code| {
+            let context = code.local(0).local(INDEX).op(&[SUBTRACT]);
+            context.head(headers, lines, ANSWER).leave_by(ANSWER, stop, 1).count(step)
+        })
+        .result(ANSWER, step)
+        .end()
+}
+
+pub(super) fn end(globals: Globals, log: u32, done: u32, delete: u32) -> Vec<u8> {
+    const INDEX: u32 = 2;
+    let step = globals.step;
+    let context = |code: Code| code.local(0).local(INDEX).add();
+    Code::new(1)
+        .reset(step)
+        .repeat(INDEX, |code| context(code).call(log).count(step))
+        .repeat(INDEX, |code| {
+            let done = context(code).call(done).op(&[DROP]).count(step);
+            context(done).call(delete).count(step)
+        })
+        .end()
+}
+
+pub(super) fn body(globals: Globals, body: u32) -> Vec<u8> {
+    const INDEX: u32 = 4;
+    const ANSWER: u32 = 5;
+    let Globals { step, stop, .. } = globals;
+    Code::new(2)
+        .reset(step)
+        .reset(stop)
+        .repeat(INDEX, |code| {
+            let called = code.local(0).local(INDEX).op(&[SUBTRACT]).local(2).local(3).call(body).set_local(ANSWER);
+            called.leave_by(ANSWER, stop, 1).count(step)
+        })
+        .result(ANSWER, step)
+        .end()
+}
