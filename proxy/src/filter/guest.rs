@@ -199,8 +199,10 @@ impl Headers for GuestRequest {
             return self.set(name, value);
         }
         self.length.touch(&self.head.headers, name);
-        if let Some(field) = differs(&self.head.headers, &mut self.broken, name, value) {
-            put(&mut Rc::make_mut(&mut self.head).headers, &mut self.broken, field, value);
+        let place = self.head.headers.place(name);
+        // No copy of what is there already: mostly from a filter before.
+        if !self.head.headers.is_only(place, value) {
+            put(&mut Rc::make_mut(&mut self.head).headers, &mut self.broken, name, place, value);
         }
     }
 
@@ -212,7 +214,7 @@ impl Headers for GuestRequest {
             b":scheme" => self.missing |= SCHEME,
             _ => {
                 self.length.touch(&self.head.headers, name);
-                remove(&mut Rc::make_mut(&mut self.head).headers, name);
+                Rc::make_mut(&mut self.head).headers.remove(name);
             }
         }
     }
@@ -315,8 +317,10 @@ impl Headers for GuestResponse {
             return self.set(name, value);
         }
         self.length.touch(&self.head.headers, name);
-        if let Some(field) = differs(&self.head.headers, &mut self.broken, name, value) {
-            put(&mut Rc::make_mut(&mut self.head).headers, &mut self.broken, field, value);
+        let place = self.head.headers.place(name);
+        // No copy of what is there already: mostly from a filter before.
+        if !self.head.headers.is_only(place, value) {
+            put(&mut Rc::make_mut(&mut self.head).headers, &mut self.broken, name, place, value);
         }
     }
 
@@ -325,7 +329,7 @@ impl Headers for GuestResponse {
             b":status" => self.missing = true,
             _ => {
                 self.length.touch(&self.head.headers, name);
-                remove(&mut Rc::make_mut(&mut self.head).headers, name);
+                Rc::make_mut(&mut self.head).headers.remove(name);
             }
         }
     }
@@ -374,13 +378,12 @@ impl Headers for GuestTrailers {
     }
 
     fn replace(&mut self, name: &[u8], value: &[u8]) {
-        if let Some(field) = differs(&self.fields, &mut self.broken, name, value) {
-            put(&mut self.fields, &mut self.broken, field, value);
-        }
+        let place = self.fields.place(name);
+        put(&mut self.fields, &mut self.broken, name, place, value);
     }
 
     fn remove(&mut self, name: &[u8]) {
-        remove(&mut self.fields, name);
+        self.fields.remove(name);
     }
 
     fn clear(&mut self) {
@@ -412,7 +415,7 @@ impl Length {
 }
 
 fn field<'a>(headers: &'a Fields, name: &[u8]) -> Option<&'a [u8]> {
-    headers.get(&*names::name(name)?).map(Value::as_bytes)
+    headers.get(name).map(Value::as_bytes)
 }
 
 pub(super) fn append(headers: &mut Fields, broken: &mut Option<String>, name: &[u8], value: &[u8]) {
@@ -424,38 +427,14 @@ pub(super) fn append(headers: &mut Fields, broken: &mut Option<String>, name: &[
     }
 }
 
-/// The name of a field that is to have this one value, and its place. None if it has it already: mostly from a filter
-/// before. Nor if there can be none of this name.
-#[inline]
-fn differs(
-    headers: &Fields,
-    broken: &mut Option<String>,
-    name: &[u8],
-    value: &[u8],
-) -> Option<(Rc<HeaderName>, Option<usize>)> {
-    let Some(known) = names::name(name) else {
-        *broken = Some(invalid("name", name));
-        return None;
-    };
-    let place = headers.place(&known);
-    match place {
-        Some(place) if headers.is_only(place, value) => None,
-        place => Some((known, place)),
-    }
-}
-
-/// Sets the one value of a name that [differs]; where that cannot be, it has none any more.
-fn put(
-    headers: &mut Fields,
-    broken: &mut Option<String>,
-    (name, place): (Rc<HeaderName>, Option<usize>),
-    value: &[u8],
-) {
-    match (worth(broken, &name, value), place) {
+/// Sets the one value of a name, whose first line is in this place; where that cannot be, it has none any more.
+fn put(headers: &mut Fields, broken: &mut Option<String>, name: &[u8], place: Option<usize>, value: &[u8]) {
+    let Some(known) = names::name(name) else { return *broken = Some(invalid("name", name)) };
+    match (worth(broken, &known, value), place) {
         (Some(value), Some(place)) => headers.set(place, value),
-        (Some(value), None) if headers.takes_more() => headers.append(HeaderName::clone(&name), value),
+        (Some(value), None) if headers.takes_more() => headers.append(HeaderName::clone(&known), value),
         (Some(_), None) => *broken = Some("too many headers".into()),
-        (None, _) => _ = headers.remove(&*name),
+        (None, _) => _ = headers.remove(&*known),
     }
 }
 
@@ -475,12 +454,6 @@ fn worth(broken: &mut Option<String>, name: &HeaderName, value: &[u8]) -> Option
 #[cold]
 fn invalid(what: &str, name: &[u8]) -> String {
     format!("invalid header {what}: {}", String::from_utf8_lossy(name))
-}
-
-fn remove(headers: &mut Fields, name: &[u8]) {
-    if let Some(name) = names::name(name) {
-        headers.remove(&*name);
-    }
 }
 
 /// A content-length that the guest changed is set right; one that it removed stays removed, which only changes the

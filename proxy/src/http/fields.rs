@@ -157,14 +157,14 @@ impl Fields {
 
     /// Where the first line of a name is, until lines are added or taken away.
     #[inline]
-    pub fn place(&self, name: &HeaderName) -> Option<usize> {
-        self.lines.iter().position(|line| line.name == *name)
+    pub fn place(&self, name: impl Name) -> Option<usize> {
+        self.lines.iter().position(|line| name.is(&line.name))
     }
 
-    /// Whether this value is in a [place](Fields::place), and there are no others of its name after it.
+    /// Whether this is the one value of the name that has a [place](Fields::place); not if it has none.
     #[inline]
-    pub fn is_only(&self, place: usize, value: &[u8]) -> bool {
-        let Some([first, rest @ ..]) = self.lines.get(place..) else { return false };
+    pub fn is_only(&self, place: Option<usize>, value: &[u8]) -> bool {
+        let Some([first, rest @ ..]) = place.and_then(|place| self.lines.get(place..)) else { return false };
         let own = Value { block: &self.block, part: &first.value };
         own.as_bytes() == value && rest.iter().all(|line| line.name != first.name)
     }
@@ -423,6 +423,14 @@ impl Name for &HeaderName {
 impl Name for &str {
     fn is(&self, name: &HeaderName) -> bool {
         name.as_str() == *self
+    }
+}
+
+/// In lower case; none has it if it cannot be a name.
+impl Name for &[u8] {
+    #[inline]
+    fn is(&self, name: &HeaderName) -> bool {
+        name.as_str().as_bytes() == *self
     }
 }
 
