@@ -107,6 +107,8 @@ pub(crate) struct Exchange {
     pub(crate) replied: Cell<bool>,
     /// Bytes that the guest has written outside its memory, against [`limits::WRITTEN`].
     pub(crate) written: Cell<usize>,
+    /// What [`Headers::lines`] says of the map that was written last.
+    pub(crate) lines: Cell<Option<u32>>,
 }
 
 /// How far one half is.
@@ -298,6 +300,7 @@ impl Exchange {
             life: Cell::new(Life::Open),
             replied: Cell::new(false),
             written: Cell::new(0),
+            lines: Cell::new(None),
         }
     }
 
@@ -316,7 +319,12 @@ impl Exchange {
     /// Runs `f` on a header map that the guest may [write](State::writable); the ABI's `BadArgument` if there is none.
     #[inline]
     pub(crate) fn edit<R>(&self, map: Map, f: impl FnOnce(&mut dyn Headers) -> R) -> Result<R, Fail> {
-        self.headers(map, f)?.ok_or(Status::BadArgument.into())
+        let edited = self.headers(map, |headers| {
+            let edited = f(headers);
+            self.lines.set(headers.lines());
+            edited
+        });
+        edited?.ok_or(Status::BadArgument.into())
     }
 
     #[inline]

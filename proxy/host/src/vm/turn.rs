@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use lacis_abi::{BodyAnswer, HeadersAnswer, Map};
+use lacis_abi::{BodyAnswer, HeadersAnswer};
 use wasmtime::{AsContextMut, Global, TypedFunc, Val, WasmParams, WasmResults};
 
 use super::http::Scene;
@@ -91,16 +91,14 @@ impl Turn {
         self.kind == Kind::Begin && context > self.context(self.at) && context - self.first < self.contexts
     }
 
-    /// The half whose head is shown to others yet.
-    fn shows(&self) -> Option<Half> {
-        if self.stopped || self.at + 1 >= self.steps() {
-            return None;
-        }
-        match self.kind {
-            Kind::Begin => Some(Half::Request),
-            Kind::Heads => Some(Half::Response),
-            Kind::End | Kind::Body { .. } => None,
-        }
+    /// Whether a head is shown to others yet.
+    fn shows_head(&self) -> bool {
+        matches!(self.kind, Kind::Begin | Kind::Heads) && !self.stopped && self.at + 1 < self.steps()
+    }
+
+    /// Whether a context is made in this step, of which nothing is to be done outside.
+    fn makes(&self) -> bool {
+        self.kind == Kind::Begin && self.at.is_multiple_of(2)
     }
 
     /// Whether a call of the host has this callback be the last.
@@ -146,27 +144,27 @@ pub(crate) fn called(call: &mut Call<'_>, when: When, step: u32) {
 
 /// A call of the host that changes headers. What it does to the head that is shown the next is told of, unless the embedder is
 /// to see to that first.
+#[inline]
 pub(crate) fn edited(call: &mut Call<'_>, edit: impl FnOnce(&mut Call<'_>) -> Answer) -> Answer {
-    let answer = edit(call);
+    edit(call)?;
     let state = call.data();
-    let Some((turn, half)) = state.turn.as_ref().and_then(|turn| Some((turn, turn.shows()?))) else { return answer };
-    let map = [Map::RequestHeaders, Map::ResponseHeaders][half as usize];
-    let lines = match state.exchange() {
-        Some(exchange) => exchange.stream()?.headers(map).and_then(|headers| headers.lines()),
-        None => None,
-    };
-    match (lines, state.counters) {
-        (Some(lines), _) if lines == turn.lines => {}
-        (Some(lines), Some(counters)) => {
-            // The global is there, and of this type.
-            _ = counters.lines.set(&mut *call, Val::I32(lines.cast_signed()));
-            if let Some(turn) = &mut call.data_mut().turn {
-                turn.lines = lines;
-            }
+    if let Some(turn) = state.turn.as_ref().filter(|turn| turn.shows_head()) {
+        let lines = state.exchange().and_then(|exchange| exchange.lines.get());
+        if lines != Some(turn.lines) {
+            tell(call, lines);
         }
-        (_, _) => stop(call),
     }
-    answer
+    Ok(())
+}
+
+/// The head that is shown the next has so many lines now; or the embedder is to see to it first.
+fn tell(call: &mut Call<'_>, lines: Option<u32>) {
+    let (Some(lines), Some(counters)) = (lines, call.data().counters) else { return stop(call) };
+    // The global is there, and of this type.
+    _ = counters.lines.set(&mut *call, Val::I32(lines.cast_signed()));
+    if let Some(turn) = &mut call.data_mut().turn {
+        turn.lines = lines;
+    }
 }
 
 /// The callback that runs is the last of its entry.
@@ -238,11 +236,13 @@ impl State {
 
     /// The callback is about to begin, as far as others can see that.
     fn reach(&self, turn: &mut Turn) {
+        if turn.makes() {
+            return;
+        }
         let Some(exchange) = self.contexts.get(turn.context(turn.at)).and_then(|context| context.exchange()) else {
             return;
         };
         match turn.kind {
-            Kind::Begin if turn.at.is_multiple_of(2) => {}
             Kind::Begin => exchange.request.begin(&exchange.request.head),
             Kind::Heads => exchange.response.begin(&exchange.response.head),
             Kind::End if turn.at < turn.contexts => exchange.life.set(Life::Logging),
@@ -257,10 +257,12 @@ impl State {
 
     /// The callback has returned, and lets go on what it was shown.
     fn leave(&mut self, turn: &Turn) {
+        if turn.makes() {
+            return;
+        }
         let number = turn.context(turn.at);
         let Some(exchange) = self.contexts.get(number).and_then(|context| context.exchange()) else { return };
         match turn.kind {
-            Kind::Begin if turn.at.is_multiple_of(2) => {}
             Kind::Begin => _ = exchange.request.settle(&exchange.request.head, true),
             Kind::Heads => _ = exchange.response.settle(&exchange.response.head, true),
             Kind::End if turn.at < turn.contexts => exchange.life.set(Life::Logged),
@@ -353,11 +355,12 @@ impl Vm {
             let shown = self.created(&context).and_then(|()| self.on_headers(first, Half::Request, lines, end));
             return shown.map(|action| (0, action)).map_err(|trap| (0, trap));
         };
-        let count = count.clamp(1, MOST_BEGIN as u32).min(u32::MAX - first.0);
+        // There is no number after the last.
+        let count = count.min(MOST_BEGIN as u32).min(u32::MAX - first.0).max(1);
         let state = self.runner.store.data_mut();
         let mut roots = [context.root; MOST_BEGIN];
-        for (root, number) in roots.iter_mut().zip(first.0..first.0 + count).skip(1) {
-            *root = state.contexts.get(number).map_or(0, |context| context.root);
+        for (root, index) in roots.iter_mut().zip(0..count).skip(1) {
+            *root = state.contexts.get(first.0 + index).map_or(0, |context| context.root);
         }
         state.turn = Some(Turn::of_head(Kind::Begin, first, count, lines));
         let [a, b, c, d, e, f, g, h] = roots;
