@@ -48,10 +48,7 @@ impl Flow {
     /// A half whose head is with filters or has passed them, and what follows it, which is taken out of the message. Needed
     /// where that passes filters, or is waited for.
     pub(super) fn new(run: &Rc<Run>, half: Half, below: &mut Body) -> Box<Flow> {
-        let empty = Body::empty(match half {
-            Half::Request => body::Half::Request,
-            Half::Response => body::Half::Response,
-        });
+        let empty = Body::empty(of(half));
         // Made in its place: it is large.
         Box::write(
             Box::new_uninit(),
@@ -134,46 +131,41 @@ impl Flow {
             *body = self.below;
             return Ok(None);
         }
-        let mut right = None;
-        let length = {
-            let seen = self.run.seen.borrow();
-            let way = &seen.ways[self.half as usize];
-            match self.below.length() {
-                Length::Tunnel => Length::Tunnel,
-                _ if self.run.tcp => Length::Tunnel,
-                _ if way.ended => {
-                    // All of it is here: what is said of its length can be set right.
-                    let total = way.out.len();
-                    match fields.contains_key(header::CONTENT_LENGTH) {
-                        true => {
-                            let value = HeaderValue::from(total);
-                            right =
-                                (!fields.get_all(header::CONTENT_LENGTH).map(Value::as_bytes).eq([value.as_bytes()]))
-                                    .then_some(value);
-                            Length::Known(total)
-                        }
-                        false => Length::Unknown,
-                    }
-                }
-                _ if seen.has_length_of_theirs(self.half) => {
-                    rules::content_length(fields, Reason::FilterInvalid)?.map_or(Length::Unknown, Length::Known)
-                }
-                length => length,
-            }
-        };
+        let (length, right) = self.length(fields)?;
         if let Length::Known(length) = length {
             self.announced = Some(length);
         }
-        let half = match self.half {
-            Half::Request => body::Half::Request,
-            Half::Response => body::Half::Response,
-        };
         let upload = self.below.take_upload();
-        *body = Body::source(half, Source::Made(self), length);
+        *body = Body::source(of(self.half), Source::Made(self), length);
         if let Some(upload) = upload {
             body.carry(upload);
         }
         Ok(right)
+    }
+
+    /// How long the content will be, as far as that is known, with a head of these `fields`; and the right length to say, where
+    /// they say another.
+    fn length(&self, fields: &Fields) -> Result<(Length, Option<HeaderValue>), Fault> {
+        let seen = self.run.seen.borrow();
+        let way = &seen.ways[self.half as usize];
+        let length = match self.below.length() {
+            Length::Tunnel => Length::Tunnel,
+            _ if self.run.tcp => Length::Tunnel,
+            // All of it is here: what is said of its length can be set right.
+            _ if way.ended && fields.contains_key(header::CONTENT_LENGTH) => {
+                let total = way.out.len();
+                let right = HeaderValue::from(total);
+                let said = fields.get_all(header::CONTENT_LENGTH).map(Value::as_bytes);
+                let wrong = !said.eq([right.as_bytes()]);
+                return Ok((Length::Known(total), wrong.then_some(right)));
+            }
+            _ if way.ended => Length::Unknown,
+            _ if seen.has_length_of_theirs(self.half) => {
+                rules::content_length(fields, Reason::FilterInvalid)?.map_or(Length::Unknown, Length::Known)
+            }
+            length => length,
+        };
+        Ok((length, None))
     }
 
     /// Reads one frame from below, if it can move on, and shows it. Pending also when it cannot.
@@ -200,6 +192,14 @@ impl Flow {
     fn wait(&mut self, cx: &mut Context<'_>) {
         self.run.seen.borrow_mut().wait(cx);
         self.watch = self.run.is_stopped(self.half).then(|| DeathWatch::new(cx));
+    }
+}
+
+/// The half of a message, as bodies call it.
+fn of(half: Half) -> body::Half {
+    match half {
+        Half::Request => body::Half::Request,
+        Half::Response => body::Half::Response,
     }
 }
 

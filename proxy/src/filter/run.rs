@@ -323,6 +323,7 @@ impl Run {
     }
 
     /// A filter has stopped content.
+    #[inline(never)]
     fn hold(&self, half: Half, at: usize, answer: BodyAnswer) -> Result<(), Fault> {
         let filter = self.filter(at);
         let limit = filter.buffer_limit();
@@ -419,6 +420,7 @@ impl Run {
     }
 
     /// What a filter has let go on is shown to the next.
+    #[inline(never)]
     fn reach(&self, half: Half, gone: Gone) -> Result<(), Fault> {
         let Gone { next, data, end } = gone;
         if !data.is_empty() || end == End::Body {
@@ -434,7 +436,9 @@ impl Run {
         if calm { Ok(()) } else { self.resume(half) }
     }
 
-    /// What filters have stopped and let go on now does, and so does what nobody will let go on any more.
+    /// What filters have stopped and let go on now does, and so does what nobody will let go on any more. Apart from what
+    /// each frame calls, as few exchanges need it.
+    #[inline(never)]
     fn resume(&self, half: Half) -> Result<(), Fault> {
         self.noted()?;
         let mut next = self.seen.borrow().first(half);
