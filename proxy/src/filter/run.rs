@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
-use lacis_host::abi::{Action, BodyAnswer, Peer};
+use lacis_host::abi::{Action, BodyAnswer};
 use lacis_host::{Buffer, Half, HeadersAction};
 
 use super::exchange::Exchange;
@@ -14,7 +14,8 @@ use super::guest::GuestResponse;
 use super::legs::Legs;
 use super::meter;
 use super::seen::{End, Head, Left, Part, Seen, Stage};
-use super::wasm::{Filter, Place};
+use super::tunnel;
+use super::wasm::Filter;
 use crate::fault::{Fault, Reason};
 use crate::http::body::{self, Frame, Observer};
 use crate::http::{Fields, ResponseHead, Shared};
@@ -310,8 +311,11 @@ impl Run {
                 if fellows > 1 {
                     filter.measured();
                 }
-                let shown =
-                    if self.tcp { tap(filter, place, half, end) } else { filter.on_body(place, half, size, end) };
+                let shown = if self.tcp {
+                    tunnel::tap(filter, place, half, end)
+                } else {
+                    filter.on_body(place, half, size, end)
+                };
                 (at, shown?)
             }
         };
@@ -559,19 +563,6 @@ impl Gone {
     fn is_nothing(&self) -> bool {
         self.data.is_empty() && self.end == End::Open
     }
-}
-
-/// Shows bytes of a connection. What the filter stops stays, to be shown again with what is added. With the end of what
-/// goes to the client it is told that the service's side is closed: all that Envoy knows of that, too.
-fn tap(filter: &Filter, place: Place, half: Half, end: bool) -> Result<BodyAnswer, Fault> {
-    let action = filter.on_data(place, half, end)?;
-    if end && half == Half::Response {
-        filter.on_connection_close(place, half, Peer::Unknown);
-    }
-    Ok(match action {
-        Action::Continue => BodyAnswer::Continue,
-        Action::Pause => BodyAnswer::Buffer,
-    })
 }
 
 fn too_large(half: Half, limit: usize) -> Fault {

@@ -3,12 +3,14 @@
 use std::rc::Rc;
 
 use lacis_host::Half;
+use lacis_host::abi::{Action, BodyAnswer, Peer};
 
 use super::chain::{Chain, Passage, Stop};
 use super::exchange::Exchange;
 use super::flow::Flow;
 use super::run::Run;
 use super::seen::{Head, Seen};
+use super::wasm::{Filter, Place};
 use crate::fault::Fault;
 use crate::http::{Fields, Request, Response};
 
@@ -49,4 +51,17 @@ pub(super) fn response(run: &Rc<Run>, response: &mut Response) -> Result<(), Fau
     let flow = Flow::new(run, Half::Response, &mut response.body);
     flow.body(&Fields::new(), &mut response.body)?;
     Ok(())
+}
+
+/// Shows bytes of a connection. What the filter stops stays, to be shown again with what is added. With the end of what
+/// goes to the client it is told that the service's side is closed: all that Envoy knows of that, too.
+pub(super) fn tap(filter: &Filter, place: Place, half: Half, end: bool) -> Result<BodyAnswer, Fault> {
+    let action = filter.on_data(place, half, end)?;
+    if end && half == Half::Response {
+        filter.on_connection_close(place, half, Peer::Unknown);
+    }
+    Ok(match action {
+        Action::Continue => BodyAnswer::Continue,
+        Action::Pause => BodyAnswer::Buffer,
+    })
 }
