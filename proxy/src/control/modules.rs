@@ -29,7 +29,7 @@ use self::remote::{Patience, Wanted};
 use crate::config::{AppProtocol, Config, Failure, Filter, Module, Node, ServiceProtocol};
 use crate::filter::builtin;
 use crate::filter::chain::Plan;
-use crate::filter::wasm::Compiled;
+use crate::filter::compiled::Compiled;
 
 /// Largest module in bytes, as in Istio. Modules of Go and C#, which bring their runtime along, have up to 30 MB; the
 /// module and what the compiler makes of it are held in memory while it compiles.

@@ -10,6 +10,7 @@ use http::header::{self, HeaderValue};
 use http::{Method, StatusCode};
 use lacis_host::{Half, Reply};
 
+use super::compiled::Compiled;
 use super::exchange::Exchange;
 use super::flow::Flow;
 use super::grpc;
@@ -19,7 +20,7 @@ use super::node::NodeFacts;
 use super::run::Run;
 use super::seen::Seen;
 use super::tunnel;
-use super::wasm::{Compiled, Filter};
+use super::wasm::Filter;
 use crate::fault::{Fault, Reason};
 use crate::http::body::{self, Length, Observer};
 use crate::http::{Body, Request, Response, ResponseHead};

@@ -13,9 +13,10 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::callout::{Calls, Reach, Sent, Upstreams};
+use super::compiled::{Compiled, VmKey};
 use super::exchange::Ledger;
 use super::node::NodeFacts;
-use super::wasm::{Account, Compiled, Filter, VmKey};
+use super::wasm::{Account, Filter};
 use super::world::{FilterWorld, Ticks};
 use crate::fault::{Fault, Reason};
 use crate::http::Request;

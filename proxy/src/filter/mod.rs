@@ -3,6 +3,7 @@
 pub mod builtin;
 pub mod callout;
 pub mod chain;
+pub mod compiled;
 mod content;
 pub mod exchange;
 mod flow;

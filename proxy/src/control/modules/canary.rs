@@ -12,8 +12,8 @@ use lacis_host::abi::{Level, MetricKind, Path, Status};
 use lacis_host::{CallId, CallOut, Change, Now, RootId, StartError, Vm, World};
 
 use crate::config::Node;
+use crate::filter::compiled::Compiled;
 use crate::filter::node::NodeFacts;
-use crate::filter::wasm::Compiled;
 use crate::filter::world::READS;
 
 /// Longest piece of a filter's last line that an error repeats, in characters; the log has all of it.

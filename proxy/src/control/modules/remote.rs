@@ -18,7 +18,7 @@ use self::web::{Client, Trouble};
 use super::cache::{Cache, Form};
 use super::{Refusal, sha256};
 use crate::config::{Filter, Module, Place, Remote};
-use crate::filter::wasm::Compiled;
+use crate::filter::compiled::Compiled;
 
 /// How long one attempt to fetch a module may take, all its requests together; Istio's default. It holds up the start.
 const ATTEMPT_TIME: Duration = Duration::from_secs(15);
