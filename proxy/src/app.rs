@@ -324,6 +324,7 @@ impl Control {
             requests: Box::new(move |id, most| Box::pin(pages::requests(&requests, id, most))),
             logging: Box::new(|levels| {
                 levels.map_or(Ok(()), log::set_level)?;
+                lacis_host::levels_changed();
                 Ok(log::level())
             }),
             drain: Box::new(move || drain.once()),

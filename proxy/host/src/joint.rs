@@ -20,7 +20,7 @@ use std::ops::Range;
 use wasmparser::{CompositeInnerType, ExternalKind, FuncType, Parser, Payload, RefType, TypeRef, ValType};
 
 use binary::{Items, name_of, number, section};
-use functions::{Globals, OnHeaders, begin, body, end, heads, wrapper};
+use functions::{Globals, OnHeaders, begin, body, end, heads, log, wrapper};
 use patch::Patches;
 
 /// Counts the callbacks that have begun, from 0.
@@ -29,6 +29,8 @@ pub(crate) const STEP: &str = "lacis_step";
 pub(crate) const STOP: &str = "lacis_stop";
 /// How many lines the head has that is shown.
 pub(crate) const LINES: &str = "lacis_lines";
+/// Lines of levels below this one are not logged: the guest is told so without a call of the host.
+pub(crate) const QUIET: &str = "lacis_quiet";
 /// First context, how many, lines, end, root contexts of [`MOST_BEGIN`]: of each `proxy_on_context_create` and
 /// `proxy_on_request_headers`, until one does not continue. The answer of the one that was called last, and above it the
 /// step.
@@ -40,13 +42,13 @@ pub(crate) const END: &str = "lacis_end";
 /// Last context, how many, size, end: `proxy_on_response_body` of each from the last on, as [`BEGIN`].
 pub(crate) const BODY: &str = "lacis_response_body";
 
-const NAMES: [&str; 7] = [STEP, STOP, LINES, BEGIN, HEADS, END, BODY];
+const NAMES: [&str; 8] = [STEP, STOP, LINES, QUIET, BEGIN, HEADS, END, BODY];
 
 /// Most contexts that begin in one entry: each has a root context of its own, which is passed.
 pub(crate) const MOST_BEGIN: usize = 8;
 
 /// Part of what artifacts are found by: to be changed with what [`extend`] and [`hide`] make.
-pub(crate) const VERSION: u32 = 3;
+pub(crate) const VERSION: u32 = 4;
 
 const I32: u8 = 0x7f;
 const I64: u8 = 0x7e;
@@ -94,6 +96,8 @@ struct Anatomy {
     /// Types of functions, the imported ones first.
     functions: Vec<u32>,
     imports: u32,
+    /// The imported function that logs a line, where there is a memory to read it from.
+    log: Option<u32>,
     globals: u32,
     /// Exported functions.
     exports: Vec<(String, u32)>,
@@ -115,6 +119,7 @@ impl Anatomy {
     /// None of a module that cannot be extended.
     fn of(code: &[u8]) -> Option<Anatomy> {
         let mut own = Anatomy::default();
+        let mut log = None;
         for payload in Parser::new(0).parse_all(code) {
             let payload = payload.ok()?;
             // Of the code the range is that of its content, as of the others.
@@ -133,8 +138,14 @@ impl Anatomy {
                 }
                 Payload::ImportSection(imports) => {
                     for import in imports.into_imports() {
-                        match import.ok()?.ty {
-                            TypeRef::Func(ty) => own.functions.push(ty),
+                        let import = import.ok()?;
+                        match import.ty {
+                            TypeRef::Func(ty) => {
+                                if (import.module, import.name) == ("env", "proxy_log") && own.is_log(ty) {
+                                    log = u32::try_from(own.functions.len()).ok();
+                                }
+                                own.functions.push(ty);
+                            }
                             TypeRef::Global(_) => own.globals += 1,
                             TypeRef::FuncExact(_) => return None,
                             TypeRef::Table(_) | TypeRef::Memory(_) | TypeRef::Tag(_) => {}
@@ -147,6 +158,7 @@ impl Anatomy {
                         own.functions.push(ty.ok()?);
                     }
                 }
+                Payload::MemorySection(memories) => own.log = log.filter(|_| memories.count() > 0),
                 Payload::GlobalSection(globals) => own.globals += globals.count(),
                 Payload::ExportSection(exports) => {
                     for export in exports {
@@ -161,6 +173,12 @@ impl Anatomy {
             }
         }
         Some(own)
+    }
+
+    /// Whether a function of this type can be the one that logs.
+    fn is_log(&self, ty: u32) -> bool {
+        let ty = self.types.get(ty as usize).and_then(Option::as_ref);
+        ty.is_some_and(|ty| ty.params() == [ValType::I32; 3] && ty.results() == [ValType::I32])
     }
 
     /// An exported function of the module's own that has so many numbers as parameters, and one as its result or none.
@@ -203,7 +221,7 @@ impl Anatomy {
 
     /// Everything that refers to an imported function.
     fn patches(&self, code: &[u8], step: u32) -> Option<Patches> {
-        let mut patches = Patches::new(self.imports, step);
+        let mut patches = Patches::new(self.imports, self.log, step);
         for payload in Parser::new(0).parse_all(code) {
             match payload.ok()? {
                 Payload::ExportSection(exports) => patches.exports(code, exports.range())?,
@@ -232,14 +250,15 @@ impl Anatomy {
     }
 
     fn extended(&self, code: &[u8]) -> Option<Vec<u8>> {
-        let globals = Globals { step: self.globals, stop: self.globals + 1, lines: self.globals + 2 };
+        let [step, stop, lines, quiet] = [0, 1, 2, 3].map(|index| self.globals + index);
+        let globals = Globals { step, stop, lines, quiet };
         let (mut types, mut functions, mut bodies) = (Items::default(), Items::default(), Items::default());
         let (mut added, mut exports) = (Items::default(), Items::default());
-        for (name, index) in [(STEP, globals.step), (STOP, globals.stop), (LINES, globals.lines)] {
+        for (name, index) in [(STEP, step), (STOP, stop), (LINES, lines), (QUIET, quiet)] {
             added.add(&[I32, 1, 0x41, 0, 0x0b]);
             exports.add(&[&name_of(name)[..], &[3], &number(index)].concat());
         }
-        let mut patches = self.patches(code, globals.step)?;
+        let mut patches = self.patches(code, step)?;
         let mut kinds = u32::try_from(self.types.len()).ok()?;
         // As it was imported, and as it is now.
         let mut retyped: Vec<(u32, u32)> = Vec::new();
@@ -272,7 +291,11 @@ impl Anatomy {
         for import in &patches.referred {
             let ty = *self.functions.get(*import as usize)?;
             let parameters = self.types.get(ty as usize)?.as_ref()?.params().len();
-            let index = add(ty, &wrapper(u32::try_from(parameters).ok()?, globals.step, *import))?;
+            let body = match self.log {
+                Some(own) if own == *import => log(globals, own),
+                _ => wrapper(u32::try_from(parameters).ok()?, step, *import),
+            };
+            let index = add(ty, &body)?;
             first.get_or_insert(index);
         }
         patches.redirect(first.unwrap_or(0))?;
@@ -389,14 +412,18 @@ mod tests {
             assert_eq!(extended(&format!("{items} {CALLBACKS}")), all, "{items}");
         }
         let some = CALLBACKS.replace("proxy_on_log", "other").replace("(param i32 i32))", "(param i32))");
-        assert_eq!(extended(&some), [STEP, STOP, LINES, HEADS, BODY], "what it has not, or otherwise, is not called");
+        assert_eq!(
+            extended(&some),
+            [STEP, STOP, LINES, QUIET, HEADS, BODY],
+            "what it has not, or otherwise, is not called"
+        );
         let old = CALLBACKS
             .replace("(param i32 i32 i32) (result i32) i32.const 0)", "(param i32 i32) (result i32) i32.const 0)");
-        assert_eq!(extended(&old), [STEP, STOP, LINES, BEGIN, HEADS, END], "heads without an end");
+        assert_eq!(extended(&old), [STEP, STOP, LINES, QUIET, BEGIN, HEADS, END], "heads without an end");
         for nothing in
             ["", r#"(func (export "proxy_on_log"))"#, r#"(import "env" "f" (func $f)) (export "f" (func $f))"#]
         {
-            assert_eq!(extended(nothing), [STEP, STOP, LINES], "{nothing}");
+            assert_eq!(extended(nothing), [STEP, STOP, LINES, QUIET], "{nothing}");
         }
         let imported = r#"(import "env" "l" (func $l (param i32))) (export "proxy_on_log" (func $l))"#;
         assert!(

@@ -62,4 +62,4 @@ pub use shared::SharedData;
 pub use stream::{Buffer, Half, Headers, HeadersAction, Reply, Stream};
 pub use trap::{Cause, Trap};
 pub use vm::{ContextId, PluginSettings, RootId, StartError, Vm, VmSettings, Wake};
-pub use world::{Change, Now, World};
+pub use world::{Change, Now, World, levels_changed};

@@ -19,6 +19,8 @@ pub struct Plugin {
     pub(crate) abi: AbiVersion,
     /// It may not see bodies.
     pub(crate) hides_bodies: bool,
+    /// It may log lines.
+    pub(crate) logs: bool,
     language: Option<Language>,
 }
 
@@ -102,7 +104,7 @@ impl Plugin {
     /// If it imports others and `others` is `Refuse`; all of them are named.
     pub fn restricted(&self, allow: &Allow, others: Restricted) -> Result<Plugin, LoadError> {
         let instance = link::link(&self.engine, self.instance.module(), Some((allow, others)))?;
-        Ok(Plugin { instance, hides_bodies: !allow.has_bodies(), ..self.clone() })
+        Ok(Plugin { instance, hides_bodies: !allow.has_bodies(), logs: allow.has("proxy_log"), ..self.clone() })
     }
 
     /// The same module, with all of the host's functions.
@@ -136,7 +138,14 @@ impl Plugin {
     fn of(engine: &Engine, module: &Module) -> Result<Plugin, LoadError> {
         let abi = exports::check(module)?;
         let instance = link::link(engine, module, None)?;
-        Ok(Plugin { engine: engine.clone(), instance, abi, hides_bodies: false, language: Language::of(module) })
+        Ok(Plugin {
+            engine: engine.clone(),
+            instance,
+            abi,
+            hides_bodies: false,
+            logs: true,
+            language: Language::of(module),
+        })
     }
 }
 

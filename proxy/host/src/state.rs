@@ -42,6 +42,10 @@ pub(crate) struct State {
     pub(crate) process: Arc<SharedData>,
     pub(crate) mailbox: Arc<Mailbox>,
     pub(crate) hides_bodies: bool,
+    /// It may log lines.
+    pub(crate) logs: bool,
+    /// The change of levels after which the guest was told which lines are dropped.
+    pub(crate) levels: u32,
     /// The second in which the last line was logged, and how many were in it.
     pub(crate) lines: Cell<(u64, u32)>,
     pub(crate) limits: Limits,

@@ -11,7 +11,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use wasmtime::{ExternType, Store, TypedFunc, WasmParams, WasmResults};
+use lacis_abi::Level;
+use wasmtime::{ExternType, Store, TypedFunc, Val, WasmParams, WasmResults};
 
 use crate::callout::CallOuts;
 use crate::exports::{Exports, find};
@@ -24,7 +25,7 @@ use crate::shared::SharedData;
 use crate::state::{Context, Exchange, Kind, Life, Limiter, Phase, State};
 use crate::stream::Stream;
 use crate::trap::{Bounds, Cause, Exit, Trap};
-use crate::world::World;
+use crate::world::{self, World};
 use turn::Counters;
 
 /// How a VM is made. Plugins may share a VM when all of this and the module are equal.
@@ -180,6 +181,8 @@ impl Vm {
             process: shared,
             mailbox: Arc::new(Mailbox::new(wake)),
             hides_bodies: plugin.hides_bodies,
+            logs: plugin.logs,
+            levels: 0,
             lines: Cell::default(),
             vm_id,
             configuration,
@@ -212,9 +215,10 @@ impl Vm {
             }
             Err(error) => return Err(StartError::Instance(format!("{error:#}"))),
         };
-        let names = [joint::STEP, joint::STOP, joint::LINES];
-        if let [Some(step), Some(stop), Some(lines)] = names.map(|name| instance.get_global(&mut runner.store, name)) {
-            runner.store.data_mut().counters = Some(Counters { step, stop, lines });
+        let names = [joint::STEP, joint::STOP, joint::LINES, joint::QUIET];
+        let globals = names.map(|name| instance.get_global(&mut runner.store, name));
+        if let [Some(step), Some(stop), Some(lines), Some(quiet)] = globals {
+            runner.store.data_mut().counters = Some(Counters { step, stop, lines, quiet });
         }
         let exports = Exports::of(&instance, &mut runner.store);
         let memory = instance.get_memory(&mut runner.store, "memory");
@@ -530,7 +534,24 @@ impl Runner {
         state.budget = budget;
         state.overtime = Overtime::None;
         state.clock.wind();
+        let levels = world::levels();
+        let changed = state.levels != levels;
         self.store.set_epoch_deadline(budget.half);
+        if changed {
+            self.learn(levels);
+        }
+    }
+
+    /// Has the guest know which lines are dropped. It is told of none that it may not log: the host refuses these.
+    #[cold]
+    fn learn(&mut self, levels: u32) {
+        let state = self.store.data_mut();
+        let (Some(counters), Ok(world)) = (state.counters, state.world.try_borrow()) else { return };
+        let level = if state.logs { world.level() } else { Level::Trace };
+        drop(world);
+        state.levels = levels;
+        // The global is there, and of this type.
+        _ = counters.quiet.set(&mut self.store, Val::I32(level as i32));
     }
 
     /// The VM is dead: what it wrote last is logged, every context is let go.

@@ -1,5 +1,6 @@
 //! What outlives an exchange, as guests see it. The embedder implements [`World`], one for each VM.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use lacis_abi::{Level, MetricKind, Path, Status};
@@ -8,6 +9,20 @@ use crate::callout::{CallId, CallOut};
 use crate::limits::Limit;
 use crate::vm::RootId;
 
+/// How often the levels have changed, from 1.
+static LEVELS: AtomicU32 = AtomicU32::new(1);
+
+/// Says that [`World::level`] may answer otherwise than it did, in any VM of the process: each asks again when it is entered
+/// next.
+pub fn levels_changed() {
+    LEVELS.fetch_add(1, Ordering::Release);
+}
+
+/// A number that is another after each change of levels.
+pub(crate) fn levels() -> u32 {
+    LEVELS.load(Ordering::Acquire)
+}
+
 /// What outlives an exchange. As with [`Stream`](crate::Stream), a method takes a note and does not call the VM.
 pub trait World {
     /// A line that a filter logs, or that the host logs about it. `plugin` is empty while the VM starts and no plugin
@@ -15,12 +30,13 @@ pub trait World {
     /// character.
     fn log(&mut self, plugin: &str, level: Level, text: &str);
 
-    /// The least level that is logged now, which guests are told if they ask. Lines below it are not even read.
+    /// The least level that is logged now, which guests are told if they ask. Lines below it do not even leave the guest, so
+    /// whoever changes it has to [say so](levels_changed).
     fn level(&self) -> Level {
         Level::Info
     }
 
-    /// Whether a line of this level is logged now: asked for every line, so it had better cost little.
+    /// Whether a line of this level is logged now: asked for lines that may be, so it had better cost little.
     fn logs(&self, level: Level) -> bool {
         level >= self.level()
     }

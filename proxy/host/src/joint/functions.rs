@@ -9,6 +9,7 @@ pub(super) struct Globals {
     pub(super) step: u32,
     pub(super) stop: u32,
     pub(super) lines: u32,
+    pub(super) quiet: u32,
 }
 
 /// A callback for heads, with the end of the stream as its last parameter or without (0.1.0).
@@ -130,8 +131,25 @@ pub(super) fn wrapper(parameters: u32, step: u32, import: u32) -> Vec<u8> {
     (0..parameters).fold(Code::new(0), Code::local).global(step).call(import).end()
 }
 
+/// Logs a line, as the imported function does, which is not called for one that is dropped: where the level is below that
+/// of now, and the text within the memory.
+pub(super) fn log(globals: Globals, import: u32) -> Vec<u8> {
+    const BELOW: u8 = 0x49;
+    const IF: u8 = 0x04;
+    const EXTEND: u8 = 0xad;
+    const ADD_64: u8 = 0x7c;
+    const BYTES_OF_PAGES: [u8; 3] = [0x42, 16, 0x86];
+    const NOT_ABOVE_64: u8 = 0x58;
+    const RETURN: u8 = 0x0f;
+    let low = Code::new(0).local(0).global(globals.quiet).op(&[BELOW, IF, NOTHING]);
+    let end = low.local(1).op(&[EXTEND]).local(2).op(&[EXTEND, ADD_64]);
+    let memory = end.op(&[0x3f, 0, EXTEND]).op(&BYTES_OF_PAGES);
+    let dropped = memory.op(&[NOT_ABOVE_64, IF, NOTHING]).constant(0).op(&[RETURN, END, END]);
+    dropped.local(0).local(1).local(2).global(globals.step).call(import).end()
+}
+
 pub(super) fn begin(globals: Globals, create: u32, headers: OnHeaders) -> Vec<u8> {
-    let Globals { step, stop, lines } = globals;
+    let Globals { step, stop, lines, .. } = globals;
     let most = super::MOST_BEGIN as u8;
     let (first_root, answer) = (4, 4 + u32::from(most));
     let begun = Code::new(1).reset(step).reset(stop).local(2).with(SET_GLOBAL, lines).op(&[BLOCK, NOTHING]);
@@ -146,7 +164,7 @@ pub(super) fn begin(globals: Globals, create: u32, headers: OnHeaders) -> Vec<u8
 pub(super) fn heads(globals: Globals, headers: OnHeaders) -> Vec<u8> {
     const INDEX: u32 = 4;
     const ANSWER: u32 = 5;
-    let Globals { step, stop, lines } = globals;
+    let Globals { step, stop, lines, .. } = globals;
     Code::new(2)
         .reset(step)
         .reset(stop)

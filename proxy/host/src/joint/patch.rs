@@ -20,6 +20,8 @@ struct Patch {
 pub(super) struct Patches {
     /// Functions that it imports.
     pub(super) imports: u32,
+    /// One of them that is not called but by a function that is added.
+    log: Option<u32>,
     /// The global that each call of them passes.
     step: u32,
     /// Those that are referred to otherwise than by a call.
@@ -30,8 +32,8 @@ pub(super) struct Patches {
 }
 
 impl Patches {
-    pub(super) fn new(imports: u32, step: u32) -> Patches {
-        Patches { imports, step, referred: BTreeSet::new(), references: Vec::new(), patches: Vec::new() }
+    pub(super) fn new(imports: u32, log: Option<u32>, step: u32) -> Patches {
+        Patches { imports, log, step, referred: BTreeSet::new(), references: Vec::new(), patches: Vec::new() }
     }
 
     /// Has the functions in an import section be of other types.
@@ -59,6 +61,11 @@ impl Patches {
         while !operators.eof() {
             let (operator, at) = operators.read_with_offset().ok()?;
             match operator {
+                Operator::Call { function_index } | Operator::ReturnCall { function_index }
+                    if Some(function_index) == self.log =>
+                {
+                    self.refer(at + 1..operators.original_position(), function_index);
+                }
                 Operator::Call { function_index } | Operator::ReturnCall { function_index }
                     if function_index < self.imports =>
                 {

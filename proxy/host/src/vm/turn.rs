@@ -15,12 +15,14 @@ use crate::state::{Context, Life, Phase, State};
 use crate::stream::{Half, HeadersAction, Stream};
 use crate::trap::Trap;
 
-/// The globals by which the host knows how far an entry is, ends it, and says how many lines the head has that is shown.
+/// The globals by which the host knows how far an entry is, ends it, and says how many lines the head has that is shown and
+/// from which level on lines are logged.
 #[derive(Clone, Copy)]
 pub(crate) struct Counters {
     pub(crate) step: Global,
     pub(crate) stop: Global,
     pub(crate) lines: Global,
+    pub(crate) quiet: Global,
 }
 
 /// The callbacks of one entry, and how far the host has followed them: those before `at` have returned.

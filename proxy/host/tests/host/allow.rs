@@ -37,6 +37,19 @@ fn or_its_calls_fail() {
 }
 
 #[test]
+fn a_line_that_would_be_dropped_is_refused_all_the_same() {
+    let guest = Guest::request("drop(proxy_log(0, \"a\")); drop(proxy_log(2, \"b\"));");
+    let plugin = guest.plugin().restricted(&Allow::of(["headers"]).unwrap(), Restricted::Answer).unwrap();
+    let world = TestWorld::shared();
+    let mut vm = Vm::new(&plugin, guest.settings.clone(), world.clone()).unwrap();
+    let root = vm.start_root(guest.plugin.clone()).unwrap();
+    let id = vm.open(root, lacis_host::testing::TestStream::request(&[])).unwrap();
+    vm.on_headers(id, Half::Request, 0, true).unwrap();
+    assert_eq!(world.borrow().refused, [Limit::Function; 2]);
+    assert!(world.borrow().lines.is_empty());
+}
+
+#[test]
 fn bodies_are_hidden_from_who_may_not_see_them() {
     let code = "num(proxy_get_buffer_bytes(0, 0, 9, 16, 20)); num(at(20)); num(proxy_get_buffer_status(0, 16, 20)); num(at(16));";
     for (names, size) in [(&["log", "body"][..], "3"), (&["log"], "0")] {

@@ -35,6 +35,27 @@ fn a_line_is_logged_with_its_level_if_that_is_wanted() {
 }
 
 #[test]
+fn a_line_that_is_dropped_answers_as_others_do() {
+    const TEXTS: [&str; 5] = ["\"a\"", "0, 0", "-1, 0", "-1, 1", "65536, -1"];
+    let code = |level: &str| TEXTS.map(|text| format!("num(proxy_log({level}, {text}));")).concat();
+    assert_eq!(Guest::request(&code("0")).lines(), ["0", "0", "0", "6", "6"]);
+    assert_eq!(Guest::request(&code("2")).lines(), ["a", "0", "", "0", "", "0", "6", "6"]);
+}
+
+#[test]
+fn levels_may_change_between_two_callbacks() {
+    let mut run = Guest::request("num(proxy_log(1, \"a\"));").start();
+    run.on_request().unwrap();
+    run.world.borrow_mut().level = Some(Level::Debug);
+    lacis_host::levels_changed();
+    run.on_request().unwrap();
+    run.world.borrow_mut().level = Some(Level::Error);
+    lacis_host::levels_changed();
+    run.on_request().unwrap();
+    assert_eq!(run.lines(), ["0", "a", "0"], "what the last one answers is dropped, too");
+}
+
+#[test]
 fn a_long_line_is_cut() {
     let lines = Guest::request("drop(proxy_log(2, 65536, 16385));").lines();
     assert_eq!(lines[0].len(), lacis_host::limits::LOG_LINE);
