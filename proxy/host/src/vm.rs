@@ -11,8 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lacis_abi::Level;
-use wasmtime::{ExternType, Store, TypedFunc, Val, WasmParams, WasmResults};
+use wasmtime::{ExternType, Store, TypedFunc, WasmParams, WasmResults};
 
 use crate::callout::CallOuts;
 use crate::exports::{Exports, find};
@@ -534,24 +533,11 @@ impl Runner {
         state.budget = budget;
         state.overtime = Overtime::None;
         state.clock.wind();
-        let levels = world::levels();
-        let changed = state.levels != levels;
         self.store.set_epoch_deadline(budget.half);
-        if changed {
+        let levels = world::levels();
+        if self.store.data().levels != levels {
             self.learn(levels);
         }
-    }
-
-    /// Has the guest know which lines are dropped. It is told of none that it may not log: the host refuses these.
-    #[cold]
-    fn learn(&mut self, levels: u32) {
-        let state = self.store.data_mut();
-        let (Some(counters), Ok(world)) = (state.counters, state.world.try_borrow()) else { return };
-        let level = if state.logs { world.level() } else { Level::Trace };
-        drop(world);
-        state.levels = levels;
-        // The global is there, and of this type.
-        _ = counters.quiet.set(&mut self.store, Val::I32(level as i32));
     }
 
     /// The VM is dead: what it wrote last is logged, every context is let go.

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use lacis_abi::{BodyAnswer, HeadersAnswer};
+use lacis_abi::{BodyAnswer, HeadersAnswer, Level};
 use wasmtime::{AsContextMut, Global, TypedFunc, Val, WasmParams, WasmResults};
 
 use super::http::Scene;
@@ -301,6 +301,18 @@ impl ContextId {
 }
 
 impl Runner {
+    /// Has the guest know which lines are dropped. It is told of none that it may not log: the host refuses these.
+    #[cold]
+    pub(super) fn learn(&mut self, levels: u32) {
+        let state = self.store.data_mut();
+        let (Some(counters), Ok(world)) = (state.counters, state.world.try_borrow()) else { return };
+        let level = if state.logs { world.level() } else { Level::Trace };
+        drop(world);
+        state.levels = levels;
+        // The global is there, and of this type.
+        _ = counters.quiet.set(&mut self.store, Val::I32(level as i32));
+    }
+
     /// Enters for the callbacks of the [`Turn`] that is in the state, and leaves it there.
     pub(super) fn take<P: WasmParams, R: WasmResults>(
         &mut self,
