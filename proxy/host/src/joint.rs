@@ -432,6 +432,60 @@ mod tests {
     }
 
     #[test]
+    fn any_valid_module_stays_valid() {
+        use wasm_smith::{Config, InstructionKind, InstructionKinds};
+        let engine = Engine::new(&Options::default()).unwrap();
+        let mut state = 1u64;
+        let mut number = || {
+            // Marsaglia's xorshift64.
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state
+        };
+        let imports = wat::parse_str(
+            r#"(module (import "env" "proxy_log" (func (param i32 i32 i32) (result i32))) (import "env" "f" (func))
+                 (import "env" "g" (func (param i32 f64))) (import "env" "h" (func (result i64)))
+                 (import "env" "i" (global i32)) (import "env" "j" (func (param v128) (result i32 i32))))"#,
+        );
+        let calling = Config {
+            available_imports: Some(imports.unwrap()),
+            allowed_instructions: InstructionKinds::new(&[InstructionKind::Control, InstructionKind::Reference]),
+            min_imports: 5,
+            min_funcs: 5,
+            min_tables: 1,
+            min_element_segments: 3,
+            min_exports: 3,
+            ..Config::default()
+        };
+        let (mut calls, mut references) = (0, 0);
+        for index in 0..1000 {
+            let chance: Vec<u8> = (0..512).flat_map(|_| number().to_le_bytes()).collect();
+            // Of all sorts that the engine takes, and of those in which it matters. References to anything but functions are
+            // not among the former, and wasm-smith makes none without the others.
+            let config = if index % 2 == 0 { Config::default() } else { calling.clone() };
+            let config = Config {
+                gc_enabled: false,
+                reference_types_enabled: false,
+                exceptions_enabled: false,
+                wide_arithmetic_enabled: false,
+                memory64_enabled: false,
+                threads_enabled: false,
+                ..config
+            };
+            let module = wasm_smith::Module::new(config, &mut arbitrary::Unstructured::new(&chance)).unwrap();
+            let code = module.to_bytes();
+            wasmtime::Module::validate(engine.wasm(), &code).unwrap();
+            let own = Anatomy::of(&code).unwrap();
+            let patches = own.patches(&code, own.globals).unwrap();
+            calls += patches.calls();
+            references += patches.referred.len();
+            wasmtime::Module::validate(engine.wasm(), &engine.extended(&code).unwrap()).unwrap();
+        }
+        assert!(calls > 10_000 && references > 200, "{calls} {references}");
+    }
+
+    #[test]
     fn what_is_called_like_ours_is_called_otherwise() {
         let code = wat::parse_str(format!(
             r#"(module {CALLBACKS} (memory (export "0000000000") 1) (global (export "{STEP}") i32 (i32.const 0))

@@ -38,21 +38,45 @@ impl Patches {
 
     /// Has the functions in an import section be of other types.
     pub(super) fn retype(&mut self, code: &[u8], section: Range<usize>, ty: impl Fn(u32) -> Option<u32>) -> Option<()> {
+        // In the place of a kind: several names, each with its type, or one type for several names ("Compact Import Section").
+        const EACH: u8 = 0x7f;
+        const ALL: u8 = 0x7e;
         let mut rest = BinaryReader::new(code.get(section.clone())?, section.start);
         for _ in 0..rest.read_var_u32().ok()? {
             rest.read_string().ok()?;
             rest.read_string().ok()?;
-            // The number of the type stands after the kind.
-            let at = rest.original_position() + 1;
-            match rest.read::<TypeRef>().ok()? {
-                TypeRef::Func(old) => {
-                    self.patches.push(Patch { at: at..rest.original_position(), with: number(ty(old)?) });
+            match rest.clone().read_u8().ok()? {
+                EACH => {
+                    rest.read_u8().ok()?;
+                    for _ in 0..rest.read_var_u32().ok()? {
+                        rest.read_string().ok()?;
+                        self.retype_one(&mut rest, &ty)?;
+                    }
                 }
-                TypeRef::FuncExact(_) => return None,
-                TypeRef::Table(_) | TypeRef::Memory(_) | TypeRef::Global(_) | TypeRef::Tag(_) => {}
+                ALL => {
+                    rest.read_u8().ok()?;
+                    self.retype_one(&mut rest, &ty)?;
+                    for _ in 0..rest.read_var_u32().ok()? {
+                        rest.read_string().ok()?;
+                    }
+                }
+                _ => self.retype_one(&mut rest, &ty)?,
             }
         }
         Some(())
+    }
+
+    fn retype_one(&mut self, rest: &mut BinaryReader<'_>, ty: impl Fn(u32) -> Option<u32>) -> Option<()> {
+        // The number of the type stands after the kind.
+        let at = rest.original_position() + 1;
+        match rest.read::<TypeRef>().ok()? {
+            TypeRef::Func(old) => {
+                self.patches.push(Patch { at: at..rest.original_position(), with: number(ty(old)?) });
+                Some(())
+            }
+            TypeRef::FuncExact(_) => None,
+            TypeRef::Table(_) | TypeRef::Memory(_) | TypeRef::Global(_) | TypeRef::Tag(_) => Some(()),
+        }
     }
 
     /// Has calls in a function pass the step.
@@ -154,6 +178,12 @@ impl Patches {
         }
         self.patches.sort_by_key(|patch| patch.at.start);
         Some(())
+    }
+
+    /// How many calls have been found to change.
+    #[cfg(test)]
+    pub(super) fn calls(&self) -> usize {
+        self.patches.iter().filter(|patch| patch.at.is_empty()).count()
     }
 
     /// These bytes of the module, as they are now.
