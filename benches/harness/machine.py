@@ -16,9 +16,8 @@ TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 PEERS = TARGET / "peers"
 
 
-def install(peers, tools={}):
-    """What is missing: peers by their names, and tools, program by package."""
-    needed = tools | {"haproxy": "haproxy", "nginx": "nginx-light", "ip": "iproute2", "unshare": "util-linux"}
+def install(peers):
+    needed = {"haproxy": "haproxy", "nginx": "nginx-light", "ip": "iproute2", "unshare": "util-linux"}
     packages = [package for program, package in needed.items()
                 if not find(program) and (program in peers or program not in ("haproxy", "nginx"))]
     if packages:
