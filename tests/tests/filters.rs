@@ -301,3 +301,24 @@ fn a_bad_module_is_refused_at_the_start() {
         assert!(process.err.to_end().join("\n").contains("mine"), "{what}: {:?}", process.err.all());
     }
 }
+
+/// A line of a level that the log has not does not even leave the filter; when the levels have changed, the next one does.
+#[test]
+fn lines_of_a_filter_follow_the_levels() {
+    let filter = json!({"filters": {"mine": script("rq log 1 whispered")}, "inbound": {"filters": ["mine"]}});
+    let pair = Pair::with(Link::H2, App::start(), |alpha| alpha, |delta| delta.with(filter));
+    let delta = pair.delta();
+    let set = |levels: &str| {
+        let target = format!("/logging?level={levels}");
+        assert_eq!(client::request(delta.admin(), "POST", "localhost", &target, &[], Some(b"")).status(), 200);
+    };
+    set("info");
+    pair.get("/bytes/1");
+    set("info,filter=debug");
+    pair.get("/bytes/1");
+    let whispered = |line: &Value| line.to_string().contains("whispered");
+    delta.log("what the filter says", whispered);
+    let lines = delta.err.all();
+    let said = lines.iter().filter(|line| line.contains("whispered")).count();
+    assert_eq!(said, 1, "{lines:?}");
+}
