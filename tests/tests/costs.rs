@@ -7,11 +7,11 @@ use std::path::Path;
 
 use lacis_tests::{App, Link, Mesh, Pair, Sidecar, client, peer};
 
-/// Requests between the two marks, one after the other on one connection: there each costs the same, every time.
-const REQUESTS: usize = 200;
-/// Where the marks are: in the path of the first request, and of the last.
-const BEGIN: &str = "/bytes/1?begin-of-costs";
-const END: &str = "/bytes/1?end-of-costs";
+/// Requests between two marks, one after the other on one connection: there each costs the same, every time.
+const REQUESTS: usize = 100;
+/// So often so many requests are counted, and the least of it is what they cost: a machine that is busy with something else
+/// wakes a worker between two packets that were one, which adds calls and never takes one away.
+const ROUNDS: usize = 5;
 
 /// Both messages are read once and written once, and each of the two reads is waited for. What is above these six is messages
 /// that the application has written in two.
@@ -60,14 +60,19 @@ fn costs(link: Link, limits: &[f64]) {
     let pair = Pair::inside(mesh, link, App::start(), |it| it.under(&alpha), |it| it.under(&delta));
     let mut client = pair.connect();
     assert_eq!(client.get("delta", "/bytes/1").status(), 200, "what is opened once is not counted");
-    for path in std::iter::once(BEGIN).chain(std::iter::repeat_n("/bytes/1", REQUESTS)).chain([END]) {
-        assert_eq!(client.get("delta", path).status(), 200);
+    for round in 0..ROUNDS {
+        assert_eq!(client.get("delta", &format!("/bytes/1?{}", mark(round))).status(), 200);
+        for _ in 0..REQUESTS {
+            assert_eq!(client.get("delta", "/bytes/1").status(), 200);
+        }
     }
+    assert_eq!(client.get("delta", &format!("/bytes/1?{}", mark(ROUNDS))).status(), 200);
     let sidecars = std::iter::once(&pair.alpha).chain((link != Link::Plaintext).then(|| pair.delta()));
     for ((sidecar, trace), &limit) in sidecars.zip(&traces).zip(limits) {
         end(sidecar);
         let text = fs::read_to_string(trace).expect("a trace");
-        let calls = calls(&text);
+        let rounds = (0..ROUNDS).map(|round| calls(&text, round));
+        let calls = rounds.min_by_key(|calls| calls.values().sum::<usize>()).expect("a round");
         let per_request = calls.values().sum::<usize>() as f64 / REQUESTS as f64;
         println!("{}: {per_request:.2} calls per request, {calls:?}", trace.display());
         assert!(per_request > 4.0, "these are not all calls: {calls:?}");
@@ -81,14 +86,19 @@ fn end(sidecar: &Sidecar) {
     sidecar.wait();
 }
 
-/// The calls between the marks of the thread that read them, by name. What it writes to its log is the tests' wish.
-fn calls(trace: &str) -> BTreeMap<&str, usize> {
+/// What is in the path of the request with which a round begins, and the one before ends.
+fn mark(round: usize) -> String {
+    format!("costs-from-{round}.")
+}
+
+/// The calls of a round of the thread that read its mark, by name. What it writes to its log is the tests' wish.
+fn calls(trace: &str, round: usize) -> BTreeMap<&str, usize> {
     let lines: Vec<_> = trace.lines().filter_map(|line| line.split_once(' ')).collect();
-    let mark = |text: &str| {
+    let at = |text: &str| {
         let found = lines.iter().position(|(_, call)| call.contains(text));
         found.unwrap_or_else(|| panic!("{text} is not in the trace"))
     };
-    let (begin, end) = (mark("begin-of-costs"), mark("end-of-costs"));
+    let (begin, end) = (at(&mark(round)), at(&mark(round + 1)));
     let thread = lines[begin].0;
     let mut calls = BTreeMap::new();
     for (_, call) in
