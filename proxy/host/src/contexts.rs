@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use crate::state::{Context, Kind};
+use crate::state::{Context, Exchange, Kind};
 use crate::vm::ContextId;
 
 /// Places of a VM that has its first context. It has more when half of them are taken.
@@ -27,7 +27,7 @@ impl Contexts {
     /// Puts in what `make` makes of a fresh number: never 0 and never one that is in use, for SDKs panic on both. None if
     /// there are as many contexts as there can be.
     #[inline]
-    pub(crate) fn insert(&mut self, make: impl FnOnce(ContextId) -> Context) -> Option<Rc<Context>> {
+    pub(crate) fn insert(&mut self, make: impl FnOnce(ContextId) -> Context) -> Option<&Rc<Context>> {
         if self.alive * 2 >= self.places.len() {
             self.grow()?;
         }
@@ -50,7 +50,7 @@ impl Contexts {
             None => Rc::new(new),
         };
         self.alive += 1;
-        Some(Rc::clone(self.places[place].insert(context)))
+        Some(self.places[place].insert(context))
     }
 
     /// The one of a number.
@@ -59,13 +59,26 @@ impl Contexts {
         self.places.get(self.place(number))?.as_ref().filter(|context| context.id == number)
     }
 
+    /// The exchange of a number.
+    #[inline]
+    pub(crate) fn exchange(&self, number: u32) -> Option<&Exchange> {
+        self.get(number)?.exchange()
+    }
+
     /// Takes one out, of which the caller is to be the only other holder.
-    pub(crate) fn remove(&mut self, mut context: Rc<Context>) {
-        if self.get(context.id).is_none_or(|own| !Rc::ptr_eq(own, &context)) {
-            return;
+    pub(crate) fn remove(&mut self, context: Rc<Context>) {
+        let number = context.id;
+        if self.get(number).is_some_and(|own| Rc::ptr_eq(own, &context)) {
+            drop(context);
+            self.end(number);
         }
-        let place = self.place(context.id);
-        self.places[place] = None;
+    }
+
+    /// Takes the one of a number out, which nobody else is to hold. Whether there was one.
+    pub(crate) fn end(&mut self, number: u32) -> bool {
+        let place = self.place(number);
+        let own = self.places.get_mut(place).and_then(|own| own.take_if(|context| context.id == number));
+        let Some(mut context) = own else { return false };
         self.alive -= 1;
         if self.spare.len() < SPARE
             && let Some(room) = Rc::get_mut(&mut context)
@@ -74,13 +87,12 @@ impl Contexts {
             room.kind = Kind::Over;
             self.spare.push(context);
         }
+        true
     }
 
     /// Takes one out that nobody was told of: if it is the newest, its number is given once more.
     pub(crate) fn take_back(&mut self, number: u32) {
-        let Some(context) = self.get(number).cloned() else { return };
-        self.remove(context);
-        if self.last == number {
+        if self.end(number) && self.last == number {
             self.last = number.wrapping_sub(1);
         }
     }
@@ -134,7 +146,7 @@ mod tests {
         let mut contexts = Contexts::default();
         assert!(contexts.get(0).is_none() && contexts.get(1).is_none(), "none at all");
         for number in 1..=PLACES as u32 * 3 {
-            let context = contexts.insert(root).unwrap();
+            let context = Rc::clone(contexts.insert(root).unwrap());
             assert_eq!((context.id, contexts.len()), (number, 1), "ever new numbers");
             contexts.remove(context);
             assert!((0..=number + 1).all(|number| contexts.get(number).is_none()));
@@ -169,18 +181,18 @@ mod tests {
         for _ in 0..3 {
             let kind = Kind::Root { ending: Cell::new(true), status: Cell::new(7) };
             let make = |id: ContextId| Context { id: id.0, root: id.0, plugin: Rc::clone(&plugin), kind };
-            let context = contexts.insert(make).unwrap();
+            let context = Rc::clone(contexts.insert(make).unwrap());
             assert!(matches!(&context.kind, Kind::Root { ending, .. } if ending.get()));
             let held = Rc::clone(&context);
             contexts.remove(context);
             assert!(contexts.spare.is_empty(), "somebody holds it");
             drop(held);
-            let context = contexts.insert(root).unwrap();
+            let context = Rc::clone(contexts.insert(root).unwrap());
             contexts.remove(context);
             assert!(matches!(contexts.spare[..], [ref one] if matches!(one.kind, Kind::Over)));
             contexts.spare.truncate(0);
         }
-        let all: Vec<_> = (0..2 * SPARE).map(|_| contexts.insert(root).unwrap()).collect();
+        let all: Vec<_> = (0..2 * SPARE).map(|_| Rc::clone(contexts.insert(root).unwrap())).collect();
         all.into_iter().for_each(|context| contexts.remove(context));
         assert_eq!(contexts.spare.len(), SPARE);
     }

@@ -417,34 +417,52 @@ impl Side {
 
     /// The guest lets it go on. True when it was stopped and waits for that; false when its own callback runs.
     pub(crate) fn release(&self) -> bool {
-        let running = self.parts().into_iter().any(|part| part.get() == Progress::Here);
-        for part in self.parts() {
+        let mut running = false;
+        self.each(|part| {
+            running |= part.get() == Progress::Here;
             if part.get().is_here() {
                 part.set(Progress::Released);
             }
-        }
+        });
         !running && self.stopped.replace(false)
     }
 
     /// A callback of this half begins: what was let go before has gone.
+    #[inline]
     pub(crate) fn begin(&self, part: &Cell<Progress>) {
-        for released in self.parts().into_iter().filter(|part| part.get() == Progress::Released) {
-            released.set(Progress::Gone);
-        }
+        self.each(|part| {
+            if part.get() == Progress::Released {
+                part.set(Progress::Gone);
+            }
+        });
         part.set(Progress::Here);
     }
 
-    fn parts(&self) -> [&Cell<Progress>; 3] {
-        [&self.head, &self.body, &self.trailers]
+    /// A part goes by, and everything that was held goes with it: as if it [began](Side::begin) and was
+    /// [settled](Side::settle).
+    #[inline]
+    pub(crate) fn pass(&self, part: &Cell<Progress>) {
+        part.set(Progress::Gone);
+        self.go();
+        self.stopped.set(false);
+    }
+
+    /// Does something to each part.
+    #[inline]
+    fn each(&self, mut f: impl FnMut(&Cell<Progress>)) {
+        f(&self.head);
+        f(&self.body);
+        f(&self.trailers);
     }
 
     /// Everything that was held is gone. What was not here yet is not.
+    #[inline]
     pub(crate) fn go(&self) {
-        for part in self.parts() {
+        self.each(|part| {
             if part.get() != Progress::Ahead {
                 part.set(Progress::Gone);
             }
-        }
+        });
     }
 }
 

@@ -241,7 +241,7 @@ impl Vm {
             let kind = Kind::Root { ending: Cell::new(false), status: Cell::new(0) };
             Context { id, root: id, plugin: Rc::new(settings), kind }
         });
-        let context = context.ok_or_else(|| full("proxy_on_context_create"))?;
+        let context = Rc::clone(context.ok_or_else(|| full("proxy_on_context_create"))?);
         let id = context.id;
         let phase = Phase::Configuring;
         self.enter("proxy_on_context_create", |e| e.context_create.as_ref(), (id, 0), &context, phase)?;
@@ -299,7 +299,7 @@ impl Vm {
     }
 
     fn open_stream(&mut self, root: RootId, stream: Rc<RefCell<dyn Stream>>, tcp: bool) -> Result<ContextId, Trap> {
-        let context = self.insert(root, stream, tcp)?;
+        let context = Rc::clone(self.insert(root, stream, tcp)?);
         self.created(&context)?;
         Ok(ContextId(context.id))
     }
@@ -311,7 +311,7 @@ impl Vm {
         called.map(drop)
     }
 
-    fn insert(&mut self, root: RootId, stream: Rc<RefCell<dyn Stream>>, tcp: bool) -> Result<Rc<Context>, Trap> {
+    fn insert(&mut self, root: RootId, stream: Rc<RefCell<dyn Stream>>, tcp: bool) -> Result<&Rc<Context>, Trap> {
         const CALLBACK: &str = "proxy_on_context_create";
         self.alive(CALLBACK)?;
         let contexts = &mut self.runner.store.data_mut().contexts;

@@ -9,9 +9,10 @@ use wasmtime::{AsContextMut, Global, TypedFunc, Val, WasmParams, WasmResults};
 use super::http::Scene;
 use super::{ContextId, RootId, Runner, Vm};
 use crate::calls::{Answer, Call, When};
+use crate::contexts::Contexts;
 use crate::exports::{BODY, HEADERS};
 use crate::joint::MOST_BEGIN;
-use crate::state::{Context, Life, Phase, State};
+use crate::state::{Context, Exchange, Life, Phase, State};
 use crate::stream::{Half, HeadersAction, Stream};
 use crate::trap::Trap;
 
@@ -32,6 +33,8 @@ pub(crate) struct Turn {
     /// The context of the first callback, and how many there are.
     first: u32,
     contexts: u32,
+    /// How many callbacks there are.
+    steps: u32,
     at: u32,
     /// The callback whose time is taken.
     timed: u32,
@@ -57,19 +60,16 @@ enum Kind {
 
 impl Turn {
     fn new(kind: Kind, first: ContextId, contexts: u32) -> Turn {
-        Turn { kind, first: first.0, contexts, at: 0, timed: 0, replied: false, stopped: false, lines: 0 }
+        let steps = match kind {
+            Kind::Begin => contexts * 2,
+            Kind::End => contexts * 3,
+            Kind::Heads | Kind::Body { .. } => contexts,
+        };
+        Turn { kind, first: first.0, contexts, steps, at: 0, timed: 0, replied: false, stopped: false, lines: 0 }
     }
 
     fn of_head(kind: Kind, first: ContextId, contexts: u32, lines: u32) -> Turn {
         Turn { lines, ..Turn::new(kind, first, contexts) }
-    }
-
-    fn steps(&self) -> u32 {
-        match self.kind {
-            Kind::Begin => self.contexts * 2,
-            Kind::End => self.contexts * 3,
-            Kind::Heads | Kind::Body { .. } => self.contexts,
-        }
     }
 
     /// The context that a callback is for.
@@ -95,12 +95,12 @@ impl Turn {
 
     /// Whether a head is shown to others yet.
     fn shows_head(&self) -> bool {
-        matches!(self.kind, Kind::Begin | Kind::Heads) && !self.stopped && self.at + 1 < self.steps()
+        matches!(self.kind, Kind::Begin | Kind::Heads) && !self.stopped && self.at + 1 < self.steps
     }
 
     /// Whether a context is made in this step, of which nothing is to be done outside.
-    fn makes(&self) -> bool {
-        self.kind == Kind::Begin && self.at.is_multiple_of(2)
+    fn makes(&self, step: u32) -> bool {
+        self.kind == Kind::Begin && step.is_multiple_of(2)
     }
 
     /// Whether a call of the host has this callback be the last.
@@ -206,89 +206,107 @@ fn answered(result: u64) -> (u32, u32) {
 impl State {
     /// See [`State::follow`].
     pub(crate) fn catch_up(&mut self, step: u32) {
-        let Some(last) = self.turn.as_ref().map(|turn| turn.steps() - 1) else { return };
-        self.advance(step.min(last));
-        self.face();
+        let Some(turn) = &self.turn else { return };
+        let (step, shows_body) = (step.min(turn.steps - 1), matches!(turn.kind, Kind::Body { .. }));
+        // Host calls are for the context of the callback that runs.
+        self.context = self.advance(step);
+        self.called = self.turn.as_ref().map_or(0, |turn| turn.context(turn.at));
+        if shows_body
+            && let Some(exchange) = self.exchange()
+            && let Ok(mut stream) = exchange.stream()
+        {
+            stream.shown(exchange.id);
+        }
     }
 
-    /// Callbacks before this one have returned, and it has begun; or none, when it is the number of all.
-    fn advance(&mut self, to: u32) {
-        let Some(mut turn) = self.turn.take() else { return };
-        if turn.kind == Kind::End && to == turn.steps() {
-            // None of those that come after has called the host: nobody has seen how they went.
-            self.context = None;
-            // After the log callbacks of all there are two of each.
-            let gone = turn.at.saturating_sub(turn.contexts) / 2;
-            for number in turn.first + gone..turn.first + turn.contexts {
-                if let Some(context) = self.contexts.get(number).cloned() {
-                    self.contexts.remove(context);
+    /// Callbacks before this one have returned, and it has begun; or none, when it is the number of all. The context of the one
+    /// that has begun.
+    fn advance(&mut self, to: u32) -> Option<Rc<Context>> {
+        let State { turn: Some(turn), contexts, context, .. } = self else { return None };
+        let moves = turn.at < to;
+        match turn.kind {
+            Kind::End if moves => {
+                // A context that ends is to have no other holder.
+                *context = None;
+                turn.end(to, contexts);
+            }
+            Kind::Begin | Kind::Heads | Kind::Body { .. } | Kind::End => {
+                for step in turn.at..to {
+                    if !turn.makes(step)
+                        && let Some(exchange) = contexts.exchange(turn.context(step))
+                    {
+                        turn.pass(exchange);
+                    }
                 }
             }
-            turn.at = to;
         }
-        while turn.at < to {
-            self.leave(&turn);
-            turn.at += 1;
-            if turn.at < turn.steps() {
-                self.reach(&mut turn);
-            }
+        turn.at = turn.at.max(to);
+        if turn.at == turn.steps {
+            return None;
+        }
+        let reached = contexts.get(turn.context(turn.at))?;
+        if moves
+            && !turn.makes(to)
+            && let Some(exchange) = reached.exchange()
+        {
+            turn.reach(exchange);
+        }
+        Some(Rc::clone(reached))
+    }
+
+    /// The entry begins with this callback.
+    fn begin(&mut self, mut turn: Turn, context: &Context) {
+        if let Some(exchange) = context.exchange() {
+            turn.reach(exchange);
         }
         self.turn = Some(turn);
     }
+}
 
-    /// The callback is about to begin, as far as others can see that.
-    fn reach(&self, turn: &mut Turn) {
-        if turn.makes() {
-            return;
-        }
-        let Some(exchange) = self.contexts.get(turn.context(turn.at)).and_then(|context| context.exchange()) else {
-            return;
-        };
-        match turn.kind {
+impl Turn {
+    /// The callback at which the turn is is about to begin, as far as others can see that.
+    fn reach(&mut self, exchange: &Exchange) {
+        match self.kind {
             Kind::Begin => exchange.request.begin(&exchange.request.head),
             Kind::Heads => exchange.response.begin(&exchange.response.head),
-            Kind::End if turn.at < turn.contexts => exchange.life.set(Life::Logging),
+            Kind::End if self.at < self.contexts => exchange.life.set(Life::Logging),
             Kind::End => exchange.life.set(Life::Ended),
             Kind::Body { end } => {
                 exchange.response.begin(&exchange.response.body);
                 exchange.response.ended.set(end);
             }
         }
-        turn.replied = exchange.replied.get();
+        self.replied = exchange.replied.get();
     }
 
-    /// The callback has returned, and lets go on what it was shown.
-    fn leave(&mut self, turn: &Turn) {
-        if turn.makes() {
-            return;
+    /// A callback has returned that was shown something, and lets go on what that is; whether it was [reached](Turn::reach) or
+    /// began and returned unseen.
+    fn pass(&self, exchange: &Exchange) {
+        match self.kind {
+            Kind::Begin => exchange.request.pass(&exchange.request.head),
+            Kind::Heads => exchange.response.pass(&exchange.response.head),
+            Kind::Body { end } => {
+                exchange.response.pass(&exchange.response.body);
+                exchange.response.ended.set(end);
+            }
+            Kind::End => {}
         }
-        let number = turn.context(turn.at);
-        let Some(exchange) = self.contexts.get(number).and_then(|context| context.exchange()) else { return };
-        match turn.kind {
-            Kind::Begin => _ = exchange.request.settle(&exchange.request.head, true),
-            Kind::Heads => _ = exchange.response.settle(&exchange.response.head, true),
-            Kind::End if turn.at < turn.contexts => exchange.life.set(Life::Logged),
-            Kind::End if (turn.at - turn.contexts).is_multiple_of(2) => {}
-            Kind::End => {
-                if let Some(context) = self.contexts.get(number).cloned() {
-                    self.context = None;
-                    self.contexts.remove(context);
+    }
+
+    /// Callbacks at the end of exchanges have returned.
+    fn end(&self, to: u32, contexts: &mut Contexts) {
+        // After the log callbacks of all there are two of each.
+        let gone = |step: u32| step.saturating_sub(self.contexts) / 2;
+        if to < self.steps {
+            let logged = |step: u32| self.first + step.min(self.contexts);
+            for number in logged(self.at)..logged(to) {
+                if let Some(exchange) = contexts.exchange(number) {
+                    exchange.life.set(Life::Logged);
                 }
             }
-            Kind::Body { .. } => _ = exchange.response.settle(&exchange.response.body, true),
         }
-    }
-
-    /// Host calls are for the context of the callback that runs.
-    fn face(&mut self) {
-        let Some(turn) = &self.turn else { return };
-        let number = turn.context(turn.at);
-        self.called = number;
-        self.context = self.contexts.get(number).cloned();
-        if let (Kind::Body { .. }, Some(exchange)) = (turn.kind, self.exchange())
-            && let Ok(mut stream) = exchange.stream()
-        {
-            stream.shown(exchange.id);
+        for number in self.first + gone(self.at)..self.first + gone(to) {
+            contexts.end(number);
         }
     }
 }
@@ -405,10 +423,8 @@ impl Vm {
             return shown.map(|action| (0, action)).map_err(|trap| (0, trap));
         };
         let context = self.context(first, HEADERS[Half::Response as usize]).map_err(|trap| (0, trap))?;
-        let mut turn = Turn::of_head(Kind::Heads, first, count, lines);
-        let state = self.runner.store.data_mut();
-        state.reach(&mut turn);
-        state.turn = Some(turn);
+        let turn = Turn::of_head(Kind::Heads, first, count, lines);
+        self.runner.store.data_mut().begin(turn, &context);
         let result = match self.runner.take(function, (first.0, count, lines, u32::from(end)), &context) {
             Ok(result) => result,
             Err(trap) => return Err((self.met(), trap)),
@@ -432,12 +448,10 @@ impl Vm {
         let (answer, step) = answered(result);
         let state = self.runner.store.data_mut();
         // All have returned: of the last one more is to be known.
-        let last = state.turn.as_ref().map_or(0, |turn| turn.steps() - 1);
-        state.advance(step.min(last));
-        let turn = state.turn.take();
-        let (step, number, replied) = turn.map_or((0, 0, false), |turn| (turn.at, turn.context(turn.at), turn.replied));
+        let last = state.turn.as_ref().map_or(0, |turn| turn.steps - 1);
+        let context = state.advance(step.min(last)).unwrap_or(first);
+        let (step, replied) = state.turn.take().map_or((0, false), |turn| (turn.at, turn.replied));
         let at = if half == Half::Request { step / 2 } else { step };
-        let context = if number == first.id { first } else { state.contexts.get(number).cloned().unwrap_or(first) };
         self.delete_done().map_err(|trap| (at, trap))?;
         let answer = HeadersAnswer::of(answer);
         let Some(exchange) = context.exchange() else { return Ok((at, HeadersAction::Continue)) };
@@ -469,10 +483,7 @@ impl Vm {
             return Ok(());
         };
         let context = self.context(first, "proxy_on_log").map_err(|trap| (0, trap))?;
-        let mut turn = Turn::new(Kind::End, first, count);
-        let state = self.runner.store.data_mut();
-        state.reach(&mut turn);
-        state.turn = Some(turn);
+        self.runner.store.data_mut().begin(Turn::new(Kind::End, first, count), &context);
         if let Err(trap) = self.runner.take(function, (first.0, count), &context) {
             let turn = self.runner.store.data_mut().turn.take();
             return Err((turn.map_or(0, |turn| turn.context(turn.at) - first.0), trap));
@@ -480,7 +491,6 @@ impl Vm {
         // It is the last to hold it.
         drop(context);
         let state = self.runner.store.data_mut();
-        state.context = None;
         state.advance(count * 3);
         state.turn = None;
         self.delete_done().map_err(|trap| (0, trap))
@@ -505,10 +515,7 @@ impl Vm {
             return self.on_body(first, Half::Response, size, end).map(|answer| (0, answer)).map_err(|trap| (0, trap));
         };
         let context = self.context(first, BODY[Half::Response as usize]).map_err(|trap| (0, trap))?;
-        let mut turn = Turn::new(Kind::Body { end }, first, count);
-        let state = self.runner.store.data_mut();
-        state.reach(&mut turn);
-        state.turn = Some(turn);
+        self.runner.store.data_mut().begin(Turn::new(Kind::Body { end }, first, count), &context);
         let bytes = u32::try_from(size).unwrap_or(u32::MAX);
         let answer = match self.runner.take(function, (first.0, count, bytes, u32::from(end)), &context) {
             Ok(answer) => answer,
@@ -517,11 +524,9 @@ impl Vm {
         let (answer, step) = answered(answer);
         let state = self.runner.store.data_mut();
         // All have returned if it is the number of all: of the last one more is to be known.
-        state.advance(step.min(count - 1));
-        let turn = state.turn.take();
-        let (at, replied) = turn.map_or((0, false), |turn| (turn.at, turn.replied));
+        let last = state.advance(step.min(count - 1));
+        let (at, replied) = state.turn.take().map_or((0, false), |turn| (turn.at, turn.replied));
         let answer = BodyAnswer::of(answer);
-        let last = state.contexts.get(first.0 - at).cloned();
         self.delete_done().map_err(|trap| (at, trap))?;
         let Some(exchange) = last.as_ref().and_then(|context| context.exchange()) else { return Ok((at, answer)) };
         Ok((at, Scene::of(exchange, Half::Response, |side| &side.body, replied).body(answer)))
