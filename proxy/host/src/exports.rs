@@ -115,12 +115,15 @@ pub(crate) struct Exports {
 pub(crate) struct Joined {
     pub(crate) begin: Option<OnBegin>,
     pub(crate) heads: Option<TypedFunc<(u32, u32, u32, u32), u64>>,
-    pub(crate) end: Option<TypedFunc<(u32, u32), ()>>,
+    pub(crate) end: Option<OnEnd>,
     pub(crate) body: Option<TypedFunc<(u32, u32, u32, u32), u64>>,
 }
 
 /// First context, how many, lines, end, and the root contexts.
 type OnBegin = TypedFunc<(u32, u32, u32, u32, u32, u32, u32, u32, u32, u32, u32, u32), u64>;
+
+/// Exchanges, each its first context, and above it how many it has.
+type OnEnd = TypedFunc<(u64, u64, u64, u64, u64, u64, u64, u64), ()>;
 
 /// The callbacks for the two directions: from the client, to the client.
 pub(crate) type Halves<F> = [Option<F>; 2];

@@ -37,7 +37,8 @@ pub(crate) const QUIET: &str = "lacis_quiet";
 pub(crate) const BEGIN: &str = "lacis_begin";
 /// Last context, how many, lines, end: `proxy_on_response_headers` of each from the last on, as [`BEGIN`].
 pub(crate) const HEADS: &str = "lacis_response_headers";
-/// First context, how many: `proxy_on_log` of each, then `proxy_on_done` and `proxy_on_delete` of each.
+/// [`MOST_END`] exchanges, each its first context, and above it how many it has; 0 for none: `proxy_on_log` of each, then
+/// `proxy_on_done` and `proxy_on_delete` of each, exchange by exchange.
 pub(crate) const END: &str = "lacis_end";
 /// Last context, how many, size, end: `proxy_on_response_body` of each from the last on, as [`BEGIN`].
 pub(crate) const BODY: &str = "lacis_response_body";
@@ -47,8 +48,11 @@ const NAMES: [&str; 8] = [STEP, STOP, LINES, QUIET, BEGIN, HEADS, END, BODY];
 /// Most contexts that begin in one entry: each has a root context of its own, which is passed.
 pub(crate) const MOST_BEGIN: usize = 8;
 
+/// Most exchanges that end in one entry: as many as a busy worker ends in a turn.
+pub(crate) const MOST_END: usize = 8;
+
 /// Part of what artifacts are found by: to be changed with what [`extend`] and [`hide`] make.
-pub(crate) const VERSION: u32 = 4;
+pub(crate) const VERSION: u32 = 5;
 
 const I32: u8 = 0x7f;
 const I64: u8 = 0x7e;
@@ -195,26 +199,26 @@ impl Anatomy {
         new.or_else(|| self.function(name, 2, true).map(|function| OnHeaders { function, has_end: false }))
     }
 
-    /// The functions that can be added: name, number of parameters, whether there is a result, and code.
-    fn joined(&self, globals: Globals) -> Vec<(&'static str, usize, bool, Vec<u8>)> {
+    /// The functions that can be added: name, types of parameters, whether there is a result, and code.
+    fn joined(&self, globals: Globals) -> Vec<(&'static str, Vec<u8>, bool, Vec<u8>)> {
         let mut added = Vec::new();
         if let (Some(create), Some(headers)) =
             (self.function("proxy_on_context_create", 2, false), self.on_headers("proxy_on_request_headers"))
         {
-            added.push((BEGIN, 4 + MOST_BEGIN, true, begin(globals, create, headers)));
+            added.push((BEGIN, vec![I32; 4 + MOST_BEGIN], true, begin(globals, create, headers)));
         }
         if let Some(headers) = self.on_headers("proxy_on_response_headers") {
-            added.push((HEADS, 4, true, heads(globals, headers)));
+            added.push((HEADS, vec![I32; 4], true, heads(globals, headers)));
         }
         if let (Some(log), Some(done), Some(delete)) = (
             self.function("proxy_on_log", 1, false),
             self.function("proxy_on_done", 1, true),
             self.function("proxy_on_delete", 1, false),
         ) {
-            added.push((END, 2, false, end(globals, log, done, delete)));
+            added.push((END, vec![I64; MOST_END], false, end(globals, log, done, delete)));
         }
         if let Some(body) = self.function("proxy_on_response_body", 3, true) {
-            added.push((BODY, 4, true, self::body(globals, body)));
+            added.push((BODY, vec![I32; 4], true, self::body(globals, body)));
         }
         added
     }
@@ -281,7 +285,7 @@ impl Anatomy {
             Some(index - 1)
         };
         for (name, parameters, result, body) in self.joined(globals) {
-            let ty = [&[0x60, parameters as u8][..], &vec![I32; parameters], &[u8::from(result)]].concat();
+            let ty = [&[0x60, parameters.len() as u8][..], &parameters, &[u8::from(result)]].concat();
             types.add(&[&ty[..], if result { &[I64] } else { &[] }].concat());
             let index = add(kinds, &body)?;
             kinds += 1;

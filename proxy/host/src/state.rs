@@ -65,6 +65,8 @@ pub(crate) struct State {
     pub(crate) counters: Option<Counters>,
     /// The callbacks of the entry that runs, if they are several.
     pub(crate) turn: Option<Turn>,
+    /// The exchanges that end in it, or did last: their first contexts, and how many each has.
+    pub(crate) ending: Vec<(ContextId, u32)>,
 }
 
 /// What the guest is doing, as far as it decides which host calls it may make.

@@ -197,6 +197,7 @@ impl Vm {
             scratch: RefCell::default(),
             counters: None,
             turn: None,
+            ending: Vec::new(),
         };
         let mut store = Store::new(plugin.engine.wasm(), state);
         store.limiter(|state| &mut state.limiter);

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use super::wasm::Filter;
 
 /// The filters of an exchange, numbered in the order in which its request passes them.
+#[derive(Clone)]
 pub(super) struct Legs {
     /// Those of where it came in.
     pub(super) listener: Rc<[Rc<Filter>]>,

@@ -5,6 +5,7 @@ pub mod callout;
 pub mod chain;
 pub mod compiled;
 mod content;
+mod ended;
 pub mod exchange;
 mod flow;
 mod foreign;

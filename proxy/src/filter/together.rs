@@ -7,7 +7,7 @@ use lacis_host::{Half, HeadersAction, Vm};
 
 use super::run::Run;
 use super::seen::{Head, Stage};
-use super::wasm::{Filter, Place, Reached};
+use super::wasm::{Place, Reached};
 use crate::fault::Fault;
 use crate::telemetry::labels::Outcome;
 
@@ -171,15 +171,6 @@ impl Run {
         }
         Ok((to, answer))
     }
-
-    /// How many filters these are, if all can log and go together: they are in one VM, and it lives.
-    fn can_end(&self, stages: &[Stage]) -> Option<u32> {
-        let first = stages.first()?;
-        let near =
-            |(index, stage): (usize, &Stage)| stage.machine == first.machine && stage.place.follows(first.place, index);
-        let all = self.filters[first.number].has(first.place) && stages.iter().enumerate().all(near);
-        u32::try_from(stages.len()).ok().filter(|_| all)
-    }
 }
 
 /// Which of several filters was called last.
@@ -187,44 +178,5 @@ fn index<T>(shown: &Reached<T>) -> usize {
     match shown {
         Some(Ok((index, _)) | Err((index, _))) => *index as usize,
         None => 0,
-    }
-}
-
-impl Drop for Run {
-    /// The exchange is over: all log, then all go (Envoy's order). Of a connection all learn who has closed it; they log
-    /// when they go.
-    fn drop(&mut self) {
-        if self.tcp {
-            let by = self.seen.borrow().closed_by();
-            let place = |at: usize| self.seen.borrow().stages.get(at).map(|stage| (stage.number, stage.place));
-            for (number, place) in (0..).map_while(place) {
-                self.filters[number].on_connection_close(place, Half::Request, by);
-            }
-        }
-        // Taken out, as nothing is borrowed while guests run: from here on none has anything in its hands.
-        let stages = std::mem::take(&mut self.seen.borrow_mut().stages);
-        let together = if self.tcp { None } else { self.can_end(&stages) };
-        if let (Some(count), Some(first), false) = (together, stages.first(), self.apart) {
-            if let Err((index, trap)) = self.filters[first.number].end(first.place, count)
-                && let Some(stage) = stages.get(index as usize)
-            {
-                // The response is out: a trap now only costs the VM.
-                let _ = self.filters[stage.number].died(&trap);
-            }
-            return;
-        }
-        let each = |callback: fn(&Filter, Place)| {
-            for Stage { number, place, .. } in &stages {
-                let filter = &self.filters[*number];
-                if together.is_some() {
-                    filter.measured();
-                }
-                callback(filter, *place);
-            }
-        };
-        if !self.tcp {
-            each(Filter::log);
-        }
-        each(Filter::close);
     }
 }

@@ -70,6 +70,11 @@ impl Place {
         self.context == context
     }
 
+    /// The context.
+    pub(super) fn context(self) -> ContextId {
+        self.context
+    }
+
     /// Whether it is so many after `first`, in the same VM where both are of one machine.
     pub(super) fn follows(self, first: Place, count: usize) -> bool {
         self.life == first.life
@@ -278,9 +283,10 @@ impl Filter {
         self.trapped(trap)
     }
 
-    /// Logs and ends `count` contexts of its VM, upwards from this one; see [`Vm::end`].
-    pub(super) fn end(&self, place: Place, count: u32) -> Result<(), (u32, Trap)> {
-        self.machine.call(|vm| vm.end(place.context, count)).unwrap_or(Ok(()))
+    /// Logs and ends exchanges of its VM, each with so many contexts from the first on; see [`Vm::end`]. The filter with the
+    /// context that met a trap is to be [told](Filter::died).
+    pub(super) fn end(&self, exchanges: &[(ContextId, u32)]) -> Result<(), (ContextId, Trap)> {
+        self.machine.call(|vm| vm.end(exchanges)).unwrap_or(Ok(()))
     }
 
     /// Has its next callback measured.

@@ -19,11 +19,13 @@ thread_local! {
     static NOW: Cell<u32> = const { Cell::new(0) };
     /// Messages of the turn before.
     static BEFORE: Cell<u32> = const { Cell::new(0) };
-    static WAITING: RefCell<Waiting> = const { RefCell::new(Waiting { writers: Vec::new(), task: None }) };
+    static WAITING: RefCell<Waiting> = const { RefCell::new(Waiting { writers: Vec::new(), last: None, task: None }) };
 }
 
 struct Waiting {
     writers: Vec<(Rc<dyn Writer>, Waker)>,
+    /// What is to be done when they have written.
+    last: Option<fn()>,
     /// Who writes at the end of a turn.
     task: Option<Waker>,
 }
@@ -45,7 +47,7 @@ pub fn collect<W: Writer + 'static>(writer: &Rc<W>, cx: &Context<'_>) -> bool {
     }
     WAITING.with_borrow_mut(|waiting| {
         let Some(task) = &waiting.task else { return false };
-        if waiting.writers.is_empty() {
+        if waiting.writers.is_empty() && waiting.last.is_none() {
             // Behind all tasks that are ready: these make the other messages of this turn.
             task.wake_by_ref();
         }
@@ -54,20 +56,43 @@ pub fn collect<W: Writer + 'static>(writer: &Rc<W>, cx: &Context<'_>) -> bool {
     })
 }
 
+/// Has this done once at the end of this turn, when what waits has been written, or when nobody writes any more. False if it is to be done at once, by
+/// the rule of [`collect`]; it counts for no message. There is one such work for a thread.
+pub fn last(work: fn()) -> bool {
+    if NOW.get().max(BEFORE.get()) < ENOUGH {
+        return false;
+    }
+    // There may be nothing any more when the thread ends.
+    let waits = WAITING.try_with(|waiting| {
+        let waiting = &mut *waiting.borrow_mut();
+        let Some(task) = &waiting.task else { return false };
+        if waiting.writers.is_empty() && waiting.last.is_none() {
+            task.wake_by_ref();
+        }
+        waiting.last = Some(work);
+        true
+    });
+    waits.unwrap_or(false)
+}
+
 /// Writes what waits, turn after turn: a worker's one task for that.
 pub async fn run() {
     let _end = End;
     let mut writers = Vec::new();
     let write = std::future::poll_fn(|cx| {
-        WAITING.with_borrow_mut(|waiting| {
+        let last = WAITING.with_borrow_mut(|waiting| {
             std::mem::swap(&mut writers, &mut waiting.writers);
             match &mut waiting.task {
                 Some(task) => task.clone_from(cx.waker()),
                 None => waiting.task = Some(cx.waker().clone()),
             }
+            waiting.last.take()
         });
         for (writer, waker) in writers.drain(..) {
             writer.write(&mut Context::from_waker(&waker));
+        }
+        if let Some(work) = last {
+            work();
         }
         Poll::<()>::Pending
     });
@@ -81,7 +106,10 @@ struct End;
 impl Drop for End {
     fn drop(&mut self) {
         // Dropped only when it can be asked again.
-        drop(WAITING.replace(Waiting { writers: Vec::new(), task: None }));
+        let waiting = WAITING.replace(Waiting { writers: Vec::new(), last: None, task: None });
+        if let Some(work) = waiting.last {
+            work();
+        }
     }
 }
 
@@ -166,6 +194,52 @@ mod tests {
         let many = ENOUGH as usize;
         let done = turns(&[many, many, 1, 2], true);
         assert_eq!(done[done.len() - 6..], [together(0..1), at_once(0..2)].concat());
+    }
+
+    thread_local! {
+        static WORK: RefCell<Vec<&'static str>> = const { RefCell::new(Vec::new()) };
+    }
+
+    /// Two messages and what is last, in a turn after one of `before` messages. What is done in it, and what when all ends.
+    fn with_last(before: u32) -> [Vec<&'static str>; 2] {
+        struct Mark;
+        impl Writer for Mark {
+            fn write(&self, _: &mut Context<'_>) {
+                WORK.with_borrow_mut(|work| work.push("written"));
+            }
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let local = tokio::task::LocalSet::new();
+        local.spawn_local(run());
+        local.block_on(&runtime, tokio::task::yield_now());
+        let work = || WORK.with_borrow_mut(|work| work.push("last"));
+        NOW.set(before);
+        over();
+        local.block_on(&runtime, async {
+            for _ in 0..2 {
+                if !last(work) {
+                    work();
+                }
+                let mark = Rc::new(Mark);
+                if !poll_fn(|cx| Poll::Ready(collect(&mark, cx))).await {
+                    mark.write(&mut Context::from_waker(Waker::noop()));
+                }
+            }
+            tokio::task::yield_now().await;
+            tokio::task::yield_now().await;
+        });
+        let done = WORK.take();
+        let asked = last(work);
+        drop(local);
+        assert!(!last(work), "nobody writes any more");
+        assert_eq!(asked, before >= ENOUGH);
+        [done, WORK.take()]
+    }
+
+    #[test]
+    fn what_is_last_is_done_once_and_when_all_is_written() {
+        assert_eq!(with_last(ENOUGH), [vec!["written", "written", "last"], vec!["last"]]);
+        assert_eq!(with_last(0), [vec!["last", "written", "last", "written"], vec![]]);
     }
 
     #[test]

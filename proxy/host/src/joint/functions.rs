@@ -94,11 +94,11 @@ impl Code {
         self.global(global).constant(1).add().with(SET_GLOBAL, global)
     }
 
-    /// Runs `body` with the variable `index` from 0 to below the second parameter.
-    fn repeat(self, index: u32, body: impl FnOnce(Code) -> Code) -> Code {
+    /// Runs `body` with the variable `index` from 0 to below the variable or parameter `count`.
+    fn repeat(self, index: u32, count: u32, body: impl FnOnce(Code) -> Code) -> Code {
         let begun = self.constant(0).set_local(index).op(&[BLOCK, NOTHING, LOOP, NOTHING]);
         // Out of it when the index is not below.
-        let begun = begun.local(index).local(1).op(&[NOT_BELOW]).leave_if(1);
+        let begun = begun.local(index).local(count).op(&[NOT_BELOW]).leave_if(1);
         body(begun).local(index).constant(1).add().set_local(index).op(&[0x0c, 0, END, END])
     }
 
@@ -170,7 +170,7 @@ pub(super) fn heads(globals: Globals, headers: OnHeaders) -> Vec<u8> {
         .reset(stop)
         .local(2)
         .with(SET_GLOBAL, lines)
-        .repeat(INDEX, |code| {
+        .repeat(INDEX, 1, |code| {
             let context = code.local(0).local(INDEX).op(&[SUBTRACT]);
             context.head(headers, lines, ANSWER).leave_by(ANSWER, stop, 1).count(step)
         })
@@ -179,17 +179,24 @@ pub(super) fn heads(globals: Globals, headers: OnHeaders) -> Vec<u8> {
 }
 
 pub(super) fn end(globals: Globals, log: u32, done: u32, delete: u32) -> Vec<u8> {
-    const INDEX: u32 = 2;
+    const IS_ZERO_64: u8 = 0x50;
+    const WRAP: u8 = 0xa7;
+    const HIGH: [u8; 3] = [0x42, 32, 0x88];
+    const NONE_64: [u8; 2] = [0x42, 0];
     let step = globals.step;
-    let context = |code: Code| code.local(0).local(INDEX).add();
-    Code::new(1)
-        .reset(step)
-        .repeat(INDEX, |code| context(code).call(log).count(step))
-        .repeat(INDEX, |code| {
-            let done = context(code).call(done).op(&[DROP]).count(step);
-            context(done).call(delete).count(step)
-        })
-        .end()
+    let last = super::MOST_END as u32 - 1;
+    let [index, first, count] = [1, 2, 3].map(|variable| last + variable);
+    let context = |code: Code| code.local(first).local(index).add();
+    // As long as there is an exchange: it is taken, and the others move up.
+    let taken = Code::new(3).reset(step).op(&[BLOCK, NOTHING, LOOP, NOTHING]).local(0).op(&[IS_ZERO_64]).leave_if(1);
+    let taken = taken.local(0).op(&[WRAP]).set_local(first).local(0).op(&HIGH).op(&[WRAP]).set_local(count);
+    let moved = (0..last).fold(taken, |code, place| code.local(place + 1).set_local(place));
+    let told = moved.op(&NONE_64).set_local(last).repeat(index, count, |code| context(code).call(log).count(step));
+    let gone = told.repeat(index, count, |code| {
+        let done = context(code).call(done).op(&[DROP]).count(step);
+        context(done).call(delete).count(step)
+    });
+    gone.op(&[0x0c, 0, END, END]).end()
 }
 
 pub(super) fn body(globals: Globals, body: u32) -> Vec<u8> {
@@ -199,7 +206,7 @@ pub(super) fn body(globals: Globals, body: u32) -> Vec<u8> {
     Code::new(2)
         .reset(step)
         .reset(stop)
-        .repeat(INDEX, |code| {
+        .repeat(INDEX, 1, |code| {
             let called = code.local(0).local(INDEX).op(&[SUBTRACT]).local(2).local(3).call(body).set_local(ANSWER);
             called.leave_by(ANSWER, stop, 1).count(step)
         })

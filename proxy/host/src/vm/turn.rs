@@ -11,7 +11,7 @@ use super::{ContextId, RootId, Runner, Vm};
 use crate::calls::{Answer, Call, When};
 use crate::contexts::Contexts;
 use crate::exports::{BODY, HEADERS};
-use crate::joint::MOST_BEGIN;
+use crate::joint::{MOST_BEGIN, MOST_END};
 use crate::state::{Context, Exchange, Life, Phase, State};
 use crate::stream::{Half, HeadersAction, Stream};
 use crate::trap::Trap;
@@ -30,9 +30,12 @@ pub(crate) struct Counters {
 #[derive(Debug)]
 pub(crate) struct Turn {
     kind: Kind,
-    /// The context of the first callback, and how many there are.
+    /// The context of the first callback, and how many there are; where several exchanges end, of the one that is told.
     first: u32,
     contexts: u32,
+    /// Which exchange that is, and the callback with which it begins.
+    exchange: usize,
+    from: u32,
     /// How many callbacks there are.
     steps: u32,
     at: u32,
@@ -52,7 +55,7 @@ enum Kind {
     Begin,
     /// Each sees the head of the response. Contexts are numbered downwards.
     Heads,
-    /// All log, then each is done and deleted. Contexts are numbered upwards.
+    /// Of each exchange all log, then each is done and deleted. Contexts are numbered upwards in each.
     End,
     /// Each sees content of the response, the last one if `end`. Contexts are numbered downwards.
     Body { end: bool },
@@ -65,7 +68,20 @@ impl Turn {
             Kind::End => contexts * 3,
             Kind::Heads | Kind::Body { .. } => contexts,
         };
-        Turn { kind, first: first.0, contexts, steps, at: 0, timed: 0, replied: false, stopped: false, lines: 0 }
+        let (at, from, timed, lines) = (0, 0, 0, 0);
+        Turn {
+            kind,
+            first: first.0,
+            contexts,
+            exchange: 0,
+            from,
+            steps,
+            at,
+            timed,
+            replied: false,
+            stopped: false,
+            lines,
+        }
     }
 
     fn of_head(kind: Kind, first: ContextId, contexts: u32, lines: u32) -> Turn {
@@ -76,8 +92,10 @@ impl Turn {
     fn context(&self, step: u32) -> u32 {
         match self.kind {
             Kind::Begin => self.first + step / 2,
-            Kind::End if step < self.contexts => self.first + step,
-            Kind::End => self.first + (step - self.contexts) / 2,
+            Kind::End => match step - self.from {
+                step if step < self.contexts => self.first + step,
+                step => self.first + (step - self.contexts) / 2,
+            },
             Kind::Heads | Kind::Body { .. } => self.first - step,
         }
     }
@@ -121,9 +139,11 @@ impl Turn {
             Kind::Begin if step.is_multiple_of(2) => "proxy_on_context_create",
             Kind::Begin => HEADERS[Half::Request as usize],
             Kind::Heads => HEADERS[Half::Response as usize],
-            Kind::End if step < self.contexts => "proxy_on_log",
-            Kind::End if (step - self.contexts).is_multiple_of(2) => "proxy_on_done",
-            Kind::End => "proxy_on_delete",
+            Kind::End => match step - self.from {
+                step if step < self.contexts => "proxy_on_log",
+                step if (step - self.contexts).is_multiple_of(2) => "proxy_on_done",
+                _ => "proxy_on_delete",
+            },
             Kind::Body { .. } => BODY[Half::Response as usize],
         }
     }
@@ -222,13 +242,13 @@ impl State {
     /// Callbacks before this one have returned, and it has begun; or none, when it is the number of all. The context of the one
     /// that has begun.
     fn advance(&mut self, to: u32) -> Option<Rc<Context>> {
-        let State { turn: Some(turn), contexts, context, .. } = self else { return None };
+        let State { turn: Some(turn), contexts, context, ending, .. } = self else { return None };
         let moves = turn.at < to;
         match turn.kind {
             Kind::End if moves => {
                 // A context that ends is to have no other holder.
                 *context = None;
-                turn.end(to, contexts);
+                turn.end(to, ending, contexts);
             }
             Kind::Begin | Kind::Heads | Kind::Body { .. } | Kind::End => {
                 for step in turn.at..to {
@@ -269,7 +289,7 @@ impl Turn {
         match self.kind {
             Kind::Begin => exchange.request.begin(&exchange.request.head),
             Kind::Heads => exchange.response.begin(&exchange.response.head),
-            Kind::End if self.at < self.contexts => exchange.life.set(Life::Logging),
+            Kind::End if self.at - self.from < self.contexts => exchange.life.set(Life::Logging),
             Kind::End => exchange.life.set(Life::Ended),
             Kind::Body { end } => {
                 exchange.response.begin(&exchange.response.body);
@@ -293,19 +313,30 @@ impl Turn {
         }
     }
 
-    /// Callbacks at the end of exchanges have returned.
-    fn end(&self, to: u32, contexts: &mut Contexts) {
+    /// Callbacks at the end of exchanges have returned: of one after the other.
+    fn end(&mut self, to: u32, ending: &[(ContextId, u32)], contexts: &mut Contexts) {
+        loop {
+            let next = self.from + self.contexts * 3;
+            self.end_one(to.min(next), contexts);
+            let Some((first, count)) = ending.get(self.exchange + 1).filter(|_| to >= next) else { return };
+            (self.first, self.contexts, self.from, self.at) = (first.0, *count, next, next);
+            self.exchange += 1;
+        }
+    }
+
+    fn end_one(&self, to: u32, contexts: &mut Contexts) {
+        let (at, to) = (self.at - self.from, to - self.from);
         // After the log callbacks of all there are two of each.
         let gone = |step: u32| step.saturating_sub(self.contexts) / 2;
-        if to < self.steps {
+        if to < self.contexts * 3 {
             let logged = |step: u32| self.first + step.min(self.contexts);
-            for number in logged(self.at)..logged(to) {
+            for number in logged(at)..logged(to) {
                 if let Some(exchange) = contexts.exchange(number) {
                     exchange.life.set(Life::Logged);
                 }
             }
         }
-        for number in self.first + gone(self.at)..self.first + gone(to) {
+        for number in self.first + gone(at)..self.first + gone(to) {
             contexts.end(number);
         }
     }
@@ -349,6 +380,9 @@ impl Runner {
 impl Vm {
     /// Most exchanges that [`Vm::begin`] takes at once.
     pub const MOST_BEGIN: usize = MOST_BEGIN;
+
+    /// Most exchanges that [`Vm::end`] ends in one entry of the guest.
+    pub const MOST_END: usize = MOST_END;
 
     /// Makes a context for an exchange without a word to the guest: [`Vm::begin`] must follow, or [`Vm::create`].
     pub fn admit(&mut self, root: RootId, stream: Rc<RefCell<dyn Stream>>) -> Result<ContextId, Trap> {
@@ -459,41 +493,56 @@ impl Vm {
         Ok((at, scene.head(answer, &context.plugin, end)))
     }
 
-    /// Ends the contexts of `count` exchanges, numbered upwards from this one: the log callbacks of all that have not
-    /// logged, then `proxy_on_done` and `proxy_on_delete` of each. As [`Vm::log`] for all, then [`Vm::close`] for all.
+    /// Ends exchanges one after the other, each with so many contexts numbered upwards from the first: the log callbacks of
+    /// all that have not logged, then `proxy_on_done` and `proxy_on_delete` of each. As [`Vm::log`] for all of an exchange, then
+    /// [`Vm::close`] for all of it.
     ///
     /// # Errors
-    /// A trap, and which of them met it.
-    pub fn end(&mut self, first: ContextId, count: u32) -> Result<(), (u32, Trap)> {
-        let at = |index: u32| ContextId(first.0.wrapping_add(index));
+    /// A trap, and the context that met it. Those that come after are gone with the guest, as all others are.
+    pub fn end(&mut self, exchanges: &[(ContextId, u32)]) -> Result<(), (ContextId, Trap)> {
+        exchanges.chunks(MOST_END).try_for_each(|exchanges| self.end_some(exchanges))
+    }
+
+    fn end_some(&mut self, exchanges: &[(ContextId, u32)]) -> Result<(), (ContextId, Trap)> {
         let state = self.runner.store.data();
         let is_open = |number: u32| {
-            let exchange = state.contexts.get(number).and_then(|context| context.exchange());
+            let exchange = state.contexts.exchange(number);
             exchange.is_some_and(|exchange| exchange.life.get() == Life::Open && !exchange.tcp)
         };
-        let numbers = first.0.checked_add(count).map(|last| first.0..last);
-        let function = self.exports.joined.end.as_ref().filter(|_| numbers.is_some_and(|mut all| all.all(is_open)));
-        let (Some(function), false) = (function, self.runner.dead) else {
-            for index in 0..count {
-                self.log(at(index)).map_err(|trap| (index, trap))?;
-            }
-            for index in 0..count {
-                self.close(at(index)).map_err(|trap| (index, trap))?;
-            }
-            return Ok(());
+        let are_open = |(first, count): &(ContextId, u32)| {
+            *count > 0 && first.0.checked_add(*count).is_some_and(|last| (first.0..last).all(is_open))
         };
-        let context = self.context(first, "proxy_on_log").map_err(|trap| (0, trap))?;
-        self.runner.store.data_mut().begin(Turn::new(Kind::End, first, count), &context);
-        if let Err(trap) = self.runner.take(function, (first.0, count), &context) {
+        let function = self.exports.joined.end.as_ref().filter(|_| exchanges.iter().all(are_open));
+        let (Some(function), Some((first, count)), false) = (function, exchanges.first(), self.runner.dead) else {
+            return exchanges.iter().try_for_each(|(first, count)| self.end_apart(*first, *count));
+        };
+        let context = self.context(*first, "proxy_on_log").map_err(|trap| (*first, trap))?;
+        let steps = exchanges.iter().map(|(_, count)| count * 3).sum();
+        let state = self.runner.store.data_mut();
+        state.ending.clear();
+        state.ending.extend_from_slice(exchanges);
+        state.begin(Turn { steps, ..Turn::new(Kind::End, *first, *count) }, &context);
+        let place = |index: usize| {
+            exchanges.get(index).map_or(0, |(first, count)| u64::from(first.0) | u64::from(*count) << 32)
+        };
+        let [a, b, c, d, e, f, g, h] = std::array::from_fn(place);
+        if let Err(trap) = self.runner.take(function, (a, b, c, d, e, f, g, h), &context) {
             let turn = self.runner.store.data_mut().turn.take();
-            return Err((turn.map_or(0, |turn| turn.context(turn.at) - first.0), trap));
+            return Err((turn.map_or(*first, |turn| ContextId(turn.context(turn.at))), trap));
         }
         // It is the last to hold it.
         drop(context);
         let state = self.runner.store.data_mut();
-        state.advance(count * 3);
+        state.advance(steps);
         state.turn = None;
-        self.delete_done().map_err(|trap| (0, trap))
+        self.delete_done().map_err(|trap| (*first, trap))
+    }
+
+    /// The contexts of one exchange, callback by callback.
+    fn end_apart(&mut self, first: ContextId, count: u32) -> Result<(), (ContextId, Trap)> {
+        let all = || (0..count).map(|index| ContextId(first.0.wrapping_add(index)));
+        all().try_for_each(|id| self.log(id).map_err(|trap| (id, trap)))?;
+        all().try_for_each(|id| self.close(id).map_err(|trap| (id, trap)))
     }
 
     /// Shows content of the response to the contexts of `count` exchanges, numbered downwards from this one, as

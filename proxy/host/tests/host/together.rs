@@ -16,6 +16,10 @@ const CONTEXTS: usize = Vm::MOST_BEGIN + 2;
 const FIRST: u32 = 4;
 const ROOTS: [usize; CONTEXTS] = [2, 0, 1, 1, 0, 2, 0, 0, 1, 2];
 
+/// How many contexts each exchange has that ends, one after the other: fewer exchanges than end in one entry, of which the
+/// second has the second context; and more.
+const ENDS: [&[u32]; 2] = [&[1, 3, CONTEXTS as u32 - 4], &[1; CONTEXTS]];
+
 /// The callbacks of a stream that are there, whatever a guest does in them: only then are they entered together.
 const ALL: [&str; 7] = [
     "proxy_on_context_create",
@@ -48,8 +52,9 @@ fn pass<T: Copy + Debug + PartialEq>(
     Ok(())
 }
 
-/// Exchanges' contexts of one stream, from their making to their end: what is seen of it from outside.
-fn run(guest: &Guest, plugin: &Plugin, together: bool) -> Vec<String> {
+/// Exchanges' contexts of one stream, from their making to their end, where so many each end at once: what is seen of it from
+/// outside.
+fn run(guest: &Guest, plugin: &Plugin, ends: &[u32], together: bool) -> Vec<String> {
     let mut seen = Vec::new();
     let world = TestWorld::shared();
     let mut vm = Vm::new(plugin, guest.settings.clone(), world.clone()).unwrap();
@@ -98,16 +103,23 @@ fn run(guest: &Guest, plugin: &Plugin, together: bool) -> Vec<String> {
             seen.push(format!("{:?}", stream.borrow().bodies[Half::Response as usize]));
         }
         ids.reverse();
+        let (mut exchanges, mut first) = (Vec::new(), 0);
+        for count in ends {
+            exchanges.push((ids[first], *count));
+            first += *count as usize;
+        }
         if together {
-            vm.end(ids[0], CONTEXTS as u32).map_err(|(index, trap)| {
-                seen.push(format!("index {index}"));
+            vm.end(&exchanges).map_err(|(id, trap)| {
+                seen.push(format!("{id:?}"));
                 trap
             })?;
         } else {
-            for close in [false, true] {
-                for (index, id) in ids.iter().enumerate() {
-                    let ended = if close { vm.close(*id) } else { vm.log(*id) };
-                    ended.inspect_err(|_| seen.push(format!("index {index}")))?;
+            for (first, count) in exchanges {
+                for close in [false, true] {
+                    for id in (0..count).filter_map(|index| first.after(index)) {
+                        let ended = if close { vm.close(id) } else { vm.log(id) };
+                        ended.inspect_err(|_| seen.push(format!("{id:?}")))?;
+                    }
                 }
             }
         }
@@ -131,8 +143,11 @@ fn same(code: &[(&str, &str)], items: &str) -> Vec<String> {
         guest = guest.on(name, code);
     }
     let plugin = guest.plugin();
-    let apart = run(&guest, &plugin, false);
-    assert_eq!(run(&guest, &plugin, true), apart, "{code:?}");
+    let [apart, _] = ENDS.map(|ends| {
+        let apart = run(&guest, &plugin, ends, false);
+        assert_eq!(run(&guest, &plugin, ends, true), apart, "{code:?}");
+        apart
+    });
     apart
 }
 
@@ -274,7 +289,7 @@ fn of_an_old_module_the_callbacks_for_heads_have_no_end() {
     }
     let guest = guest.on(ALL[1], "num(p1);").on(ALL[2], "num(p1);");
     let plugin = guest.plugin();
-    assert_eq!(run(&guest, &plugin, true), run(&guest, &plugin, false));
+    assert_eq!(run(&guest, &plugin, ENDS[0], true), run(&guest, &plugin, ENDS[0], false));
 }
 
 #[test]
@@ -331,9 +346,9 @@ fn each_callback_has_its_time() {
     // How long that is here.
     guest.settings.time = Duration::from_secs(60);
     let begin = std::time::Instant::now();
-    assert!(run(&guest, &plugin, false).iter().any(|line| line.contains("Ok(())")));
+    assert!(run(&guest, &plugin, ENDS[0], false).iter().any(|line| line.contains("Ok(())")));
     let each = begin.elapsed() / (2 * CONTEXTS as u32);
     guest.settings.time = each * 3;
-    let lines = run(&guest, &plugin, true);
+    let lines = run(&guest, &plugin, ENDS[0], true);
     assert!(lines.iter().any(|line| line.contains("Ok(())")), "{lines:?}");
 }
