@@ -322,3 +322,50 @@ fn lines_of_a_filter_follow_the_levels() {
     let said = lines.iter().filter(|line| line.contains("whispered")).count();
     assert_eq!(said, 1, "{lines:?}");
 }
+
+/// The filters of each exchange are told of its end, all of one before any of another, also where many end at once and the
+/// sidecar right after them. Where one traps then, that costs nobody an answer.
+#[test]
+fn each_filter_is_told_of_the_end_of_each_exchange() {
+    const EXCHANGES: usize = 24;
+    for crash in [None, Some(EXCHANGES / 2)] {
+        let filters = json!({"first": script(""), "second": script("")});
+        let config = json!({"filters": filters, "outbound": {"filters": ["first", "second"]}});
+        let pair = Pair::with(Link::H2, App::start(), |alpha| alpha.with(config), |delta| delta);
+        let begun = (0..EXCHANGES).map(|number| {
+            let mut client = pair.connect();
+            let script = if crash == Some(number) { "x-script: lg trap\r\n" } else { "" };
+            client.send(format!("GET /hold HTTP/1.1\r\nhost: delta\r\nx-case: {number}\r\n{script}\r\n"));
+            client
+        });
+        let begun: Vec<_> = begun.collect();
+        pair.app.wait_held(EXCHANGES as u64);
+        pair.alpha.signal("TERM");
+        pair.alpha.log("drain begins", |line| line.to_string().contains("drain"));
+        pair.app.release();
+        for mut client in begun {
+            assert_eq!(client.response("GET").status(), 200);
+        }
+        assert!(pair.alpha.wait().success());
+        let lines = pair.alpha.err.to_end();
+        let told: Vec<String> = lines
+            .iter()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .filter_map(|line: Value| {
+                let said = line["message"].as_str()?.split_once(" => ")?.0.to_owned();
+                let end = ["lg", "dn", "dl"].iter().any(|callback| said.ends_with(callback));
+                end.then(|| format!("{said} {}", line["filter"].as_str().unwrap_or_default()))
+            })
+            .collect();
+        for exchange in told.chunks(6) {
+            let case = exchange[0].split(' ').next().unwrap_or_default();
+            let all = ["lg first", "lg second", "dn first", "dl first", "dn second", "dl second"];
+            assert_eq!(exchange, all.map(|said| format!("{case} {said}")), "{told:?}");
+        }
+        let mut cases: Vec<_> = told.chunks(6).map(|exchange| &exchange[0]).collect();
+        cases.sort();
+        cases.dedup();
+        assert_eq!(cases.len() * 6, told.len(), "each once: {told:?}");
+        assert!(if crash.is_none() { cases.len() == EXCHANGES } else { cases.len() < EXCHANGES }, "{told:?}");
+    }
+}
