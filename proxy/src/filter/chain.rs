@@ -24,6 +24,7 @@ use super::wasm::Filter;
 use crate::fault::{Fault, Reason};
 use crate::http::body::{self, Length, Observer};
 use crate::http::{Body, Request, Response, ResponseHead};
+use crate::net::turn;
 use crate::telemetry::labels::Outcome;
 
 /// Why an exchange ends before it has gone all the way; either way the answer is a response.
@@ -170,6 +171,8 @@ impl Passage<'_> {
         if self.chain.is_empty() {
             return Ok(());
         }
+        // Guests, and all that comes after them, are much code; so is what connections do in between.
+        turn::gather().await;
         self.begin(exchange, request);
         self.leg(request).await
     }

@@ -5,7 +5,8 @@
 //! machine of several processors that is an interrupt for another one: two of the eight microseconds that a small message cost.
 //! A reader with many connections (a busy application, a busy sidecar) that was woken stays awake for what follows at
 //! once, but has gone back to sleep if we first make the next message. So a message waits for the others of its turn,
-//! unless there are hardly any: alone it would only wait.
+//! unless there are hardly any: alone it would only wait. So does other work that many exchanges of a turn have ([`gather`], [`last`]): code that runs several times in a
+//! row is fetched once.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -19,15 +20,32 @@ thread_local! {
     static NOW: Cell<u32> = const { Cell::new(0) };
     /// Messages of the turn before.
     static BEFORE: Cell<u32> = const { Cell::new(0) };
-    static WAITING: RefCell<Waiting> = const { RefCell::new(Waiting { writers: Vec::new(), last: None, task: None }) };
+    static WAITING: RefCell<Waiting> = const { RefCell::new(Waiting::new()) };
 }
 
 struct Waiting {
     writers: Vec<(Rc<dyn Writer>, Waker)>,
     /// What is to be done when they have written.
     last: Option<fn()>,
+    /// Tasks that go on after that.
+    gathered: Vec<Waker>,
     /// Who writes at the end of a turn.
     task: Option<Waker>,
+}
+
+impl Waiting {
+    const fn new() -> Waiting {
+        Waiting { writers: Vec::new(), last: None, gathered: Vec::new(), task: None }
+    }
+
+    /// Has the task woken that writes, unless it is: behind all tasks that are ready, which do what else is done in this turn. False if there is none.
+    fn wake(&self) -> bool {
+        let Some(task) = &self.task else { return false };
+        if self.writers.is_empty() && self.last.is_none() && self.gathered.is_empty() {
+            task.wake_by_ref();
+        }
+        true
+    }
 }
 
 /// A connection with a message that waits.
@@ -46,13 +64,11 @@ pub fn collect<W: Writer + 'static>(writer: &Rc<W>, cx: &Context<'_>) -> bool {
         return false;
     }
     WAITING.with_borrow_mut(|waiting| {
-        let Some(task) = &waiting.task else { return false };
-        if waiting.writers.is_empty() && waiting.last.is_none() {
-            // Behind all tasks that are ready: these make the other messages of this turn.
-            task.wake_by_ref();
+        let waits = waiting.wake();
+        if waits {
+            waiting.writers.push((Rc::clone(writer) as Rc<dyn Writer>, cx.waker().clone()));
         }
-        waiting.writers.push((Rc::clone(writer) as Rc<dyn Writer>, cx.waker().clone()));
-        true
+        waits
     })
 }
 
@@ -65,23 +81,43 @@ pub fn last(work: fn()) -> bool {
     // There may be nothing any more when the thread ends.
     let waits = WAITING.try_with(|waiting| {
         let waiting = &mut *waiting.borrow_mut();
-        let Some(task) = &waiting.task else { return false };
-        if waiting.writers.is_empty() && waiting.last.is_none() {
-            task.wake_by_ref();
+        let waits = waiting.wake();
+        if waits {
+            waiting.last = Some(work);
         }
-        waiting.last = Some(work);
-        true
+        waits
     });
     waits.unwrap_or(false)
+}
+
+/// Lets all tasks go first that are ready, where more than a little happens in this turn: who does the same next goes on right behind the others that do, and not each
+/// amid something else, as the code for all of it is more than a processor has in its nearest cache. It counts for no message.
+pub async fn gather() {
+    let mut waited = false;
+    std::future::poll_fn(|cx| {
+        if waited || NOW.get().max(BEFORE.get()) < ENOUGH {
+            return Poll::Ready(());
+        }
+        waited = WAITING.with_borrow_mut(|waiting| {
+            let waits = waiting.wake();
+            if waits {
+                waiting.gathered.push(cx.waker().clone());
+            }
+            waits
+        });
+        if waited { Poll::Pending } else { Poll::Ready(()) }
+    })
+    .await
 }
 
 /// Writes what waits, turn after turn: a worker's one task for that.
 pub async fn run() {
     let _end = End;
-    let mut writers = Vec::new();
+    let (mut writers, mut gathered) = (Vec::new(), Vec::new());
     let write = std::future::poll_fn(|cx| {
         let last = WAITING.with_borrow_mut(|waiting| {
             std::mem::swap(&mut writers, &mut waiting.writers);
+            std::mem::swap(&mut gathered, &mut waiting.gathered);
             match &mut waiting.task {
                 Some(task) => task.clone_from(cx.waker()),
                 None => waiting.task = Some(cx.waker().clone()),
@@ -94,6 +130,7 @@ pub async fn run() {
         if let Some(work) = last {
             work();
         }
+        gathered.drain(..).for_each(Waker::wake);
         Poll::<()>::Pending
     });
     // One poll writes for many connections, each of which has had its share of the turn already.
@@ -106,10 +143,11 @@ struct End;
 impl Drop for End {
     fn drop(&mut self) {
         // Dropped only when it can be asked again.
-        let waiting = WAITING.replace(Waiting { writers: Vec::new(), last: None, task: None });
+        let waiting = WAITING.replace(Waiting::new());
         if let Some(work) = waiting.last {
             work();
         }
+        waiting.gathered.into_iter().for_each(Waker::wake);
     }
 }
 
@@ -240,6 +278,46 @@ mod tests {
     fn what_is_last_is_done_once_and_when_all_is_written() {
         assert_eq!(with_last(ENOUGH), [vec!["written", "written", "last"], vec!["last"]]);
         assert_eq!(with_last(0), [vec!["last", "written", "last", "written"], vec![]]);
+    }
+
+    /// Two tasks with something between that they gather for, in a turn after one of `before` messages.
+    fn gathered(before: u32) -> Vec<String> {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let local = tokio::task::LocalSet::new();
+        let done = Rc::new(RefCell::new(Vec::new()));
+        let writes = local.spawn_local(run());
+        local.block_on(&runtime, tokio::task::yield_now());
+        NOW.set(before);
+        over();
+        let tasks = |count: usize| {
+            let tasks = (0..count).map(|number| {
+                let done = Rc::clone(&done);
+                local.spawn_local(async move {
+                    done.borrow_mut().push(format!("first {number}"));
+                    gather().await;
+                    done.borrow_mut().push(format!("then {number}"));
+                })
+            });
+            tasks.collect::<Vec<_>>()
+        };
+        for task in tasks(2) {
+            local.block_on(&runtime, task).expect("a task");
+        }
+        // Whoever waits when the last writer goes is not forgotten.
+        done.borrow_mut().push("end".into());
+        let last = tasks(1);
+        writes.abort();
+        for task in last {
+            local.block_on(&runtime, task).expect("a task");
+        }
+        done.take()
+    }
+
+    #[test]
+    fn all_that_is_ready_goes_before_what_is_gathered() {
+        let end = ["end", "first 0", "then 0"];
+        assert_eq!(gathered(ENOUGH), [&["first 0", "first 1", "then 0", "then 1"][..], &end].concat());
+        assert_eq!(gathered(0), [&["first 0", "then 0", "first 1", "then 1"][..], &end].concat());
     }
 
     #[test]
