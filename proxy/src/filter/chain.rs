@@ -171,9 +171,7 @@ impl Passage<'_> {
         if self.chain.is_empty() {
             return Ok(());
         }
-        // Guests, and all that comes after them, are much code; so is what connections do in between.
-        turn::gather().await;
-        self.begin(exchange, request);
+        self.begin(exchange, request).await;
         self.leg(request).await
     }
 
@@ -195,7 +193,7 @@ impl Passage<'_> {
         }
         if chains.iter().any(|chain| !chain.is_empty()) {
             match &self.run {
-                None => self.begin(exchange, request),
+                None => self.begin(exchange, request).await,
                 // Nobody else may hold the head that they may change.
                 Some(run) => {
                     let head = std::mem::take(&mut request.head);
@@ -228,7 +226,9 @@ impl Passage<'_> {
     }
 
     /// Puts the head of a request into the hands of filters.
-    fn begin(&mut self, exchange: &Rc<Exchange>, request: &mut Request) {
+    async fn begin(&mut self, exchange: &Rc<Exchange>, request: &mut Request) {
+        // Guests and all that comes after them are much code, and so is what else is ready.
+        turn::gather().await;
         let head = std::mem::take(&mut request.head);
         self.method.clone_from(&head.method);
         let bare = request.body.is_end();
