@@ -81,7 +81,7 @@ pub(crate) const CONNECTION_CLOSE: [&str; 2] =
     ["proxy_on_downstream_connection_close", "proxy_on_upstream_connection_close"];
 
 /// In the order in which Envoy looks for them.
-const ALLOCATORS: [&str; 2] = ["malloc", "proxy_on_memory_allocate"];
+pub(crate) const ALLOCATORS: [&str; 2] = ["malloc", "proxy_on_memory_allocate"];
 
 /// The functions of one instance.
 pub(crate) struct Exports {

@@ -7,6 +7,9 @@
 //! they are by a global that the functions count in, and that each call of the host passes as one parameter more: all
 //! that the module imports is of other types than it was, and so are its calls (`joint/patch.rs`).
 //!
+//! Calls of the host that give bytes to the guest answer with these where they are few, and a function that is added asks the
+//! module's own allocator for the block that they go into: the guest need not be entered for that.
+//!
 //! Types, functions, globals and exports are added behind the module's own. What it exports by a name that is used here
 //! gets another.
 
@@ -17,11 +20,15 @@ mod patch;
 use std::collections::HashSet;
 use std::ops::Range;
 
-use wasmparser::{CompositeInnerType, ExternalKind, FuncType, Parser, Payload, RefType, TypeRef, ValType};
+use wasmparser::{
+    CompositeInnerType, ExternalKind, FuncType, Imports, MemoryType, Parser, Payload, RefType, TypeRef, ValType,
+};
 
 use binary::{Items, name_of, number, section};
-use functions::{Globals, OnHeaders, begin, body, end, heads, log, wrapper};
+use functions::{Globals, OnHeaders, begin, body, end, give, heads, log, wrapper};
 use patch::Patches;
+
+use crate::exports::ALLOCATORS;
 
 /// Counts the callbacks that have begun, from 0.
 pub(crate) const STEP: &str = "lacis_step";
@@ -44,6 +51,19 @@ pub(crate) const END: &str = "lacis_end";
 pub(crate) const BODY: &str = "lacis_response_body";
 
 const NAMES: [&str; 8] = [STEP, STOP, LINES, QUIET, BEGIN, HEADS, END, BODY];
+
+/// Set in the step while the guest's allocator runs for a call of the host.
+pub(crate) const ALLOCATING: u32 = 1 << 31;
+
+/// Most bytes that a call of the host answers with, and how many words they take: values of most headers.
+pub(crate) const FEW: usize = 64;
+pub(crate) const WORDS: usize = FEW / 8;
+
+/// Results of such a call, all of 64 bits.
+pub(crate) const RESULTS: usize = WORDS + 1;
+
+/// Calls that can, and their parameters.
+const GIVING: [(&str, usize); 2] = [("proxy_get_header_map_value", 5), ("proxy_get_property", 4)];
 
 /// Most contexts that begin in one entry: each has a root context of its own, which is passed.
 pub(crate) const MOST_BEGIN: usize = 8;
@@ -102,7 +122,11 @@ struct Anatomy {
     imports: u32,
     /// The imported function that logs a line, where there is a memory to read it from.
     log: Option<u32>,
+    /// Imported functions that answer with bytes, where there are an allocator and a memory for them.
+    giving: Vec<u32>,
     globals: u32,
+    /// It has a memory that the host uses, and no other.
+    memory: bool,
     /// Exported functions.
     exports: Vec<(String, u32)>,
     /// Sections in their order, and where their content is.
@@ -123,7 +147,7 @@ impl Anatomy {
     /// None of a module that cannot be extended.
     fn of(code: &[u8]) -> Option<Anatomy> {
         let mut own = Anatomy::default();
-        let mut log = None;
+        let mut memory = false;
         for payload in Parser::new(0).parse_all(code) {
             let payload = payload.ok()?;
             // Of the code the range is that of its content, as of the others.
@@ -141,18 +165,20 @@ impl Anatomy {
                     }
                 }
                 Payload::ImportSection(imports) => {
-                    for import in imports.into_imports() {
-                        let import = import.ok()?;
-                        match import.ty {
-                            TypeRef::Func(ty) => {
-                                if (import.module, import.name) == ("env", "proxy_log") && own.is_log(ty) {
-                                    log = u32::try_from(own.functions.len()).ok();
+                    for group in imports {
+                        match group.ok()? {
+                            Imports::Single(_, import) => own.import(import.module, import.name, import.ty, true)?,
+                            Imports::Compact1 { module, items } => {
+                                for item in items {
+                                    let item = item.ok()?;
+                                    own.import(module, item.name, item.ty, true)?;
                                 }
-                                own.functions.push(ty);
                             }
-                            TypeRef::Global(_) => own.globals += 1,
-                            TypeRef::FuncExact(_) => return None,
-                            TypeRef::Table(_) | TypeRef::Memory(_) | TypeRef::Tag(_) => {}
+                            Imports::Compact2 { module, ty, names } => {
+                                for name in names {
+                                    own.import(module, name.ok()?, ty, false)?;
+                                }
+                            }
                         }
                     }
                     own.imports = u32::try_from(own.functions.len()).ok()?;
@@ -162,7 +188,10 @@ impl Anatomy {
                         own.functions.push(ty.ok()?);
                     }
                 }
-                Payload::MemorySection(memories) => own.log = log.filter(|_| memories.count() > 0),
+                Payload::MemorySection(memories) => {
+                    let plain = |ty: MemoryType| !ty.memory64 && !ty.shared && ty.page_size_log2.is_none();
+                    memory = memories.count() == 1 && memories.into_iter().all(|ty| ty.is_ok_and(plain));
+                }
                 Payload::GlobalSection(globals) => own.globals += globals.count(),
                 Payload::ExportSection(exports) => {
                     for export in exports {
@@ -170,19 +199,58 @@ impl Anatomy {
                         if export.kind == ExternalKind::Func {
                             own.exports.push((export.name.to_owned(), export.index));
                         }
+                        own.memory |= memory && export.kind == ExternalKind::Memory && export.name == "memory";
                     }
                 }
                 Payload::CodeSectionEntry(body) => own.bodies.push(body.range()),
                 _ => {}
             }
         }
+        // Without what they need they are as others.
+        own.log = own.log.filter(|_| memory);
+        if !own.memory || own.allocator().is_none() {
+            own.giving.clear();
+        }
         Some(own)
     }
 
-    /// Whether a function of this type can be the one that logs.
-    fn is_log(&self, ty: u32) -> bool {
+    /// An imported thing; `alone` if it has its type for itself.
+    fn import(&mut self, module: &str, name: &str, ty: TypeRef, alone: bool) -> Option<()> {
+        match ty {
+            TypeRef::Func(ty) => {
+                let index = u32::try_from(self.functions.len()).ok()?;
+                if module == "env" && name == "proxy_log" && self.is_call(ty, 3) {
+                    self.log = Some(index);
+                }
+                let gives = |(own, parameters)| own == name && self.is_call(ty, parameters);
+                if module == "env" && alone && GIVING.into_iter().any(gives) {
+                    self.giving.push(index);
+                }
+                self.functions.push(ty);
+                Some(())
+            }
+            TypeRef::Global(_) => {
+                self.globals += 1;
+                Some(())
+            }
+            TypeRef::FuncExact(_) => None,
+            TypeRef::Table(_) | TypeRef::Memory(_) | TypeRef::Tag(_) => Some(()),
+        }
+    }
+
+    /// Its own allocator.
+    fn allocator(&self) -> Option<u32> {
+        let name = ALLOCATORS.into_iter().find(|name| self.exports.iter().any(|(own, _)| own == name))?;
+        self.function(name, 1, true)
+    }
+
+    /// Whether this is the type of a call of the host with so many numbers.
+    fn is_call(&self, ty: u32, parameters: usize) -> bool {
         let ty = self.types.get(ty as usize).and_then(Option::as_ref);
-        ty.is_some_and(|ty| ty.params() == [ValType::I32; 3] && ty.results() == [ValType::I32])
+        ty.is_some_and(|ty| {
+            let params = ty.params();
+            params.len() == parameters && params.iter().all(|ty| *ty == ValType::I32) && ty.results() == [ValType::I32]
+        })
     }
 
     /// An exported function of the module's own that has so many numbers as parameters, and one as its result or none.
@@ -225,7 +293,8 @@ impl Anatomy {
 
     /// Everything that refers to an imported function.
     fn patches(&self, code: &[u8], step: u32) -> Option<Patches> {
-        let mut patches = Patches::new(self.imports, self.log, step);
+        let wrapped = self.log.iter().chain(&self.giving).copied().collect();
+        let mut patches = Patches::new(self.imports, wrapped, step);
         for payload in Parser::new(0).parse_all(code) {
             match payload.ok()? {
                 Payload::ExportSection(exports) => patches.exports(code, exports.range())?,
@@ -264,17 +333,22 @@ impl Anatomy {
         }
         let mut patches = self.patches(code, step)?;
         let mut kinds = u32::try_from(self.types.len()).ok()?;
-        // As it was imported, and as it is now.
-        let mut retyped: Vec<(u32, u32)> = Vec::new();
-        for old in self.functions.get(..self.imports as usize)? {
-            if retyped.iter().all(|(other, _)| other != old) {
-                types.add(&with_step(self.types.get(*old as usize)?.as_ref()?)?);
-                retyped.push((*old, kinds));
+        // As it was imported, whether it gives bytes, and as it is now.
+        let mut retyped: Vec<(u32, bool, u32)> = Vec::new();
+        let kind = |function: u32| Some((*self.functions.get(function as usize)?, self.giving.contains(&function)));
+        for function in 0..self.imports {
+            let (old, gives) = kind(function)?;
+            if retyped.iter().all(|(other, giving, _)| (*other, *giving) != (old, gives)) {
+                types.add(&with_step(self.types.get(old as usize)?.as_ref()?, gives)?);
+                retyped.push((old, gives, kinds));
                 kinds += 1;
             }
         }
         if let Some((_, imports)) = self.sections.iter().find(|(id, _)| *id == 2) {
-            let new = |old| retyped.iter().find(|(other, _)| *other == old).map(|(_, new)| *new);
+            let new = |function| {
+                let kind = kind(function)?;
+                retyped.iter().find(|(old, gives, _)| (*old, *gives) == kind).map(|(_, _, new)| *new)
+            };
             patches.retype(code, imports.clone(), new)?;
         }
         let mut index = u32::try_from(self.functions.len()).ok()?;
@@ -297,7 +371,13 @@ impl Anatomy {
             let parameters = self.types.get(ty as usize)?.as_ref()?.params().len();
             let body = match self.log {
                 Some(own) if own == *import => log(globals, own),
-                _ => wrapper(u32::try_from(parameters).ok()?, step, *import),
+                _ => {
+                    let parameters = u32::try_from(parameters).ok()?;
+                    match self.allocator() {
+                        Some(allocator) if self.giving.contains(import) => give(parameters, step, *import, allocator),
+                        _ => wrapper(parameters, step, *import),
+                    }
+                }
             };
             let index = add(ty, &body)?;
             first.get_or_insert(index);
@@ -339,16 +419,21 @@ impl Anatomy {
     }
 }
 
-/// A function type with one more parameter.
-fn with_step(ty: &FuncType) -> Option<Vec<u8>> {
+/// A function type with one more parameter, and with the results of a call that gives bytes. None of another that has these:
+/// it must not be taken for one.
+fn with_step(ty: &FuncType, gives: bool) -> Option<Vec<u8>> {
+    let results = if gives { &[ValType::I64; RESULTS] } else { ty.results() };
+    if !gives && results == [ValType::I64; RESULTS] {
+        return None;
+    }
     let mut out = vec![0x60];
     out.extend_from_slice(&number(u32::try_from(ty.params().len() + 1).ok()?));
     for parameter in ty.params() {
         out.push(byte(*parameter)?);
     }
     out.push(I32);
-    out.extend_from_slice(&number(u32::try_from(ty.results().len()).ok()?));
-    for result in ty.results() {
+    out.extend_from_slice(&number(u32::try_from(results.len()).ok()?));
+    for result in results {
         out.push(byte(*result)?);
     }
     Some(out)
@@ -379,6 +464,16 @@ mod tests {
         (func (export "proxy_on_done") (param i32) (result i32) i32.const 1)
         (func (export "proxy_on_log") (param i32))
         (func (export "proxy_on_delete") (param i32))"#;
+
+    /// It is given bytes.
+    const GIVEN: &str = r#"
+        (import "env" "proxy_get_header_map_value" (func $v (param i32 i32 i32 i32 i32) (result i32)))
+        (import "env" "proxy_replace_header_map_value" (func $r (param i32 i32 i32 i32 i32) (result i32)))
+        (import "env" "proxy_get_property" (func $p (param i32 i32 i32 i32) (result i32)))
+        (memory (export "memory") 1) (table 1 funcref) (elem (i32.const 0) func $p)
+        (func (export "malloc") (param i32) (result i32) i32.const 8)
+        (func (param i32 i32 i32 i32 i32) (result i32) local.get 0 local.get 1 local.get 2 local.get 3 local.get 4 return_call $v)
+        (func (result i32) i32.const 0 i32.const 0 i32.const 0 i32.const 0 i32.const 0 call $r)"#;
 
     fn extended(items: &str) -> Vec<String> {
         let engine = Engine::new(&Options::default()).unwrap();
@@ -411,6 +506,7 @@ mod tests {
                (func $h (drop (ref.func $g)) (call $f) (return_call $f))"#,
             r#"(import "env" "proxy_on_log" (func $l (param i32))) (export "l" (func $l))"#,
             "(type (func)) (type (func (param i64))) (func (param i64) (result i64) local.get 0)",
+            GIVEN,
             &many,
         ] {
             assert_eq!(extended(&format!("{items} {CALLBACKS}")), all, "{items}");
@@ -433,6 +529,30 @@ mod tests {
         assert!(
             !extended(&format!("{imported} {}", CALLBACKS.replace("proxy_on_log", "other"))).contains(&END.to_owned())
         );
+    }
+
+    #[test]
+    fn bytes_are_given_where_there_is_room_for_them() {
+        let engine = Engine::new(&Options::default()).unwrap();
+        let giving = |items: &str| {
+            let code = wat::parse_str(format!("(module {items})")).unwrap();
+            let module = wasmtime::Module::new(engine.wasm(), engine.extended(&code).unwrap()).unwrap();
+            let results = module.imports().filter_map(|import| Some(import.ty().func()?.results().len()));
+            results.filter(|results| *results == RESULTS).count()
+        };
+        assert_eq!(giving(GIVEN), 2);
+        assert_eq!(giving(&GIVEN.replace("\"malloc\"", "\"proxy_on_memory_allocate\"")), 2);
+        for (other, by) in [
+            ("\"malloc\"", "\"calloc\""),
+            ("\"memory\"", "\"other\""),
+            ("(param i32) (result i32) i32.const 8", "(result i32) i32.const 8"),
+        ] {
+            assert_eq!(giving(&GIVEN.replace(other, by)), 0, "{by}");
+        }
+        // One that is like what becomes of those is none of them.
+        let results = "i64 ".repeat(RESULTS);
+        let like = format!("(module (import \"env\" \"proxy_get_property\" (func (param i32) (result {results}))))");
+        assert!(engine.extended(&wat::parse_str(like).unwrap()).is_err());
     }
 
     #[test]

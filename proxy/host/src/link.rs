@@ -9,9 +9,11 @@ use wasmtime::{Caller, ExternType, FuncType, InstancePre, Linker, Module, Val, V
 use crate::allow::{Allow, Restricted};
 use crate::calls::wasi::{self, BADF, NOENT, NOSYS, NOTSUP};
 use crate::calls::{
-    IntoResult, When, buffers, callout, foreign, headers, metrics, misc, permit, property, shared, stream,
+    IntoResult, When, Words, buffers, callout, foreign, headers, into_nothing, into_words, metrics, misc, permit,
+    property, shared, stream,
 };
 use crate::engine::Engine;
+use crate::joint::RESULTS;
 use crate::limits::Limit;
 use crate::plugin::LoadError;
 use crate::state::State;
@@ -21,7 +23,7 @@ use crate::vm::turn;
 pub(crate) struct Import {
     pub(crate) name: &'static str,
     parameters: &'static [Word],
-    result: bool,
+    back: Back,
     define: fn(&mut Linker<State>, &str) -> wasmtime::Result<()>,
 }
 
@@ -32,8 +34,19 @@ enum Word {
     I64,
 }
 
+/// What goes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Back {
+    Nothing,
+    /// A status, or another number.
+    Number,
+    /// What the guest is to put into a block of its own ([`Given`](crate::memory::Given)). Modules are given such imports in the
+    /// place of those that they name (`joint.rs`).
+    Bytes,
+}
+
 /// `import!(when name(parameter: type, …) = function)`, or `in call => expression` where the function takes less than the
-/// import does, or `in call at step => expression` where it takes more; `void` before it for an import without a result.
+/// import does, or `in call at step => expression` where it takes more; `void` before it for an import without a result, `give` for one whose bytes the guest takes by itself.
 macro_rules! import {
     ($when:ident $name:ident($($arg:ident: $ty:ident),*) = $function:path) => {
         import!($when $name($($arg: $ty),*) in call => $function(call, $($arg),*))
@@ -42,22 +55,24 @@ macro_rules! import {
         import!($when $name($($arg: $ty),*) in $call at step => $body)
     };
     ($when:ident $name:ident($($arg:ident: $ty:ident),*) in $call:ident at $step:ident => $body:expr) => {
-        import!(@ $when $name($($arg: $ty),*) $call, $step, $body, true, u32, |result| result)
+        import!(@ $when $name($($arg: $ty),*) $call, $step, $body, Number, u32, IntoResult::into_result)
     };
     (void $when:ident $name:ident($($arg:ident: $ty:ident),*) = $function:path) => {
-        import!(@ $when $name($($arg: $ty),*) call, step, $function(call, $($arg),*), false, (), |result| result.map(drop))
+        import!(@ $when $name($($arg: $ty),*) call, step, $function(call, $($arg),*), Nothing, (), into_nothing)
     };
-    (@ $when:ident $name:ident($($arg:ident: $ty:ident),*) $call:ident, $step:ident, $body:expr, $result:literal, $back:ty, |$r:ident| $map:expr) => {
+    (give $when:ident $name:ident($($arg:ident: $ty:ident),*) = $function:path) => {
+        import!(@ $when $name($($arg: $ty),*) call, step, $function(call, $($arg),*), Bytes, Words, into_words)
+    };
+    (@ $when:ident $name:ident($($arg:ident: $ty:ident),*) $call:ident, $step:ident, $body:expr, $back:ident, $result:ty, $into:expr) => {
         Import {
             name: stringify!($name),
             parameters: &[$(import!(@word $ty)),*],
-            result: $result,
+            back: Back::$back,
             define: |linker, module| {
-                let function = |mut caller: Caller<'_, State>, $($arg: $ty,)* $step: u32| -> wasmtime::Result<$back> {
+                let function = |mut caller: Caller<'_, State>, $($arg: $ty,)* $step: u32| -> wasmtime::Result<$result> {
                     permit(&mut caller, When::$when, stringify!($name), $step)?;
                     let $call = &mut caller;
-                    let $r = $body.into_result();
-                    $map
+                    $into($body)
                 };
                 linker.func_wrap(module, stringify!($name), function).map(drop)
             },
@@ -87,6 +102,7 @@ pub(crate) const ENV: &[Import] = &[
     import!(Callback proxy_get_header_map_pairs(map: u32, pointer: u32, size: u32) = headers::pairs),
     import!(Callback proxy_set_header_map_pairs(map: u32, pointer: u32, size: u32) in call => turn::edited(call, |call| headers::set_pairs(call, map, pointer, size))),
     import!(Callback proxy_get_header_map_value(map: u32, name: u32, name_size: u32, pointer: u32, size: u32) = headers::value),
+    import!(give Callback proxy_get_header_map_value(map: u32, name: u32, name_size: u32, pointer: u32, size: u32) = headers::few),
     import!(Callback proxy_add_header_map_value(map: u32, name: u32, name_size: u32, value: u32, value_size: u32) in call => turn::edited(call, |call| headers::add(call, map, name, name_size, value, value_size))),
     import!(Callback proxy_replace_header_map_value(map: u32, name: u32, name_size: u32, value: u32, value_size: u32) in call => turn::edited(call, |call| headers::replace(call, map, name, name_size, value, value_size))),
     import!(Callback proxy_remove_header_map_value(map: u32, name: u32, name_size: u32) in call => turn::edited(call, |call| headers::remove(call, map, name, name_size))),
@@ -104,6 +120,7 @@ pub(crate) const ENV: &[Import] = &[
     import!(Last proxy_done() = stream::done),
 
     import!(Callback proxy_get_property(path: u32, path_size: u32, pointer: u32, size: u32) = property::read),
+    import!(give Callback proxy_get_property(path: u32, path_size: u32, pointer: u32, size: u32) = property::few),
     import!(Callback proxy_set_property(path: u32, path_size: u32, value: u32, value_size: u32) = property::write),
 
     import!(Callback proxy_get_shared_data(key: u32, key_size: u32, pointer: u32, size: u32, cas: u32) = shared::get),
@@ -243,7 +260,15 @@ fn refuse(mut caller: Caller<'_, State>, parameters: &[Val], results: &mut [Val]
     let step = parameters.last().and_then(Val::i32).and_then(|step| u32::try_from(step).ok());
     caller.data_mut().follow(step.unwrap_or(0));
     caller.data().refused(Limit::Function).into_result()?;
-    results.fill(Val::I32(Status::InternalFailure as i32));
+    // The status is the first of several, if they are (`Back::Bytes`).
+    match results {
+        [status] => *status = Val::I32(Status::InternalFailure as i32),
+        [status, words @ ..] => {
+            *status = Val::I64(Status::InternalFailure as i64);
+            words.fill(Val::I64(0));
+        }
+        [] => {}
+    }
     Ok(())
 }
 
@@ -266,17 +291,17 @@ impl fmt::Display for Signature<'_> {
 
 impl Import {
     fn has_type(&self, ty: &FuncType) -> bool {
-        let mut results = ty.results();
-        let result = match results.next() {
-            None => false,
-            Some(ValType::I32) => true,
-            Some(_) => return false,
+        let results = ty.results();
+        let back = match self.back {
+            Back::Nothing => results.len() == 0,
+            Back::Number => results.len() == 1 && results.into_iter().all(|ty| matches!(ty, ValType::I32)),
+            Back::Bytes => results.len() == RESULTS && results.into_iter().all(|ty| matches!(ty, ValType::I64)),
         };
         let parameters = ty.params().map(|parameter| match parameter {
             ValType::I32 => Some(Word::I32),
             ValType::I64 => Some(Word::I64),
             _ => None,
         });
-        result == self.result && results.next().is_none() && parameters.eq(self.parameters.iter().copied().map(Some))
+        back && parameters.eq(self.parameters.iter().copied().map(Some))
     }
 }

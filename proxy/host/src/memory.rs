@@ -6,6 +6,7 @@ use lacis_abi::Status;
 use wasmtime::{Caller, Extern, Memory};
 
 use crate::calls::Fail;
+use crate::joint::{FEW, WORDS};
 use crate::limits;
 use crate::state::{Phase, State};
 
@@ -57,7 +58,7 @@ impl Guest<'_> {
 
     /// Says that nothing is given yet, where a block's pointer and size will be told. Before the allocator runs: a block that
     /// cannot be told of would leak.
-    fn promise(&mut self, pointer: u32, size: u32) -> Result<(), Status> {
+    pub(crate) fn promise(&mut self, pointer: u32, size: u32) -> Result<(), Status> {
         self.write_u32(pointer, 0)?;
         self.write_u32(size, 0)
     }
@@ -72,6 +73,51 @@ impl Guest<'_> {
             false => Err(Status::InvalidMemoryAccess),
         }
     }
+}
+
+/// What a call of the host answers that gives bytes to the guest, where these are few: the guest itself asks its allocator
+/// for the block then, and puts them there (`joint/functions.rs`), which is far cheaper than to be entered once more.
+#[derive(Default)]
+pub(crate) struct Given {
+    /// The status, and above it how many bytes there are; none also if they have been given already.
+    pub(crate) answer: u64,
+    /// The first bytes and then the last, as many of both as the largest power of two that is not above how many there are.
+    pub(crate) words: [u64; WORDS],
+}
+
+impl Given {
+    pub(crate) fn status(status: Status) -> Given {
+        Given { answer: status as u64, ..Given::default() }
+    }
+
+    /// Some bytes; none if they are more than a few.
+    #[inline]
+    pub(crate) fn of(bytes: &[u8]) -> Option<Given> {
+        let mut words = [0; WORDS];
+        match bytes.len() {
+            0 => {}
+            1 => ends::<1>(bytes, &mut words)?,
+            2..4 => ends::<2>(bytes, &mut words)?,
+            4..8 => ends::<4>(bytes, &mut words)?,
+            8..16 => ends::<8>(bytes, &mut words)?,
+            16..32 => ends::<16>(bytes, &mut words)?,
+            32..=FEW => ends::<32>(bytes, &mut words)?,
+            _ => return None,
+        }
+        Some(Given { answer: (bytes.len() as u64) << 32, words })
+    }
+}
+
+/// The first and the last N of some bytes, in words.
+#[inline]
+fn ends<const N: usize>(bytes: &[u8], words: &mut [u64; WORDS]) -> Option<()> {
+    let (first, last) = (bytes.first_chunk::<N>()?, bytes.last_chunk::<N>()?);
+    for (word, bytes) in words.iter_mut().zip(first.chunks(8).chain(last.chunks(8))) {
+        let mut eight = [0; 8];
+        eight.get_mut(..bytes.len())?.copy_from_slice(bytes);
+        *word = u64::from_le_bytes(eight);
+    }
+    Some(())
 }
 
 /// Hands `bytes` to the guest: in a block from its own allocator, whose pointer and size are stored where it said. The
@@ -89,6 +135,19 @@ pub(crate) fn give_scratch(caller: &mut Caller<'_, State>, pointer: u32, size: u
     let (mut guest, state) = split(caller)?;
     promise_scratch(&mut guest, state, pointer, size)?;
     give_promised(caller, pointer, size)
+}
+
+/// As [`give_scratch`], where the guest takes a few bytes by itself.
+pub(crate) fn give_few(caller: &mut Caller<'_, State>, pointer: u32, size: u32) -> Result<Given, Fail> {
+    let (mut guest, state) = split(caller)?;
+    promise_scratch(&mut guest, state, pointer, size)?;
+    let scratch = state.scratch.get_mut();
+    if let Some(given) = Given::of(scratch) {
+        scratch.clear();
+        return Ok(given);
+    }
+    give_promised(caller, pointer, size)?;
+    Ok(Given::default())
 }
 
 /// The first half of [`give_scratch`], for whoever has both in his hands: the second is [`give_promised`].

@@ -11,6 +11,7 @@ use crate::callout::CallOuts;
 use crate::calls::Fail;
 use crate::contexts::Contexts;
 use crate::engine::Clock;
+use crate::joint::ALLOCATING;
 use crate::limits;
 use crate::limits::{Limit, Limits};
 use crate::overtime::{Budget, Overtime, thread_cpu};
@@ -78,7 +79,8 @@ pub(crate) enum Phase {
     Configuring,
     /// Any other callback.
     Running,
-    /// The guest's allocator, called by a host call.
+    /// The guest's allocator, called by a host call; where the guest calls it for one, it says so with the step
+    /// ([`ALLOCATING`]).
     Allocating,
 }
 
@@ -261,6 +263,7 @@ impl State {
     /// A call of the host is for the callback that runs in this entry of the guest, so far as it is.
     #[inline]
     pub(crate) fn follow(&mut self, step: u32) {
+        let step = step & !ALLOCATING;
         if self.turn.as_ref().is_some_and(|turn| turn.is_behind(step)) {
             self.catch_up(step);
         }

@@ -6,7 +6,7 @@ use lacis_abi::{AbiVersion, Encoder, Map, Pairs, Status};
 
 use super::{Answer, Call, Fail};
 use crate::limits::Limit;
-use crate::memory::{give_promised, give_with, promise_scratch, split};
+use crate::memory::{Given, Guest, give_few, give_promised, give_with, promise_scratch, split};
 use crate::state::{Access, Exchange, State};
 
 /// Bytes of all names and values. Envoy asks for the *mutable* map, so there is none in the log phase.
@@ -59,18 +59,57 @@ pub(crate) fn set_pairs(call: &mut Call<'_>, map: u32, pointer: u32, size: u32) 
 
 /// First value of a name.
 pub(crate) fn value(call: &mut Call<'_>, map: u32, name: u32, name_size: u32, pointer: u32, size: u32) -> Answer {
-    let map = which(map)?;
     let (mut guest, state) = split(call)?;
-    let name = lower(guest.read(name, name_size)?);
-    let keep = |value: &[u8]| state.scratch.borrow_mut().extend_from_slice(value);
-    match state.read(map, |headers| headers.get(&name).map(keep).is_some())? {
-        Some(true) => {}
-        Some(false) if state.abi == AbiVersion::V0_1_0 => {}
-        Some(false) => return Err(Status::NotFound.into()),
-        None => return Err(absent(state, map)),
-    }
+    find(&guest, state, map, name, name_size, |value| state.scratch.borrow_mut().extend_from_slice(value))?;
     promise_scratch(&mut guest, state, pointer, size)?;
     give_promised(call, pointer, size)
+}
+
+/// As [`value`], for a guest that takes a few bytes by itself.
+#[inline]
+pub(crate) fn few(
+    call: &mut Call<'_>,
+    map: u32,
+    name: u32,
+    name_size: u32,
+    pointer: u32,
+    size: u32,
+) -> Result<Given, Fail> {
+    let (mut guest, state) = split(call)?;
+    let keep = |value: &[u8]| {
+        let given = Given::of(value);
+        if given.is_none() {
+            state.scratch.borrow_mut().extend_from_slice(value);
+        }
+        given
+    };
+    match find(&guest, state, map, name, name_size, keep)? {
+        Some(given) => {
+            guest.promise(pointer, size)?;
+            Ok(given)
+        }
+        None => give_few(call, pointer, size),
+    }
+}
+
+/// Runs `f` on the first value of a name.
+#[inline]
+fn find<T: Default>(
+    guest: &Guest<'_>,
+    state: &State,
+    map: u32,
+    name: u32,
+    name_size: u32,
+    f: impl FnOnce(&[u8]) -> T,
+) -> Result<T, Fail> {
+    let map = which(map)?;
+    let name = lower(guest.read(name, name_size)?);
+    match state.read(map, |headers| headers.get(&name).map(f))? {
+        Some(Some(found)) => Ok(found),
+        Some(None) if state.abi == AbiVersion::V0_1_0 => Ok(T::default()),
+        Some(None) => Err(Status::NotFound.into()),
+        None => Err(absent(state, map)),
+    }
 }
 
 /// One more line.

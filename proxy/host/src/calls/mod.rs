@@ -15,6 +15,8 @@ pub(crate) mod wasi;
 use lacis_abi::Status;
 use wasmtime::Caller;
 
+use crate::joint::{ALLOCATING, WORDS};
+use crate::memory::Given;
 use crate::state::{Phase, State};
 use crate::vm::turn;
 
@@ -71,6 +73,25 @@ impl IntoResult for wasmtime::Result<()> {
     }
 }
 
+/// What goes back to a guest that takes bytes by itself: see [`Given`].
+pub(crate) type Words = (u64, u64, u64, u64, u64, u64, u64, u64, u64);
+
+/// What goes back where nothing does.
+pub(crate) fn into_nothing(answer: impl IntoResult) -> wasmtime::Result<()> {
+    answer.into_result().map(drop)
+}
+
+#[inline]
+pub(crate) fn into_words(given: Result<Given, Fail>) -> wasmtime::Result<Words> {
+    let Given { answer, words } = match given {
+        Ok(given) => given,
+        Err(Fail::Status(status)) => Given::status(status),
+        Err(Fail::Trap(error)) => return Err(error),
+    };
+    let [a, b, c, d, e, f, g, h]: [u64; WORDS] = words;
+    Ok((answer, a, b, c, d, e, f, g, h))
+}
+
 /// When an import may be called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum When {
@@ -93,7 +114,8 @@ pub(crate) fn permit(call: &mut Call<'_>, when: When, name: &str, step: u32) -> 
     if call.data().turn.is_some() && when != When::Always {
         turn::called(call, when, step);
     }
-    let place = match (call.data().phase, when) {
+    let phase = if step & ALLOCATING == 0 { call.data().phase } else { Phase::Allocating };
+    let place = match (phase, when) {
         (Phase::Running | Phase::Configuring, _) | (_, When::Always) | (Phase::Starting, When::Start) => return Ok(()),
         (Phase::Starting, _) => "while the module starts, before a context exists",
         (Phase::Allocating, _) => "from the memory allocator",

@@ -3,12 +3,24 @@
 use lacis_abi::{Path, Status};
 
 use super::headers::charge;
-use super::{Answer, Call};
-use crate::memory::{give_scratch, split};
+use super::{Answer, Call, Fail};
+use crate::memory::{Given, give_few, give_scratch, split};
 use crate::state::State;
 
 /// Value of a property. The three names of the plugin itself always answer (SDKs choose their root context by them).
 pub(crate) fn read(call: &mut Call<'_>, path: u32, path_size: u32, pointer: u32, size: u32) -> Answer {
+    keep(call, path, path_size)?;
+    give_scratch(call, pointer, size)
+}
+
+/// As [`read`], for a guest that takes a few bytes by itself.
+pub(crate) fn few(call: &mut Call<'_>, path: u32, path_size: u32, pointer: u32, size: u32) -> Result<Given, Fail> {
+    keep(call, path, path_size)?;
+    give_few(call, pointer, size)
+}
+
+/// Puts the value of a property into the scratch buffer.
+fn keep(call: &mut Call<'_>, path: u32, path_size: u32) -> Answer {
     let (guest, state) = split(call)?;
     let path = Path::new(guest.read(path, path_size)?);
     let mut out = std::mem::take(state.scratch.get_mut());
@@ -17,8 +29,7 @@ pub(crate) fn read(call: &mut Call<'_>, path: u32, path_size: u32, pointer: u32,
         out.clear();
     }
     *state.scratch.get_mut() = out;
-    found?;
-    give_scratch(call, pointer, size)
+    found
 }
 
 /// Keeps a value for this exchange; `NotFound` where there is none.

@@ -1,7 +1,9 @@
 //! The functions that are added: callbacks in turn.
 
-use super::I32;
+use lacis_abi::Status;
+
 use super::binary::number;
+use super::{ALLOCATING, FEW, I32, I64, WORDS};
 
 /// The globals that they share with the host.
 #[derive(Clone, Copy)]
@@ -75,6 +77,16 @@ impl Code {
         self.op(&[0x6a])
     }
 
+    /// With so many numbers of 32 bits beside its parameters, and then so many of 64.
+    fn of_both(variables: u8, wide: u8) -> Code {
+        Code(vec![2, variables, I32, wide, I64])
+    }
+
+    /// Stores the second of two numbers on the stack where the first says, so many bytes further.
+    fn store(self, code: u8, offset: u8) -> Code {
+        self.op(&[code, 0, offset])
+    }
+
     /// A constant below 64.
     fn constant(self, value: u8) -> Code {
         self.op(&[0x41, value])
@@ -146,6 +158,67 @@ pub(super) fn log(globals: Globals, import: u32) -> Vec<u8> {
     let memory = end.op(&[0x3f, 0, EXTEND]).op(&BYTES_OF_PAGES);
     let dropped = memory.op(&[NOT_ABOVE_64, IF, NOTHING]).constant(0).op(&[RETURN, END, END]);
     dropped.local(0).local(1).local(2).global(globals.step).call(import).end()
+}
+
+/// A function of so many parameters, the last two of which say where pointer and size of a block are to be told: calls an
+/// imported one with them, asks the allocator for a block for the bytes that this gives ([`Given`](crate::memory::Given)), and
+/// answers as the host does where it gives bytes by itself (`memory.rs`).
+pub(super) fn give(parameters: u32, step: u32, import: u32, allocator: u32) -> Vec<u8> {
+    const IF: [u8; 2] = [0x04, NOTHING];
+    const ELSE: u8 = 0x05;
+    const RETURN: u8 = 0x0f;
+    const TEE: u8 = 0x22;
+    const STORE: u8 = 0x36;
+    const NONE: u8 = 0x45;
+    const OR: u8 = 0x72;
+    const ADD_64: u8 = 0x7c;
+    const BELOW_64: u8 = 0x54;
+    const EXTEND: u8 = 0xad;
+    const WRAP: u8 = 0xa7;
+    const SHIFT_RIGHT: [u8; 3] = [0x42, 32, 0x88];
+    const BYTES_OF_MEMORY: [u8; 6] = [0x3f, 0, EXTEND, 0x42, 16, 0x86];
+    /// What stores so many bytes of a word.
+    const STORES: [(u8, u8); 4] = [(8, 0x37), (4, 0x3e), (2, 0x3d), (1, 0x3c)];
+    let (block, before, size) = (parameters, parameters + 1, parameters + 2);
+    let (answer, words) = (parameters + 3, parameters + 4);
+    // The same bit as a number with a sign, in LEB128.
+    const _: () = assert!(ALLOCATING == 1 << 31);
+    let allocating = [0x41, 0x80, 0x80, 0x80, 0x80, 0x78];
+
+    let called = (0..parameters).fold(Code::of_both(3, 1 + WORDS as u8), Code::local).global(step).call(import);
+    let known = (0..=WORDS as u32).rev().fold(called, |code, word| code.set_local(answer + word));
+    let sized = known.local(answer).op(&SHIFT_RIGHT).op(&[WRAP]).with(TEE, size);
+    let some = sized.op(&[NONE]).op(&IF).local(answer).op(&[WRAP, RETURN, END]);
+    // What the allocator calls of the host is to be known as such.
+    let asks = some.global(step).with(TEE, before).op(&allocating).op(&[OR]).with(SET_GLOBAL, step);
+    let asked = asks.local(size).call(allocator).set_local(block).local(before).with(SET_GLOBAL, step);
+    let beyond = asked.op(&BYTES_OF_MEMORY).local(block).op(&[EXTEND]).local(size).op(&[EXTEND, ADD_64, BELOW_64]);
+    let bad = beyond.local(block).op(&[NONE, OR]).op(&IF);
+    let mut code = bad.constant(Status::InvalidMemoryAccess as u8).op(&[RETURN, END]);
+    let mut blocks = 0;
+    let mut ends = FEW as u8 / 2;
+    while ends > 0 {
+        if ends > 1 {
+            code = code.local(size).constant(ends).op(&[NOT_BELOW]).op(&IF);
+            blocks += 1;
+        }
+        let (width, store) = STORES.into_iter().find(|(width, _)| *width <= ends).unwrap_or(STORES[3]);
+        let count = ends / width;
+        for word in 0..count {
+            code = code.local(block).local(words + u32::from(word)).store(store, word * width);
+        }
+        for word in 0..count {
+            let end = code.local(block).local(size).add().constant(ends).op(&[SUBTRACT]);
+            code = end.local(words + u32::from(count + word)).store(store, word * width);
+        }
+        if ends > 1 {
+            code = code.op(&[ELSE]);
+        }
+        ends /= 2;
+    }
+    let stored = (0..blocks).fold(code, |code, _| code.op(&[END]));
+    let told = stored.local(parameters - 2).local(block).store(STORE, 0);
+    told.local(parameters - 1).local(size).store(STORE, 0).constant(Status::Ok as u8).end()
 }
 
 pub(super) fn begin(globals: Globals, create: u32, headers: OnHeaders) -> Vec<u8> {

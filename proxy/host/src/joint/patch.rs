@@ -20,8 +20,8 @@ struct Patch {
 pub(super) struct Patches {
     /// Functions that it imports.
     pub(super) imports: u32,
-    /// One of them that is not called but by a function that is added.
-    log: Option<u32>,
+    /// Those of them that are not called but by functions that are added.
+    wrapped: Vec<u32>,
     /// The global that each call of them passes.
     step: u32,
     /// Those that are referred to otherwise than by a call.
@@ -32,12 +32,14 @@ pub(super) struct Patches {
 }
 
 impl Patches {
-    pub(super) fn new(imports: u32, log: Option<u32>, step: u32) -> Patches {
-        Patches { imports, log, step, referred: BTreeSet::new(), references: Vec::new(), patches: Vec::new() }
+    pub(super) fn new(imports: u32, wrapped: Vec<u32>, step: u32) -> Patches {
+        Patches { imports, wrapped, step, referred: BTreeSet::new(), references: Vec::new(), patches: Vec::new() }
     }
 
-    /// Has the functions in an import section be of other types.
+    /// Has the functions in an import section be of other types, by their numbers. Those that have their type with others
+    /// have it as the first of these.
     pub(super) fn retype(&mut self, code: &[u8], section: Range<usize>, ty: impl Fn(u32) -> Option<u32>) -> Option<()> {
+        let mut function = 0;
         // In the place of a kind: several names, each with its type, or one type for several names ("Compact Import Section").
         const EACH: u8 = 0x7f;
         const ALL: u8 = 0x7e;
@@ -50,32 +52,41 @@ impl Patches {
                     rest.read_u8().ok()?;
                     for _ in 0..rest.read_var_u32().ok()? {
                         rest.read_string().ok()?;
-                        self.retype_one(&mut rest, &ty)?;
+                        function += self.retype_one(&mut rest, function, &ty)?;
                     }
                 }
                 ALL => {
                     rest.read_u8().ok()?;
-                    self.retype_one(&mut rest, &ty)?;
+                    let is = self.retype_one(&mut rest, function, &ty)?;
                     for _ in 0..rest.read_var_u32().ok()? {
                         rest.read_string().ok()?;
+                        function += is;
                     }
                 }
-                _ => self.retype_one(&mut rest, &ty)?,
+                _ => function += self.retype_one(&mut rest, function, &ty)?,
             }
         }
         Some(())
     }
 
-    fn retype_one(&mut self, rest: &mut BinaryReader<'_>, ty: impl Fn(u32) -> Option<u32>) -> Option<()> {
+    /// How many functions that is: one or none.
+    fn retype_one(
+        &mut self,
+        rest: &mut BinaryReader<'_>,
+        function: u32,
+        ty: impl Fn(u32) -> Option<u32>,
+    ) -> Option<u32> {
         // The number of the type stands after the kind.
         let at = rest.original_position() + 1;
         match rest.read::<TypeRef>().ok()? {
             TypeRef::Func(old) => {
-                self.patches.push(Patch { at: at..rest.original_position(), with: number(ty(old)?) });
-                Some(())
+                // A type without a function stays.
+                let new = ty(function).unwrap_or(old);
+                self.patches.push(Patch { at: at..rest.original_position(), with: number(new) });
+                Some(1)
             }
             TypeRef::FuncExact(_) => None,
-            TypeRef::Table(_) | TypeRef::Memory(_) | TypeRef::Global(_) | TypeRef::Tag(_) => Some(()),
+            TypeRef::Table(_) | TypeRef::Memory(_) | TypeRef::Global(_) | TypeRef::Tag(_) => Some(0),
         }
     }
 
@@ -86,7 +97,7 @@ impl Patches {
             let (operator, at) = operators.read_with_offset().ok()?;
             match operator {
                 Operator::Call { function_index } | Operator::ReturnCall { function_index }
-                    if Some(function_index) == self.log =>
+                    if self.wrapped.contains(&function_index) =>
                 {
                     self.refer(at + 1..operators.original_position(), function_index);
                 }

@@ -37,6 +37,20 @@ fn or_its_calls_fail() {
 }
 
 #[test]
+fn or_they_give_nothing() {
+    let code = "put(16, 7); num(proxy_get_header_map_value(0, \"a\", 16, 20)); num(proxy_get_property(\"b\", 16, 20)); num(at(16));";
+    let guest = Guest::request(code);
+    let plugin = guest.plugin().restricted(&Allow::of(["log"]).unwrap(), Restricted::Answer).unwrap();
+    let world = TestWorld::shared();
+    let mut vm = Vm::new(&plugin, guest.settings.clone(), world.clone()).unwrap();
+    let root = vm.start_root(guest.plugin.clone()).unwrap();
+    let id = vm.open(root, lacis_host::testing::TestStream::request(&[("a", "b")])).unwrap();
+    vm.on_headers(id, Half::Request, 1, true).unwrap();
+    assert_eq!(world.borrow_mut().take_lines(), ["10", "10", "7"]);
+    assert_eq!(world.borrow().refused, [Limit::Function; 2]);
+}
+
+#[test]
 fn a_line_that_would_be_dropped_is_refused_all_the_same() {
     let guest = Guest::request("drop(proxy_log(0, \"a\")); drop(proxy_log(2, \"b\"));");
     let plugin = guest.plugin().restricted(&Allow::of(["headers"]).unwrap(), Restricted::Answer).unwrap();

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use lacis_host::testing::{TestStream, TestWorld};
-use lacis_host::{Cause, Engine, Half, Limit, Options, Plugin, StartError, Vm, limits};
+use lacis_host::{Cause, Engine, Half, Headers, Limit, Options, Plugin, StartError, Vm, limits};
 
 use crate::abi;
 use crate::guest::Guest;
@@ -292,6 +292,29 @@ fn memory_that_grows_in_the_allocator_is_seen() {
         "(func (export \"malloc\") (param i32) (result i32) (i32.mul (memory.grow (i32.const 1)) (i32.const 65536)))";
     let read = "num(proxy_get_header_map_value(0, \"x-user\", 16, 20)); text();";
     assert_eq!(Guest::request(read).allocator(malloc).lines(), ["0", "one"]);
+}
+
+#[test]
+fn bytes_of_any_number_go_where_the_allocator_says_and_no_further() {
+    // Around the block are points, of which none may be touched.
+    let items = format!("(data (i32.const 65528) \"{}\")", ".".repeat(160));
+    let malloc = "(func (export \"malloc\") (param i32) (result i32) (i32.const 65536))";
+    let all = "drop(proxy_log(2, 65528, 160));";
+    let read = format!("num(proxy_get_header_map_value(0, \"x-user\", 16, 20)); text(); {all}");
+    let property = format!("num(proxy_get_property(\"mine\", 16, 20)); text(); {all}");
+    for code in [read, property] {
+        let mut run = Guest::request(&code).items(&items).allocator(malloc).start();
+        for length in 0..=140u8 {
+            let value: String = (0..length).map(|at| char::from(b'A' + at % 57)).collect();
+            run.stream.borrow_mut().request.replace(b"x-user", value.as_bytes());
+            run.stream.borrow_mut().properties.insert(b"mine".to_vec(), value.as_bytes().to_vec());
+            run.on_request().unwrap();
+            let memory = format!("........{value}{}", ".".repeat(152 - usize::from(length)));
+            assert_eq!(run.lines(), ["0", &value, &memory], "{length} bytes");
+            run.vm.close(run.id).unwrap();
+            run.id = run.vm.open(run.root, run.stream.clone()).unwrap();
+        }
+    }
 }
 
 #[test]
