@@ -115,8 +115,6 @@ pub(crate) struct Exchange {
     pub(crate) replied: Cell<bool>,
     /// Bytes that the guest has written outside its memory, against [`limits::WRITTEN`].
     pub(crate) written: Cell<usize>,
-    /// What [`Headers::lines`] says of the map that was written last.
-    pub(crate) lines: Cell<Option<u32>>,
 }
 
 /// How far one half is.
@@ -168,11 +166,6 @@ pub(crate) enum Access {
 }
 
 impl State {
-    /// Runs `f` on a header map of the effective context if the guest may write it; else the ABI's `BadArgument`.
-    pub(crate) fn write<R>(&self, map: Map, f: impl FnOnce(&mut dyn Headers) -> R) -> Result<R, Fail> {
-        self.writable(map)?.edit(map, f)
-    }
-
     /// The exchange of the effective context, if the guest may write this header map of it now; else the ABI's
     /// `BadArgument`.
     #[inline]
@@ -309,7 +302,6 @@ impl Exchange {
             life: Cell::new(Life::Open),
             replied: Cell::new(false),
             written: Cell::new(0),
-            lines: Cell::new(None),
         }
     }
 
@@ -325,19 +317,20 @@ impl Exchange {
         self.stream.try_borrow_mut().map_err(|_| Fail::host("the embedder holds a Stream across a guest call"))
     }
 
-    /// Runs `f` on a header map that the guest may [write](State::writable); the ABI's `BadArgument` if there is none.
+    /// Runs `f` on a header map that the guest may [write](State::writable), and says how many lines that has then
+    /// ([`Headers::lines`]); the ABI's `BadArgument` if there is none.
     #[inline]
-    pub(crate) fn edit<R>(&self, map: Map, f: impl FnOnce(&mut dyn Headers) -> R) -> Result<R, Fail> {
+    pub(crate) fn edit(&self, map: Map, f: impl FnOnce(&mut dyn Headers)) -> Result<Option<u32>, Fail> {
         let edited = self.headers(map, |headers| {
-            let edited = f(headers);
-            self.lines.set(headers.lines());
-            edited
+            f(headers);
+            headers.lines()
         });
         edited?.ok_or(Status::BadArgument.into())
     }
 
+    /// Runs `f` on a header map, if it is there.
     #[inline]
-    fn headers<R>(&self, map: Map, f: impl FnOnce(&mut dyn Headers) -> R) -> Result<Option<R>, Fail> {
+    pub(crate) fn headers<R>(&self, map: Map, f: impl FnOnce(&mut dyn Headers) -> R) -> Result<Option<R>, Fail> {
         Ok(self.borrow()?.headers(map).map(f))
     }
 

@@ -5,17 +5,18 @@
 
 use std::rc::Rc;
 
-use http::header::{self, HeaderName, HeaderValue};
+use http::header::{self, HeaderValue};
 use http::uri::{Authority, PathAndQuery};
 use http::{Method, StatusCode};
 use lacis_host::Headers;
 
 use super::names;
 use crate::http::Fields;
-use crate::http::fields::Value;
+use crate::http::fields::{Value, Written};
 use crate::http::head::{RequestHead, ResponseHead, Shared};
 use crate::http::rules;
 
+const LENGTH: &[u8] = b"content-length";
 const HTTP: &[u8] = b"http";
 const HTTPS: &[u8] = b"https";
 
@@ -220,7 +221,7 @@ impl Headers for GuestRequest {
     }
 
     fn clear(&mut self) {
-        self.length.touch(&self.head.headers, header::CONTENT_LENGTH.as_str().as_bytes());
+        self.length.touch(&self.head.headers, LENGTH);
         Rc::make_mut(&mut self.head).headers.clear();
         self.missing = AUTHORITY | PATH | METHOD | SCHEME;
     }
@@ -335,7 +336,7 @@ impl Headers for GuestResponse {
     }
 
     fn clear(&mut self) {
-        self.length.touch(&self.head.headers, header::CONTENT_LENGTH.as_str().as_bytes());
+        self.length.touch(&self.head.headers, LENGTH);
         Rc::make_mut(&mut self.head).headers.clear();
         self.missing = true;
     }
@@ -403,7 +404,7 @@ impl Length {
 
     /// A filter is about to change a field of this name: what the head says now is kept where filters see no content.
     fn touch(&mut self, headers: &Fields, name: &[u8]) {
-        if name != header::CONTENT_LENGTH.as_str().as_bytes() {
+        if name != LENGTH {
             return;
         }
         match self {
@@ -420,8 +421,8 @@ fn field<'a>(headers: &'a Fields, name: &[u8]) -> Option<&'a [u8]> {
 
 pub(super) fn append(headers: &mut Fields, broken: &mut Option<String>, name: &[u8], value: &[u8]) {
     let Some(known) = names::name(name) else { return *broken = Some(invalid("name", name)) };
-    match worth(broken, &known, value) {
-        Some(value) if headers.takes_more() => headers.append(HeaderName::clone(&known), value),
+    match worth(broken, name, value) {
+        Some(value) if headers.takes_more() => headers.append(known, value),
         Some(_) => *broken = Some("too many headers".into()),
         None => {}
     }
@@ -429,26 +430,22 @@ pub(super) fn append(headers: &mut Fields, broken: &mut Option<String>, name: &[
 
 /// Sets the one value of a name, whose first line is in this place; where that cannot be, it has none any more.
 fn put(headers: &mut Fields, broken: &mut Option<String>, name: &[u8], place: Option<usize>, value: &[u8]) {
-    let Some(known) = names::name(name) else { return *broken = Some(invalid("name", name)) };
-    match (worth(broken, &known, value), place) {
-        (Some(value), Some(place)) => headers.set(place, value),
-        (Some(value), None) if headers.takes_more() => headers.append(HeaderName::clone(&known), value),
-        (Some(_), None) => *broken = Some("too many headers".into()),
-        (None, _) => _ = headers.remove(&*known),
+    let Some(place) = place else { return append(headers, broken, name, value) };
+    match worth(broken, name, value) {
+        Some(value) => headers.set(place, value),
+        None => _ = headers.remove(name),
     }
 }
 
 /// A value as it can be part of a message. None if it cannot, and if the field is not the guest's.
 #[inline]
-fn worth(broken: &mut Option<String>, name: &HeaderName, value: &[u8]) -> Option<HeaderValue> {
-    match HeaderValue::from_bytes(value) {
-        // The connection is not the guest's (RFC 9110 section 7.6.1).
-        Ok(value) => Some(value).filter(|_| !rules::is_of_connection(name.as_str())),
-        Err(_) => {
-            *broken = Some(invalid("value for", name.as_str().as_bytes()));
-            None
-        }
+fn worth(broken: &mut Option<String>, name: &[u8], value: &[u8]) -> Option<Written> {
+    let made = Written::of(value);
+    if made.is_none() {
+        *broken = Some(invalid("value for", name));
     }
+    // The connection is not the guest's (RFC 9110 section 7.6.1).
+    made.filter(|_| !rules::is_of_connection(name))
 }
 
 #[cold]

@@ -1,7 +1,6 @@
 //! Names of fields as guests write them, each checked and made once: a filter uses the same few for every exchange.
 
 use std::cell::RefCell;
-use std::rc::Rc;
 
 use http::HeaderName;
 
@@ -12,7 +11,7 @@ const ROWS: usize = 64;
 const LONGEST: usize = 64;
 
 /// Two names that want the same place, the one that was used last first.
-type Row = [Option<Rc<HeaderName>>; 2];
+type Row = [Option<HeaderName>; 2];
 
 /// The names that were used last, of one worker.
 #[derive(Default)]
@@ -23,20 +22,20 @@ thread_local! {
 }
 
 /// A name in lower case as one of a field. None if it cannot be one.
-pub(super) fn name(text: &[u8]) -> Option<Rc<HeaderName>> {
+pub(super) fn name(text: &[u8]) -> Option<HeaderName> {
     // When its thread ends the table may be gone before the last exchange.
     let known = NAMES.try_with(|names| names.try_borrow_mut().ok()?.find(text)).ok().flatten();
     known.or_else(|| make(text))
 }
 
 #[cold]
-fn make(text: &[u8]) -> Option<Rc<HeaderName>> {
-    HeaderName::from_bytes(text).ok().map(Rc::new)
+fn make(text: &[u8]) -> Option<HeaderName> {
+    HeaderName::from_bytes(text).ok()
 }
 
 impl Names {
     /// None also for a name that is not kept.
-    fn find(&mut self, text: &[u8]) -> Option<Rc<HeaderName>> {
+    fn find(&mut self, text: &[u8]) -> Option<HeaderName> {
         let (first, last) = (*text.first()?, *text.last()?);
         if text.len() > LONGEST {
             return None;
@@ -45,7 +44,7 @@ impl Names {
         let middle = text[text.len() / 2];
         let mix = text.len() ^ usize::from(first) << 1 ^ usize::from(middle) << 2 ^ usize::from(last) << 3;
         let row = &mut rows[(mix ^ mix >> 6) % ROWS];
-        let is = |name: &Option<Rc<HeaderName>>| name.as_ref().is_some_and(|name| name.as_str().as_bytes() == text);
+        let is = |name: &Option<HeaderName>| name.as_ref().is_some_and(|name| name.as_str().as_bytes() == text);
         if !is(&row[0]) {
             row.swap(0, 1);
             if !is(&row[0]) {
@@ -68,11 +67,7 @@ mod tests {
         let many: Vec<String> = (0..10 * ROWS).map(|n| format!("x-{n}")).collect();
         for _ in 0..2 {
             for text in few.iter().copied().chain(many.iter().map(String::as_str)) {
-                assert_eq!(
-                    name(text.as_bytes()).as_deref(),
-                    HeaderName::from_bytes(text.as_bytes()).ok().as_ref(),
-                    "{text}"
-                );
+                assert_eq!(name(text.as_bytes()), HeaderName::from_bytes(text.as_bytes()).ok(), "{text}");
             }
         }
         NAMES.with_borrow(|names| {

@@ -26,6 +26,39 @@ enum Part {
     Read(u32, u32),
     /// What was made here, or decoded.
     Own(HeaderValue),
+    /// What was made here of a few bytes, so many: they need no block.
+    Few(u8, [u8; FEW]),
+}
+
+/// Most bytes that lie in their line: as many as make it no larger.
+const FEW: usize = 31;
+
+/// A value of bytes that can be one, for a line.
+pub struct Written(Part);
+
+impl Written {
+    /// The value of these bytes. None if there are control characters among them, but tabs.
+    pub fn of(bytes: &[u8]) -> Option<Written> {
+        let mut few = [0; FEW];
+        let part = match few.get_mut(..bytes.len()) {
+            Some(room) => {
+                // As `HeaderValue` has it (RFC 9110 section 5.5).
+                if !bytes.iter().all(|byte| *byte >= b' ' && *byte != 0x7f || *byte == b'\t') {
+                    return None;
+                }
+                room.copy_from_slice(bytes);
+                Part::Few(bytes.len() as u8, few)
+            }
+            None => Part::Own(HeaderValue::from_bytes(bytes).ok()?),
+        };
+        Some(Written(part))
+    }
+}
+
+impl From<HeaderValue> for Written {
+    fn from(value: HeaderValue) -> Written {
+        Written(Part::Own(value))
+    }
 }
 
 /// Lines that there is room for when there is room at all: those of most messages, with what hops add.
@@ -170,9 +203,9 @@ impl Fields {
     }
 
     /// Makes this the one value of the name that has a [place](Fields::place).
-    pub fn set(&mut self, place: usize, value: HeaderValue) {
+    pub fn set(&mut self, place: usize, value: impl Into<Written>) {
         let Some([first, rest @ ..]) = self.lines.get_mut(place..) else { return };
-        first.value = Part::Own(value);
+        first.value = value.into().0;
         if rest.iter().any(|line| line.name == first.name) {
             let name = first.name.clone();
             self.remove_after(place, &name);
@@ -181,8 +214,8 @@ impl Fields {
 
     /// Adds a line.
     #[inline]
-    pub fn append(&mut self, name: impl Into<HeaderName>, value: HeaderValue) {
-        self.push(name.into(), Part::Own(value));
+    pub fn append(&mut self, name: impl Into<HeaderName>, value: impl Into<Written>) {
+        self.push(name.into(), value.into().0);
     }
 
     /// Whether a filter may add a line.
@@ -247,6 +280,7 @@ impl<'a> Value<'a> {
                 self.block.get(*start as usize..).and_then(|rest| rest.get(..*length as usize)).unwrap_or_default()
             }
             Part::Own(value) => value.as_bytes(),
+            Part::Few(length, few) => few.get(..usize::from(*length)).unwrap_or_default(),
         }
     }
 
@@ -265,6 +299,7 @@ impl<'a> Value<'a> {
         match self.part {
             Part::Read(_, length) => *length as usize,
             Part::Own(value) => value.len(),
+            Part::Few(length, _) => usize::from(*length),
         }
     }
 
@@ -278,10 +313,11 @@ impl<'a> Value<'a> {
         matches!(self.part, Part::Own(value) if value.is_sensitive())
     }
 
-    /// The value for who keeps it: a share of the block that it is in.
+    /// The value for who keeps it: a share of the block that it is in, if it is in one.
     pub fn share(self) -> HeaderValue {
         match self.part {
             Part::Own(value) => value.clone(),
+            Part::Few(..) => HeaderValue::from_bytes(self.as_bytes()).unwrap_or(EMPTY),
             Part::Read(..) => HeaderValue::from_maybe_shared(self.block.slice_ref(self.as_bytes())).unwrap_or(EMPTY),
         }
     }
@@ -440,8 +476,10 @@ impl<N: Name> std::ops::Index<N> for Fields {
 
     /// What was made, or decoded, and not read.
     fn index(&self, name: N) -> &HeaderValue {
-        match self.get(name).expect("a field of this name").part {
+        let value = self.get(name).expect("a field of this name");
+        match value.part {
             Part::Own(value) => value,
+            Part::Few(..) => Box::leak(Box::new(value.share())),
             Part::Read(..) => panic!("a value that lies where it was read"),
         }
     }
@@ -519,6 +557,30 @@ mod tests {
             text(&all.iter().filter(|(name, _)| *name != "c").map(|(n, v)| (n.clone(), v.share())).collect()),
             "a=two d=4"
         );
+    }
+
+    #[test]
+    fn few_bytes_are_in_their_line() {
+        assert_eq!(std::mem::size_of::<Part>(), std::mem::size_of::<HeaderValue>());
+        for length in [0, 1, FEW - 1, FEW, FEW + 1, 100] {
+            for byte in 0..=u8::MAX {
+                let mut bytes = vec![b'a'; length];
+                bytes.iter_mut().last().map(|last| *last = byte);
+                let own = HeaderValue::from_bytes(&bytes).ok();
+                let made = Written::of(&bytes);
+                assert_eq!(made.is_some(), own.is_some(), "{bytes:?}");
+                let (Some(made), Some(own)) = (made, own) else { continue };
+                assert_eq!(matches!(made.0, Part::Few(..)), length <= FEW);
+                let mut all = fields(&[("b", "0"), ("a", "1"), ("a", "2")]);
+                all.append(HeaderName::from_static("c"), made);
+                let value = all.get("c").expect("a value");
+                assert_eq!((value.as_bytes(), value.len(), value.share()), (&bytes[..], length, own));
+                assert!(!value.is_sensitive());
+                all.set(1, Written::of(&bytes).expect("a value"));
+                assert_eq!(all.clone(), all);
+                assert_eq!((all.len(), all.get("a"), all.get("b").map(Value::len)), (3, all.get("c"), Some(1)));
+            }
+        }
     }
 
     /// Not more than a worker may keep, not more lines than one may have, and nothing of what they were.

@@ -23,8 +23,8 @@ pub const MAX_TRAILER_BYTES: usize = 16 * 1024;
 
 /// Whether a name, in lower case, is that of a field which never crosses a hop (RFC 9110 section 7.6.1).
 #[inline]
-pub fn is_of_connection(name: &str) -> bool {
-    matches!(name, "connection" | "keep-alive" | "proxy-connection" | "transfer-encoding" | "upgrade")
+pub fn is_of_connection(name: impl AsRef<[u8]>) -> bool {
+    matches!(name.as_ref(), b"connection" | b"keep-alive" | b"proxy-connection" | b"transfer-encoding" | b"upgrade")
 }
 
 /// The content-length of a message, if it has one.

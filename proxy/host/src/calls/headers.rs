@@ -8,13 +8,20 @@ use super::{Answer, Call, Fail};
 use crate::limits::Limit;
 use crate::memory::{Given, Guest, give_few, give_promised, give_with, promise_scratch, split};
 use crate::state::{Access, Exchange, State};
+use crate::stream::Headers;
+
+/// What a change of a map says: how many lines that has now ([`Headers::lines`]).
+pub(crate) type Edited = Result<Option<u32>, Fail>;
 
 /// Bytes of all names and values. Envoy asks for the *mutable* map, so there is none in the log phase.
 pub(crate) fn size(call: &mut Call<'_>, map: u32, size: u32) -> Answer {
     let map = which(map)?;
     let (mut guest, state) = split(call)?;
     let mut total = 0;
-    state.write(map, |headers| headers.visit(&mut |name, value| total += name.len() + value.len()))?;
+    let measured = state.writable(map)?.headers(map, |headers| {
+        headers.visit(&mut |name, value| total += name.len() + value.len());
+    });
+    measured?.ok_or(Status::BadArgument)?;
     Ok(guest.write_u32(size, u32::try_from(total).unwrap_or(u32::MAX))?)
 }
 
@@ -43,7 +50,7 @@ fn encode(block: &mut [u8], count: usize, state: &mut State, map: Map) -> Answer
 }
 
 /// Replaces the whole map. What is no serialized map counts as an empty one, as in Envoy.
-pub(crate) fn set_pairs(call: &mut Call<'_>, map: u32, pointer: u32, size: u32) -> Answer {
+pub(crate) fn set_pairs(call: &mut Call<'_>, map: u32, pointer: u32, size: u32) -> Edited {
     let map = which(map)?;
     let (guest, state) = split(call)?;
     let pairs = Pairs::decode(guest.read(pointer, size)?).unwrap_or_default();
@@ -113,31 +120,43 @@ fn find<T: Default>(
 }
 
 /// One more line.
-pub(crate) fn add(call: &mut Call<'_>, map: u32, name: u32, name_size: u32, value: u32, value_size: u32) -> Answer {
-    let map = which(map)?;
-    let (guest, state) = split(call)?;
-    let (name, value) = (lower(guest.read(name, name_size)?), guest.read(value, value_size)?);
-    let exchange = state.writable(map)?;
-    charge(state, exchange, name.len() + value.len())?;
-    exchange.edit(map, |headers| headers.add(&name, value))
+#[inline]
+pub(crate) fn add(call: &mut Call<'_>, map: u32, name: u32, name_size: u32, value: u32, value_size: u32) -> Edited {
+    edit(call, map, (name, name_size), (value, value_size), |headers, name, value| headers.add(name, value))
 }
 
 /// Sets the one value of a name.
-pub(crate) fn replace(call: &mut Call<'_>, map: u32, name: u32, name_size: u32, value: u32, value_size: u32) -> Answer {
+#[inline]
+pub(crate) fn replace(call: &mut Call<'_>, map: u32, name: u32, name_size: u32, value: u32, value_size: u32) -> Edited {
+    edit(call, map, (name, name_size), (value, value_size), |headers, name, value| headers.replace(name, value))
+}
+
+#[inline]
+fn edit(
+    call: &mut Call<'_>,
+    map: u32,
+    name: (u32, u32),
+    value: (u32, u32),
+    f: impl Fn(&mut dyn Headers, &[u8], &[u8]),
+) -> Edited {
     let map = which(map)?;
     let (guest, state) = split(call)?;
-    let (name, value) = (lower(guest.read(name, name_size)?), guest.read(value, value_size)?);
+    let (name, value) = (guest.read(name.0, name.1)?, guest.read(value.0, value.1)?);
     let exchange = state.writable(map)?;
     charge(state, exchange, name.len() + value.len())?;
-    exchange.edit(map, |headers| headers.replace(&name, value))
+    if has_no_capital(name) {
+        exchange.edit(map, |headers| f(headers, name, value))
+    } else {
+        exchange.edit(map, |headers| f(headers, &lowered(name), value))
+    }
 }
 
 /// Removes a name; fine when it is not there.
-pub(crate) fn remove(call: &mut Call<'_>, map: u32, name: u32, name_size: u32) -> Answer {
+pub(crate) fn remove(call: &mut Call<'_>, map: u32, name: u32, name_size: u32) -> Edited {
     let map = which(map)?;
     let (guest, state) = split(call)?;
     let name = lower(guest.read(name, name_size)?);
-    state.write(map, |headers| headers.remove(&name))
+    state.writable(map)?.edit(map, |headers| headers.remove(&name))
 }
 
 /// Names are in lower case on our side; lookups ignore case. Almost every guest passes them so, which costs no copy.

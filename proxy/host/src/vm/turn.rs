@@ -8,6 +8,7 @@ use wasmtime::{AsContextMut, Global, TypedFunc, Val, WasmParams, WasmResults};
 
 use super::http::Scene;
 use super::{ContextId, RootId, Runner, Vm};
+use crate::calls::headers::Edited;
 use crate::calls::{Answer, Call, When};
 use crate::contexts::Contexts;
 use crate::exports::{BODY, HEADERS};
@@ -30,6 +31,8 @@ pub(crate) struct Counters {
 #[derive(Debug)]
 pub(crate) struct Turn {
     kind: Kind,
+    /// What is shown is the last.
+    end: bool,
     /// The context of the first callback, and how many there are; where several exchanges end, of the one that is told.
     first: u32,
     contexts: u32,
@@ -57,8 +60,8 @@ enum Kind {
     Heads,
     /// Of each exchange all log, then each is done and deleted. Contexts are numbered upwards in each.
     End,
-    /// Each sees content of the response, the last one if `end`. Contexts are numbered downwards.
-    Body { end: bool },
+    /// Each sees content of the response. Contexts are numbered downwards.
+    Body,
 }
 
 impl Turn {
@@ -66,11 +69,12 @@ impl Turn {
         let steps = match kind {
             Kind::Begin => contexts * 2,
             Kind::End => contexts * 3,
-            Kind::Heads | Kind::Body { .. } => contexts,
+            Kind::Heads | Kind::Body => contexts,
         };
         let (at, from, timed, lines) = (0, 0, 0, 0);
         Turn {
             kind,
+            end: false,
             first: first.0,
             contexts,
             exchange: 0,
@@ -96,7 +100,7 @@ impl Turn {
                 step if step < self.contexts => self.first + step,
                 step => self.first + (step - self.contexts) / 2,
             },
-            Kind::Heads | Kind::Body { .. } => self.first - step,
+            Kind::Heads | Kind::Body => self.first - step,
         }
     }
 
@@ -126,7 +130,7 @@ impl Turn {
         match self.kind {
             _ if self.stopped => false,
             // What it does may concern those who would come next.
-            Kind::Body { .. } => true,
+            Kind::Body => true,
             Kind::Begin | Kind::Heads => when == When::Last,
             Kind::End => false,
         }
@@ -144,7 +148,7 @@ impl Turn {
                 step if (step - self.contexts).is_multiple_of(2) => "proxy_on_done",
                 _ => "proxy_on_delete",
             },
-            Kind::Body { .. } => BODY[Half::Response as usize],
+            Kind::Body => BODY[Half::Response as usize],
         }
     }
 
@@ -167,14 +171,10 @@ pub(crate) fn called(call: &mut Call<'_>, when: When, step: u32) {
 /// A call of the host that changes headers. What it does to the head that is shown the next is told of, unless the embedder is
 /// to see to that first.
 #[inline]
-pub(crate) fn edited(call: &mut Call<'_>, edit: impl FnOnce(&mut Call<'_>) -> Answer) -> Answer {
-    edit(call)?;
-    let state = call.data();
-    if let Some(turn) = state.turn.as_ref().filter(|turn| turn.shows_head()) {
-        let lines = state.exchange().and_then(|exchange| exchange.lines.get());
-        if lines != Some(turn.lines) {
-            tell(call, lines);
-        }
+pub(crate) fn edited(call: &mut Call<'_>, edit: impl FnOnce(&mut Call<'_>) -> Edited) -> Answer {
+    let lines = edit(call)?;
+    if call.data().turn.as_ref().is_some_and(|turn| turn.shows_head() && lines != Some(turn.lines)) {
+        tell(call, lines);
     }
     Ok(())
 }
@@ -227,11 +227,11 @@ impl State {
     /// See [`State::follow`].
     pub(crate) fn catch_up(&mut self, step: u32) {
         let Some(turn) = &self.turn else { return };
-        let (step, shows_body) = (step.min(turn.steps - 1), matches!(turn.kind, Kind::Body { .. }));
+        let (step, kind) = (step.min(turn.steps - 1), turn.kind);
         // Host calls are for the context of the callback that runs.
         self.context = self.advance(step);
-        self.called = self.turn.as_ref().map_or(0, |turn| turn.context(turn.at));
-        if shows_body
+        self.called = self.context.as_ref().map_or(0, |context| context.id);
+        if kind == Kind::Body
             && let Some(exchange) = self.exchange()
             && let Ok(mut stream) = exchange.stream()
         {
@@ -244,23 +244,14 @@ impl State {
     fn advance(&mut self, to: u32) -> Option<Rc<Context>> {
         let State { turn: Some(turn), contexts, context, ending, .. } = self else { return None };
         let moves = turn.at < to;
-        match turn.kind {
-            Kind::End if moves => {
+        if moves {
+            if turn.kind == Kind::End {
                 // A context that ends is to have no other holder.
                 *context = None;
-                turn.end(to, ending, contexts);
             }
-            Kind::Begin | Kind::Heads | Kind::Body { .. } | Kind::End => {
-                for step in turn.at..to {
-                    if !turn.makes(step)
-                        && let Some(exchange) = contexts.exchange(turn.context(step))
-                    {
-                        turn.pass(exchange);
-                    }
-                }
-            }
+            turn.pass(to, ending, contexts);
+            turn.at = to;
         }
-        turn.at = turn.at.max(to);
         if turn.at == turn.steps {
             return None;
         }
@@ -285,46 +276,60 @@ impl State {
 
 impl Turn {
     /// The callback at which the turn is is about to begin, as far as others can see that.
+    #[inline]
     fn reach(&mut self, exchange: &Exchange) {
         match self.kind {
             Kind::Begin => exchange.request.begin(&exchange.request.head),
             Kind::Heads => exchange.response.begin(&exchange.response.head),
             Kind::End if self.at - self.from < self.contexts => exchange.life.set(Life::Logging),
             Kind::End => exchange.life.set(Life::Ended),
-            Kind::Body { end } => {
+            Kind::Body => {
                 exchange.response.begin(&exchange.response.body);
-                exchange.response.ended.set(end);
+                exchange.response.ended.set(self.end);
             }
         }
         self.replied = exchange.replied.get();
     }
 
-    /// A callback has returned that was shown something, and lets go on what that is; whether it was [reached](Turn::reach) or
+    /// Callbacks before this one have returned, and let go on what they were shown; whether each was [reached](Turn::reach), or
     /// began and returned unseen.
-    fn pass(&self, exchange: &Exchange) {
+    #[inline]
+    fn pass(&mut self, to: u32, ending: &[(ContextId, u32)], contexts: &mut Contexts) {
+        let (first, at) = (self.first, self.at);
         match self.kind {
-            Kind::Begin => exchange.request.pass(&exchange.request.head),
-            Kind::Heads => exchange.response.pass(&exchange.response.head),
-            Kind::Body { end } => {
-                exchange.response.pass(&exchange.response.body);
-                exchange.response.ended.set(end);
+            Kind::Begin => {
+                // Each second one shows something.
+                for exchange in (first + at / 2..first + to / 2).filter_map(|number| contexts.exchange(number)) {
+                    exchange.request.pass(&exchange.request.head);
+                }
             }
-            Kind::End => {}
+            Kind::Heads => {
+                for exchange in (at..to).filter_map(|step| contexts.exchange(first - step)) {
+                    exchange.response.pass(&exchange.response.head);
+                }
+            }
+            Kind::Body => {
+                for exchange in (at..to).filter_map(|step| contexts.exchange(first - step)) {
+                    exchange.response.pass(&exchange.response.body);
+                    exchange.response.ended.set(self.end);
+                }
+            }
+            Kind::End => self.close(to, ending, contexts),
         }
     }
 
     /// Callbacks at the end of exchanges have returned: of one after the other.
-    fn end(&mut self, to: u32, ending: &[(ContextId, u32)], contexts: &mut Contexts) {
+    fn close(&mut self, to: u32, ending: &[(ContextId, u32)], contexts: &mut Contexts) {
         loop {
             let next = self.from + self.contexts * 3;
-            self.end_one(to.min(next), contexts);
+            self.close_one(to.min(next), contexts);
             let Some((first, count)) = ending.get(self.exchange + 1).filter(|_| to >= next) else { return };
             (self.first, self.contexts, self.from, self.at) = (first.0, *count, next, next);
             self.exchange += 1;
         }
     }
 
-    fn end_one(&self, to: u32, contexts: &mut Contexts) {
+    fn close_one(&self, to: u32, contexts: &mut Contexts) {
         let (at, to) = (self.at - self.from, to - self.from);
         // After the log callbacks of all there are two of each.
         let gone = |step: u32| step.saturating_sub(self.contexts) / 2;
@@ -385,6 +390,7 @@ impl Vm {
     pub const MOST_END: usize = MOST_END;
 
     /// Makes a context for an exchange without a word to the guest: [`Vm::begin`] must follow, or [`Vm::create`].
+    #[inline]
     pub fn admit(&mut self, root: RootId, stream: Rc<RefCell<dyn Stream>>) -> Result<ContextId, Trap> {
         Ok(ContextId(self.insert(root, stream, false)?.id))
     }
@@ -564,7 +570,7 @@ impl Vm {
             return self.on_body(first, Half::Response, size, end).map(|answer| (0, answer)).map_err(|trap| (0, trap));
         };
         let context = self.context(first, BODY[Half::Response as usize]).map_err(|trap| (0, trap))?;
-        self.runner.store.data_mut().begin(Turn::new(Kind::Body { end }, first, count), &context);
+        self.runner.store.data_mut().begin(Turn { end, ..Turn::new(Kind::Body, first, count) }, &context);
         let bytes = u32::try_from(size).unwrap_or(u32::MAX);
         let answer = match self.runner.take(function, (first.0, count, bytes, u32::from(end)), &context) {
             Ok(answer) => answer,

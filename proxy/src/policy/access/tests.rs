@@ -31,7 +31,7 @@ impl Request {
         head.path = PathAndQuery::try_from(path).expect("a path");
         let mut headers = Fields::new();
         for (name, value) in fields {
-            headers.append(http::HeaderName::from_static(name), value.parse().expect("a value"));
+            headers.append(http::HeaderName::from_static(name), value.parse::<http::HeaderValue>().expect("a value"));
         }
         head.headers = headers;
         Request(head, peer.parse().expect("an identity"))
