@@ -20,11 +20,9 @@ mod patch;
 use std::collections::HashSet;
 use std::ops::Range;
 
-use wasmparser::{
-    CompositeInnerType, ExternalKind, FuncType, Imports, MemoryType, Parser, Payload, RefType, TypeRef, ValType,
-};
+use wasmparser::{CompositeInnerType, ExternalKind, FuncType, Imports, MemoryType, Parser, Payload, TypeRef, ValType};
 
-use binary::{Items, name_of, number, section};
+use binary::{Items, name_of, number, section, with_step};
 use functions::{Globals, OnHeaders, begin, body, end, give, heads, log, wrapper};
 use patch::Patches;
 
@@ -72,7 +70,7 @@ pub(crate) const MOST_BEGIN: usize = 8;
 pub(crate) const MOST_END: usize = 8;
 
 /// Part of what artifacts are found by: to be changed with what [`extend`] and [`hide`] make.
-pub(crate) const VERSION: u32 = 5;
+pub(crate) const VERSION: u32 = 6;
 
 const I32: u8 = 0x7f;
 const I64: u8 = 0x7e;
@@ -417,38 +415,6 @@ impl Anatomy {
         }
         Some(out)
     }
-}
-
-/// A function type with one more parameter, and with the results of a call that gives bytes. None of another that has these:
-/// it must not be taken for one.
-fn with_step(ty: &FuncType, gives: bool) -> Option<Vec<u8>> {
-    let results = if gives { &[ValType::I64; RESULTS] } else { ty.results() };
-    if !gives && results == [ValType::I64; RESULTS] {
-        return None;
-    }
-    let mut out = vec![0x60];
-    out.extend_from_slice(&number(u32::try_from(ty.params().len() + 1).ok()?));
-    for parameter in ty.params() {
-        out.push(byte(*parameter)?);
-    }
-    out.push(I32);
-    out.extend_from_slice(&number(u32::try_from(results.len()).ok()?));
-    for result in results {
-        out.push(byte(*result)?);
-    }
-    Some(out)
-}
-
-fn byte(ty: ValType) -> Option<u8> {
-    Some(match ty {
-        ValType::I32 => I32,
-        ValType::I64 => I64,
-        ValType::F32 => 0x7d,
-        ValType::F64 => 0x7c,
-        ValType::V128 => 0x7b,
-        ValType::Ref(ty) if ty == RefType::FUNCREF => 0x70,
-        ValType::Ref(_) => return None,
-    })
 }
 
 #[cfg(test)]

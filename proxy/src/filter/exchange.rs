@@ -263,7 +263,6 @@ impl Exchange {
     }
 
     /// What a filter said of it, and after what time, if that was measured, where that is to be written.
-    #[inline]
     pub fn verdict(&self, took: Option<Duration>, verdict: impl Fn() -> Verdict) {
         self.trail.note(|own| {
             let Verdict { filter, outcome } = verdict();

@@ -527,7 +527,6 @@ impl Run {
         }
     }
 
-    #[inline]
     pub(super) fn count(&self, left: Left, outcome: Outcome) {
         let filter = &self.filters[left.number];
         let took = filter.said(outcome, left.since, left.waited);

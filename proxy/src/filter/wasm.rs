@@ -383,7 +383,6 @@ impl Filter {
 
     /// Counts what it said of a request that it had `since` then, if that was measured; `waited` if it had stopped it. How
     /// long it took, if that was measured.
-    #[inline]
     pub(super) fn said(&self, outcome: Outcome, since: Option<Instant>, waited: bool) -> Option<Duration> {
         let (took, sample) = self.account.meter.took(since, waited);
         self.account.metrics.request(outcome, sample);

@@ -195,7 +195,8 @@ impl Fields {
     }
 
     /// Whether this is the one value of the name that has a [place](Fields::place); not if it has none.
-    #[inline]
+    // Asked for whenever a filter sets a field: a call costs as much as the answer.
+    #[inline(always)]
     pub fn is_only(&self, place: Option<usize>, value: &[u8]) -> bool {
         let Some([first, rest @ ..]) = place.and_then(|place| self.lines.get(place..)) else { return false };
         let own = Value { block: &self.block, part: &first.value };

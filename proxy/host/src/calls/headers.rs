@@ -137,18 +137,21 @@ fn edit(
     map: u32,
     name: (u32, u32),
     value: (u32, u32),
-    f: impl Fn(&mut dyn Headers, &[u8], &[u8]),
+    f: impl FnOnce(&mut dyn Headers, &[u8], &[u8]),
 ) -> Edited {
     let map = which(map)?;
     let (guest, state) = split(call)?;
     let (name, value) = (guest.read(name.0, name.1)?, guest.read(value.0, value.1)?);
     let exchange = state.writable(map)?;
     charge(state, exchange, name.len() + value.len())?;
-    if has_no_capital(name) {
-        exchange.edit(map, |headers| f(headers, name, value))
+    let small;
+    let name = if has_no_capital(name) {
+        name
     } else {
-        exchange.edit(map, |headers| f(headers, &lowered(name), value))
-    }
+        small = lowered(name);
+        &small
+    };
+    exchange.edit(map, |headers| f(headers, name, value))
 }
 
 /// Removes a name; fine when it is not there.

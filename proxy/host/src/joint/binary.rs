@@ -1,6 +1,8 @@
 //! The binary format of modules, as far as something is added to one (WebAssembly, "Binary Format").
 
-use wasmparser::BinaryReader;
+use wasmparser::{BinaryReader, FuncType, RefType, ValType};
+
+use super::{I32, I64, RESULTS};
 
 /// What is added to a section.
 #[derive(Default)]
@@ -43,4 +45,36 @@ pub(super) fn number(mut number: u32) -> Vec<u8> {
 
 pub(super) fn name_of(name: &str) -> Vec<u8> {
     [&number(name.len() as u32), name.as_bytes()].concat()
+}
+
+/// A function type with one more parameter, and with the results of a call that gives bytes. None of another that has these:
+/// it must not be taken for one.
+pub(super) fn with_step(ty: &FuncType, gives: bool) -> Option<Vec<u8>> {
+    let results = if gives { &[ValType::I64; RESULTS] } else { ty.results() };
+    if !gives && results == [ValType::I64; RESULTS] {
+        return None;
+    }
+    let mut out = vec![0x60];
+    out.extend_from_slice(&number(u32::try_from(ty.params().len() + 1).ok()?));
+    for parameter in ty.params() {
+        out.push(byte(*parameter)?);
+    }
+    out.push(I32);
+    out.extend_from_slice(&number(u32::try_from(results.len()).ok()?));
+    for result in results {
+        out.push(byte(*result)?);
+    }
+    Some(out)
+}
+
+fn byte(ty: ValType) -> Option<u8> {
+    Some(match ty {
+        ValType::I32 => I32,
+        ValType::I64 => I64,
+        ValType::F32 => 0x7d,
+        ValType::F64 => 0x7c,
+        ValType::V128 => 0x7b,
+        ValType::Ref(ty) if ty == RefType::FUNCREF => 0x70,
+        ValType::Ref(_) => return None,
+    })
 }
