@@ -566,7 +566,9 @@ mod tests {
         for length in [0, 1, FEW - 1, FEW, FEW + 1, 100] {
             for byte in 0..=u8::MAX {
                 let mut bytes = vec![b'a'; length];
-                bytes.iter_mut().last().map(|last| *last = byte);
+                if let Some(last) = bytes.last_mut() {
+                    *last = byte;
+                }
                 let own = HeaderValue::from_bytes(&bytes).ok();
                 let made = Written::of(&bytes);
                 assert_eq!(made.is_some(), own.is_some(), "{bytes:?}");

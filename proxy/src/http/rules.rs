@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn fields_of_a_connection_are_known_by_name() {
-        assert!(["connection", "upgrade"].iter().all(|name| is_of_connection(name)));
+        assert!(["connection", "upgrade"].iter().all(is_of_connection));
         assert!(["te", "trailer", "connections", ""].iter().all(|name| !is_of_connection(name)));
     }
 
