@@ -171,6 +171,46 @@ on_links! {
         assert_eq!(shown, ["rqb 5 1", "rsb 1 1", "rsb 3 0", "rsb 0 1"]);
     }
 
+    /// What is all there with its head is shown with it, and the client gets what it would get if it came later: nothing that is
+    /// no more sent behind the head, another length only where none is announced, and no answer once the head has gone on.
+    [H1, H2] fn content_that_is_there_with_its_head_passes_like_any(link) {
+        // Two of one VM.
+        let pair = with(link, &[("mine", script("")), ("other", script(""))]);
+        let get = |script: &str| {
+            let mut client = pair.connect();
+            client.send(format!("GET /bytes/5 HTTP/1.1\r\nhost: delta\r\nx-script: {script}\r\n\r\n"));
+            client.try_response("GET")
+        };
+        let got = |script: &str| {
+            let answer = get(script).expect("a whole response");
+            (answer.status(), answer.text())
+        };
+        assert_eq!(get("rs add 2 x-a 1").expect("a whole response").body.len(), 5);
+        assert_eq!(got("rsb setbuf 1 0 9 abcde"), (200, "abcde".into()));
+        assert_eq!(got("rs rem 2 content-length ; rsb setbuf 1 0 99 more%20of%20it"), (200, "more of it".into()));
+        assert_eq!(got("rs rem 2 content-length ; rsb setbuf 1 0 99 ~"), (200, String::new()));
+        assert_eq!(got("rs rep 2 content-length 3 ; rsb setbuf 1 0 99 abc"), (200, "abc".into()));
+        assert_eq!(got("rs reply 403 ~ no ~ ; rsb log 2 never"), (403, "no".into()));
+        assert_eq!(got("rs rep 2 :status 204 ; rsb log 2 never"), (204, String::new()));
+        for (script, reason, count) in [
+            ("rs rep 2 content-length some ; rsb log 2 never", "filter_invalid", 1.0),
+            ("rs rep 2 content-length 9", "filter_invalid", 2.0),
+            ("rsb setbuf 1 0 99 abcdef", "filter_invalid", 3.0),
+            ("rsb setbuf 1 0 99 ~", "filter_invalid", 4.0),
+            ("rsb reply 403 ~ no ~", "filter_reset", 1.0),
+            ("rsb close 1", "filter_reset", 2.0),
+            ("rsb trap", "filter_trap", 1.0),
+        ] {
+            let answer = get(script);
+            assert!(answer.as_ref().map_or(true, |answer| answer.status() >= 500), "{script}: {answer:?}");
+            pair.delta().counts(count, "lacis_requests_total", &[("reason", reason)]);
+        }
+        let lines = pair.delta().err.wait_for("the trap", |lines| {
+            lines.iter().any(|line| line.contains("the filter trapped")).then(|| lines.join("\n"))
+        });
+        assert!(!lines.contains("never"), "{lines}");
+    }
+
     /// A filter may answer while the body comes: before the response has begun.
     [H1, H2, H3] fn a_filter_answers_in_mid_body(link) {
         let pair = with(link, &[("mine", guest("refuse"))]);

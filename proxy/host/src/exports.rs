@@ -5,7 +5,7 @@ use std::rc::Rc;
 use lacis_abi::AbiVersion;
 use wasmtime::{AsContext, AsContextMut, ExternType, Instance, Module, TypedFunc, ValType, WasmParams, WasmResults};
 
-use crate::joint::{BEGIN, BODY as BODIES, END, HEADS};
+use crate::joint::{BEGIN, BODY as BODIES, END, HEADS, RESPONSE};
 use crate::link::Signature;
 use crate::plugin::LoadError;
 use crate::state::State;
@@ -117,6 +117,7 @@ pub(crate) struct Joined {
     pub(crate) heads: Option<TypedFunc<(u32, u32, u32, u32), u64>>,
     pub(crate) end: Option<OnEnd>,
     pub(crate) body: Option<TypedFunc<(u32, u32, u32, u32), u64>>,
+    pub(crate) response: Option<OnResponse>,
 }
 
 /// First context, how many, lines, end, and the root contexts.
@@ -124,6 +125,9 @@ type OnBegin = TypedFunc<(u32, u32, u32, u32, u32, u32, u32, u32, u32, u32, u32,
 
 /// Exchanges, each its first context, and above it how many it has.
 type OnEnd = TypedFunc<(u64, u64, u64, u64, u64, u64, u64, u64), ()>;
+
+/// Last context, how many, lines, end of the head, and size.
+type OnResponse = TypedFunc<(u32, u32, u32, u32, u32), u64>;
 
 /// The callbacks for the two directions: from the client, to the client.
 pub(crate) type Halves<F> = [Option<F>; 2];
@@ -177,6 +181,7 @@ impl Exports {
                     heads: find(instance, &mut *store, HEADS),
                     end: find(instance, &mut *store, END),
                     body: find(instance, &mut *store, BODIES),
+                    response: find(instance, &mut *store, RESPONSE),
                 },
                 None => Joined::default(),
             },

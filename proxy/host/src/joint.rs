@@ -23,7 +23,7 @@ use std::ops::Range;
 use wasmparser::{CompositeInnerType, ExternalKind, FuncType, Imports, MemoryType, Parser, Payload, TypeRef, ValType};
 
 use binary::{Items, name_of, number, section, with_step};
-use functions::{Globals, OnHeaders, begin, body, end, give, heads, log, wrapper};
+use functions::{Globals, OnHeaders, begin, body, end, give, heads, log, response, wrapper};
 use patch::Patches;
 
 use crate::exports::ALLOCATORS;
@@ -47,8 +47,11 @@ pub(crate) const HEADS: &str = "lacis_response_headers";
 pub(crate) const END: &str = "lacis_end";
 /// Last context, how many, size, end: `proxy_on_response_body` of each from the last on, as [`BEGIN`].
 pub(crate) const BODY: &str = "lacis_response_body";
+/// Last context, how many, lines, end of the head, size: `proxy_on_response_headers` of each from the last on, then
+/// `proxy_on_response_body` of each, which is all of the content; as [`BEGIN`].
+pub(crate) const RESPONSE: &str = "lacis_response";
 
-const NAMES: [&str; 8] = [STEP, STOP, LINES, QUIET, BEGIN, HEADS, END, BODY];
+const NAMES: [&str; 9] = [STEP, STOP, LINES, QUIET, BEGIN, HEADS, END, BODY, RESPONSE];
 
 /// Set in the step while the guest's allocator runs for a call of the host.
 pub(crate) const ALLOCATING: u32 = 1 << 31;
@@ -70,7 +73,7 @@ pub(crate) const MOST_BEGIN: usize = 8;
 pub(crate) const MOST_END: usize = 8;
 
 /// Part of what artifacts are found by: to be changed with what [`extend`] and [`hide`] make.
-pub(crate) const VERSION: u32 = 6;
+pub(crate) const VERSION: u32 = 7;
 
 const I32: u8 = 0x7f;
 const I64: u8 = 0x7e;
@@ -273,7 +276,8 @@ impl Anatomy {
         {
             added.push((BEGIN, vec![I32; 4 + MOST_BEGIN], true, begin(globals, create, headers)));
         }
-        if let Some(headers) = self.on_headers("proxy_on_response_headers") {
+        let headers = self.on_headers("proxy_on_response_headers");
+        if let Some(headers) = headers {
             added.push((HEADS, vec![I32; 4], true, heads(globals, headers)));
         }
         if let (Some(log), Some(done), Some(delete)) = (
@@ -285,6 +289,9 @@ impl Anatomy {
         }
         if let Some(body) = self.function("proxy_on_response_body", 3, true) {
             added.push((BODY, vec![I32; 4], true, self::body(globals, body)));
+            if let Some(headers) = headers {
+                added.push((RESPONSE, vec![I32; 5], true, response(globals, headers, body)));
+            }
         }
         added
     }
@@ -480,7 +487,7 @@ mod tests {
         let some = CALLBACKS.replace("proxy_on_log", "other").replace("(param i32 i32))", "(param i32))");
         assert_eq!(
             extended(&some),
-            [STEP, STOP, LINES, QUIET, HEADS, BODY],
+            [STEP, STOP, LINES, QUIET, HEADS, BODY, RESPONSE],
             "what it has not, or otherwise, is not called"
         );
         let old = CALLBACKS

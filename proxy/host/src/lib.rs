@@ -61,5 +61,5 @@ pub use plugin::{Language, LoadError, Plugin};
 pub use shared::SharedData;
 pub use stream::{Buffer, Half, Headers, HeadersAction, Reply, Stream};
 pub use trap::{Cause, Trap};
-pub use vm::{ContextId, PluginSettings, RootId, StartError, Vm, VmSettings, Wake};
+pub use vm::{ContextId, PluginSettings, Responded, RootId, StartError, Vm, VmSettings, Wake};
 pub use world::{Change, Now, World, levels_changed};

@@ -26,6 +26,7 @@ use crate::stream::Stream;
 use crate::trap::{Bounds, Cause, Exit, Trap};
 use crate::world::{self, World};
 use turn::Counters;
+pub use turn::response::Responded;
 
 /// How a VM is made. Plugins may share a VM when all of this and the module are equal.
 #[derive(Debug, Clone)]

@@ -23,7 +23,7 @@ use super::tunnel;
 use super::wasm::Filter;
 use crate::fault::{Fault, Reason};
 use crate::http::body::{self, Length, Observer};
-use crate::http::{Body, Request, Response, ResponseHead};
+use crate::http::{Body, Request, Response, ResponseHead, Shared};
 use crate::net::turn;
 use crate::telemetry::labels::Outcome;
 
@@ -325,7 +325,10 @@ fn flow(run: &Rc<Run>, request: &mut Request, expects: bool) -> Box<Flow> {
 
 /// Has a response, whose head is with the filters, pass them.
 async fn back(run: &Rc<Run>, response: &mut Response) -> Result<(), Fault> {
-    run.heads(Half::Response)?;
+    if run.answer(&mut response.body)? {
+        response.head = passed_head(run)?;
+        return Ok(());
+    }
     let gone = run.has_gone(Half::Response);
     let mut flow = None;
     if !gone || !run.goes_by(Half::Response) {
@@ -334,14 +337,19 @@ async fn back(run: &Rc<Run>, response: &mut Response) -> Result<(), Fault> {
     if let Some(flow) = flow.as_mut().filter(|_| !gone) {
         flow.head().await?;
     }
-    let head = run.seen.borrow().response.as_ref().map(|response| Rc::clone(&response.head));
-    response.head = head.ok_or_else(|| lost("response"))?.into();
+    response.head = passed_head(run)?;
     if let Some(flow) = flow
         && let Some(length) = flow.body(&response.head.headers, &mut response.body)?
     {
         response.head.headers.insert(header::CONTENT_LENGTH, length);
     }
     Ok(())
+}
+
+/// The head of the response, as filters have left it; the log callbacks may still read it.
+fn passed_head(run: &Run) -> Result<Shared<ResponseHead>, Fault> {
+    let head = run.seen.borrow().response.as_ref().map(|response| Rc::clone(&response.head));
+    Ok(head.ok_or_else(|| lost("response"))?.into())
 }
 
 fn lost(what: &str) -> Fault {

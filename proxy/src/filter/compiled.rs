@@ -113,6 +113,12 @@ impl Compiled {
         [all(&[CREATE, "proxy_on_request_headers"]), all(&["proxy_on_response_headers"])]
     }
 
+    /// Whether head and content of a response can be shown to it in one entry.
+    pub(super) fn answers(&self) -> bool {
+        let [_, sees] = self.sees();
+        sees && ["proxy_on_response_headers", "proxy_on_response_body"].iter().all(|name| self.plugin.exports(name))
+    }
+
     /// Whether it has callbacks for TCP connections.
     pub fn is_for_tcp(&self) -> bool {
         let has = self.taps() != [false; 2] || self.plugin.exports("proxy_on_new_connection");

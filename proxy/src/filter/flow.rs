@@ -16,6 +16,7 @@ use lacis_host::Half;
 
 use super::machine::DeathWatch;
 use super::run::Run;
+use super::seen::Seen;
 use crate::clock::Deadline;
 use crate::fault::{Fault, Reason};
 use crate::http::body::{self, Frame, Length, Made, Source};
@@ -126,12 +127,18 @@ impl Flow {
     ///
     /// # Errors
     /// If a filter announces a length that is none.
-    pub(super) fn body(mut self: Box<Self>, fields: &Fields, body: &mut Body) -> Result<Option<HeaderValue>, Fault> {
+    pub(super) fn body(self: Box<Self>, fields: &Fields, body: &mut Body) -> Result<Option<HeaderValue>, Fault> {
         if self.run.goes_by(self.half) {
             *body = self.below;
             return Ok(None);
         }
         let (length, right) = self.length(fields)?;
+        self.put(length, body);
+        Ok(right)
+    }
+
+    /// Puts what follows into `body`, filtered, where the head has passed and says that it is so long.
+    pub(super) fn put(mut self: Box<Self>, length: Length, body: &mut Body) {
         if let Length::Known(length) = length {
             self.announced = Some(length);
         }
@@ -140,7 +147,6 @@ impl Flow {
         if let Some(upload) = upload {
             body.carry(upload);
         }
-        Ok(right)
     }
 
     /// How long the content will be, as far as that is known, with a head of these `fields`; and the right length to say, where
@@ -160,10 +166,7 @@ impl Flow {
                 return Ok((Length::Known(total), wrong.then_some(right)));
             }
             _ if way.ended => Length::Unknown,
-            _ if seen.has_length_of_theirs(self.half) => {
-                rules::content_length(fields, Reason::FilterInvalid)?.map_or(Length::Unknown, Length::Known)
-            }
-            length => length,
+            length => announced(&seen, self.half, fields, length)?,
         };
         Ok((length, None))
     }
@@ -193,6 +196,14 @@ impl Flow {
         self.run.seen.borrow_mut().wait(cx);
         self.watch = self.run.is_stopped(self.half).then(|| DeathWatch::new(cx));
     }
+}
+
+/// How long content of this length will be by what a head of these `fields` says, where filters may have changed that.
+pub(super) fn announced(seen: &Seen, half: Half, fields: &Fields, length: Length) -> Result<Length, Fault> {
+    if !seen.has_length_of_theirs(half) {
+        return Ok(length);
+    }
+    Ok(rules::content_length(fields, Reason::FilterInvalid)?.map_or(Length::Unknown, Length::Known))
 }
 
 /// The half of a message, as bodies call it.

@@ -11,6 +11,7 @@ use http::{Method, StatusCode};
 use lacis_host::Headers;
 
 use super::names;
+use crate::fault::Reason;
 use crate::http::Fields;
 use crate::http::fields::{Value, Written};
 use crate::http::head::{RequestHead, ResponseHead, Shared};
@@ -341,9 +342,18 @@ impl Headers for GuestResponse {
         self.missing = true;
     }
 
-    /// None where [`GuestResponse::check`] has something to do.
+    /// None where [`GuestResponse::check`] has something to do, and where content that filters see would not be sent.
     fn lines(&self) -> Option<u32> {
-        let sound = !self.missing && self.broken.is_none() && !matches!(self.length, Length::Fixed(_));
+        let framed = match self.length {
+            Length::Untouched => true,
+            Length::Fixed(_) => false,
+            Length::Open => !self.head.is_without_content(),
+            Length::Theirs => {
+                let said = rules::content_length(&self.head.headers, Reason::FilterInvalid);
+                said.is_ok() && !self.head.is_without_content()
+            }
+        };
+        let sound = framed && !self.missing && self.broken.is_none();
         sound.then(|| self.count())
     }
 }

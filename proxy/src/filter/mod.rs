@@ -1,5 +1,6 @@
 //! What happens to an exchange between its two sides: the filters of its listener, of its route and of its service.
 
+mod answer;
 pub mod builtin;
 pub mod callout;
 pub mod chain;
@@ -11,6 +12,7 @@ mod flow;
 mod foreign;
 pub mod grpc;
 mod guest;
+mod heads;
 mod legs;
 pub mod machine;
 mod meter;

@@ -3,11 +3,10 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Instant;
 
 use bytes::Bytes;
 use lacis_host::abi::{Action, BodyAnswer};
-use lacis_host::{Buffer, Half, HeadersAction};
+use lacis_host::{Buffer, Half};
 
 use super::exchange::Exchange;
 use super::guest::GuestResponse;
@@ -20,7 +19,6 @@ use crate::fault::{Fault, Reason};
 use crate::http::body::{self, Frame, Observer};
 use crate::http::{Fields, ResponseHead, Shared};
 use crate::telemetry::labels::Outcome;
-use crate::telemetry::why::What;
 
 /// One exchange in the hands of its filters.
 pub(super) struct Run {
@@ -150,94 +148,6 @@ impl Run {
         Poll::Pending
     }
 
-    /// Shows the head to the filters that have not seen it, until one of them stops it.
-    pub(super) fn heads(&self, half: Half) -> Result<(), Fault> {
-        while let Some(at) = self.next(half)? {
-            let (filter, place, count, end) = {
-                let seen = self.seen.borrow();
-                let Stage { number, place, .. } = seen.stages[at];
-                (&self.filters[number], place, seen.count(half), seen.ways[half as usize].bare)
-            };
-            if half == Half::Response && !filter.has(place) && (self.ours.get() || !filter.sees(half)) {
-                // Without callbacks for content it has nothing to protect there: others' exchanges outlive its VM.
-                self.part(half, at, |part| (part.absent, part.head) = (true, Head::Gone));
-                continue;
-            }
-            let (at, action) = match self.tcp {
-                true => match filter.on_new_connection(place)? {
-                    Action::Continue => (at, HeadersAction::Continue),
-                    Action::Pause => (at, HeadersAction::Pause),
-                },
-                // It has just been opened.
-                false if half == Half::Request => match self.begin_with(at, place, count, end)? {
-                    Some(begun) => begun,
-                    None => continue,
-                },
-                false => self.go_back(at, place, count, end)?,
-            };
-            self.noted()?;
-            let head = match action {
-                HeadersAction::Continue => {
-                    self.head_goes(half, at)?;
-                    continue;
-                }
-                HeadersAction::Pause => Head::Stopped,
-                HeadersAction::Hold => Head::Held,
-            };
-            {
-                let mut seen = self.seen.borrow_mut();
-                seen.ways[half as usize].halted = true;
-                let stage = &mut seen.stages[at];
-                stage.parts[half as usize].head = head;
-                if half == Half::Request {
-                    stage.since.get_or_insert_with(Instant::now);
-                    stage.waited = true;
-                }
-            }
-            self.exchange.trail.note(|own| What::Paused(own.text(self.filter(at).name())));
-            return Ok(());
-        }
-        self.seen.borrow_mut().ways[half as usize].released = true;
-        Ok(())
-    }
-
-    /// The next filter for a head. The request's opens contexts on its way; the response's goes back through them.
-    fn next(&self, half: Half) -> Result<Option<usize>, Fault> {
-        loop {
-            let number = {
-                let mut seen = self.seen.borrow_mut();
-                let way = &mut seen.ways[half as usize];
-                let number = way.heads;
-                way.heads += 1;
-                if half == Half::Response {
-                    return Ok(seen.stages.len().checked_sub(number + 1));
-                }
-                number
-            };
-            let Some(filter) = self.filters.get(number) else { return Ok(None) };
-            let since = filter.begins(self.exchange.trail.is_asked());
-            let Some(place) = filter.open(Rc::clone(&self.seen) as _, self.tcp)? else { continue };
-            let stages = &mut self.seen.borrow_mut().stages;
-            stages.push(Stage::new(number, filter.machine(), place, since));
-            return Ok(Some(stages.len() - 1));
-        }
-    }
-
-    /// A filter has let the head go on: what it made of it must be one that can be sent.
-    fn head_goes(&self, half: Half, at: usize) -> Result<(), Fault> {
-        let (left, checked) = {
-            let mut seen = self.seen.borrow_mut();
-            let stage = &mut seen.stages[at];
-            stage.parts[half as usize].head = Head::Gone;
-            let left = if half == Half::Request { stage.leave() } else { None };
-            (left, seen.check(half))
-        };
-        if let Some(left) = left {
-            self.count(left, Outcome::Continue);
-        }
-        checked.map_err(|why| Fault::new(Reason::FilterInvalid).detail(why))
-    }
-
     /// A piece of content has been read, or the end.
     pub(super) fn read(&self, half: Half, data: Bytes, end: bool) -> Result<(), Fault> {
         let first = {
@@ -262,21 +172,39 @@ impl Run {
     }
 
     /// Shows content to a filter, and to those after it as far as they let it go on; `None` is whoever writes it.
-    fn data(&self, half: Half, mut at: Option<usize>, mut data: Bytes, mut end: bool) -> Result<(), Fault> {
+    fn data(&self, half: Half, at: Option<usize>, data: Bytes, end: bool) -> Result<(), Fault> {
+        if let Some((data, end)) = self.through(half, at, data, end)? {
+            self.write(half, data, end);
+        }
+        Ok(())
+    }
+
+    /// As [`Run::data`], but that it leaves to the caller what is to be [written](Run::write).
+    pub(super) fn through(
+        &self,
+        half: Half,
+        mut at: Option<usize>,
+        mut data: Bytes,
+        mut end: bool,
+    ) -> Result<Option<(Bytes, bool)>, Fault> {
         while let Some(to) = at {
-            let Some(from) = self.show(half, to, data, end)? else { return Ok(()) };
+            let Some(from) = self.show(half, to, data, end)? else { return Ok(None) };
             let gone = self.release(half, from)?;
             if gone.end == End::Trailers || gone.is_nothing() {
-                return self.reach(half, gone);
+                return self.reach(half, gone).map(|()| None);
             }
             (at, data, end) = (gone.next, gone.data, gone.end == End::Body);
         }
+        Ok(Some((data, end)))
+    }
+
+    /// Content has passed all filters.
+    pub(super) fn write(&self, half: Half, data: Bytes, end: bool) {
         let way = &mut self.seen.borrow_mut().ways[half as usize];
         if !data.is_empty() {
             way.out.push(Frame::Data(data));
         }
         way.ended |= end;
-        Ok(())
     }
 
     /// Shows content to a filter, and perhaps to others together with it: which of them has it now, and lets it go on.
@@ -328,7 +256,7 @@ impl Run {
 
     /// A filter has stopped content.
     #[inline(never)]
-    fn hold(&self, half: Half, at: usize, answer: BodyAnswer) -> Result<(), Fault> {
+    pub(super) fn hold(&self, half: Half, at: usize, answer: BodyAnswer) -> Result<(), Fault> {
         let filter = self.filter(at);
         let limit = filter.buffer_limit();
         self.seen.borrow_mut().ways[half as usize].halted = true;
@@ -400,7 +328,7 @@ impl Run {
     }
 
     /// Takes everything that is with a filter; its head goes on.
-    fn release(&self, half: Half, at: usize) -> Result<Gone, Fault> {
+    pub(super) fn release(&self, half: Half, at: usize) -> Result<Gone, Fault> {
         let mut seen = self.seen.borrow_mut();
         let part = &mut seen.stages[at].parts[half as usize];
         let (data, end) = part.take();
@@ -425,7 +353,7 @@ impl Run {
 
     /// What a filter has let go on is shown to the next.
     #[inline(never)]
-    fn reach(&self, half: Half, gone: Gone) -> Result<(), Fault> {
+    pub(super) fn reach(&self, half: Half, gone: Gone) -> Result<(), Fault> {
         let Gone { next, data, end } = gone;
         if !data.is_empty() || end == End::Body {
             self.data(half, next, data, end == End::Body)?;
@@ -547,16 +475,16 @@ impl Run {
         &self.filters[self.seen.borrow().stages[at].number]
     }
 
-    fn part<T>(&self, half: Half, at: usize, f: impl FnOnce(&mut Part) -> T) -> T {
+    pub(super) fn part<T>(&self, half: Half, at: usize, f: impl FnOnce(&mut Part) -> T) -> T {
         f(&mut self.seen.borrow_mut().stages[at].parts[half as usize])
     }
 }
 
 /// What has left a filter, for the next.
-struct Gone {
-    next: Option<usize>,
-    data: Bytes,
-    end: End,
+pub(super) struct Gone {
+    pub(super) next: Option<usize>,
+    pub(super) data: Bytes,
+    pub(super) end: End,
 }
 
 impl Gone {

@@ -115,7 +115,12 @@ impl Run {
             }
             return Ok((at, filter.on_headers(place, Half::Response, lines, end)?));
         }
-        let shown = filter.on_response_heads(place, count, lines, end);
+        self.gone_back(at, filter.on_response_heads(place, count, lines, end))
+    }
+
+    /// The head of the response was shown to filters from this one on: which of them has it in its hands now, and what
+    /// becomes of it.
+    pub(super) fn gone_back(&self, at: usize, shown: Reached<HeadersAction>) -> Result<(usize, HeadersAction), Fault> {
         let to = at - index(&shown).min(at);
         {
             let seen = &mut *self.seen.borrow_mut();
@@ -134,7 +139,7 @@ impl Run {
     }
 
     /// How many filters, beginning with this one and towards the first, are next to each other in one VM.
-    fn behind(&self, at: usize) -> u32 {
+    pub(super) fn behind(&self, at: usize) -> u32 {
         let stages = &self.seen.borrow().stages;
         let first = &stages[at];
         let near = |(count, stage): &(usize, &Stage)| {
@@ -155,7 +160,11 @@ impl Run {
         end: bool,
     ) -> Result<(usize, BodyAnswer), Fault> {
         self.seen.borrow_mut().passing = Some(at);
-        let shown = self.filter(at).on_bodies(place, count, size, end);
+        self.passed(at, self.filter(at).on_bodies(place, count, size, end))
+    }
+
+    /// Content of the response was shown to filters from this one on: which of them has it in its hands now, and its answer.
+    pub(super) fn passed(&self, at: usize, shown: Reached<BodyAnswer>) -> Result<(usize, BodyAnswer), Fault> {
         let answer = if let Some(Ok((_, answer))) = &shown { *answer } else { BodyAnswer::Continue };
         let to = at.saturating_sub(index(&shown));
         {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lacis_host::abi::{Action, BodyAnswer, Peer};
-use lacis_host::{Cause, ContextId, Half, HeadersAction, RootId, Stream, Trap, Vm};
+use lacis_host::{Cause, ContextId, Half, HeadersAction, Responded, RootId, Stream, Trap, Vm};
 
 use super::compiled::Compiled;
 use super::exchange::Ledger;
@@ -33,6 +33,8 @@ pub struct Filter {
     taps: [bool; 2],
     /// Its module has what several of it need to be shown a head together.
     joins: [bool; 2],
+    /// It sees content of responses, and its module has what it needs to be shown that together with the head.
+    answers: bool,
     machine: Rc<Machine>,
     account: Rc<Account>,
     /// Its root context, and in which of the machine's VMs.
@@ -96,6 +98,7 @@ impl Filter {
             sees: compiled.sees(),
             taps: compiled.taps(),
             joins: compiled.joins(),
+            answers: compiled.answers(),
             machine,
             account: Rc::new(account),
             root: Cell::new(None),
@@ -145,6 +148,16 @@ impl Filter {
     /// Whether it can be shown the head of this half together with another of its VM.
     pub(super) fn joins(&self, half: Half) -> bool {
         self.joins[half as usize]
+    }
+
+    /// Whether it can be shown the head of a response together with all that follows.
+    pub(super) fn answers(&self) -> bool {
+        self.answers
+    }
+
+    /// Passes over so many of its callbacks if none of them is to be measured.
+    pub(super) fn passes(&self, callbacks: u8) -> bool {
+        self.account.meter.pass(callbacks)
     }
 
     /// Bytes of a body that it may hold back.
@@ -248,6 +261,12 @@ impl Filter {
     /// filter that met a trap is to be [told](Filter::died). `None` if there is no VM.
     pub(super) fn on_response_heads(&self, place: Place, count: u32, lines: u32, end: bool) -> Reached<HeadersAction> {
         self.machine.call(|vm| vm.on_response_heads(place.context, count, lines, end))
+    }
+
+    /// Shows the head of a response, and perhaps its content of so many bytes, to `count` contexts of its VM, downwards from
+    /// this one; see [`Vm::on_response`]. `None` if there is no VM.
+    pub(super) fn on_response(&self, place: Place, count: u32, lines: u32, size: usize) -> Option<Responded> {
+        self.machine.call(|vm| vm.on_response(place.context, count, lines, size))
     }
 
     /// Shows a head. A filter whose VM died and that fails open lets everything pass.

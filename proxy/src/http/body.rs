@@ -182,6 +182,34 @@ impl Body {
         self.upload.take()
     }
 
+    /// All of the content, if it is here in one piece, nothing follows it, and nothing of the request is left to send: the
+    /// body is over then, and keeps its length. Else nothing has happened. Not for a body that is observed.
+    pub fn take_whole(&mut self) -> Option<Bytes> {
+        if self.ended || self.passed > 0 || self.uploads() || self.observer.is_some() {
+            return None;
+        }
+        let fits = |length: usize| match self.length {
+            Length::Known(known) => known == length as u64,
+            Length::Unknown => true,
+            Length::Tunnel => false,
+        };
+        let content = match &mut self.kind {
+            Kind::Bytes(bytes) if fits(bytes.len()) => std::mem::take(bytes),
+            Kind::Source(Source::H1(source)) => source.take_whole(fits)?,
+            Kind::Source(Source::H2(source)) => source.take_whole(fits)?,
+            // HTTP/3 hears of the end when it looks for more.
+            Kind::Source(Source::H3(_) | Source::Made(_)) | Kind::Bytes(_) | Kind::Empty => return None,
+        };
+        self.passed = content.len() as u64;
+        self.end(Some(Ok(())));
+        Some(content)
+    }
+
+    /// Makes this the content of a body of which [all was taken](Body::take_whole), announced as this long or not.
+    pub fn put_whole(&mut self, content: Bytes, length: Length) {
+        (self.kind, self.length, self.passed, self.ended) = (Kind::Bytes(content), length, 0, false);
+    }
+
     /// Whether some of the request's body is still to be sent.
     pub fn uploads(&self) -> bool {
         self.upload.is_some()

@@ -158,9 +158,12 @@ impl ResponseHead {
 
     /// Whether a response with this status to this method has no content (RFC 9110 section 6.4.1), whatever its fields say.
     pub fn is_bodiless(&self, method: &Method) -> bool {
-        method == Method::HEAD
-            || self.status.is_informational()
-            || matches!(self.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+        method == Method::HEAD || self.is_without_content()
+    }
+
+    /// Whether its status is one of those that no content follows, whatever was asked.
+    pub fn is_without_content(&self) -> bool {
+        self.status.is_informational() || matches!(self.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
     }
 }
 

@@ -251,6 +251,28 @@ pub(super) fn heads(globals: Globals, headers: OnHeaders) -> Vec<u8> {
         .end()
 }
 
+pub(super) fn response(globals: Globals, headers: OnHeaders, body: u32) -> Vec<u8> {
+    const SIZE: u32 = 4;
+    const INDEX: u32 = 5;
+    const ANSWER: u32 = 6;
+    let Globals { step, stop, lines, .. } = globals;
+    let context = |code: Code| code.local(0).local(INDEX).op(&[SUBTRACT]);
+    Code::new(2)
+        .reset(step)
+        .reset(stop)
+        .local(2)
+        .with(SET_GLOBAL, lines)
+        .op(&[BLOCK, NOTHING])
+        .repeat(INDEX, 1, |code| context(code).head(headers, lines, ANSWER).leave_by(ANSWER, stop, 2).count(step))
+        .repeat(INDEX, 1, |code| {
+            let called = context(code).local(SIZE).constant(1).call(body).set_local(ANSWER);
+            called.leave_by(ANSWER, stop, 2).count(step)
+        })
+        .op(&[END])
+        .result(ANSWER, step)
+        .end()
+}
+
 pub(super) fn end(globals: Globals, log: u32, done: u32, delete: u32) -> Vec<u8> {
     const IS_ZERO_64: u8 = 0x50;
     const WRAP: u8 = 0xa7;

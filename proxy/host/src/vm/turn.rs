@@ -1,9 +1,11 @@
 //! Several callbacks in one entry of the guest, by the functions of `joint.rs`, and what the host does between them.
 
+pub(crate) mod response;
+
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use lacis_abi::{BodyAnswer, HeadersAnswer, Level};
+use lacis_abi::{HeadersAnswer, Level};
 use wasmtime::{AsContextMut, Global, TypedFunc, Val, WasmParams, WasmResults};
 
 use super::http::Scene;
@@ -62,12 +64,14 @@ enum Kind {
     End,
     /// Each sees content of the response. Contexts are numbered downwards.
     Body,
+    /// Each sees the head of the response, then each all of its content. Contexts are numbered downwards.
+    Response,
 }
 
 impl Turn {
     fn new(kind: Kind, first: ContextId, contexts: u32) -> Turn {
         let steps = match kind {
-            Kind::Begin => contexts * 2,
+            Kind::Begin | Kind::Response => contexts * 2,
             Kind::End => contexts * 3,
             Kind::Heads | Kind::Body => contexts,
         };
@@ -100,7 +104,17 @@ impl Turn {
                 step if step < self.contexts => self.first + step,
                 step => self.first + (step - self.contexts) / 2,
             },
-            Kind::Heads | Kind::Body => self.first - step,
+            Kind::Response if step >= self.contexts => self.first - (step - self.contexts),
+            Kind::Heads | Kind::Body | Kind::Response => self.first - step,
+        }
+    }
+
+    /// Whether a callback is shown content.
+    fn shows_body(&self, step: u32) -> bool {
+        match self.kind {
+            Kind::Body => true,
+            Kind::Response => step >= self.contexts,
+            Kind::Begin | Kind::Heads | Kind::End => false,
         }
     }
 
@@ -115,9 +129,14 @@ impl Turn {
         self.kind == Kind::Begin && context > self.context(self.at) && context - self.first < self.contexts
     }
 
-    /// Whether a head is shown to others yet.
+    /// Whether a head is shown to others yet, or what follows it is.
     fn shows_head(&self) -> bool {
-        matches!(self.kind, Kind::Begin | Kind::Heads) && !self.stopped && self.at + 1 < self.steps
+        let heads = match self.kind {
+            Kind::Begin | Kind::Heads => self.steps - 1,
+            Kind::Response => self.contexts,
+            Kind::End | Kind::Body => 0,
+        };
+        self.at < heads && !self.stopped
     }
 
     /// Whether a context is made in this step, of which nothing is to be done outside.
@@ -130,9 +149,9 @@ impl Turn {
         match self.kind {
             _ if self.stopped => false,
             // What it does may concern those who would come next.
-            Kind::Body => true,
-            Kind::Begin | Kind::Heads => when == When::Last,
+            _ if self.shows_body(self.at) => true,
             Kind::End => false,
+            _ => when == When::Last,
         }
     }
 
@@ -142,13 +161,13 @@ impl Turn {
         match self.kind {
             Kind::Begin if step.is_multiple_of(2) => "proxy_on_context_create",
             Kind::Begin => HEADERS[Half::Request as usize],
-            Kind::Heads => HEADERS[Half::Response as usize],
+            _ if self.shows_body(step) => BODY[Half::Response as usize],
+            Kind::Heads | Kind::Body | Kind::Response => HEADERS[Half::Response as usize],
             Kind::End => match step - self.from {
                 step if step < self.contexts => "proxy_on_log",
                 step if (step - self.contexts).is_multiple_of(2) => "proxy_on_done",
                 _ => "proxy_on_delete",
             },
-            Kind::Body => BODY[Half::Response as usize],
         }
     }
 
@@ -181,7 +200,12 @@ pub(crate) fn edited(call: &mut Call<'_>, edit: impl FnOnce(&mut Call<'_>) -> Ed
 
 /// The head that is shown the next has so many lines now; or the embedder is to see to it first.
 fn tell(call: &mut Call<'_>, lines: Option<u32>) {
-    let (Some(lines), Some(counters)) = (lines, call.data().counters) else { return stop(call) };
+    let state = call.data();
+    let (Some(lines), Some(counters)) = (lines, state.counters) else { return stop(call) };
+    if state.turn.as_ref().is_some_and(|turn| turn.kind == Kind::Response && turn.at + 1 == turn.contexts) {
+        // What is shown next is content.
+        return;
+    }
     // The global is there, and of this type.
     _ = counters.lines.set(&mut *call, Val::I32(lines.cast_signed()));
     if let Some(turn) = &mut call.data_mut().turn {
@@ -227,11 +251,12 @@ impl State {
     /// See [`State::follow`].
     pub(crate) fn catch_up(&mut self, step: u32) {
         let Some(turn) = &self.turn else { return };
-        let (step, kind) = (step.min(turn.steps - 1), turn.kind);
+        let step = step.min(turn.steps - 1);
+        let shows_body = turn.shows_body(step);
         // Host calls are for the context of the callback that runs.
         self.context = self.advance(step);
         self.called = self.context.as_ref().map_or(0, |context| context.id);
-        if kind == Kind::Body
+        if shows_body
             && let Some(exchange) = self.exchange()
             && let Ok(mut stream) = exchange.stream()
         {
@@ -280,13 +305,13 @@ impl Turn {
     fn reach(&mut self, exchange: &Exchange) {
         match self.kind {
             Kind::Begin => exchange.request.begin(&exchange.request.head),
-            Kind::Heads => exchange.response.begin(&exchange.response.head),
-            Kind::End if self.at - self.from < self.contexts => exchange.life.set(Life::Logging),
-            Kind::End => exchange.life.set(Life::Ended),
-            Kind::Body => {
+            _ if self.shows_body(self.at) => {
                 exchange.response.begin(&exchange.response.body);
                 exchange.response.ended.set(self.end);
             }
+            Kind::Heads | Kind::Body | Kind::Response => exchange.response.begin(&exchange.response.head),
+            Kind::End if self.at - self.from < self.contexts => exchange.life.set(Life::Logging),
+            Kind::End => exchange.life.set(Life::Ended),
         }
         self.replied = exchange.replied.get();
     }
@@ -308,10 +333,15 @@ impl Turn {
                     exchange.response.pass(&exchange.response.head);
                 }
             }
-            Kind::Body => {
-                for exchange in (at..to).filter_map(|step| contexts.exchange(first - step)) {
-                    exchange.response.pass(&exchange.response.body);
-                    exchange.response.ended.set(self.end);
+            Kind::Body | Kind::Response => {
+                for step in at..to {
+                    let Some(exchange) = contexts.exchange(self.context(step)) else { continue };
+                    if self.shows_body(step) {
+                        exchange.response.pass(&exchange.response.body);
+                        exchange.response.ended.set(self.end);
+                    } else {
+                        exchange.response.pass(&exchange.response.head);
+                    }
                 }
             }
             Kind::End => self.close(to, ending, contexts),
@@ -444,34 +474,6 @@ impl Vm {
         self.shown(context, result, Half::Request, end)
     }
 
-    /// Shows the head of the response to the contexts of `count` exchanges, numbered downwards from this one, as
-    /// [`Vm::on_headers`] does to each, until one does not let it go on, or has the embedder look at what it did. Which of them
-    /// that is, and what becomes of the head; if it goes on and it is the last of all, all have let it go on.
-    ///
-    /// # Errors
-    /// A trap, and which of them met it.
-    pub fn on_response_heads(
-        &mut self,
-        first: ContextId,
-        count: u32,
-        lines: u32,
-        end: bool,
-    ) -> Result<(u32, HeadersAction), (u32, Trap)> {
-        let function = self.exports.joined.heads.as_ref().filter(|_| count > 1 && first.0 >= count);
-        let (Some(function), false) = (function, self.runner.dead) else {
-            let shown = self.on_headers(first, Half::Response, lines, end);
-            return shown.map(|action| (0, action)).map_err(|trap| (0, trap));
-        };
-        let context = self.context(first, HEADERS[Half::Response as usize]).map_err(|trap| (0, trap))?;
-        let turn = Turn::of_head(Kind::Heads, first, count, lines);
-        self.runner.store.data_mut().begin(turn, &context);
-        let result = match self.runner.take(function, (first.0, count, lines, u32::from(end)), &context) {
-            Ok(result) => result,
-            Err(trap) => return Err((self.met(), trap)),
-        };
-        self.shown(context, result, Half::Response, end)
-    }
-
     /// The entry ended with a trap: the step that met it.
     fn met(&mut self) -> u32 {
         self.runner.store.data_mut().turn.take().map_or(0, |turn| turn.at)
@@ -549,41 +551,5 @@ impl Vm {
         let all = || (0..count).map(|index| ContextId(first.0.wrapping_add(index)));
         all().try_for_each(|id| self.log(id).map_err(|trap| (id, trap)))?;
         all().try_for_each(|id| self.close(id).map_err(|trap| (id, trap)))
-    }
-
-    /// Shows content of the response to the contexts of `count` exchanges, numbered downwards from this one, as
-    /// [`Vm::on_body`] does to each, until one does not let it go on, or has called the host. Which of them was shown it
-    /// last, and its answer; if that lets it go on and it is the last of all, all do. Each may count on
-    /// [`Stream::shown`](crate::Stream::shown).
-    ///
-    /// # Errors
-    /// A trap, and which of them met it.
-    pub fn on_bodies(
-        &mut self,
-        first: ContextId,
-        count: u32,
-        size: usize,
-        end: bool,
-    ) -> Result<(u32, BodyAnswer), (u32, Trap)> {
-        let function = self.exports.joined.body.as_ref().filter(|_| count > 1 && first.0 >= count);
-        let (Some(function), false) = (function, self.runner.dead) else {
-            return self.on_body(first, Half::Response, size, end).map(|answer| (0, answer)).map_err(|trap| (0, trap));
-        };
-        let context = self.context(first, BODY[Half::Response as usize]).map_err(|trap| (0, trap))?;
-        self.runner.store.data_mut().begin(Turn { end, ..Turn::new(Kind::Body, first, count) }, &context);
-        let bytes = u32::try_from(size).unwrap_or(u32::MAX);
-        let answer = match self.runner.take(function, (first.0, count, bytes, u32::from(end)), &context) {
-            Ok(answer) => answer,
-            Err(trap) => return Err((self.met(), trap)),
-        };
-        let (answer, step) = answered(answer);
-        let state = self.runner.store.data_mut();
-        // All have returned if it is the number of all: of the last one more is to be known.
-        let last = state.advance(step.min(count - 1));
-        let (at, replied) = state.turn.take().map_or((0, false), |turn| (turn.at, turn.replied));
-        let answer = BodyAnswer::of(answer);
-        self.delete_done().map_err(|trap| (at, trap))?;
-        let Some(exchange) = last.as_ref().and_then(|context| context.exchange()) else { return Ok((at, answer)) };
-        Ok((at, Scene::of(exchange, Half::Response, |side| &side.body, replied).body(answer)))
     }
 }

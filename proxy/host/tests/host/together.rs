@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lacis_host::abi::BodyAnswer;
 use lacis_host::testing::{List, TestStream, TestWorld};
-use lacis_host::{Cause, ContextId, Half, HeadersAction, Plugin, RootId, Trap, Vm, limits};
+use lacis_host::{Cause, ContextId, Half, HeadersAction, Plugin, Responded, RootId, Trap, Vm, limits};
 
 use crate::guest::{Guest, REQUEST, RESPONSE};
 
@@ -52,9 +52,24 @@ fn pass<T: Copy + Debug + PartialEq>(
     Ok(())
 }
 
+/// How callbacks are entered that follow each other, and what the response's content is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Entry {
+    Each,
+    EachWhole,
+    Together,
+    /// Head and content of the response in one.
+    Whole,
+}
+
 /// Exchanges' contexts of one stream, from their making to their end, where so many each end at once: what is seen of it from
 /// outside.
-fn run(guest: &Guest, plugin: &Plugin, ends: &[u32], together: bool) -> Vec<String> {
+fn run(guest: &Guest, plugin: &Plugin, ends: &[u32], entry: Entry) -> Vec<String> {
+    let together = matches!(entry, Entry::Together | Entry::Whole);
+    let pieces = match entry {
+        Entry::Each | Entry::Together => &[("content", false), ("", true)][..],
+        Entry::EachWhole | Entry::Whole => &[("content", true)],
+    };
     let mut seen = Vec::new();
     let world = TestWorld::shared();
     let mut vm = Vm::new(plugin, guest.settings.clone(), world.clone()).unwrap();
@@ -83,7 +98,22 @@ fn run(guest: &Guest, plugin: &Plugin, ends: &[u32], together: bool) -> Vec<Stri
         seen.push(format!("{:?}", stream.borrow().request.text()));
         stream.borrow_mut().response = Some(List::of(RESPONSE));
         ids.reverse();
+        let (mut head, mut body) = (None, None);
+        if entry == Entry::Whole {
+            let size = pieces[0].0.len();
+            stream.borrow_mut().bodies[Half::Response as usize] = Some(pieces[0].0.into());
+            match vm.on_response(ids[0], CONTEXTS as u32, lines(Half::Response), size) {
+                Responded::Head(shown) => head = Some(shown),
+                Responded::Body(shown) => {
+                    head = Some(Ok((CONTEXTS as u32 - 1, HeadersAction::Continue)));
+                    body = Some(shown);
+                }
+            }
+        }
         pass("response of", seen, HeadersAction::Continue, |at| {
+            if let Some(shown) = head.take() {
+                return shown;
+            }
             let lines = lines(Half::Response);
             match together {
                 true => vm.on_response_heads(ids[at], (CONTEXTS - at) as u32, lines, false),
@@ -91,11 +121,14 @@ fn run(guest: &Guest, plugin: &Plugin, ends: &[u32], together: bool) -> Vec<Stri
             }
         })?;
         seen.push(format!("{:?}", stream.borrow().response.as_ref().map(List::text)));
-        for (bytes, end) in [("content", false), ("", true)] {
-            stream.borrow_mut().bodies[Half::Response as usize] = Some(bytes.into());
-            pass("body of", seen, BodyAnswer::Continue, |at| match together {
-                true => vm.on_bodies(ids[at], (CONTEXTS - at) as u32, bytes.len(), end),
-                false => {
+        for (bytes, end) in pieces.iter().copied() {
+            if body.is_none() {
+                stream.borrow_mut().bodies[Half::Response as usize] = Some(bytes.into());
+            }
+            pass("body of", seen, BodyAnswer::Continue, |at| match body.take() {
+                Some(shown) => shown,
+                None if together => vm.on_bodies(ids[at], (CONTEXTS - at) as u32, bytes.len(), end),
+                None => {
                     let shown = vm.on_body(ids[at], Half::Response, bytes.len(), end);
                     shown.map(|answer| (0, answer)).map_err(|trap| (0, trap))
                 }
@@ -142,10 +175,17 @@ fn same(code: &[(&str, &str)], items: &str) -> Vec<String> {
     for (name, code) in code {
         guest = guest.on(name, code);
     }
+    alike(&guest, &format!("{code:?}"))
+}
+
+/// What a guest does the same however it is entered.
+fn alike(guest: &Guest, what: &str) -> Vec<String> {
     let plugin = guest.plugin();
+    let whole = |entry| run(guest, &plugin, ENDS[0], entry);
+    assert_eq!(whole(Entry::Whole), whole(Entry::EachWhole), "{what}");
     let [apart, _] = ENDS.map(|ends| {
-        let apart = run(&guest, &plugin, ends, false);
-        assert_eq!(run(&guest, &plugin, ends, true), apart, "{code:?}");
+        let apart = run(guest, &plugin, ends, Entry::Each);
+        assert_eq!(run(guest, &plugin, ends, Entry::Together), apart, "{what}");
         apart
     });
     apart
@@ -210,6 +250,12 @@ fn an_answer_of_one_in_the_middle_ends_what_all_are_shown() {
     for answer in ["return(at(4));", "num(p1); return(at(4));", "drop(proxy_continue_stream(1)); return(at(4));"] {
         let lines = same(&[("proxy_on_response_body", &format!("{second} {answer}"))], SECOND);
         assert!(lines.iter().any(|line| line.starts_with("body of 8")), "{lines:?}");
+    }
+    // The content that is all there, once for all: the second lets it go on after it has stopped it.
+    for code in
+        ["put(0, p0); bad(); return(at(4));", "num(p2); num(p1);", "num(proxy_set_buffer_bytes(1, 0, 3, \"more\"));"]
+    {
+        same(&[("proxy_on_response_headers", "num(p0);"), ("proxy_on_response_body", code)], SECOND);
     }
     for name in &ALL[1..3] {
         let lines = same(&[(name, &format!("{second} return(at(4));"))], SECOND);
@@ -282,14 +328,71 @@ fn what_others_must_see_ends_what_all_are_shown() {
 }
 
 #[test]
+fn content_follows_a_head_in_its_entry_where_nothing_is_to_be_done_before() {
+    use HeadersAction::{Continue, Pause};
+    let shown = |code: &[(&str, &str)], count: u32| {
+        let mut guest = Guest::new().items(SECOND);
+        for name in ALL {
+            guest = guest.on(name, "");
+        }
+        for (name, code) in code {
+            guest = guest.on(name, code);
+        }
+        let mut vm = guest.vm(&TestWorld::shared()).unwrap();
+        let roots: Vec<RootId> = (1..FIRST).map(|_| vm.start_root(guest.plugin.clone()).unwrap()).collect();
+        let stream = TestStream::request(REQUEST);
+        stream.borrow_mut().response = Some(List::of(RESPONSE));
+        stream.borrow_mut().bodies[Half::Response as usize] = Some("content".into());
+        let ids: Vec<ContextId> = (0..count).map(|_| vm.admit(roots[0], stream.clone()).unwrap()).collect();
+        assert_eq!(vm.begin(ids[0], count, REQUEST.len() as u32, true).unwrap().0, count - 1);
+        let shown = vm.on_response(*ids.last().unwrap(), count, RESPONSE.len() as u32, 7);
+        assert_eq!(vm.is_dead(), matches!(&shown, Responded::Head(Err(_)) | Responded::Body(Err(_))));
+        match shown {
+            Responded::Head(shown) => format!("head {:?}", shown.map_err(|(at, trap)| (at, trap.callback))),
+            Responded::Body(shown) => format!("body {:?}", shown.map_err(|(at, trap)| (at, trap.callback))),
+        }
+    };
+    let [_, _, head, body, ..] = ALL;
+    for count in 1..4 {
+        let all = format!("body Ok(({}, Continue))", count - 1);
+        for code in ["", "drop(proxy_log(2, \"line\"));", "num(proxy_add_header_map_value(2, \"x-more\", \"1\"));"] {
+            assert_eq!(shown(&[(head, code)], count), all, "{code}");
+        }
+        for code in [
+            "num(proxy_send_local_response(403, \"why\", \"no\", \"\", -1));",
+            "num(proxy_close_stream(1));",
+            "num(proxy_set_effective_context(1));",
+            "num(proxy_add_header_map_value(2, \"broken\", \"1\"));",
+        ] {
+            let action = if code.contains("local") { Pause } else { Continue };
+            let first = format!("head Ok((0, {action:?}))");
+            assert_eq!(shown(&[(head, code)], count), first, "{code}");
+        }
+        assert_eq!(shown(&[(head, "return(1);")], count), "head Ok((0, Pause))");
+        assert_eq!(shown(&[(head, "trap();")], count), format!("head Err((0, {head:?}))"));
+        // What it does to content, those who come next are to be shown.
+        for code in ["num(proxy_get_buffer_status(1, 16, 20));", "num(proxy_set_buffer_bytes(1, 0, 3, \"more\"));"] {
+            assert_eq!(shown(&[(body, code)], count), "body Ok((0, Continue))", "{code}");
+        }
+        assert_eq!(shown(&[(body, "return(1);")], count), "body Ok((0, Buffer))");
+        let reply = "num(proxy_send_local_response(403, \"why\", \"no\", \"\", -1));";
+        assert_eq!(shown(&[(body, reply)], count), "body Ok((0, Discard))");
+        assert_eq!(shown(&[(body, "trap();")], count), format!("body Err((0, {body:?}))"));
+    }
+    // In the middle: of three, whose numbers are 4 to 6, the second.
+    let second = "put(0, p0); bad(); return(at(4));";
+    assert_eq!(shown(&[(head, second)], 3), "head Ok((1, Pause))");
+    assert_eq!(shown(&[(body, second)], 3), "body Ok((1, Buffer))");
+}
+
+#[test]
 fn of_an_old_module_the_callbacks_for_heads_have_no_end() {
     let mut guest = Guest::new().marker("proxy_abi_version_0_1_0");
     for name in ALL {
         guest = guest.on(name, "num(p0);");
     }
     let guest = guest.on(ALL[1], "num(p1);").on(ALL[2], "num(p1);");
-    let plugin = guest.plugin();
-    assert_eq!(run(&guest, &plugin, ENDS[0], true), run(&guest, &plugin, ENDS[0], false));
+    alike(&guest, "");
 }
 
 #[test]
@@ -346,9 +449,9 @@ fn each_callback_has_its_time() {
     // How long that is here.
     guest.settings.time = Duration::from_secs(60);
     let begin = std::time::Instant::now();
-    assert!(run(&guest, &plugin, ENDS[0], false).iter().any(|line| line.contains("Ok(())")));
+    assert!(run(&guest, &plugin, ENDS[0], Entry::Each).iter().any(|line| line.contains("Ok(())")));
     let each = begin.elapsed() / (2 * CONTEXTS as u32);
     guest.settings.time = each * 3;
-    let lines = run(&guest, &plugin, ENDS[0], true);
+    let lines = run(&guest, &plugin, ENDS[0], Entry::Together);
     assert!(lines.iter().any(|line| line.contains("Ok(())")), "{lines:?}");
 }

@@ -1,5 +1,6 @@
-//! Many connections in one turn of a worker, whose messages are written at its end.
+//! Connections over real sockets: many in one turn of a worker, whose messages are written at its end, and content that is here with its head.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -8,11 +9,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::LocalSet;
 
+use super::client::{Idle, send};
 use super::serve;
+use super::wire::Wire;
 use crate::drain::Drain;
 use crate::fault::Fault;
-use crate::http::head::ResponseHead;
-use crate::http::{Request, Response, Service};
+use crate::http::body::{Frame, Half};
+use crate::http::head::{RequestHead, ResponseHead};
+use crate::http::{Body, Interim, Request, Response, Service};
 use crate::net::io::Io;
 use crate::net::turn;
 
@@ -31,10 +35,8 @@ impl Service for Much {
     }
 }
 
-#[test]
-fn what_waits_for_the_end_of_a_turn_arrives_however_slowly_it_is_read() {
-    const CONNECTIONS: usize = 20;
-    const REQUESTS: usize = 3000;
+/// Runs as a worker does.
+fn local(work: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .on_thread_park(turn::over)
@@ -42,6 +44,52 @@ fn what_waits_for_the_end_of_a_turn_arrives_however_slowly_it_is_read() {
         .expect("a runtime");
     LocalSet::new().block_on(&runtime, async {
         tokio::task::spawn_local(turn::run());
+        work.await;
+    });
+}
+
+#[test]
+fn content_that_is_all_here_is_taken_at_once_and_its_connection_is_free_again() {
+    local(async {
+        for (answer, whole) in [
+            ("content-length: 5\r\n\r\nhello", true),
+            ("content-length: 6\r\n\r\nhello", false),
+            ("transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n", false),
+        ] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let near = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("a connection");
+            let mut far = listener.accept().await.expect("a connection").0;
+            let mut head = RequestHead::unread();
+            head.authority = Some("delta".parse().expect("a host"));
+            let request =
+                Request { head: head.into(), body: Body::empty(Half::Request), interim: Rc::new(Interim::default()) };
+            let (wire, home) =
+                (Rc::new(RefCell::new(Wire::new(Io::tcp(near, Bytes::new())))), Rc::new(Idle::default()));
+            let answered = async {
+                assert!(far.read(&mut [0; 1024]).await.expect("a request") > 0);
+                far.write_all(format!("HTTP/1.1 200 OK\r\n{answer}").as_bytes()).await.expect("answered");
+            };
+            let (response, ()) = tokio::join!(send(wire, Rc::clone(&home), request, false), answered);
+            let mut body = response.expect("a response").body;
+            let length = body.length();
+            assert_eq!(body.take_whole().as_deref(), whole.then_some(&b"hello"[..]), "{answer}");
+            assert_eq!((home.len(), body.is_end(), body.length()), (usize::from(whole), whole, length), "{answer}");
+            if whole {
+                assert!(body.take_whole().is_none() && body.frame().await.is_none(), "it is over");
+                body.put_whole(Bytes::from_static(b"other"), length);
+            }
+            let Some(Ok(Frame::Data(data))) = body.frame().await else { panic!("{answer}") };
+            assert_eq!(&data[..], if whole { b"other" } else { b"hello" });
+            assert!(body.take_whole().is_none(), "not of what was read");
+        }
+    });
+}
+
+#[test]
+fn what_waits_for_the_end_of_a_turn_arrives_however_slowly_it_is_read() {
+    const CONNECTIONS: usize = 20;
+    const REQUESTS: usize = 3000;
+    local(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let (mut served, mut clients) = (Vec::new(), Vec::new());
         for number in 0..CONNECTIONS {

@@ -226,6 +226,14 @@ impl Wire {
         }
     }
 
+    /// All of the current message's content, if what is left of it was announced, is here, and `fits`.
+    fn take_whole(&mut self, fits: impl Fn(usize) -> bool) -> Option<Bytes> {
+        let Decoder::Length(left) = self.decoder else { return None };
+        let length = usize::try_from(left).ok().filter(|length| *length <= self.input.len() && fits(*length))?;
+        self.decoder = Decoder::End;
+        Some(self.input.split_to(length).freeze())
+    }
+
     /// Where heads are written.
     pub(super) fn head_out(&mut self) -> &mut BytesMut {
         self.output.tail()
@@ -322,8 +330,8 @@ impl Incoming {
         let frame = ready!(wire.poll_frame(cx, malformed, incomplete));
         let done = wire.body_read();
         drop(wire);
-        if done && let Some(home) = self.home.take() {
-            home.put(Rc::clone(&self.wire));
+        if done {
+            self.rest();
         }
         Poll::Ready(frame)
     }
@@ -331,6 +339,20 @@ impl Incoming {
     /// Whether nothing more will come.
     pub fn is_end(&self) -> bool {
         self.wire.borrow().body_read()
+    }
+
+    /// See [`Body::take_whole`].
+    pub fn take_whole(&mut self, fits: impl Fn(usize) -> bool) -> Option<Bytes> {
+        let content = self.wire.borrow_mut().take_whole(fits)?;
+        self.rest();
+        Some(content)
+    }
+
+    /// The message is over: its connection may carry another.
+    fn rest(&mut self) {
+        if let Some(home) = self.home.take() {
+            home.put(Rc::clone(&self.wire));
+        }
     }
 }
 

@@ -37,6 +37,11 @@ impl Incoming {
     pub fn is_end(&self) -> bool {
         self.reader.is_end()
     }
+
+    /// See [`Body::take_whole`].
+    pub fn take_whole(&mut self, fits: impl Fn(usize) -> bool) -> Option<Bytes> {
+        self.reader.take_whole(fits)
+    }
 }
 
 /// A body on its way into a stream.

@@ -68,6 +68,16 @@ impl Reader {
         }
     }
 
+    /// All of the content that was not read, if it came in one piece which `fits`, and nothing follows.
+    pub(super) fn take_whole(&self, fits: impl Fn(usize) -> bool) -> Option<Bytes> {
+        let connection = &mut *self.shared.borrow_mut();
+        let stream = connection.streams.get(self.key)?;
+        let ended = stream.read == Side::Ended && stream.trailers.is_none();
+        let data = if ended { stream.inbox.take_only(fits)? } else { return None };
+        connection.release(self.key, data.len());
+        Some(data)
+    }
+
     /// Whether nothing more will come.
     pub(super) fn is_end(&self) -> bool {
         self.shared.borrow_mut().streams.get(self.key).is_none_or(|stream| stream.is_read())

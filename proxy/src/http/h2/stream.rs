@@ -130,6 +130,12 @@ impl Inbox {
         Some(std::mem::replace(&mut self.first, next))
     }
 
+    /// The only piece there is, if it `fits`.
+    pub(super) fn take_only(&mut self, fits: impl Fn(usize) -> bool) -> Option<Bytes> {
+        let only = !self.is_empty() && self.more.is_empty() && fits(self.first.len());
+        only.then(|| std::mem::take(&mut self.first))
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.first.is_empty()
     }
@@ -307,6 +313,12 @@ mod tests {
         inbox.push(Bytes::from("four"));
         assert_eq!([inbox.pop().unwrap(), inbox.pop().unwrap()], ["two", "three"]);
         assert!(!inbox.is_empty());
+        assert_eq!(inbox.take_only(|length| length == 5), None, "another length");
+        inbox.push(Bytes::from("five"));
+        assert_eq!(inbox.take_only(|_| true), None, "not the only one");
+        assert_eq!([inbox.pop().unwrap(), inbox.take_only(|length| length == 4).unwrap()], ["four", "five"]);
+        assert_eq!((inbox.take_only(|_| true), inbox.is_empty()), (None, true));
+        inbox.push(Bytes::from("four"));
         assert_eq!((inbox.clear(), inbox.pop()), (4, None));
     }
 
