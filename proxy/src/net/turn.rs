@@ -27,21 +27,21 @@ struct Waiting {
     writers: Vec<(Rc<dyn Writer>, Waker)>,
     /// What is to be done when they have written.
     last: Option<fn()>,
-    /// Tasks that go on after that.
-    gathered: Vec<Waker>,
+    /// Tasks that go on after that, those with responses first.
+    gathered: [Vec<Waker>; 2],
     /// Who writes at the end of a turn.
     task: Option<Waker>,
 }
 
 impl Waiting {
     const fn new() -> Waiting {
-        Waiting { writers: Vec::new(), last: None, gathered: Vec::new(), task: None }
+        Waiting { writers: Vec::new(), last: None, gathered: [Vec::new(), Vec::new()], task: None }
     }
 
     /// Has the task woken that writes, unless it is: behind all tasks that are ready, which do what else is done in this turn. False if there is none.
     fn wake(&self) -> bool {
         let Some(task) = &self.task else { return false };
-        if self.writers.is_empty() && self.last.is_none() && self.gathered.is_empty() {
+        if self.writers.is_empty() && self.last.is_none() && self.gathered.iter().all(Vec::is_empty) {
             task.wake_by_ref();
         }
         true
@@ -90,9 +90,18 @@ pub fn last(work: fn()) -> bool {
     waits.unwrap_or(false)
 }
 
+/// What a task does when it has [gathered](gather).
+#[derive(Clone, Copy, Debug)]
+pub enum With {
+    /// Takes a response on.
+    Response,
+    /// Takes a request on: behind those with responses, which somebody waits for.
+    Request,
+}
+
 /// Lets all tasks go first that are ready, where more than a little happens in this turn: who does the same next goes on right behind the others that do, and not each
 /// amid something else, as the code for all of it is more than a processor has in its nearest cache. It counts for no message.
-pub async fn gather() {
+pub async fn gather(with: With) {
     let mut waited = false;
     std::future::poll_fn(|cx| {
         if waited || NOW.get().max(BEFORE.get()) < ENOUGH {
@@ -101,7 +110,7 @@ pub async fn gather() {
         waited = WAITING.with_borrow_mut(|waiting| {
             let waits = waiting.wake();
             if waits {
-                waiting.gathered.push(cx.waker().clone());
+                waiting.gathered[with as usize].push(cx.waker().clone());
             }
             waits
         });
@@ -113,7 +122,7 @@ pub async fn gather() {
 /// Writes what waits, turn after turn: a worker's one task for that.
 pub async fn run() {
     let _end = End;
-    let (mut writers, mut gathered) = (Vec::new(), Vec::new());
+    let (mut writers, mut gathered) = (Vec::new(), [Vec::new(), Vec::new()]);
     let write = std::future::poll_fn(|cx| {
         let last = WAITING.with_borrow_mut(|waiting| {
             std::mem::swap(&mut writers, &mut waiting.writers);
@@ -130,7 +139,7 @@ pub async fn run() {
         if let Some(work) = last {
             work();
         }
-        gathered.drain(..).for_each(Waker::wake);
+        gathered.iter_mut().flat_map(|tasks| tasks.drain(..)).for_each(Waker::wake);
         Poll::<()>::Pending
     });
     // One poll writes for many connections, each of which has had its share of the turn already.
@@ -147,7 +156,7 @@ impl Drop for End {
         if let Some(work) = waiting.last {
             work();
         }
-        waiting.gathered.into_iter().for_each(Waker::wake);
+        waiting.gathered.into_iter().flatten().for_each(Waker::wake);
     }
 }
 
@@ -280,7 +289,7 @@ mod tests {
         assert_eq!(with_last(0), [vec!["last", "written", "last", "written"], vec![]]);
     }
 
-    /// Two tasks with something between that they gather for, in a turn after one of `before` messages.
+    /// Two tasks with something between that they gather for, the second with a response, in a turn after one of `before` messages.
     fn gathered(before: u32) -> Vec<String> {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         let local = tokio::task::LocalSet::new();
@@ -294,7 +303,7 @@ mod tests {
                 let done = Rc::clone(&done);
                 local.spawn_local(async move {
                     done.borrow_mut().push(format!("first {number}"));
-                    gather().await;
+                    gather(if number == 1 { With::Response } else { With::Request }).await;
                     done.borrow_mut().push(format!("then {number}"));
                 })
             });
@@ -316,7 +325,7 @@ mod tests {
     #[test]
     fn all_that_is_ready_goes_before_what_is_gathered() {
         let end = ["end", "first 0", "then 0"];
-        assert_eq!(gathered(ENOUGH), [&["first 0", "first 1", "then 0", "then 1"][..], &end].concat());
+        assert_eq!(gathered(ENOUGH), [&["first 0", "first 1", "then 1", "then 0"][..], &end].concat());
         assert_eq!(gathered(0), [&["first 0", "then 0", "first 1", "then 1"][..], &end].concat());
     }
 
