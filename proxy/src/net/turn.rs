@@ -2,11 +2,11 @@
 //! each as soon as it is made.
 //!
 //! A turn is what a worker does between two looks for events. A write to a socket whose reader sleeps wakes it, and on a
-//! machine of several processors that is an interrupt for another one: two of the eight microseconds that a small message cost.
-//! A reader with many connections (a busy application, a busy sidecar) that was woken stays awake for what follows at
+//! machine of several processors that is an interrupt for another one: two of the eight microseconds that a small message
+//! cost. A reader with many connections (a busy application, a busy sidecar) that was woken stays awake for what follows at
 //! once, but has gone back to sleep if we first make the next message. So a message waits for the others of its turn,
-//! unless there are hardly any: alone it would only wait. So does other work that many exchanges of a turn have ([`gather`], [`last`]): code that runs several times in a
-//! row is fetched once.
+//! unless there are hardly any: alone it would only wait. So does other work that many exchanges of a turn have
+//! ([`gather`], [`last`]): code that runs several times in a row is fetched once.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -38,7 +38,8 @@ impl Waiting {
         Waiting { writers: Vec::new(), last: None, gathered: [Vec::new(), Vec::new()], task: None }
     }
 
-    /// Has the task woken that writes, unless it is: behind all tasks that are ready, which do what else is done in this turn. False if there is none.
+    /// Has the task woken that writes, unless it is: behind all tasks that are ready, which do what else is done in this
+    /// turn. False if there is none.
     fn wake(&self) -> bool {
         let Some(task) = &self.task else { return false };
         if self.writers.is_empty() && self.last.is_none() && self.gathered.iter().all(Vec::is_empty) {
@@ -50,13 +51,14 @@ impl Waiting {
 
 /// A connection with a message that waits.
 pub trait Writer {
-    /// Writes what waits, as far as that is possible at once. If it is not, or fails, the task of this context is woken when it is time to go
-    /// on.
+    /// Writes what waits, as far as that is possible at once. If it is not, or fails, the task of this context is woken
+    /// when it is time to go on.
     fn write(&self, cx: &mut Context<'_>);
 }
 
-/// Has a message written at the end of this turn, behind the others that are made in it: the task that made it is not woken for that. False if
-/// it is to be written at once, as there are hardly any others, or nobody writes for this thread ([`run`]).
+/// Has a message written at the end of this turn, behind the others that are made in it: the task that made it is not woken
+/// for that. False if it is to be written at once, as there are hardly any others, or nobody writes for this thread
+/// ([`run`]).
 pub fn collect<W: Writer + 'static>(writer: &Rc<W>, cx: &Context<'_>) -> bool {
     let now = NOW.get().saturating_add(1);
     NOW.set(now);
@@ -72,8 +74,8 @@ pub fn collect<W: Writer + 'static>(writer: &Rc<W>, cx: &Context<'_>) -> bool {
     })
 }
 
-/// Has this done once at the end of this turn, when what waits has been written, or when nobody writes any more. False if it is to be done at once, by
-/// the rule of [`collect`]; it counts for no message. There is one such work for a thread.
+/// Has this done once at the end of this turn, when what waits has been written, or when nobody writes any more. False if
+/// it is to be done at once, by the rule of [`collect`]; it counts for no message. There is one such work for a thread.
 pub fn last(work: fn()) -> bool {
     if NOW.get().max(BEFORE.get()) < ENOUGH {
         return false;
@@ -99,8 +101,9 @@ pub enum With {
     Request,
 }
 
-/// Lets all tasks go first that are ready, where more than a little happens in this turn: who does the same next goes on right behind the others that do, and not each
-/// amid something else, as the code for all of it is more than a processor has in its nearest cache. It counts for no message.
+/// Lets all tasks go first that are ready, where more than a little happens in this turn: who does the same next goes on
+/// right behind the others that do, and not each amid something else, as the code for all of it is more than a processor
+/// has in its nearest cache. It counts for no message.
 pub async fn gather(with: With) {
     let mut waited = false;
     std::future::poll_fn(|cx| {
@@ -289,7 +292,8 @@ mod tests {
         assert_eq!(with_last(0), [vec!["last", "written", "last", "written"], vec![]]);
     }
 
-    /// Two tasks with something between that they gather for, the second with a response, in a turn after one of `before` messages.
+    /// Two tasks with something between that they gather for, the second with a response, in a turn after one of `before`
+    /// messages.
     fn gathered(before: u32) -> Vec<String> {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         let local = tokio::task::LocalSet::new();
