@@ -166,6 +166,8 @@ fn config(options: &Options, placement: Placement) -> Config {
         .epoch_interruption(true)
         .memory_init_cow(true)
         .max_wasm_stack(limits::STACK)
+        // Functions stay where the guest's compiler has left them (`Inlining::No`): with inlining requests cost no less,
+        // artifacts were up to five times as large and as long in the making, and backtraces of traps lacked functions.
         .wasm_backtrace_details(WasmBacktraceDetails::Disable)
         .wasm_backtrace_max_frames(NonZeroUsize::new(limits::BACKTRACE))
         // No frame of ours is ever unwound through; the tables would only make artifacts larger.
