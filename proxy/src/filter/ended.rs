@@ -16,8 +16,9 @@ use super::seen::{Seen, Stage};
 use super::wasm::{Filter, Place};
 use crate::net::turn;
 
-/// Most exchanges that wait for the end of a turn; then all are told of. Each holds some 10 KiB, its heads above all, which the next
-/// would use again while the processor has them in its cache; and what is saved by telling of many in a row is saved by then.
+/// Most exchanges that wait for the end of a turn; then all are told of. Each holds its heads and the memory that these were
+/// read into, which the next would use again while it is in the processor's caches; and code that has run so often in a row
+/// has been fetched for all of them.
 const MOST: usize = 32;
 
 thread_local! {

@@ -290,9 +290,11 @@ impl State {
         Some(Rc::clone(reached))
     }
 
-    /// The entry begins with this callback.
+    /// The entry begins, with a callback for this context.
     fn begin(&mut self, mut turn: Turn, context: &Context) {
-        if let Some(exchange) = context.exchange() {
+        if !turn.makes(turn.at)
+            && let Some(exchange) = context.exchange()
+        {
             turn.reach(exchange);
         }
         self.turn = Some(turn);
@@ -397,13 +399,15 @@ impl Runner {
         _ = counters.quiet.set(&mut self.store, Val::I32(level as i32));
     }
 
-    /// Enters for the callbacks of the [`Turn`] that is in the state, and leaves it there.
-    pub(super) fn take<P: WasmParams, R: WasmResults>(
+    /// Enters for the callbacks of a turn, which begins with this context, and leaves it in the state.
+    fn take<P: WasmParams, R: WasmResults>(
         &mut self,
+        turn: Turn,
         function: &TypedFunc<P, R>,
         parameters: P,
         context: &Rc<Context>,
     ) -> Result<R, Trap> {
+        self.store.data_mut().begin(turn, context);
         self.call(function, parameters, Some(context), Phase::Running).map_err(|error| {
             look(&mut self.store);
             let callback = self.store.data().turn.as_ref().map_or("", Turn::callback);
@@ -464,10 +468,10 @@ impl Vm {
         for (root, index) in roots.iter_mut().zip(0..count).skip(1) {
             *root = state.contexts.get(first.0 + index).map_or(0, |context| context.root);
         }
-        state.turn = Some(Turn::of_head(Kind::Begin, first, count, lines));
         let [a, b, c, d, e, f, g, h] = roots;
         let parameters = (first.0, count, lines, u32::from(end), a, b, c, d, e, f, g, h);
-        let result = match self.runner.take(function, parameters, &context) {
+        let turn = Turn::of_head(Kind::Begin, first, count, lines);
+        let result = match self.runner.take(turn, function, parameters, &context) {
             Ok(result) => result,
             Err(trap) => return Err((self.met() / 2, trap)),
         };
@@ -529,12 +533,12 @@ impl Vm {
         let state = self.runner.store.data_mut();
         state.ending.clear();
         state.ending.extend_from_slice(exchanges);
-        state.begin(Turn { steps, ..Turn::new(Kind::End, *first, *count) }, &context);
+        let turn = Turn { steps, ..Turn::new(Kind::End, *first, *count) };
         let place = |index: usize| {
             exchanges.get(index).map_or(0, |(first, count)| u64::from(first.0) | u64::from(*count) << 32)
         };
         let [a, b, c, d, e, f, g, h] = std::array::from_fn(place);
-        if let Err(trap) = self.runner.take(function, (a, b, c, d, e, f, g, h), &context) {
+        if let Err(trap) = self.runner.take(turn, function, (a, b, c, d, e, f, g, h), &context) {
             let turn = self.runner.store.data_mut().turn.take();
             return Err((turn.map_or(*first, |turn| ContextId(turn.context(turn.at))), trap));
         }

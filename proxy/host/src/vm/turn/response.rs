@@ -43,8 +43,7 @@ impl Vm {
         };
         let context = self.context(first, HEADERS[Half::Response as usize]).map_err(|trap| (0, trap))?;
         let turn = Turn::of_head(Kind::Heads, first, count, lines);
-        self.runner.store.data_mut().begin(turn, &context);
-        let result = match self.runner.take(function, (first.0, count, lines, u32::from(end)), &context) {
+        let result = match self.runner.take(turn, function, (first.0, count, lines, u32::from(end)), &context) {
             Ok(result) => result,
             Err(trap) => return Err((self.met(), trap)),
         };
@@ -70,9 +69,9 @@ impl Vm {
             return self.on_body(first, Half::Response, size, end).map(|answer| (0, answer)).map_err(|trap| (0, trap));
         };
         let context = self.context(first, BODY[Half::Response as usize]).map_err(|trap| (0, trap))?;
-        self.runner.store.data_mut().begin(Turn { end, ..Turn::new(Kind::Body, first, count) }, &context);
+        let turn = Turn { end, ..Turn::new(Kind::Body, first, count) };
         let bytes = u32::try_from(size).unwrap_or(u32::MAX);
-        match self.runner.take(function, (first.0, count, bytes, u32::from(end)), &context) {
+        match self.runner.take(turn, function, (first.0, count, bytes, u32::from(end)), &context) {
             Ok(result) => self.shown_body(context, result),
             Err(trap) => Err((self.met(), trap)),
         }
@@ -90,12 +89,9 @@ impl Vm {
             Ok(context) => context,
             Err(trap) => return Responded::Head(Err((0, trap))),
         };
-        self.runner
-            .store
-            .data_mut()
-            .begin(Turn { end: true, ..Turn::of_head(Kind::Response, first, count, lines) }, &context);
+        let turn = Turn { end: true, ..Turn::of_head(Kind::Response, first, count, lines) };
         let bytes = u32::try_from(size).unwrap_or(u32::MAX);
-        match self.runner.take(function, (first.0, count, lines, 0, bytes), &context) {
+        match self.runner.take(turn, function, (first.0, count, lines, 0, bytes), &context) {
             Ok(result) if answered(result).1 < count => {
                 Responded::Head(self.shown(context, result, Half::Response, false))
             }
