@@ -191,7 +191,7 @@ on_links! {
         assert_eq!(got("rs rem 2 content-length ; rsb setbuf 1 0 99 ~"), (200, String::new()));
         assert_eq!(got("rs rep 2 content-length 3 ; rsb setbuf 1 0 99 abc"), (200, "abc".into()));
         assert_eq!(got("rs reply 403 ~ no ~ ; rsb log 2 never"), (403, "no".into()));
-        assert_eq!(got("rs rep 2 :status 204 ; rsb log 2 never"), (204, String::new()));
+        assert_eq!(got("rs rep 2 :status 204 ; rsb setbuf 1 0 99 ~"), (204, String::new()));
         for (script, reason, count) in [
             ("rs rep 2 content-length some ; rsb log 2 never", "filter_invalid", 1.0),
             ("rs rep 2 content-length 9", "filter_invalid", 2.0),
@@ -209,6 +209,23 @@ on_links! {
             lines.iter().any(|line| line.contains("the filter trapped")).then(|| lines.join("\n"))
         });
         assert!(!lines.contains("never"), "{lines}");
+    }
+
+    /// Filters see the content of a response of which one has made a status that has none; nothing of it is sent, and the connection
+    /// goes on.
+    [H1, H2, H3] fn content_that_is_no_more_sent_is_shown(link) {
+        let pair = with(link, &[("mine", script(""))]);
+        let mut client = pair.connect();
+        for (path, status) in [("/bytes/5", 204), ("/chunked/5", 304), ("/bytes/100000", 204)] {
+            let script = format!("rs rep 2 :status {status} ; rsb ret 1 ; rsbe log 2 shown, bufstat 1, ret 0");
+            let answer = client.request("GET", "delta", path, &[("x-script", &script)], None);
+            assert_eq!((answer.status(), answer.text()), (status, String::new()));
+        }
+        assert_eq!(client.request("GET", "delta", "/bytes/3", &[], None).body.len(), 3);
+        pair.delta().err.wait_for("all content shown", |lines| {
+            let shown = lines.iter().filter(|line| line.contains("rsb ") && line.contains("log 0")).count();
+            (shown == 3).then_some(())
+        });
     }
 
     /// A filter may answer while the body comes: before the response has begun.

@@ -331,6 +331,7 @@ async fn back(run: &Rc<Run>, response: &mut Response) -> Result<(), Fault> {
         return Ok(());
     }
     let gone = run.has_gone(Half::Response);
+    let tunnel = response.body.length() == Length::Tunnel;
     let mut flow = None;
     if !gone || !run.goes_by(Half::Response) {
         flow = Some(Flow::new(run, Half::Response, &mut response.body));
@@ -339,9 +340,10 @@ async fn back(run: &Rc<Run>, response: &mut Response) -> Result<(), Fault> {
         flow.head().await?;
     }
     response.head = passed_head(run)?;
-    if let Some(flow) = flow
-        && let Some(length) = flow.body(&response.head.headers, &mut response.body)?
-    {
+    let Some(flow) = flow else { return Ok(()) };
+    if response.head.is_without_content() && !tunnel && !run.goes_by(Half::Response) {
+        flow.withhold(&mut response.body);
+    } else if let Some(length) = flow.body(&response.head.headers, &mut response.body)? {
         response.head.headers.insert(header::CONTENT_LENGTH, length);
     }
     Ok(())

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -149,6 +149,16 @@ impl Flow {
         }
     }
 
+    /// The same where filters have made the head of a response one that no content follows (RFC 9110 section 6.4.1): they are
+    /// shown all of it, as in Envoy, and nothing comes out.
+    pub(super) fn withhold(mut self: Box<Self>, body: &mut Body) {
+        let upload = self.below.take_upload();
+        *body = Body::source(of(self.half), Source::Made(Box::new(Withheld(self))), Length::Known(0));
+        if let Some(upload) = upload {
+            body.carry(upload);
+        }
+    }
+
     /// How long the content will be, as far as that is known, with a head of these `fields`; and the right length to say, where
     /// they say another.
     fn length(&self, fields: &Fields) -> Result<(Length, Option<HeaderValue>), Fault> {
@@ -279,6 +289,25 @@ impl Made for Flow {
     fn is_end(&self) -> bool {
         let way = &self.run.seen.borrow().ways[self.half as usize];
         way.ended && way.out.is_empty() && self.held.is_none()
+    }
+}
+
+/// What is shown to filters and not sent.
+#[derive(Debug)]
+struct Withheld(Box<Flow>);
+
+impl Made for Withheld {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, Fault>>> {
+        loop {
+            match ready!(self.0.poll_frame(cx)) {
+                Some(Ok(_)) => {}
+                end => return Poll::Ready(end),
+            }
+        }
+    }
+
+    fn is_end(&self) -> bool {
+        self.0.is_end()
     }
 }
 

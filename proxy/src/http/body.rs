@@ -261,6 +261,17 @@ impl Body {
         if self.uploads() { Poll::Pending } else { Poll::Ready(Ok(())) }
     }
 
+    /// As [`Body::poll_uploaded`], when what is left of this body has been read, which nobody is to get.
+    ///
+    /// # Errors
+    /// As [`Body::poll_frame`].
+    pub fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
+        while let Some(frame) = ready!(self.poll_frame(cx)) {
+            frame?;
+        }
+        self.poll_uploaded(cx)
+    }
+
     /// The next frame; `None` at the end. After an error or the end nothing more comes.
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, Fault>>> {
         if self.ended {

@@ -123,7 +123,7 @@ async fn exchange<S: Service>(service: Rc<S>, shared: Shared, accepted: Accepted
     }
     drop(head);
     if end {
-        let _ = poll_fn(|cx| body.poll_uploaded(cx)).await;
+        let _ = poll_fn(|cx| body.poll_rest(cx)).await;
     } else {
         let mut pump = Pump::new(body, writer, Half::Response);
         // The exchange has recorded what went wrong, the stream was reset.

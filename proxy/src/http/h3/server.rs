@@ -172,7 +172,8 @@ async fn exchange<S: Service>(wire: &Wire, service: Rc<S>, mut reader: Reader, m
     });
     // Else the client has gone: the call is dropped, and with it what it does upstream.
     let Some(Response { head, body }) = response.await else { return writer.reset(Code::REQUEST_CANCELLED) };
-    let body = if head.is_bodiless(&method) { Body::empty(Half::Response) } else { body };
+    let sends = !head.is_bodiless(&method) || body.length() == Length::Known(0);
+    let body = if sends { body } else { Body::empty(Half::Response) };
     let written = pin!(write(wire, Response { head, body }, writer));
     // A response that was read to its end is no stop: the request may still be on its way.
     let gone = async {

@@ -51,6 +51,9 @@ pub(crate) const BODIES: &[Row] = &[
     Row("append-response", "GET /status/404", "rs rem 2 content-length ; rsb ret 1 ; rsbe setbuf 1 100 0 oh, ret 0"),
     Row("inside-response", "GET /bytes/5", "rsb ret 1 ; rsbe setbuf 1 1 2 x, ret 0"),
     Row("empty-response", "GET /bytes/5", "rs rem 2 content-length ; rsb ret 1 ; rsbe setbuf 1 0 100 ~, ret 0"),
+    Row("made-no-content", "GET /bytes/5", "rs rep 2 :status 204 ; rsb ret 1 ; rsbe buf 1 0 9, ret 0"),
+    Row("made-not-modified", "GET /bytes/5", "rs rep 2 :status 304 ; rsb ret 1 ; rsbe buf 1 0 9, ret 0"),
+    Row("made-no-content-chunked", "GET /chunked/5", "rs rep 2 :status 204 ; rsb ret 1 ; rsbe buf 1 0 9, ret 0"),
     Row("same-length", "POST /echo <hello", "rqb ret 1 ; rqbe setbuf 0 0 5 HELLO"),
     Row(
         "new-length-announced",
