@@ -28,8 +28,7 @@ pub struct Drain(Rc<State>);
 
 struct State {
     phase: Cell<Phase>,
-    /// Who waits for a phase. Each connection does for as long as it lives, and is polled with every message: so a look costs
-    /// a comparison.
+    /// Who waits for a phase. Each connection does for as long as it lives.
     waiting: RefCell<Slab<Waker>>,
     guards: Cell<usize>,
     idle: Notify,
@@ -95,8 +94,9 @@ impl Drain {
 pub struct Reached<'a> {
     state: &'a State,
     phase: Phase,
-    /// Its place among those that wait, once it does.
-    place: Option<usize>,
+    /// Its place among those that wait, once it does, and who is woken there: it is polled with every message of its
+    /// connection, so a look must cost no more than a comparison.
+    place: Option<(usize, Waker)>,
 }
 
 impl Future for Reached<'_> {
@@ -106,24 +106,27 @@ impl Future for Reached<'_> {
         if self.state.phase.get() >= self.phase {
             return Poll::Ready(());
         }
-        let mut waiting = self.state.waiting.borrow_mut();
-        match self.place {
-            None => {
-                let place = waiting.insert(cx.waker().clone());
-                drop(waiting);
-                self.place = Some(place);
-            }
-            Some(place) => waiting[place].clone_from(cx.waker()),
+        if self.place.as_ref().is_none_or(|(_, waker)| !waker.will_wake(cx.waker())) {
+            self.leave();
+            let place = self.state.waiting.borrow_mut().insert(cx.waker().clone());
+            self.place = Some((place, cx.waker().clone()));
         }
         Poll::Pending
     }
 }
 
-impl Drop for Reached<'_> {
-    fn drop(&mut self) {
-        if let Some(place) = self.place {
+impl Reached<'_> {
+    /// Waits no more.
+    fn leave(&mut self) {
+        if let Some((place, _)) = self.place.take() {
             self.state.waiting.borrow_mut().remove(place);
         }
+    }
+}
+
+impl Drop for Reached<'_> {
+    fn drop(&mut self) {
+        self.leave();
     }
 }
 
