@@ -24,7 +24,7 @@ use super::wasm::Filter;
 use crate::fault::{Fault, Reason};
 use crate::http::body::{self, Length, Observer};
 use crate::http::{Body, Request, Response, ResponseHead, Shared};
-use crate::net::turn::{self, With};
+use crate::net::turn;
 use crate::telemetry::labels::Outcome;
 
 /// Why an exchange ends before it has gone all the way; either way the answer is a response.
@@ -171,7 +171,7 @@ impl Passage<'_> {
         if self.chain.is_empty() {
             return Ok(());
         }
-        self.begin(exchange, request).await;
+        self.begin(exchange, request);
         self.leg(request).await
     }
 
@@ -193,7 +193,7 @@ impl Passage<'_> {
         }
         if chains.iter().any(|chain| !chain.is_empty()) {
             match &self.run {
-                None => self.begin(exchange, request).await,
+                None => self.begin(exchange, request),
                 // Nobody else may hold the head that they may change.
                 Some(run) => {
                     let head = std::mem::take(&mut request.head);
@@ -226,9 +226,7 @@ impl Passage<'_> {
     }
 
     /// Puts the head of a request into the hands of filters.
-    async fn begin(&mut self, exchange: &Rc<Exchange>, request: &mut Request) {
-        // Guests and all that comes after them are much code, and so is what else is ready.
-        turn::gather(With::Request).await;
+    fn begin(&mut self, exchange: &Rc<Exchange>, request: &mut Request) {
         let head = std::mem::take(&mut request.head);
         self.method.clone_from(&head.method);
         let bare = request.body.is_end();
@@ -262,7 +260,8 @@ impl Passage<'_> {
         if run.tcp {
             return tunnel::response(run, response).map_err(Stop::Fault);
         }
-        turn::gather(With::Response).await;
+        // Guests are much code, and so is what else is ready: behind it, responses find what the one before left in caches.
+        turn::gather().await;
         if run.seen.borrow().closed {
             // What a filter closed has no response (Envoy); what ends it for whoever waits passes no filter.
             return Ok(());

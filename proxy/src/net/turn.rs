@@ -27,22 +27,22 @@ struct Waiting {
     writers: Vec<(Rc<dyn Writer>, Waker)>,
     /// What is to be done when they have written.
     last: Option<fn()>,
-    /// Tasks that go on after that, those with responses first.
-    gathered: [Vec<Waker>; 2],
+    /// Tasks that go on after that.
+    gathered: Vec<Waker>,
     /// Who writes at the end of a turn.
     task: Option<Waker>,
 }
 
 impl Waiting {
     const fn new() -> Waiting {
-        Waiting { writers: Vec::new(), last: None, gathered: [Vec::new(), Vec::new()], task: None }
+        Waiting { writers: Vec::new(), last: None, gathered: Vec::new(), task: None }
     }
 
     /// Has the task woken that writes, unless it is: behind all tasks that are ready, which do what else is done in this
     /// turn. False if there is none.
     fn wake(&self) -> bool {
         let Some(task) = &self.task else { return false };
-        if self.writers.is_empty() && self.last.is_none() && self.gathered.iter().all(Vec::is_empty) {
+        if self.writers.is_empty() && self.last.is_none() && self.gathered.is_empty() {
             task.wake_by_ref();
         }
         true
@@ -92,19 +92,11 @@ pub fn last(work: fn()) -> bool {
     waits.unwrap_or(false)
 }
 
-/// What a task does when it has [gathered](gather).
-#[derive(Clone, Copy, Debug)]
-pub enum With {
-    /// Takes a response on.
-    Response,
-    /// Takes a request on: behind those with responses, which somebody waits for.
-    Request,
-}
-
 /// Lets all tasks go first that are ready, where more than a little happens in this turn: who does the same next goes on
 /// right behind the others that do, and not each amid something else, as the code for all of it is more than a processor
-/// has in its nearest cache. It counts for no message.
-pub async fn gather(with: With) {
+/// has in its nearest cache. It counts for no message. To be woken once more costs, too: of two kinds of work that meet in a
+/// turn it is enough that one is gathered, and the other is among itself.
+pub async fn gather() {
     let mut waited = false;
     std::future::poll_fn(|cx| {
         if waited || NOW.get().max(BEFORE.get()) < ENOUGH {
@@ -113,7 +105,7 @@ pub async fn gather(with: With) {
         waited = WAITING.with_borrow_mut(|waiting| {
             let waits = waiting.wake();
             if waits {
-                waiting.gathered[with as usize].push(cx.waker().clone());
+                waiting.gathered.push(cx.waker().clone());
             }
             waits
         });
@@ -125,7 +117,7 @@ pub async fn gather(with: With) {
 /// Writes what waits, turn after turn: a worker's one task for that.
 pub async fn run() {
     let _end = End;
-    let (mut writers, mut gathered) = (Vec::new(), [Vec::new(), Vec::new()]);
+    let (mut writers, mut gathered) = (Vec::new(), Vec::new());
     let write = std::future::poll_fn(|cx| {
         let last = WAITING.with_borrow_mut(|waiting| {
             std::mem::swap(&mut writers, &mut waiting.writers);
@@ -142,7 +134,7 @@ pub async fn run() {
         if let Some(work) = last {
             work();
         }
-        gathered.iter_mut().flat_map(|tasks| tasks.drain(..)).for_each(Waker::wake);
+        gathered.drain(..).for_each(Waker::wake);
         Poll::<()>::Pending
     });
     // One poll writes for many connections, each of which has had its share of the turn already.
@@ -159,7 +151,7 @@ impl Drop for End {
         if let Some(work) = waiting.last {
             work();
         }
-        waiting.gathered.into_iter().flatten().for_each(Waker::wake);
+        waiting.gathered.into_iter().for_each(Waker::wake);
     }
 }
 
@@ -292,8 +284,7 @@ mod tests {
         assert_eq!(with_last(0), [vec!["last", "written", "last", "written"], vec![]]);
     }
 
-    /// Two tasks with something between that they gather for, the second with a response, in a turn after one of `before`
-    /// messages.
+    /// Two tasks with something between that they gather for, in a turn after one of `before` messages.
     fn gathered(before: u32) -> Vec<String> {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         let local = tokio::task::LocalSet::new();
@@ -307,7 +298,7 @@ mod tests {
                 let done = Rc::clone(&done);
                 local.spawn_local(async move {
                     done.borrow_mut().push(format!("first {number}"));
-                    gather(if number == 1 { With::Response } else { With::Request }).await;
+                    gather().await;
                     done.borrow_mut().push(format!("then {number}"));
                 })
             });
@@ -329,7 +320,7 @@ mod tests {
     #[test]
     fn all_that_is_ready_goes_before_what_is_gathered() {
         let end = ["end", "first 0", "then 0"];
-        assert_eq!(gathered(ENOUGH), [&["first 0", "first 1", "then 1", "then 0"][..], &end].concat());
+        assert_eq!(gathered(ENOUGH), [&["first 0", "first 1", "then 0", "then 1"][..], &end].concat());
         assert_eq!(gathered(0), [&["first 0", "then 0", "first 1", "then 1"][..], &end].concat());
     }
 
