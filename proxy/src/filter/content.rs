@@ -6,12 +6,18 @@ use bytes::{Bytes, BytesMut};
 use lacis_host::Buffer;
 
 /// Bytes in a guest's hands. A piece that came as one is only copied if the guest changes it or keeps it for more.
-#[derive(Debug, Default)]
-pub(super) struct Content {
-    /// As it came; empty where there are own bytes.
-    piece: Bytes,
+#[derive(Debug)]
+pub(super) enum Content {
+    /// As it came.
+    Piece(Bytes),
     /// Collected, or changed.
-    own: Option<BytesMut>,
+    Own(BytesMut),
+}
+
+impl Default for Content {
+    fn default() -> Self {
+        Content::Piece(Bytes::new())
+    }
 }
 
 impl Content {
@@ -19,26 +25,34 @@ impl Content {
     pub(super) fn append(&mut self, more: Bytes) {
         match self.is_empty() {
             _ if more.is_empty() => {}
-            true => (self.piece, self.own) = (more, None),
-            false => self.own().extend_from_slice(&more),
+            true => *self = Content::Piece(more),
+            false => self.change(|own| own.extend_from_slice(&more)),
         }
     }
 
     /// Everything, for whoever comes next.
     pub(super) fn take(&mut self) -> Bytes {
-        match self.own.take() {
-            None => std::mem::take(&mut self.piece),
-            Some(own) => own.freeze(),
+        match std::mem::take(self) {
+            Content::Piece(piece) => piece,
+            Content::Own(own) => own.freeze(),
         }
     }
 
-    fn own(&mut self) -> &mut BytesMut {
-        let piece = std::mem::take(&mut self.piece);
-        self.own.get_or_insert_with(|| piece.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..])))
+    /// Changes its own bytes.
+    fn change(&mut self, change: impl FnOnce(&mut BytesMut)) {
+        let mut own = match std::mem::take(self) {
+            Content::Own(own) => own,
+            Content::Piece(piece) => piece.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..])),
+        };
+        change(&mut own);
+        *self = Content::Own(own);
     }
 
     fn bytes(&self) -> &[u8] {
-        self.own.as_deref().unwrap_or(&self.piece)
+        match self {
+            Content::Piece(piece) => piece,
+            Content::Own(own) => own,
+        }
     }
 }
 
@@ -55,14 +69,15 @@ impl Buffer for Content {
 
     fn replace(&mut self, range: Range<usize>, bytes: &[u8]) {
         if range == (0..self.len()) {
-            *self = Content { piece: Bytes::new(), own: Some(BytesMut::from(bytes)) };
+            *self = Content::Own(BytesMut::from(bytes));
             return;
         }
-        let own = self.own();
-        let rest = own.split_off(range.end.min(own.len()));
-        own.truncate(range.start);
-        own.extend_from_slice(bytes);
-        own.extend_from_slice(&rest);
+        self.change(|own| {
+            let rest = own.split_off(range.end.min(own.len()));
+            own.truncate(range.start);
+            own.extend_from_slice(bytes);
+            own.extend_from_slice(&rest);
+        });
     }
 }
 
