@@ -13,7 +13,7 @@ use lacis_host::{Half, Responded};
 
 use super::flow::{Flow, announced};
 use super::run::Run;
-use super::seen::{End, Head};
+use super::stage::{End, Head};
 use super::wasm::{Filter, Place};
 use crate::fault::{Fault, Reason};
 use crate::http::Body;
@@ -91,18 +91,11 @@ impl Run {
     /// The last filter and how many there are, if all can be shown head and content in one entry, and are not to be measured.
     fn all_at_once(&self) -> Option<(&Filter, Place, u32)> {
         let seen = self.seen.borrow();
-        let last = seen.stages.last()?;
+        let last = seen.stages.last().filter(|_| seen.answers && seen.is_row)?;
         let (filter, place, count) = (&self.filters[last.number], last.place, seen.stages.len());
-        if !seen.stages.iter().all(|stage| self.filters[stage.number].answers()) || !filter.has(place) {
-            return None;
-        }
-        drop(seen);
-        if count == 1 {
-            return filter.passes(2).then_some((filter, place, 1));
-        }
-        // Those of one VM that are next to each other. Where they are entered one by one, they are measured.
-        let near = self.behind(count - 1);
-        (near as usize == count && !self.apart).then_some((filter, place, near))
+        // Those that are entered one by one are measured.
+        let joined = filter.has(place) && if count == 1 { filter.passes(2) } else { !self.apart };
+        joined.then_some((filter, place, u32::try_from(count).ok()?))
     }
 
     /// Shows head and content to all filters.
@@ -110,13 +103,9 @@ impl Run {
         let (at, lines, size) = {
             let seen = &mut *self.seen.borrow_mut();
             let at = seen.stages.len() - 1;
-            let part = &mut seen.stages[at].parts[HALF as usize];
-            let size = content.len();
-            part.content.append(content);
-            part.end = End::Body;
+            let size = seen.take_up(HALF, at, content, true);
             // The guests may make some when they are shown the end.
             seen.trailers[HALF as usize].may_come();
-            seen.passing = Some(at);
             seen.ways[HALF as usize].heads = 1;
             (at, seen.count(HALF), size)
         };
@@ -138,9 +127,8 @@ impl Run {
         };
         let content = {
             let seen = &mut *self.seen.borrow_mut();
-            seen.passing = None;
             seen.trailers[HALF as usize].are_none();
-            seen.stages[at].parts[HALF as usize].take().0
+            seen.moving.take().0
         };
         let (to, action) = self.gone_back(at, shown)?;
         if self.head_shown(HALF, to, action)? {
@@ -171,8 +159,7 @@ impl Run {
             return None;
         }
         trailers.are_none();
-        let at = seen.passing.take()?;
-        Some(seen.stages[at].parts[HALF as usize].take().0)
+        Some(seen.moving.take().0)
     }
 
     /// The last of the filters that were shown content has answered.

@@ -12,7 +12,8 @@ use lacis_host::{ContextId, Half, Vm};
 
 use super::legs::Legs;
 use super::run::Run;
-use super::seen::{Seen, Stage};
+use super::seen::Seen;
+use super::stage::Stage;
 use super::wasm::{Filter, Place};
 use crate::net::turn;
 
@@ -29,6 +30,8 @@ thread_local! {
 pub(super) struct Ended {
     filters: Legs,
     stages: Vec<Stage>,
+    /// They are next to each other in one VM.
+    is_row: bool,
     /// What its log callbacks read. Contexts hold it, too, but what goes with it must not go while a VM runs.
     _seen: Rc<RefCell<Seen>>,
 }
@@ -54,8 +57,9 @@ impl Drop for Run {
 impl Ended {
     /// The exchange that was seen as this, by these filters. From here on none has anything in its hands.
     pub(super) fn new(filters: &Legs, seen: &Rc<RefCell<Seen>>) -> Ended {
-        let stages = std::mem::take(&mut seen.borrow_mut().stages);
-        Ended { filters: filters.clone(), stages, _seen: Rc::clone(seen) }
+        let own = &mut *seen.borrow_mut();
+        let (stages, is_row) = (std::mem::take(&mut own.stages), own.is_row);
+        Ended { filters: filters.clone(), stages, is_row, _seen: Rc::clone(seen) }
     }
 
     /// All log, then all go (Envoy's order): at the end of this turn, unless little happens in it.
@@ -103,11 +107,9 @@ impl Ended {
 
     /// Its first context and how many it has, if all are next to each other in one VM, and that lives.
     fn place(&self) -> Option<(ContextId, u32)> {
-        let first = self.stages.first()?;
-        let near =
-            |(index, stage): (usize, &Stage)| stage.machine == first.machine && stage.place.follows(first.place, index);
-        let all = self.filters[first.number].has(first.place) && self.stages.iter().enumerate().all(near);
-        Some((first.place.context(), u32::try_from(self.stages.len()).ok().filter(|_| all)?))
+        let first = self.stages.first().filter(|_| self.is_row)?;
+        let lives = self.filters[first.number].has(first.place);
+        Some((first.place.context(), u32::try_from(self.stages.len()).ok().filter(|_| lives)?))
     }
 
     /// Whether the first filters of both are in one VM.

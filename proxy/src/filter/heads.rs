@@ -3,11 +3,11 @@
 use std::rc::Rc;
 use std::time::Instant;
 
-use lacis_host::abi::Action;
 use lacis_host::{Half, HeadersAction};
 
 use super::run::Run;
-use super::seen::{Head, Stage};
+use super::stage::{Head, Stage};
+use super::tunnel;
 use crate::fault::{Fault, Reason};
 use crate::telemetry::labels::Outcome;
 use crate::telemetry::why::What;
@@ -15,35 +15,72 @@ use crate::telemetry::why::What;
 impl Run {
     /// Shows the head to the filters that have not seen it, until one of them stops it.
     pub(super) fn heads(&self, half: Half) -> Result<(), Fault> {
-        while let Some(at) = self.next(half)? {
-            let (filter, place, count, end) = {
-                let seen = self.seen.borrow();
-                let Stage { number, place, .. } = seen.stages[at];
-                (&self.filters[number], place, seen.count(half), seen.ways[half as usize].bare)
+        match half {
+            Half::Request => self.request_head(),
+            Half::Response => self.response_head(),
+        }
+    }
+
+    /// Contexts are opened on the way of the request.
+    fn request_head(&self) -> Result<(), Fault> {
+        const HALF: Half = Half::Request;
+        loop {
+            let number = {
+                let way = &mut self.seen.borrow_mut().ways[HALF as usize];
+                way.heads += 1;
+                way.heads - 1
             };
-            if half == Half::Response && !filter.has(place) && (self.ours.get() || !filter.sees(half)) {
-                // Without callbacks for content it has nothing to protect there: others' exchanges outlive its VM.
-                self.part(half, at, |part| (part.absent, part.head) = (true, Head::Gone));
-                continue;
-            }
-            let (at, action) = match self.tcp {
-                true => match filter.on_new_connection(place)? {
-                    Action::Continue => (at, HeadersAction::Continue),
-                    Action::Pause => (at, HeadersAction::Pause),
-                },
-                // It has just been opened.
-                false if half == Half::Request => match self.begin_with(at, place, count, end)? {
+            let Some(filter) = self.filters.get(number) else { break };
+            let since = filter.begins(self.exchange.trail.is_asked());
+            let Some(place) = filter.open(Rc::clone(&self.seen) as _, self.tcp)? else { continue };
+            let (at, lines, end) = {
+                let seen = &mut *self.seen.borrow_mut();
+                let at = seen.join(Stage::new(number, filter.machine(), place, since), filter.answers());
+                (at, seen.count(HALF), seen.ways[HALF as usize].bare)
+            };
+            let (at, action) = if self.tcp {
+                (at, tunnel::begin(filter, place)?)
+            } else {
+                let alone = since.is_some() || self.exchange.trail.is_asked();
+                match self.begin_with(filter, at, place, alone, lines, end)? {
                     Some(begun) => begun,
                     None => continue,
-                },
-                false => self.go_back(at, place, count, end)?,
+                }
             };
-            if !self.head_shown(half, at, action)? {
+            if !self.head_shown(HALF, at, action)? {
                 return Ok(());
             }
         }
-        self.seen.borrow_mut().ways[half as usize].released = true;
+        self.seen.borrow_mut().ways[HALF as usize].released = true;
         Ok(())
+    }
+
+    /// The response goes back through the contexts that there are.
+    fn response_head(&self) -> Result<(), Fault> {
+        const HALF: Half = Half::Response;
+        loop {
+            let (filter, at, place, lines, end) = {
+                let seen = &mut *self.seen.borrow_mut();
+                let lines = seen.count(HALF);
+                let way = &mut seen.ways[HALF as usize];
+                way.heads += 1;
+                let Some(at) = seen.stages.len().checked_sub(way.heads) else {
+                    way.released = true;
+                    return Ok(());
+                };
+                let Stage { number, place, .. } = seen.stages[at];
+                (&self.filters[number], at, place, lines, way.bare)
+            };
+            if !filter.has(place) && (self.ours.get() || !filter.sees(HALF)) {
+                // Without callbacks for content it has nothing to protect there: others' exchanges outlive its VM.
+                self.part(HALF, at, |part| (part.absent, part.head) = (true, Head::Gone));
+                continue;
+            }
+            let (at, action) = self.go_back(filter, at, place, lines, end)?;
+            if !self.head_shown(HALF, at, action)? {
+                return Ok(());
+            }
+        }
     }
 
     /// A filter was shown the head: whether that goes on.
@@ -66,28 +103,6 @@ impl Run {
         }
         self.exchange.trail.note(|own| What::Paused(own.text(self.filter(at).name())));
         Ok(false)
-    }
-
-    /// The next filter for a head. The request's opens contexts on its way; the response's goes back through them.
-    fn next(&self, half: Half) -> Result<Option<usize>, Fault> {
-        loop {
-            let number = {
-                let mut seen = self.seen.borrow_mut();
-                let way = &mut seen.ways[half as usize];
-                let number = way.heads;
-                way.heads += 1;
-                if half == Half::Response {
-                    return Ok(seen.stages.len().checked_sub(number + 1));
-                }
-                number
-            };
-            let Some(filter) = self.filters.get(number) else { return Ok(None) };
-            let since = filter.begins(self.exchange.trail.is_asked());
-            let Some(place) = filter.open(Rc::clone(&self.seen) as _, self.tcp)? else { continue };
-            let stages = &mut self.seen.borrow_mut().stages;
-            stages.push(Stage::new(number, filter.machine(), place, since));
-            return Ok(Some(stages.len() - 1));
-        }
     }
 
     /// A filter has let the head go on: what it made of it must be one that can be sent.

@@ -22,6 +22,7 @@ mod property;
 mod run;
 mod seen;
 mod signature;
+mod stage;
 mod together;
 mod tunnel;
 pub mod wasm;

@@ -5,14 +5,15 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use lacis_host::Half;
 use lacis_host::abi::{Action, BodyAnswer};
-use lacis_host::{Buffer, Half};
 
 use super::exchange::Exchange;
 use super::guest::GuestResponse;
 use super::legs::Legs;
 use super::meter;
-use super::seen::{End, Head, Left, Part, Seen, Stage};
+use super::seen::Seen;
+use super::stage::{End, Head, Left, Part, Stage};
 use super::tunnel;
 use super::wasm::Filter;
 use crate::fault::{Fault, Reason};
@@ -209,21 +210,31 @@ impl Run {
 
     /// Shows content to a filter, and perhaps to others together with it: which of them has it now, and lets it go on.
     fn show(&self, half: Half, at: usize, data: Bytes, end: bool) -> Result<Option<usize>, Fault> {
-        let (filter, place, size, absent, fellows) = {
-            let mut seen = self.seen.borrow_mut();
-            let Seen { stages, trailers, .. } = &mut *seen;
-            let Stage { number, place, parts, .. } = &mut stages[at];
-            let part = &mut parts[half as usize];
-            part.content.append(data);
-            if end {
-                part.end = End::Body;
-                // The guest may make some now.
-                trailers[half as usize].may_come();
+        match self.answer_to(half, at, data, end) {
+            Ok(Some((at, BodyAnswer::Continue))) => Ok(Some(at)),
+            Ok(Some((at, answer))) => self.hold(half, at, answer).map(|()| None),
+            waits => {
+                self.seen.borrow_mut().put_down();
+                waits.map(|_| None)
             }
+        }
+    }
+
+    /// As [`Run::show`]: which of them has it, and its answer; none if it waits here for the head.
+    fn answer_to(&self, half: Half, at: usize, data: Bytes, end: bool) -> Result<Option<(usize, BodyAnswer)>, Fault> {
+        let (filter, place, size, absent, fellows) = {
+            let seen = &mut *self.seen.borrow_mut();
+            let size = seen.take_up(half, at, data, end);
+            if end {
+                // The guest may make some now.
+                seen.trailers[half as usize].may_come();
+            }
+            let Stage { number, place, ref parts, .. } = seen.stages[at];
+            let part = &parts[half as usize];
             if part.head == Head::Stopped {
                 return Ok(None);
             }
-            let (filter, place, size, absent) = (&self.filters[*number], *place, part.content.len(), part.absent);
+            let (filter, absent) = (&self.filters[number], part.absent);
             let fellows = match half {
                 Half::Response if at > 0 && !self.tcp => seen.fellows(at, |number| self.filters[number].sees(half)),
                 _ => 1,
@@ -231,7 +242,7 @@ impl Run {
             (filter, place, size, absent, fellows)
         };
         if absent || !self.sees(filter, half) {
-            return Ok(Some(at));
+            return Ok(Some((at, BodyAnswer::Continue)));
         }
         let (at, answer) = match fellows {
             2.. if !self.apart && filter.has(place) => self.together(at, place, fellows, size, end)?,
@@ -248,10 +259,7 @@ impl Run {
             }
         };
         self.noted()?;
-        match answer {
-            BodyAnswer::Continue => Ok(Some(at)),
-            answer => self.hold(half, at, answer).map(|()| None),
-        }
+        Ok(Some((at, answer)))
     }
 
     /// A filter has stopped content.
@@ -259,19 +267,22 @@ impl Run {
     pub(super) fn hold(&self, half: Half, at: usize, answer: BodyAnswer) -> Result<(), Fault> {
         let filter = self.filter(at);
         let limit = filter.buffer_limit();
-        self.seen.borrow_mut().ways[half as usize].halted = true;
-        let held = self.part(half, at, |part| {
+        let held = {
+            let mut seen = self.seen.borrow_mut();
+            seen.put_down();
+            seen.ways[half as usize].halted = true;
+            let part = &mut seen.stages[at].parts[half as usize];
             part.stopped = Some(answer);
             match answer {
                 BodyAnswer::Continue | BodyAnswer::Buffer => {}
                 BodyAnswer::Watermark => {
-                    let seen = part.content.take();
-                    part.kept.get_or_insert_default().append(seen);
+                    let content = part.take_content().take();
+                    part.held().kept.append(content);
                 }
-                BodyAnswer::Discard => drop(part.content.take()),
+                BodyAnswer::Discard => drop(part.take_content()),
             }
-            part.content.len() + part.kept.as_ref().map_or(0, |kept| kept.len())
-        });
+            part.len() + part.kept()
+        };
         // Of a connection no more is read meanwhile.
         if answer == BodyAnswer::Buffer && held > limit && !self.tcp {
             filter.held_too_much();
@@ -330,9 +341,8 @@ impl Run {
     /// Takes everything that is with a filter; its head goes on.
     pub(super) fn release(&self, half: Half, at: usize) -> Result<Gone, Fault> {
         let mut seen = self.seen.borrow_mut();
-        let part = &mut seen.stages[at].parts[half as usize];
-        let (data, end) = part.take();
-        if part.head == Head::Held {
+        let (data, end) = seen.take(half, at);
+        if seen.stages[at].parts[half as usize].head == Head::Held {
             drop(seen);
             self.head_goes(half, at)?;
             self.heads(half)?;
@@ -396,7 +406,7 @@ impl Run {
             self.head_goes(half, at)?;
             self.heads(half)?;
             // What has come meanwhile is new to this filter.
-            let (data, end) = self.part(half, at, |part| (part.content.take(), std::mem::take(&mut part.end)));
+            let (data, end) = self.part(half, at, Part::unseen);
             if !data.is_empty() || end == End::Body {
                 self.data(half, Some(at), data, end == End::Body)?;
             }
@@ -423,11 +433,9 @@ impl Run {
             let limit = || self.filters[stage.number].buffer_limit();
             match (part.head, part.stopped) {
                 // What arrives meanwhile is kept for it, as in Envoy: one piece, when the head has gone.
-                (Head::Stopped, _) => return part.content.len() < limit(),
-                (_, Some(BodyAnswer::Watermark)) => {
-                    return part.kept.as_ref().map_or(0, |kept| kept.len()) < limit();
-                }
-                (_, Some(_)) => return !self.tcp || part.content.len() < limit(),
+                (Head::Stopped, _) => return part.len() < limit(),
+                (_, Some(BodyAnswer::Watermark)) => return part.kept() < limit(),
+                (_, Some(_)) => return !self.tcp || part.len() < limit(),
                 (_, None) => next = seen.after(half, at),
             }
         }

@@ -4,19 +4,17 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::{Context, Waker};
-use std::time::Instant;
 
 use bytes::Bytes;
-use lacis_host::abi::{BodyAnswer, Map, Path, Peer, Status};
+use lacis_host::abi::{Map, Path, Peer, Status};
 use lacis_host::{Buffer, ContextId, Half, Headers, Reply, Stream};
 
-use super::content::Content;
 use super::exchange::Exchange;
 use super::guest::{GuestRequest, GuestResponse, GuestTrailers};
-use super::machine::{self, MachineId};
+use super::machine;
 use super::node::{MAX_SEGMENTS, NodeFacts};
 use super::property;
-use super::wasm::Place;
+use super::stage::{End, Head, Moving, Stage};
 use crate::fault::Reason;
 use crate::http::Fields;
 use crate::http::body::Frame;
@@ -35,10 +33,14 @@ pub(super) struct Seen {
     pub(super) trailers: [Trailers; 2],
     /// The filters that were shown the request, in its order.
     pub(super) stages: Vec<Stage>,
+    /// They are next to each other in one VM, as far as is known.
+    pub(super) is_row: bool,
+    /// All can be shown a response at once.
+    pub(super) answers: bool,
     /// How far each half is.
     pub(super) ways: [Way; 2],
-    /// The filter that has content of the response in its hands which several are shown together.
-    pub(super) passing: Option<usize>,
+    /// What is on its way through the filters.
+    pub(super) moving: Moving,
     /// For which context the guest that runs asks.
     asked_by: Option<ContextId>,
     pub(super) reply: Option<Box<Reply>>,
@@ -47,100 +49,6 @@ pub(super) struct Seen {
     pub(super) closed: bool,
     waker: Option<Waker>,
     properties: Vec<(Vec<u8>, Vec<u8>)>,
-}
-
-/// One filter of this exchange, and what it has in its hands.
-pub(super) struct Stage {
-    /// Its place in the chain.
-    pub(super) number: usize,
-    pub(super) machine: MachineId,
-    pub(super) place: Place,
-    /// When it was first shown the request, or stopped it; nothing for one that it lets go on at once, of most.
-    pub(super) since: Option<Instant>,
-    /// It has stopped the head of the request.
-    pub(super) waited: bool,
-    /// What it said of the request has been counted.
-    pub(super) counted: bool,
-    pub(super) parts: [Part; 2],
-}
-
-/// What a request that a filter has left is counted by.
-pub(super) struct Left {
-    pub(super) number: usize,
-    pub(super) since: Option<Instant>,
-    pub(super) waited: bool,
-}
-
-impl Stage {
-    /// One whose context has just been made.
-    pub(super) fn new(number: usize, machine: MachineId, place: Place, since: Option<Instant>) -> Stage {
-        Stage { number, machine, place, since, waited: false, counted: false, parts: Default::default() }
-    }
-
-    /// The request leaves it: what that is counted by, the first time.
-    pub(super) fn leave(&mut self) -> Option<Left> {
-        let Stage { number, since, waited, ref mut counted, .. } = *self;
-        (!std::mem::replace(counted, true)).then_some(Left { number, since, waited })
-    }
-}
-
-/// One half of the exchange, as far as it is with one filter.
-#[derive(Default)]
-pub(super) struct Part {
-    pub(super) head: Head,
-    /// The bytes of the body that the filter sees.
-    pub(super) content: Content,
-    /// Bytes that it has seen and that wait all the same, before `content`.
-    pub(super) kept: Option<Box<Content>>,
-    /// The answer by which it stopped content or trailers.
-    pub(super) stopped: Option<BodyAnswer>,
-    /// What has arrived here and not gone on beside content.
-    pub(super) end: End,
-    /// It lets go on what it had stopped.
-    pub(super) resumed: bool,
-    /// Its VM is dead, and this half passes it all the same.
-    pub(super) absent: bool,
-}
-
-impl Part {
-    /// All that is here beside the head, which stops no more.
-    pub(super) fn take(&mut self) -> (Bytes, End) {
-        self.stopped = None;
-        let content = match self.kept.take() {
-            None => self.content.take(),
-            Some(mut kept) => {
-                kept.append(self.content.take());
-                kept.take()
-            }
-        };
-        (content, std::mem::take(&mut self.end))
-    }
-}
-
-/// Where the head of a half is, seen from one filter.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Head {
-    /// Not here yet.
-    #[default]
-    Ahead,
-    /// It waits here, and nothing that follows is shown.
-    Stopped,
-    /// It waits here, and what follows is shown.
-    Held,
-    /// It has gone on.
-    Gone,
-}
-
-/// How the content that is with a filter ends.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum End {
-    /// More may come.
-    #[default]
-    Open,
-    /// Here, without trailers.
-    Body,
-    /// With the trailers of the half.
-    Trailers,
 }
 
 /// The trailers of a half, while they are with a filter.
@@ -275,8 +183,10 @@ impl Seen {
             response: None,
             trailers: Default::default(),
             stages: Vec::with_capacity(filters),
+            is_row: true,
+            answers: true,
             ways: [Way { bare, read: bare, ..Way::default() }, Way::default()],
-            passing: None,
+            moving: Moving::default(),
             asked_by: None,
             reply: None,
             details: None,
@@ -330,11 +240,15 @@ impl Seen {
         }
     }
 
-    /// What the filter that asks has in its hands. Contexts are counted in each VM for itself.
-    fn part(&mut self, half: Half) -> Option<&mut Part> {
-        let (machine, context) = (machine::running()?, self.asked_by?);
-        let stage = self.stages.iter_mut().find(|stage| stage.machine == machine && stage.place.is(context));
-        stage.map(|stage| &mut stage.parts[half as usize])
+    /// The filter that asks.
+    fn asking(&self) -> Option<usize> {
+        self.stage_of(self.asked_by?)
+    }
+
+    /// The filter of the VM that runs with this context. Contexts are counted in each VM for itself.
+    fn stage_of(&self, context: ContextId) -> Option<usize> {
+        let machine = machine::running()?;
+        self.stages.iter().position(|stage| stage.machine == machine && stage.place.is(context))
     }
 }
 
@@ -344,11 +258,8 @@ impl Stream for Seen {
     }
 
     fn shown(&mut self, context: ContextId) {
-        let Some(machine) = machine::running() else { return };
-        let to = self.stages.iter().position(|stage| stage.machine == machine && stage.place.is(context));
-        if let (Some(from), Some(to)) = (self.passing, to) {
-            self.pass(from, to);
-            self.passing = Some(to);
+        if let Some(to) = self.stage_of(context) {
+            self.moving.pass(to);
         }
     }
 
@@ -363,7 +274,12 @@ impl Stream for Seen {
     }
 
     fn body(&mut self, half: Half) -> Option<&mut dyn Buffer> {
-        self.part(half).map(|part| &mut part.content as _)
+        let at = self.asking()?;
+        let held = &mut self.stages[at].parts[half as usize];
+        Some(match self.moving.with(half, at) {
+            Some(content) => content,
+            None => &mut held.held().content,
+        })
     }
 
     fn property(&self, path: Path<'_>, out: &mut Vec<u8>) -> Result<(), Status> {
@@ -396,8 +312,8 @@ impl Stream for Seen {
     }
 
     fn resume(&mut self, half: Half) {
-        if let Some(part) = self.part(half) {
-            part.resumed = true;
+        if let Some(at) = self.asking() {
+            self.stages[at].parts[half as usize].resumed = true;
         }
         self.wake();
     }
@@ -414,20 +330,38 @@ impl Stream for Seen {
 }
 
 impl Seen {
+    /// A filter has got a context: which one it is. `answers` if it can be shown a response at once.
+    pub(super) fn join(&mut self, stage: Stage, answers: bool) -> usize {
+        let at = self.stages.len();
+        if let Some(first) = self.stages.first() {
+            self.is_row &= stage.machine == first.machine && stage.place.follows(first.place, at);
+        }
+        self.answers &= answers;
+        self.stages.push(stage);
+        at
+    }
+
     /// Who has closed a connection: whoever was last to end what it sends, or broke it.
     pub(super) fn closed_by(&self) -> Peer {
         let client = self.exchange.reason() == Reason::DownstreamAborted || self.ways[Half::Request as usize].last;
         if client && !self.closed { Peer::Remote } else { Peer::Local }
     }
 
-    /// What a filter has in its hands of the response is in those of another, which had nothing.
-    pub(super) fn pass(&mut self, from: usize, to: usize) {
-        if from != to {
-            let part = &mut self.stages[from].parts[Half::Response as usize];
-            let (content, end) = (std::mem::take(&mut part.content), std::mem::take(&mut part.end));
-            let part = &mut self.stages[to].parts[Half::Response as usize];
-            (part.content, part.end) = (content, end);
-        }
+    /// Content, and perhaps the end of it, is put into the hands of a filter. How much it is to see.
+    pub(super) fn take_up(&mut self, half: Half, at: usize, data: Bytes, end: bool) -> usize {
+        let part = &mut self.stages[at].parts[half as usize];
+        self.moving.start(half, at, part, data, end)
+    }
+
+    /// What moves stays with the filter that has it in its hands.
+    pub(super) fn put_down(&mut self) {
+        self.moving.stop(&mut self.stages);
+    }
+
+    /// All that is with a filter beside the head, which stops no more.
+    pub(super) fn take(&mut self, half: Half, at: usize) -> (Bytes, End) {
+        let moved = self.moving.with(half, at).is_some().then(|| self.moving.take());
+        self.stages[at].parts[half as usize].take(moved)
     }
 
     /// How many filters can be shown content of the response together, beginning with this one: those after it that are in
@@ -437,8 +371,8 @@ impl Seen {
         let mut count = 0;
         for stage in self.stages[..=at].iter().rev() {
             let part = &stage.parts[Half::Response as usize];
-            let rests = part.head == Head::Gone && part.stopped.is_none() && part.kept.is_none() && !part.absent;
-            let empty = count == 0 || part.content.len() == 0 && part.end == End::Open;
+            let rests = part.head == Head::Gone && part.stopped.is_none() && part.kept() == 0 && !part.absent;
+            let empty = count == 0 || part.len() == 0 && part.end == End::Open;
             let near = stage.machine == first.machine && first.place.follows(stage.place, count);
             if !rests || !empty || !near || !sees(stage.number) {
                 break;

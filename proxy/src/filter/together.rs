@@ -6,40 +6,38 @@ use lacis_host::abi::BodyAnswer;
 use lacis_host::{Half, HeadersAction, Vm};
 
 use super::run::Run;
-use super::seen::{Head, Stage};
-use super::wasm::{Place, Reached};
+use super::stage::{Head, Stage};
+use super::wasm::{Filter, Place, Reached};
 use crate::fault::Fault;
 use crate::telemetry::labels::Outcome;
 
 impl Run {
     /// Has a filter that was opened begin with the exchange, and those that come after it in the same VM as far as they let
-    /// the head go on. Which of them has it in its hands then, and what becomes of it; none if that one has no part in the
-    /// exchange.
+    /// the head go on, unless it is to be `alone`. Which of them has it in its hands then, and what becomes of it; none if
+    /// that one has no part in the exchange.
     pub(super) fn begin_with(
         &self,
+        filter: &Filter,
         at: usize,
         place: Place,
+        alone: bool,
         lines: u32,
         end: bool,
     ) -> Result<Option<(usize, HeadersAction)>, Fault> {
-        let count = self.admit_more(at, place);
+        let count = if alone || !filter.joins(Half::Request) { 1 } else { self.admit_more(filter, place) };
         if count == 1 {
-            let begun = self.filter(at).begin(place, lines, end)?;
+            let begun = filter.begin(place, lines, end)?;
             if begun.is_none() {
                 self.seen.borrow_mut().stages.truncate(at);
             }
             return Ok(begun.map(|action| (at, action)));
         }
-        let shown = self.filter(at).begin_all(place, count, lines, end);
+        let shown = filter.begin_all(place, count, lines, end);
         let to = at + index(&shown);
         self.dismiss_from(to + 1);
-        for passed in at..to {
-            let left = {
-                let stage = &mut self.seen.borrow_mut().stages[passed];
-                stage.parts[Half::Request as usize].head = Head::Gone;
-                stage.leave()
-            };
-            if let Some(left) = left {
+        for stage in &mut self.seen.borrow_mut().stages[at..to] {
+            stage.parts[Half::Request as usize].head = Head::Gone;
+            if let Some(left) = stage.leave() {
                 self.count(left, Outcome::Continue);
             }
         }
@@ -56,35 +54,30 @@ impl Run {
     }
 
     /// Makes contexts for the filters after one that can begin in the same entry of the guest. How many these are, with it.
-    fn admit_more(&self, at: usize, first: Place) -> u32 {
-        let own = self.filter(at);
-        let alone = self.exchange.trail.is_asked() || self.seen.borrow().stages[at].since.is_some();
-        if alone || !own.joins(Half::Request) {
+    fn admit_more(&self, own: &Filter, first: Place) -> u32 {
+        let stream = &self.seen;
+        let seen = &mut *stream.borrow_mut();
+        let next = seen.ways[Half::Request as usize].heads;
+        let more = (next..).map_while(|number| self.filters.get(number)).take_while(|filter| filter.may_join(own));
+        if self.apart {
+            if more.count() > 0 {
+                own.measured();
+            }
             return 1;
         }
-        let mut count = 1;
-        while count < Vm::MOST_BEGIN {
-            let number = self.seen.borrow().ways[Half::Request as usize].heads;
-            let Some(filter) = self.filters.get(number) else { break };
-            if filter.machine() != own.machine() || !filter.is_there() || filter.begins_measured() {
-                break;
-            }
-            if self.apart {
-                own.measured();
-                break;
-            }
-            let Some(place) = filter.admit(Rc::clone(&self.seen) as _) else { break };
-            if !place.follows(first, count) {
-                filter.dismiss(place);
-                break;
-            }
-            let since = filter.begins(false);
-            let seen = &mut *self.seen.borrow_mut();
-            seen.stages.push(Stage::new(number, filter.machine(), place, since));
-            seen.ways[Half::Request as usize].heads += 1;
-            count += 1;
-        }
-        u32::try_from(count).unwrap_or(1)
+        let (mut number, mut count) = (next, 1);
+        own.admit_more(
+            first,
+            more.take(Vm::MOST_BEGIN - 1),
+            || Rc::clone(stream) as _,
+            |filter, place| {
+                let since = filter.begins(false);
+                seen.join(Stage::new(number, filter.machine(), place, since), filter.answers());
+                (number, count) = (number + 1, count + 1);
+            },
+        );
+        seen.ways[Half::Request as usize].heads = number;
+        count
     }
 
     /// Filters from here on were not shown the exchange: they have no part in it, yet.
@@ -102,12 +95,12 @@ impl Run {
     /// on. Which of them has it in its hands then, and what becomes of it.
     pub(super) fn go_back(
         &self,
+        filter: &Filter,
         at: usize,
         place: Place,
         lines: u32,
         end: bool,
     ) -> Result<(usize, HeadersAction), Fault> {
-        let filter = self.filter(at);
         let count = if at > 0 && filter.joins(Half::Response) && filter.has(place) { self.behind(at) } else { 1 };
         if count == 1 || self.apart {
             if count > 1 {
@@ -159,7 +152,6 @@ impl Run {
         size: usize,
         end: bool,
     ) -> Result<(usize, BodyAnswer), Fault> {
-        self.seen.borrow_mut().passing = Some(at);
         self.passed(at, self.filter(at).on_bodies(place, count, size, end))
     }
 
@@ -167,12 +159,7 @@ impl Run {
     pub(super) fn passed(&self, at: usize, shown: Reached<BodyAnswer>) -> Result<(usize, BodyAnswer), Fault> {
         let answer = if let Some(Ok((_, answer))) = &shown { *answer } else { BodyAnswer::Continue };
         let to = at.saturating_sub(index(&shown));
-        {
-            let mut seen = self.seen.borrow_mut();
-            if let Some(from) = seen.passing.take() {
-                seen.pass(from, to);
-            }
-        }
+        self.seen.borrow_mut().moving.pass(to);
         match shown {
             Some(Ok(_)) => {}
             Some(Err((_, trap))) => self.filter(to).died(&trap)?,

@@ -2,14 +2,15 @@
 
 use std::rc::Rc;
 
-use lacis_host::Half;
 use lacis_host::abi::{Action, BodyAnswer, Peer};
+use lacis_host::{Half, HeadersAction};
 
 use super::chain::{Chain, Passage, Stop};
 use super::exchange::Exchange;
 use super::flow::Flow;
 use super::run::Run;
-use super::seen::{Head, Seen};
+use super::seen::Seen;
+use super::stage::Head;
 use super::wasm::{Filter, Place};
 use crate::fault::Fault;
 use crate::http::{Fields, Request, Response};
@@ -51,6 +52,14 @@ pub(super) fn response(run: &Rc<Run>, response: &mut Response) -> Result<(), Fau
     let flow = Flow::new(run, Half::Response, &mut response.body);
     flow.body(&Fields::new(), &mut response.body)?;
     Ok(())
+}
+
+/// Tells a filter that the connection is there.
+pub(super) fn begin(filter: &Filter, place: Place) -> Result<HeadersAction, Fault> {
+    Ok(match filter.on_new_connection(place)? {
+        Action::Continue => HeadersAction::Continue,
+        Action::Pause => HeadersAction::Pause,
+    })
 }
 
 /// Shows bytes of a connection. What the filter stops stays, to be shown again with what is added. With the end of what

@@ -227,21 +227,34 @@ impl Filter {
         Ok((trap.callback != CREATE).then_some(HeadersAction::Continue))
     }
 
-    /// Whether it could begin with an exchange in the VM that runs, with nothing to be done before.
-    pub(super) fn is_there(&self) -> bool {
-        self.root.get().is_some_and(|(_, life)| life == self.machine.life())
+    /// Whether it could begin with an exchange right after this one, in the VM that runs, with nothing to be done before: nor is
+    /// that to be measured, though nobody has asked for it.
+    pub(super) fn may_join(&self, first: &Filter) -> bool {
+        Rc::ptr_eq(&self.machine, &first.machine)
+            && self.root.get().is_some_and(|(_, life)| life == self.machine.life())
+            && !self.account.meter.begins_measured()
     }
 
-    /// Whether the next request that it begins with is to be measured, though nobody has asked for that.
-    pub(super) fn begins_measured(&self) -> bool {
-        self.account.meter.begins_measured()
-    }
-
-    /// As [`Filter::open`] for an exchange, where it [is there](Filter::is_there). `None` if there is no room in the VM.
-    pub(super) fn admit(&self, stream: Rc<RefCell<dyn Stream>>) -> Option<Place> {
-        let (root, life) = self.root.get()?;
-        let context = self.machine.call(|vm| vm.admit(root, stream))?.ok()?;
-        Some(Place { context, life })
+    /// As [`Filter::open`] for an exchange which has its context here, for others that [may join](Filter::may_join) it: as many
+    /// as there is room for right after that.
+    pub(super) fn admit_more<'f>(
+        &self,
+        first: Place,
+        others: impl Iterator<Item = &'f Filter>,
+        stream: impl Fn() -> Rc<RefCell<dyn Stream>>,
+        mut admitted: impl FnMut(&Filter, Place),
+    ) {
+        self.machine.call(|vm| {
+            for (index, filter) in others.enumerate() {
+                let Some((root, life)) = filter.root.get() else { return };
+                let Ok(context) = vm.admit(root, stream()) else { return };
+                let place = Place { context, life };
+                if !place.follows(first, index + 1) {
+                    return vm.dismiss(context);
+                }
+                admitted(filter, place);
+            }
+        });
     }
 
     /// Takes a context back of which the guest was told nothing.
