@@ -27,8 +27,8 @@ pub(crate) struct State {
     pub(crate) allocator: Option<Rc<TypedFunc<u32, u32>>>,
     pub(crate) abi: AbiVersion,
     pub(crate) phase: Phase,
-    /// The effective context of the callback that runs, or ran last; none while the VM starts.
-    pub(crate) context: Option<Rc<Context>>,
+    /// The number of the effective context of the callback that runs, or ran last; 0 while the VM starts.
+    pub(crate) context: u32,
     /// The number of the context that the callback which runs is for; 0 while the VM starts.
     pub(crate) called: u32,
     pub(crate) contexts: Contexts,
@@ -100,8 +100,6 @@ pub(crate) enum Kind {
         status: Cell<u32>,
     },
     Exchange(Exchange),
-    /// Of a context that has ended: nobody finds it.
-    Over,
 }
 
 pub(crate) struct Exchange {
@@ -114,35 +112,33 @@ pub(crate) struct Exchange {
     pub(crate) life: Cell<Life>,
     pub(crate) replied: Cell<bool>,
     /// Bytes that the guest has written outside its memory, against [`limits::WRITTEN`].
-    pub(crate) written: Cell<usize>,
+    pub(crate) written: Cell<u32>,
 }
 
-/// How far one half is.
+/// How far one half is: the [`Part`]s of it that are here, each in one of three sets. The others are not here yet, or are
+/// gone to the next filter, which is all the same to the guest. In sets a half goes by in one step, for every filter.
+#[derive(Default)]
 pub(crate) struct Side {
-    pub(crate) head: Cell<Progress>,
-    pub(crate) body: Cell<Progress>,
-    pub(crate) trailers: Cell<Progress>,
+    /// Its callback runs.
+    running: Cell<u8>,
+    /// Its callback runs, and has asked to continue; or another has, for a part that was held. The embedder acts on it
+    /// when the callback has returned: until then what is done to a response still counts, as in Envoy, which drops only
+    /// its request at once.
+    released: Cell<u8>,
+    /// Its callback stopped it.
+    held: Cell<u8>,
     /// A callback has stopped it, and it has not been resumed since.
     pub(crate) stopped: Cell<bool>,
     /// The body has been shown to its end, and there are no trailers.
     pub(crate) ended: Cell<bool>,
 }
 
-/// How far a part of one half is.
+/// A part of one half: a bit of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Progress {
-    /// Not here yet.
-    Ahead,
-    /// Its callback runs.
-    Here,
-    /// Its callback runs, and has asked to continue; or another has, for a part that was held. The embedder acts on it
-    /// when the callback has returned: until then what is done to a response still counts, as in Envoy, which drops only
-    /// its request at once.
-    Released,
-    /// Its callback stopped it.
-    Held,
-    /// Gone to the next filter.
-    Gone,
+pub(crate) enum Part {
+    Head = 1,
+    Body = 2,
+    Trailers = 4,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -176,15 +172,16 @@ impl State {
     /// Runs `f` on a header map of the effective context if there is one that the guest may read.
     #[inline]
     pub(crate) fn read<R>(&self, map: Map, f: impl FnOnce(&dyn Headers) -> R) -> Result<Option<R>, Fail> {
-        let access = self.access(map);
-        if access == Access::Read
-            && let Some(headers) = self.calls.headers(map)
-        {
-            return Ok(Some(f(headers)));
-        }
-        match self.exchange() {
-            Some(exchange) if matches!(access, Access::Read | Access::Write) => exchange.headers(map, |all| f(all)),
-            _ => Ok(None),
+        match map {
+            Map::RequestHeaders | Map::RequestTrailers | Map::ResponseHeaders | Map::ResponseTrailers => {
+                match self.exchange() {
+                    Some(exchange) if matches!(exchange.access(map), Access::Read | Access::Write) => {
+                        exchange.headers(map, |headers| f(headers))
+                    }
+                    Some(_) | None => Ok(None),
+                }
+            }
+            _ => Ok(self.calls.headers(map).map(f)),
         }
     }
 
@@ -199,13 +196,21 @@ impl State {
         }
     }
 
+    /// The effective context, as long as it is there.
+    #[inline]
+    pub(crate) fn context(&self) -> Option<&Context> {
+        self.contexts.get(self.context)
+    }
+
+    /// The exchange of the effective context.
+    #[inline]
     pub(crate) fn exchange(&self) -> Option<&Exchange> {
-        self.context.as_ref()?.exchange()
+        self.contexts.exchange(self.context)
     }
 
     /// Name of the plugin that runs; empty while the VM starts.
     pub(crate) fn plugin(&self) -> &str {
-        self.context.as_ref().map_or("", |context| &context.plugin.name)
+        self.context().map_or("", |context| &context.plugin.name)
     }
 
     /// Logs a line for the guest, if its level is wanted.
@@ -286,7 +291,7 @@ impl Context {
     pub(crate) fn exchange(&self) -> Option<&Exchange> {
         match &self.kind {
             Kind::Exchange(exchange) => Some(exchange),
-            Kind::Root { .. } | Kind::Over => None,
+            Kind::Root { .. } => None,
         }
     }
 }
@@ -297,8 +302,8 @@ impl Exchange {
             id,
             stream,
             tcp,
-            request: Side::new(),
-            response: Side::new(),
+            request: Side::default(),
+            response: Side::default(),
             life: Cell::new(Life::Open),
             replied: Cell::new(false),
             written: Cell::new(0),
@@ -348,32 +353,36 @@ impl Exchange {
     }
 
     /// Counts what the guest is about to write outside its memory; `InternalFailure` when it is too much.
+    #[inline]
     pub(crate) fn charge(&self, bytes: usize) -> Result<(), Status> {
-        let total = self.written.get().saturating_add(bytes).saturating_add(limits::ENTRY);
+        const _: () = assert!(limits::WRITTEN <= u32::MAX as usize);
+        let total = bytes.saturating_add(limits::ENTRY + self.written.get() as usize);
         if total > limits::WRITTEN {
             return Err(Status::InternalFailure);
         }
-        self.written.set(total);
+        self.written.set(total as u32);
         Ok(())
     }
 
     /// Whether the guest may reach a body now.
     pub(crate) fn reaches_body(&self, half: Half) -> bool {
-        self.life.get() == Life::Open && self.reaches(half, &self.side(half).body)
+        self.life.get() == Life::Open && self.reaches(half, Part::Body)
     }
 
     /// Trailers can be made where there are none, at the end of the body.
     fn reaches_trailers(&self, half: Half) -> bool {
-        let side = self.side(half);
-        self.reaches(half, &side.trailers) || side.ended.get() && self.reaches(half, &side.body)
+        self.reaches(half, Part::Trailers) || self.side(half).ended.get() && self.reaches(half, Part::Body)
     }
 
-    fn reaches(&self, half: Half, part: &Cell<Progress>) -> bool {
-        part.get().is_here() || half == Half::Response && part.get() == Progress::Released
+    #[inline]
+    fn reaches(&self, half: Half, part: Part) -> bool {
+        let side = self.side(half);
+        side.is_here(part) || half == Half::Response && side.is_released(part)
     }
 
     /// Envoy's rule: a head, or trailers, can be reached while they are here or held, and heads and the response's
     /// trailers can be read in the log phase.
+    #[inline]
     fn access(&self, map: Map) -> Access {
         match self.life.get() {
             Life::Logging => match map {
@@ -383,9 +392,9 @@ impl Exchange {
             Life::Logged | Life::Ended => Access::Nothing,
             Life::Open => {
                 let reachable = match map {
-                    Map::RequestHeaders => self.reaches(Half::Request, &self.request.head),
+                    Map::RequestHeaders => self.reaches(Half::Request, Part::Head),
                     Map::RequestTrailers => self.reaches_trailers(Half::Request),
-                    Map::ResponseHeaders => self.reaches(Half::Response, &self.response.head),
+                    Map::ResponseHeaders => self.reaches(Half::Response, Part::Head),
                     Map::ResponseTrailers => self.reaches_trailers(Half::Response),
                     _ => false,
                 };
@@ -396,18 +405,23 @@ impl Exchange {
 }
 
 impl Side {
-    fn new() -> Side {
-        let ahead = || Cell::new(Progress::Ahead);
-        Side { head: ahead(), body: ahead(), trailers: ahead(), stopped: Cell::new(false), ended: Cell::new(false) }
+    /// Whether a callback runs for a part, or has stopped it.
+    fn is_here(&self, part: Part) -> bool {
+        (self.running.get() | self.held.get()) & part as u8 != 0
+    }
+
+    fn is_released(&self, part: Part) -> bool {
+        self.released.get() & part as u8 != 0
     }
 
     /// A part has been shown to the guest, whose answer is that it goes on, or not. False means that it does not.
-    pub(crate) fn settle(&self, part: &Cell<Progress>, goes_on: bool) -> bool {
-        let goes_on = goes_on || part.get() == Progress::Released;
+    pub(crate) fn settle(&self, part: Part, goes_on: bool) -> bool {
+        let goes_on = goes_on || self.is_released(part);
         if goes_on {
             self.go();
         } else {
-            part.set(Progress::Held);
+            self.running.set(self.running.get() & !(part as u8));
+            self.held.set(self.held.get() | part as u8);
         }
         self.stopped.set(!goes_on);
         goes_on
@@ -415,58 +429,38 @@ impl Side {
 
     /// The guest lets it go on. True when it was stopped and waits for that; false when its own callback runs.
     pub(crate) fn release(&self) -> bool {
-        let mut running = false;
-        self.each(|part| {
-            running |= part.get() == Progress::Here;
-            if part.get().is_here() {
-                part.set(Progress::Released);
-            }
-        });
-        !running && self.stopped.replace(false)
+        let (running, held) = (self.running.take(), self.held.take());
+        self.released.set(self.released.get() | running | held);
+        running == 0 && self.stopped.replace(false)
     }
 
     /// A callback of this half begins: what was let go before has gone.
     #[inline]
-    pub(crate) fn begin(&self, part: &Cell<Progress>) {
-        self.each(|part| {
-            if part.get() == Progress::Released {
-                part.set(Progress::Gone);
-            }
-        });
-        part.set(Progress::Here);
+    pub(crate) fn begin(&self, part: Part) {
+        self.released.set(0);
+        self.held.set(self.held.get() & !(part as u8));
+        self.running.set(self.running.get() | part as u8);
     }
 
     /// A part goes by, and everything that was held goes with it: as if it [began](Side::begin) and was
     /// [settled](Side::settle).
     #[inline]
-    pub(crate) fn pass(&self, part: &Cell<Progress>) {
-        part.set(Progress::Gone);
+    pub(crate) fn pass(&self) {
         self.go();
         self.stopped.set(false);
     }
 
-    /// Does something to each part.
-    #[inline]
-    fn each(&self, mut f: impl FnMut(&Cell<Progress>)) {
-        f(&self.head);
-        f(&self.body);
-        f(&self.trailers);
-    }
-
-    /// Everything that was held is gone. What was not here yet is not.
+    /// Everything that is here goes.
     #[inline]
     pub(crate) fn go(&self) {
-        self.each(|part| {
-            if part.get() != Progress::Ahead {
-                part.set(Progress::Gone);
-            }
-        });
+        self.running.set(0);
+        self.released.set(0);
+        self.held.set(0);
     }
-}
 
-impl Progress {
-    fn is_here(self) -> bool {
-        matches!(self, Progress::Here | Progress::Held)
+    /// A part that was stopped is gone all the same: no other callback reaches it.
+    pub(crate) fn forget(&self, part: Part) {
+        self.held.set(self.held.get() & !(part as u8));
     }
 }
 

@@ -172,7 +172,7 @@ impl Vm {
             allocator: None,
             abi: plugin.abi,
             phase: Phase::Starting,
-            context: None,
+            context: 0,
             called: 0,
             contexts: Default::default(),
             done: Vec::new(),
@@ -208,7 +208,7 @@ impl Vm {
         });
         let mut runner = Runner { store, call, start, dead: false };
 
-        runner.begin(None, Phase::Starting);
+        runner.begin(0, Phase::Starting);
         let instance = match plugin.instance.instantiate(&mut runner.store) {
             Ok(instance) => instance,
             Err(error) if error.is::<wasmtime::Trap>() || error.is::<Exit>() => {
@@ -243,25 +243,24 @@ impl Vm {
             let kind = Kind::Root { ending: Cell::new(false), status: Cell::new(0) };
             Context { id, root: id, plugin: Rc::new(settings), kind }
         });
-        let context = Rc::clone(context.ok_or_else(|| full("proxy_on_context_create"))?);
-        let id = context.id;
+        let ContextId(id) = context.ok_or_else(|| full("proxy_on_context_create"))?;
         let phase = Phase::Configuring;
-        self.enter("proxy_on_context_create", |e| e.context_create.as_ref(), (id, 0), &context, phase)?;
-        if self.enter("proxy_on_vm_start", |e| e.vm_start.as_ref(), (id, vm_size), &context, phase)? == Some(0) {
-            return self.refused(context, "proxy_on_vm_start");
+        self.enter("proxy_on_context_create", |e| e.context_create.as_ref(), (id, 0), id, phase)?;
+        if self.enter("proxy_on_vm_start", |e| e.vm_start.as_ref(), (id, vm_size), id, phase)? == Some(0) {
+            return self.refused(id, "proxy_on_vm_start");
         }
         // Of Envoy's own SDK for C++ only.
-        let valid = self.enter(VALIDATE, |e| e.validate_configuration.as_ref(), (id, size), &context, phase)?;
+        let valid = self.enter(VALIDATE, |e| e.validate_configuration.as_ref(), (id, size), id, phase)?;
         if valid == Some(0) {
             return Err(StartError::Refused(VALIDATE));
         }
-        if self.enter("proxy_on_configure", |e| e.configure.as_ref(), (id, size), &context, phase)? == Some(0) {
-            return self.refused(context, "proxy_on_configure");
+        if self.enter("proxy_on_configure", |e| e.configure.as_ref(), (id, size), id, phase)? == Some(0) {
+            return self.refused(id, "proxy_on_configure");
         }
         Ok(RootId(id))
     }
 
-    fn refused(&mut self, context: Rc<Context>, callback: &'static str) -> Result<RootId, StartError> {
+    fn refused(&mut self, context: u32, callback: &'static str) -> Result<RootId, StartError> {
         self.delete(context)?;
         Err(StartError::Refused(callback))
     }
@@ -269,11 +268,13 @@ impl Vm {
     /// Ends a plugin. True when it is gone; false when it has asked for time, and goes by itself once it has called
     /// `proxy_done` in a later callback (see [`Vm::has_root`]). The caller bounds that time.
     pub fn stop_root(&mut self, root: RootId) -> Result<bool, Trap> {
-        let context = self.root(root.0, "proxy_on_done")?;
-        let done = self.enter("proxy_on_done", |e| e.done.as_ref(), root.0, &context, Phase::Running)? != Some(0);
+        self.context(root.0, "proxy_on_done")?;
+        let done = self.enter("proxy_on_done", |e| e.done.as_ref(), root.0, root.0, Phase::Running)? != Some(0);
         if done {
-            self.delete(context)?;
-        } else if let Kind::Root { ending, .. } = &context.kind {
+            self.delete(root.0)?;
+        } else if let Some(Context { kind: Kind::Root { ending, .. }, .. }) =
+            self.runner.store.data().contexts.get(root.0)
+        {
             ending.set(true);
         }
         Ok(done)
@@ -286,8 +287,8 @@ impl Vm {
 
     /// Runs the plugin's timer callback.
     pub fn tick(&mut self, root: RootId) -> Result<(), Trap> {
-        let context = self.root(root.0, "proxy_on_tick")?;
-        self.enter("proxy_on_tick", |e| e.tick.as_ref(), root.0, &context, Phase::Running).map(drop)
+        self.context(root.0, "proxy_on_tick")?;
+        self.enter("proxy_on_tick", |e| e.tick.as_ref(), root.0, root.0, Phase::Running).map(drop)
     }
 
     /// Makes a context for an exchange (`proxy_on_context_create`). It must be [closed](Vm::close).
@@ -301,24 +302,15 @@ impl Vm {
     }
 
     fn open_stream(&mut self, root: RootId, stream: Rc<RefCell<dyn Stream>>, tcp: bool) -> Result<ContextId, Trap> {
-        let context = Rc::clone(self.insert(root, stream, tcp)?);
-        self.created(&context)?;
-        Ok(ContextId(context.id))
+        let context = self.insert(root, stream, tcp)?;
+        self.create(context)?;
+        Ok(context)
     }
 
-    fn created(&mut self, context: &Rc<Context>) -> Result<(), Trap> {
-        let parameters = (context.id, context.root);
-        let called =
-            self.enter("proxy_on_context_create", |e| e.context_create.as_ref(), parameters, context, Phase::Running);
-        called.map(drop)
-    }
-
-    fn insert(&mut self, root: RootId, stream: Rc<RefCell<dyn Stream>>, tcp: bool) -> Result<&Rc<Context>, Trap> {
+    fn insert(&mut self, root: RootId, stream: Rc<RefCell<dyn Stream>>, tcp: bool) -> Result<ContextId, Trap> {
         const CALLBACK: &str = "proxy_on_context_create";
-        self.alive(CALLBACK)?;
-        let contexts = &mut self.runner.store.data_mut().contexts;
-        let plugin = contexts.get(root.0).ok_or_else(|| absent(root.0, CALLBACK))?.plugin.clone();
-        let context = contexts.insert(|id| {
+        let plugin = Rc::clone(&self.context(root.0, CALLBACK)?.plugin);
+        let context = self.runner.store.data_mut().contexts.insert(|id| {
             let kind = Kind::Exchange(Exchange::new(id, stream, tcp));
             Context { id: id.0, root: root.0, plugin, kind }
         });
@@ -328,35 +320,38 @@ impl Vm {
     /// Runs the log callback: the exchange is over and all its heads can be read once more. In a chain of filters it
     /// runs for all of them before the first is closed.
     pub fn log(&mut self, id: ContextId) -> Result<(), Trap> {
-        let context = self.context(id, "proxy_on_log")?;
-        self.log_once(&context)
-    }
-
-    fn log_once(&mut self, context: &Rc<Context>) -> Result<(), Trap> {
-        let Some(exchange) = context.exchange().filter(|exchange| exchange.life.get() == Life::Open) else {
+        let Some(exchange) = self.exchange(id, "proxy_on_log")?.filter(|exchange| exchange.life.get() == Life::Open)
+        else {
             return Ok(());
         };
         exchange.life.set(Life::Logging);
-        let logged = self.enter("proxy_on_log", |e| e.log.as_ref(), context.id, context, Phase::Running);
-        exchange.life.set(Life::Logged);
-        logged.map(drop)
+        self.enter("proxy_on_log", |e| e.log.as_ref(), id.0, id.0, Phase::Running)?;
+        self.live(id, Life::Logged);
+        Ok(())
+    }
+
+    /// How far the life of an exchange is now.
+    fn live(&self, id: ContextId, life: Life) {
+        if let Some(exchange) = self.runner.store.data().contexts.exchange(id.0) {
+            exchange.life.set(life);
+        }
     }
 
     /// Ends an exchange's context: the log callback if it has not run, `proxy_on_done` (whose answer counts for nothing
     /// here), `proxy_on_delete`. Of a TCP connection `proxy_on_done` comes first, as in Envoy.
     pub fn close(&mut self, id: ContextId) -> Result<(), Trap> {
-        let context = self.context(id, "proxy_on_done")?;
-        let Some(exchange) = context.exchange() else { return Ok(()) };
-        if !exchange.tcp {
-            self.log_once(&context)?;
-            exchange.life.set(Life::Ended);
+        let Some(Exchange { tcp, .. }) = self.exchange(id, "proxy_on_done")? else { return Ok(()) };
+        let tcp = *tcp;
+        if !tcp {
+            self.log(id)?;
+            self.live(id, Life::Ended);
         }
-        self.enter("proxy_on_done", |e| e.done.as_ref(), id.0, &context, Phase::Running)?;
-        if exchange.tcp {
-            self.log_once(&context)?;
-            exchange.life.set(Life::Ended);
+        self.enter("proxy_on_done", |e| e.done.as_ref(), id.0, id.0, Phase::Running)?;
+        if tcp {
+            self.log(id)?;
+            self.live(id, Life::Ended);
         }
-        self.delete(context)
+        self.delete(id.0)
     }
 
     /// True after a trap. Every call fails from then on, and no context is left.
@@ -385,7 +380,7 @@ impl Vm {
         callback: &'static str,
         export: impl Fn(&Exports) -> Option<&TypedFunc<P, R>>,
         parameters: P,
-        context: &Rc<Context>,
+        context: u32,
         phase: Phase,
     ) -> Result<Option<R>, Trap> {
         let Some(function) = export(&self.exports) else { return Ok(None) };
@@ -394,20 +389,20 @@ impl Vm {
         Ok(Some(result))
     }
 
-    fn delete(&mut self, context: Rc<Context>) -> Result<(), Trap> {
+    fn delete(&mut self, context: u32) -> Result<(), Trap> {
         // It can be named (`proxy_set_effective_context`) until the guest has let it go.
         let deleted = match &self.exports.delete {
             Some(function) => {
-                self.runner.enter("proxy_on_delete", function, context.id, &context, Phase::Running).map(drop)
+                self.runner.enter("proxy_on_delete", function, context, context, Phase::Running).map(drop)
             }
             None => Ok(()),
         };
-        if context.exchange().is_none() {
-            self.runner.cancel(Some(context.id));
+        let contexts = &mut self.runner.store.data_mut().contexts;
+        let root = contexts.exchange(context).is_none();
+        contexts.end(context);
+        if root {
+            self.runner.cancel(Some(context));
         }
-        let state = self.runner.store.data_mut();
-        state.context = None;
-        state.contexts.remove(context);
         deleted
     }
 
@@ -420,27 +415,24 @@ impl Vm {
     #[cold]
     fn delete_all_done(&mut self) -> Result<(), Trap> {
         while let Some(id) = self.runner.store.data_mut().done.pop() {
-            if let Some(context) = self.runner.store.data().contexts.get(id).cloned() {
-                self.delete(context)?;
+            if self.runner.store.data().contexts.get(id).is_some() {
+                self.delete(id)?;
             }
         }
         Ok(())
     }
 
-    /// The context of an exchange.
-    fn context(&self, id: ContextId, callback: &'static str) -> Result<Rc<Context>, Trap> {
-        self.alive(callback)?;
-        self.runner.store.data().contexts.get(id.0).cloned().ok_or_else(|| absent(id.0, callback))
+    /// The context of a number, for a callback.
+    fn context(&self, number: u32, callback: &'static str) -> Result<&Context, Trap> {
+        if self.runner.dead {
+            return Err(Trap::dead(callback));
+        }
+        self.runner.store.data().contexts.get(number).ok_or_else(|| absent(number, callback))
     }
 
-    /// The context of a plugin.
-    fn root(&self, number: u32, callback: &'static str) -> Result<Rc<Context>, Trap> {
-        self.alive(callback)?;
-        self.runner.store.data().contexts.get(number).cloned().ok_or_else(|| absent(number, callback))
-    }
-
-    fn alive(&self, callback: &'static str) -> Result<(), Trap> {
-        if self.runner.dead { Err(Trap::dead(callback)) } else { Ok(()) }
+    /// The exchange of a context, if it is not that of a plugin.
+    fn exchange(&self, id: ContextId, callback: &'static str) -> Result<Option<&Exchange>, Trap> {
+        self.context(id.0, callback).map(Context::exchange)
     }
 }
 
@@ -476,7 +468,7 @@ impl Runner {
         function: &TypedFunc<P, R>,
         parameters: P,
     ) -> Result<(), Trap> {
-        match self.call(function, parameters, None, Phase::Starting) {
+        match self.call(function, parameters, 0, Phase::Starting) {
             Ok(_) => Ok(()),
             Err(error) if matches!(error.downcast_ref(), Some(Exit(0))) => Ok(()),
             Err(error) => Err(self.die(name, &error)),
@@ -488,10 +480,10 @@ impl Runner {
         callback: &'static str,
         function: &TypedFunc<P, R>,
         parameters: P,
-        context: &Rc<Context>,
+        context: u32,
         phase: Phase,
     ) -> Result<R, Trap> {
-        self.call(function, parameters, Some(context), phase).map_err(|error| self.die(callback, &error))
+        self.call(function, parameters, context, phase).map_err(|error| self.die(callback, &error))
     }
 
     /// The one place where guests are entered. No borrow of a `Stream` or the `World` can be alive here: the only code
@@ -500,7 +492,7 @@ impl Runner {
         &mut self,
         function: &TypedFunc<P, R>,
         parameters: P,
-        context: Option<&Rc<Context>>,
+        context: u32,
         phase: Phase,
     ) -> wasmtime::Result<R> {
         self.begin(context, phase);
@@ -518,18 +510,14 @@ impl Runner {
     }
 
     /// Sets the scene for a call, and starts its time.
-    fn begin(&mut self, context: Option<&Rc<Context>>, phase: Phase) {
+    fn begin(&mut self, context: u32, phase: Phase) {
         let budget = match phase {
             Phase::Starting | Phase::Configuring => self.start,
             Phase::Running | Phase::Allocating => self.call,
         };
         let state = self.store.data_mut();
-        state.called = context.map_or(0, |context| context.id);
-        // It stays when the call has returned: mostly the next is for the same. Whoever deletes a context takes it out.
-        match (&state.context, context) {
-            (Some(last), Some(context)) if Rc::ptr_eq(last, context) => {}
-            _ => state.context = context.cloned(),
-        }
+        state.called = context;
+        state.context = context;
         state.phase = phase;
         state.limiter.refused = None;
         state.budget = budget;
@@ -555,7 +543,6 @@ impl Runner {
             // A world that is borrowed now has been reported by the trap itself.
             _ = state.flush(output);
         }
-        state.context = None;
         state.contexts.clear();
         state.done.clear();
         state.calls.answer = None;

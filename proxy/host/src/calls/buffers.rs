@@ -74,7 +74,7 @@ fn read<R>(state: &State, buffer: Buffer, f: impl FnOnce(&dyn stream::Buffer) ->
     let nothing = Vec::new();
     let content = match (buffer, &state.calls.answer) {
         (Buffer::VmConfiguration, _) => &state.configuration,
-        (Buffer::PluginConfiguration, _) => match &state.context {
+        (Buffer::PluginConfiguration, _) => match state.context() {
             Some(context) if state.phase == Phase::Configuring => &context.plugin.configuration,
             Some(_) | None => return Err(Status::NotFound.into()),
         },

@@ -1,5 +1,6 @@
 //! Call-outs: HTTP requests, gRPC calls and streams. They are noted with the world, and belong to the plugin.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use lacis_abi::{Level, Pairs, Status};
@@ -141,10 +142,10 @@ pub(crate) fn grpc_close(call: &mut Call<'_>, id: u32) -> Answer {
 /// only in the callback that tells of it.
 pub(crate) fn status(call: &mut Call<'_>, code: u32, text: u32, size: u32) -> Answer {
     let (mut guest, state) = split(call)?;
-    let root = state.context.as_ref().and_then(|context| state.contexts.get(context.root));
+    let root = state.context().and_then(|context| state.contexts.get(context.root));
     let last = match root.map(|root| &root.kind) {
         Some(Kind::Root { status, .. }) => status.get(),
-        Some(Kind::Exchange(_) | Kind::Over) | None => 0,
+        Some(Kind::Exchange(_)) | None => 0,
     };
     guest.write_u32(code, last)?;
     state.scratch.get_mut().extend_from_slice(&state.calls.text);
@@ -195,8 +196,9 @@ fn begin(
     absent: Status,
     make: impl FnOnce() -> CallOut,
 ) -> Result<CallId, Fail> {
-    let context = state.context.clone().ok_or(absent)?;
-    if context.plugin.upstreams.as_ref().is_some_and(|allowed| !allowed.iter().any(|name| name == upstream)) {
+    let context = state.context().ok_or(absent)?;
+    let (root, plugin) = (context.root, Rc::clone(&context.plugin));
+    if plugin.upstreams.as_ref().is_some_and(|allowed| !allowed.iter().any(|name| name == upstream)) {
         state.refused(Limit::Upstream)?;
         state.log(Level::Warn, format!("a call to \"{upstream}\", which this filter is not allowed").as_bytes())?;
         return Err(absent.into());
@@ -207,15 +209,15 @@ fn begin(
         return Err(Status::InternalFailure.into());
     }
     let id = state.calls.fresh(kind);
-    let begun = state.world_mut()?.call_out(&context.plugin.name, id, RootId(context.root), make());
+    let begun = state.world_mut()?.call_out(&plugin.name, id, RootId(root), make());
     begun.map_err(|status| if status == Status::NotFound { absent } else { Status::InternalFailure })?;
-    state.calls.begin(id, context.root, size);
+    state.calls.begin(id, root, size);
     Ok(id)
 }
 
 /// Whether the guest has ended its side of a gRPC call-out of this plugin's; `NotFound` for any other.
 fn is_closed(state: &mut State, id: CallId) -> Result<bool, Status> {
-    let root = state.context.as_ref().ok_or(Status::NotFound)?.root;
+    let root = state.context().ok_or(Status::NotFound)?.root;
     match state.calls.flight(id) {
         Some(flight) if flight.root == root && id.kind() != Some(CallKind::Http) => Ok(flight.closed),
         Some(_) | None => Err(Status::NotFound),

@@ -196,6 +196,7 @@ fn which(map: u32) -> Result<Map, Status> {
     Map::from_u32(map).ok_or(Status::BadArgument)
 }
 
+#[inline]
 pub(super) fn charge(state: &State, exchange: &Exchange, bytes: usize) -> Answer {
     match exchange.charge(bytes) {
         Ok(()) => Ok(()),

@@ -38,7 +38,7 @@ pub(crate) fn time(call: &mut Call<'_>, time: u32) -> Answer {
 /// Period of the timer of this plugin; 0 stops it.
 pub(crate) fn set_tick(call: &mut Call<'_>, milliseconds: u32) -> Answer {
     let state = call.data();
-    let context = state.context.as_ref().ok_or(Status::BadArgument)?;
+    let context = state.context().ok_or(Status::BadArgument)?;
     let period = (milliseconds > 0).then(|| Duration::from_millis(milliseconds.into()));
     state.world_mut()?.set_tick(RootId(context.root), period);
     Ok(())

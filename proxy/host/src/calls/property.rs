@@ -45,7 +45,7 @@ fn find(state: &State, path: Path<'_>, out: &mut Vec<u8>) -> Answer {
     if path.is_empty() {
         return Err(Status::SerializationFailure.into());
     }
-    let plugin = state.context.as_ref().map(|context| &*context.plugin);
+    let plugin = state.context().map(|context| &*context.plugin);
     match (path.bytes(), plugin) {
         (b"plugin_name", plugin) => out.extend(plugin.into_iter().flat_map(|plugin| plugin.name.bytes())),
         (b"plugin_root_id", plugin) => out.extend(plugin.into_iter().flat_map(|plugin| plugin.root_id.bytes())),

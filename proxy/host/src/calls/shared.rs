@@ -35,7 +35,7 @@ pub(crate) fn set(call: &mut Call<'_>, key: u32, key_size: u32, value: u32, valu
 pub(crate) fn register(call: &mut Call<'_>, name: u32, size: u32, id: u32) -> Answer {
     let (mut guest, state) = split(call)?;
     guest.write_u32(id, 0)?;
-    let root = state.context.as_ref().ok_or(Status::BadArgument)?.root;
+    let root = state.context().ok_or(Status::BadArgument)?.root;
     let consumer = Consumer { mailbox: Arc::downgrade(&state.mailbox), root };
     let name = guest.read(name, size)?;
     // A name is kept as long as an item is.

@@ -84,10 +84,10 @@ pub(crate) fn close(call: &mut Call<'_>, stream: u32) -> Answer {
 pub(crate) fn set_effective_context(call: &mut Call<'_>, id: u32) -> Answer {
     let state = call.data_mut();
     state.context = match id {
-        0 => state.contexts.get(state.called).cloned(),
+        0 => state.called,
         // Of one that is to begin in this entry of the guest it does not know yet.
         id if state.turn.as_ref().is_some_and(|turn| turn.is_ahead(id)) => return Err(Status::BadArgument.into()),
-        id => Some(state.contexts.get(id).ok_or(Status::BadArgument)?.clone()),
+        id => state.contexts.get(id).ok_or(Status::BadArgument)?.id,
     };
     Ok(())
 }
@@ -95,15 +95,12 @@ pub(crate) fn set_effective_context(call: &mut Call<'_>, id: u32) -> Answer {
 /// Ends a root context whose `proxy_on_done` answered false; `NotFound` when nothing waits for it.
 pub(crate) fn done(call: &mut Call<'_>) -> Answer {
     let state = call.data_mut();
-    match state.context.as_deref() {
-        Some(context) => match &context.kind {
-            Kind::Root { ending, .. } if ending.take() => {
-                state.done.push(context.id);
-                Ok(())
-            }
-            Kind::Root { .. } | Kind::Exchange(_) | Kind::Over => Err(Status::NotFound.into()),
-        },
-        None => Err(Status::NotFound.into()),
+    match state.context().map(|context| &context.kind) {
+        Some(Kind::Root { ending, .. }) if ending.take() => {
+            state.done.push(state.context);
+            Ok(())
+        }
+        Some(Kind::Root { .. } | Kind::Exchange(_)) | None => Err(Status::NotFound.into()),
     }
 }
 

@@ -79,8 +79,8 @@ impl Vm {
         }
         let Some((due, more)) = self.runner.store.data().mailbox.next() else { return Ok(false) };
         // A plugin that has gone meanwhile is told nothing.
-        if let Some(context) = self.runner.store.data().contexts.get(due.root).cloned() {
-            self.enter(CALLBACK, |e| e.queue_ready.as_ref(), (due.root, due.queue), &context, Phase::Running)?;
+        if self.runner.store.data().contexts.get(due.root).is_some() {
+            self.enter(CALLBACK, |e| e.queue_ready.as_ref(), (due.root, due.queue), due.root, Phase::Running)?;
         }
         Ok(more)
     }
@@ -113,14 +113,14 @@ impl Vm {
         export: impl Fn(&Exports) -> Option<&TypedFunc<P, ()>>,
         parameters: P,
     ) -> Result<(), Trap> {
-        let context = self.root(told.root, told.callback)?;
+        let context = self.context(told.root, told.callback)?;
         if let (Some(code), Kind::Root { status, .. }) = (told.status, &context.kind) {
             status.set(code);
         }
         let calls = self.calls_mut();
         calls.answer = told.answer;
         calls.text.extend_from_slice(told.text.as_bytes());
-        let returned = self.enter(told.callback, export, parameters, &context, Phase::Running);
+        let returned = self.enter(told.callback, export, parameters, told.root, Phase::Running);
         let calls = self.calls_mut();
         calls.answer = None;
         calls.text.clear();

@@ -3,13 +3,11 @@
 //! After each of them the caller looks for what the guest has noted in its [`Stream`](crate::Stream): a reply or a close
 //! ends the half whatever the callback says (it says `Pause` or `Discard` then).
 
-use std::cell::Cell;
-
 use lacis_abi::{Action, BodyAnswer, HeadersAnswer};
 
-use super::{ContextId, PluginSettings, Vm};
+use super::{ContextId, Vm};
 use crate::exports::{BODY, HEADERS, OnHeaders, TRAILERS};
-use crate::state::{Exchange, Phase, Progress, Side};
+use crate::state::{Context, Exchange, Part, Phase};
 use crate::stream::{Half, HeadersAction};
 use crate::trap::Trap;
 
@@ -17,22 +15,18 @@ impl Vm {
     /// Shows the guest a head: `count` header lines with pseudo-headers, `end` when nothing follows.
     pub fn on_headers(&mut self, id: ContextId, half: Half, count: u32, end: bool) -> Result<HeadersAction, Trap> {
         let callback = HEADERS[half as usize];
-        let context = self.context(id, callback)?;
-        let Some(exchange) = context.exchange() else { return Ok(HeadersAction::Continue) };
-        let scene = Scene::begin(exchange, half, |side| &side.head);
+        let Some(exchange) = self.exchange(id, callback)? else { return Ok(HeadersAction::Continue) };
+        let scene = Scene::begin(exchange, half, Part::Head);
         let runner = &mut self.runner;
         let answer = match &self.exports.headers[half as usize] {
             None => 0,
             Some(OnHeaders::New(function)) => {
-                runner.enter(callback, function, (id.0, count, u32::from(end)), &context, Phase::Running)?
+                runner.enter(callback, function, (id.0, count, u32::from(end)), id.0, Phase::Running)?
             }
-            Some(OnHeaders::Old(function)) => {
-                runner.enter(callback, function, (id.0, count), &context, Phase::Running)?
-            }
+            Some(OnHeaders::Old(function)) => runner.enter(callback, function, (id.0, count), id.0, Phase::Running)?,
         };
         self.delete_done()?;
-        let answer = HeadersAnswer::of(answer);
-        Ok(scene.head(answer, &context.plugin, end))
+        Ok(scene.head(self.context(id.0, callback)?, HeadersAnswer::of(answer), end))
     }
 
     /// Shows the guest what [`Stream::body`](crate::Stream::body) has of a half, `size` bytes; `end` when neither body nor
@@ -42,31 +36,30 @@ impl Vm {
     /// before. When too much is held, the embedder ends the exchange (`Buffer`) or holds the sender back (`Watermark`).
     pub fn on_body(&mut self, id: ContextId, half: Half, size: usize, end: bool) -> Result<BodyAnswer, Trap> {
         let callback = BODY[half as usize];
-        let context = self.context(id, callback)?;
-        let Some(exchange) = context.exchange() else { return Ok(BodyAnswer::Continue) };
-        let scene = Scene::begin(exchange, half, |side| &side.body);
+        let Some(exchange) = self.exchange(id, callback)? else { return Ok(BodyAnswer::Continue) };
+        let scene = Scene::begin(exchange, half, Part::Body);
         exchange.side(half).ended.set(end);
         let answer = match &self.exports.body[half as usize] {
             None => 0,
             Some(function) => {
                 let size = u32::try_from(size).unwrap_or(u32::MAX);
-                self.runner.enter(callback, function, (id.0, size, u32::from(end)), &context, Phase::Running)?
+                self.runner.enter(callback, function, (id.0, size, u32::from(end)), id.0, Phase::Running)?
             }
         };
         self.delete_done()?;
-        Ok(scene.body(BodyAnswer::of(answer)))
+        Ok(scene.body(self.context(id.0, callback)?, BodyAnswer::of(answer)))
     }
 
     /// Shows the guest the trailers of a half, of which there are `count`. `Continue` lets everything go on that is held
     /// of the half.
     pub fn on_trailers(&mut self, id: ContextId, half: Half, count: u32) -> Result<Action, Trap> {
         let callback = TRAILERS[half as usize];
-        let context = self.context(id, callback)?;
-        let Some(exchange) = context.exchange() else { return Ok(Action::Continue) };
-        let scene = Scene::begin(exchange, half, |side| &side.trailers);
+        let Some(exchange) = self.exchange(id, callback)? else { return Ok(Action::Continue) };
+        let scene = Scene::begin(exchange, half, Part::Trailers);
         let answer =
-            self.enter(callback, |e| e.trailers[half as usize].as_ref(), (id.0, count), &context, Phase::Running)?;
-        Ok(match scene.end(Action::of(answer.unwrap_or(0)) == Action::Continue) {
+            self.enter(callback, |e| e.trailers[half as usize].as_ref(), (id.0, count), id.0, Phase::Running)?;
+        let Some(exchange) = self.exchange(id, callback)? else { return Ok(Action::Continue) };
+        Ok(match scene.end(exchange, Action::of(answer.unwrap_or(0)) == Action::Continue) {
             Outcome::GoesOn => Action::Continue,
             Outcome::Stays | Outcome::Over => Action::Pause,
         })
@@ -74,10 +67,9 @@ impl Vm {
 }
 
 /// One part of one half while its callback runs.
-pub(super) struct Scene<'e> {
-    exchange: &'e Exchange,
-    side: &'e Side,
-    part: &'e Cell<Progress>,
+pub(super) struct Scene {
+    half: Half,
+    part: Part,
     replied: bool,
 }
 
@@ -90,58 +82,57 @@ pub(super) enum Outcome {
     Over,
 }
 
-impl<'e> Scene<'e> {
+impl Scene {
     #[inline]
-    pub(super) fn begin(exchange: &'e Exchange, half: Half, part: fn(&Side) -> &Cell<Progress>) -> Scene<'e> {
-        let side = exchange.side(half);
-        side.begin(part(side));
-        Scene::of(exchange, half, part, exchange.replied.get())
+    pub(super) fn begin(exchange: &Exchange, half: Half, part: Part) -> Scene {
+        exchange.side(half).begin(part);
+        Scene::of(half, part, exchange.replied.get())
     }
 
     /// One that has begun, before or after the exchange was answered.
-    pub(super) fn of(
-        exchange: &'e Exchange,
-        half: Half,
-        part: fn(&Side) -> &Cell<Progress>,
-        replied: bool,
-    ) -> Scene<'e> {
-        let side = exchange.side(half);
-        Scene { exchange, side, part: part(side), replied }
+    #[inline]
+    pub(super) fn of(half: Half, part: Part, replied: bool) -> Scene {
+        Scene { half, part, replied }
     }
 
-    /// What becomes of a head.
+    /// What becomes of a head that a context was shown.
     #[inline]
-    pub(super) fn head(self, answer: HeadersAnswer, plugin: &PluginSettings, end: bool) -> HeadersAction {
-        let hold = answer == HeadersAnswer::StopIteration && plugin.allow_on_headers_stop_iteration && !end;
-        match self.end(answer.action() == Action::Continue) {
+    pub(super) fn head(self, context: &Context, answer: HeadersAnswer, end: bool) -> HeadersAction {
+        let Some(exchange) = context.exchange() else { return HeadersAction::Continue };
+        match self.end(exchange, answer.action() == Action::Continue) {
             Outcome::GoesOn => HeadersAction::Continue,
-            Outcome::Stays if hold => HeadersAction::Hold,
-            Outcome::Stays | Outcome::Over => HeadersAction::Pause,
+            Outcome::Stays => {
+                let holds = context.plugin.allow_on_headers_stop_iteration && !end;
+                if holds && answer == HeadersAnswer::StopIteration { HeadersAction::Hold } else { HeadersAction::Pause }
+            }
+            Outcome::Over => HeadersAction::Pause,
         }
     }
 
-    /// What becomes of a body.
+    /// What becomes of a body that a context was shown.
     #[inline]
-    pub(super) fn body(self, answer: BodyAnswer) -> BodyAnswer {
-        let side = self.side;
-        let outcome = self.end(answer == BodyAnswer::Continue);
-        if answer != BodyAnswer::Buffer && outcome == Outcome::Stays {
-            // Only a buffered body is to be reached from another callback, as in Envoy.
-            side.body.set(Progress::Gone);
-        }
-        match outcome {
+    pub(super) fn body(self, context: &Context, answer: BodyAnswer) -> BodyAnswer {
+        let Some(exchange) = context.exchange() else { return BodyAnswer::Continue };
+        let side = exchange.side(self.half);
+        match self.end(exchange, answer == BodyAnswer::Continue) {
             Outcome::GoesOn => BodyAnswer::Continue,
-            Outcome::Stays => answer,
+            Outcome::Stays => {
+                if answer != BodyAnswer::Buffer {
+                    // Only a buffered body is to be reached from another callback, as in Envoy.
+                    side.forget(Part::Body);
+                }
+                answer
+            }
             Outcome::Over => BodyAnswer::Discard,
         }
     }
 
     #[inline]
-    pub(super) fn end(self, goes_on: bool) -> Outcome {
-        let Scene { exchange, side, part, replied } = self;
+    pub(super) fn end(self, exchange: &Exchange, goes_on: bool) -> Outcome {
+        let Scene { half, part, replied } = self;
+        let side = exchange.side(half);
         if exchange.replied.get() != replied {
-            side.go();
-            side.stopped.set(false);
+            side.pass();
             return Outcome::Over;
         }
         if side.settle(part, goes_on) { Outcome::GoesOn } else { Outcome::Stays }

@@ -5,7 +5,7 @@ use lacis_abi::{Action, Peer};
 use super::http::{Outcome, Scene};
 use super::{ContextId, Vm};
 use crate::exports::{CONNECTION_CLOSE, DATA};
-use crate::state::Phase;
+use crate::state::{Part, Phase};
 use crate::stream::Half;
 use crate::trap::Trap;
 
@@ -14,11 +14,11 @@ impl Vm {
     /// [`Stream::resume`](crate::Stream::resume).
     pub fn on_new_connection(&mut self, id: ContextId) -> Result<Action, Trap> {
         let callback = "proxy_on_new_connection";
-        let context = self.context(id, callback)?;
-        let Some(exchange) = context.exchange() else { return Ok(Action::Continue) };
-        let scene = Scene::begin(exchange, Half::Request, |side| &side.head);
-        let answer = self.enter(callback, |e| e.new_connection.as_ref(), id.0, &context, Phase::Running)?;
-        Ok(action(scene.end(Action::of(answer.unwrap_or(0)) == Action::Continue)))
+        let Some(exchange) = self.exchange(id, callback)? else { return Ok(Action::Continue) };
+        let scene = Scene::begin(exchange, Half::Request, Part::Head);
+        let answer = self.enter(callback, |e| e.new_connection.as_ref(), id.0, id.0, Phase::Running)?;
+        let Some(exchange) = self.exchange(id, callback)? else { return Ok(Action::Continue) };
+        Ok(action(scene.end(exchange, Action::of(answer.unwrap_or(0)) == Action::Continue)))
     }
 
     /// Shows the guest what [`Stream::body`](crate::Stream::body) has of one direction: from the client (`Request`), or
@@ -27,21 +27,21 @@ impl Vm {
     /// `Continue`.
     pub fn on_data(&mut self, id: ContextId, half: Half, end: bool) -> Result<Action, Trap> {
         let callback = DATA[half as usize];
-        let context = self.context(id, callback)?;
-        let Some(exchange) = context.exchange() else { return Ok(Action::Continue) };
-        let scene = Scene::begin(exchange, half, |side| &side.body);
+        let Some(exchange) = self.exchange(id, callback)? else { return Ok(Action::Continue) };
+        let scene = Scene::begin(exchange, half, Part::Body);
         let parameters = (id.0, exchange.body_len(half), u32::from(end));
-        let answer = self.enter(callback, |e| e.data[half as usize].as_ref(), parameters, &context, Phase::Running)?;
-        Ok(action(scene.end(Action::of(answer.unwrap_or(0)) == Action::Continue)))
+        let answer = self.enter(callback, |e| e.data[half as usize].as_ref(), parameters, id.0, Phase::Running)?;
+        let Some(exchange) = self.exchange(id, callback)? else { return Ok(Action::Continue) };
+        Ok(action(scene.end(exchange, Action::of(answer.unwrap_or(0)) == Action::Continue)))
     }
 
     /// Tells the guest that one side of the connection is closed: the client's (`Request`) or the service's
     /// (`Response`), and by whom.
     pub fn on_connection_close(&mut self, id: ContextId, half: Half, by: Peer) -> Result<(), Trap> {
         let callback = CONNECTION_CLOSE[half as usize];
-        let context = self.context(id, callback)?;
+        self.context(id.0, callback)?;
         let parameters = (id.0, by as u32);
-        self.enter(callback, |e| e.connection_close[half as usize].as_ref(), parameters, &context, Phase::Running)?;
+        self.enter(callback, |e| e.connection_close[half as usize].as_ref(), parameters, id.0, Phase::Running)?;
         Ok(())
     }
 }

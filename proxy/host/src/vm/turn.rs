@@ -15,7 +15,7 @@ use crate::calls::{Answer, Call, When};
 use crate::contexts::Contexts;
 use crate::exports::{BODY, HEADERS};
 use crate::joint::{MOST_BEGIN, MOST_END};
-use crate::state::{Context, Exchange, Life, Phase, State};
+use crate::state::{Life, Part, Phase, State};
 use crate::stream::{Half, HeadersAction, Stream};
 use crate::trap::Trap;
 
@@ -41,8 +41,9 @@ pub(crate) struct Turn {
     /// Which exchange that is, and the callback with which it begins.
     exchange: usize,
     from: u32,
-    /// How many callbacks there are.
+    /// How many callbacks there are, and the first that is shown content, if any is.
     steps: u32,
+    content: u32,
     at: u32,
     /// The callback whose time is taken.
     timed: u32,
@@ -52,6 +53,13 @@ pub(crate) struct Turn {
     stopped: bool,
     /// How many lines the head has that is shown, as the guest knows it.
     lines: u32,
+}
+
+/// The callback of an entry that began last, and whether the exchange had been answered before.
+struct Last {
+    step: u32,
+    context: u32,
+    replied: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,10 +78,12 @@ enum Kind {
 
 impl Turn {
     fn new(kind: Kind, first: ContextId, contexts: u32) -> Turn {
-        let steps = match kind {
-            Kind::Begin | Kind::Response => contexts * 2,
-            Kind::End => contexts * 3,
-            Kind::Heads | Kind::Body => contexts,
+        let (steps, content) = match kind {
+            Kind::Begin => (contexts * 2, u32::MAX),
+            Kind::Heads => (contexts, u32::MAX),
+            Kind::End => (contexts * 3, u32::MAX),
+            Kind::Body => (contexts, 0),
+            Kind::Response => (contexts * 2, contexts),
         };
         let (at, from, timed, lines) = (0, 0, 0, 0);
         Turn {
@@ -84,6 +94,7 @@ impl Turn {
             exchange: 0,
             from,
             steps,
+            content,
             at,
             timed,
             replied: false,
@@ -104,18 +115,14 @@ impl Turn {
                 step if step < self.contexts => self.first + step,
                 step => self.first + (step - self.contexts) / 2,
             },
-            Kind::Response if step >= self.contexts => self.first - (step - self.contexts),
-            Kind::Heads | Kind::Body | Kind::Response => self.first - step,
+            Kind::Heads | Kind::Body | Kind::Response if step < self.contexts => self.first - step,
+            Kind::Heads | Kind::Body | Kind::Response => self.first - (step - self.contexts),
         }
     }
 
     /// Whether a callback is shown content.
     fn shows_body(&self, step: u32) -> bool {
-        match self.kind {
-            Kind::Body => true,
-            Kind::Response => step >= self.contexts,
-            Kind::Begin | Kind::Heads | Kind::End => false,
-        }
+        step >= self.content
     }
 
     /// Whether there are callbacks between those that the host has followed and this one.
@@ -146,13 +153,9 @@ impl Turn {
 
     /// Whether a call of the host has this callback be the last.
     fn ends_by(&self, when: When) -> bool {
-        match self.kind {
-            _ if self.stopped => false,
-            // What it does may concern those who would come next.
-            _ if self.shows_body(self.at) => true,
-            Kind::End => false,
-            _ => when == When::Last,
-        }
+        // Of one that is shown content, what it does may concern those who would come next.
+        let ends = self.shows_body(self.at) || when == When::Last && self.kind != Kind::End;
+        ends && !self.stopped
     }
 
     /// The callback that runs.
@@ -250,12 +253,13 @@ fn answered(result: u64) -> (u32, u32) {
 impl State {
     /// See [`State::follow`].
     pub(crate) fn catch_up(&mut self, step: u32) {
-        let Some(turn) = &self.turn else { return };
-        let step = step.min(turn.steps - 1);
-        let shows_body = turn.shows_body(step);
+        let State { turn: Some(turn), contexts, ending, .. } = self else { return };
+        turn.advance(step.min(turn.steps - 1), ending, contexts);
+        let number = turn.context(turn.at);
+        let shows_body = turn.shows_body(turn.at);
         // Host calls are for the context of the callback that runs.
-        self.context = self.advance(step);
-        self.called = self.context.as_ref().map_or(0, |context| context.id);
+        self.context = number;
+        self.called = number;
         if shows_body
             && let Some(exchange) = self.exchange()
             && let Ok(mut stream) = exchange.stream()
@@ -264,89 +268,65 @@ impl State {
         }
     }
 
-    /// Callbacks before this one have returned, and it has begun; or none, when it is the number of all. The context of the one
-    /// that has begun.
-    fn advance(&mut self, to: u32) -> Option<Rc<Context>> {
-        let State { turn: Some(turn), contexts, context, ending, .. } = self else { return None };
-        let moves = turn.at < to;
-        if moves {
-            if turn.kind == Kind::End {
-                // A context that ends is to have no other holder.
-                *context = None;
-            }
-            turn.pass(to, ending, contexts);
-            turn.at = to;
-        }
-        if turn.at == turn.steps {
-            return None;
-        }
-        let reached = contexts.get(turn.context(turn.at))?;
-        if moves
-            && !turn.makes(to)
-            && let Some(exchange) = reached.exchange()
-        {
-            turn.reach(exchange);
-        }
-        Some(Rc::clone(reached))
-    }
-
-    /// The entry begins, with a callback for this context.
-    fn begin(&mut self, mut turn: Turn, context: &Context) {
-        if !turn.makes(turn.at)
-            && let Some(exchange) = context.exchange()
-        {
-            turn.reach(exchange);
-        }
-        self.turn = Some(turn);
+    /// The entry has returned, and this callback was the last that began; of the last of all more is to be known, too, if it
+    /// is the number of all.
+    fn returned(&mut self, step: u32) -> Option<Last> {
+        let State { turn: Some(turn), contexts, ending, .. } = self else { return None };
+        turn.advance(step.min(turn.steps - 1), ending, contexts);
+        let last = Last { step: turn.at, context: turn.context(turn.at), replied: turn.replied };
+        self.turn = None;
+        Some(last)
     }
 }
 
 impl Turn {
     /// The callback at which the turn is is about to begin, as far as others can see that.
     #[inline]
-    fn reach(&mut self, exchange: &Exchange) {
+    fn reach(&mut self, contexts: &Contexts) {
+        if self.makes(self.at) {
+            return;
+        }
+        let Some(exchange) = contexts.exchange(self.context(self.at)) else { return };
         match self.kind {
-            Kind::Begin => exchange.request.begin(&exchange.request.head),
+            Kind::Begin => exchange.request.begin(Part::Head),
             _ if self.shows_body(self.at) => {
-                exchange.response.begin(&exchange.response.body);
+                exchange.response.begin(Part::Body);
                 exchange.response.ended.set(self.end);
             }
-            Kind::Heads | Kind::Body | Kind::Response => exchange.response.begin(&exchange.response.head),
+            Kind::Heads | Kind::Body | Kind::Response => exchange.response.begin(Part::Head),
             Kind::End if self.at - self.from < self.contexts => exchange.life.set(Life::Logging),
             Kind::End => exchange.life.set(Life::Ended),
         }
         self.replied = exchange.replied.get();
     }
 
-    /// Callbacks before this one have returned, and let go on what they were shown; whether each was [reached](Turn::reach), or
-    /// began and returned unseen.
-    #[inline]
-    fn pass(&mut self, to: u32, ending: &[(ContextId, u32)], contexts: &mut Contexts) {
-        let (first, at) = (self.first, self.at);
+    /// Callbacks before this one have returned, and let go on what they were shown, whether each was [reached](Turn::reach), or
+    /// began and returned unseen; and this one has begun, or none has, when it is the number of all.
+    fn advance(&mut self, to: u32, ending: &[(ContextId, u32)], contexts: &mut Contexts) {
+        if self.at >= to {
+            return;
+        }
         match self.kind {
             Kind::Begin => {
-                // Each second one shows something.
-                for exchange in (first + at / 2..first + to / 2).filter_map(|number| contexts.exchange(number)) {
-                    exchange.request.pass(&exchange.request.head);
+                // One that nobody has seen yet is as it was made: nothing of it is held.
+                if let Some(exchange) = contexts.exchange(self.context(self.at)) {
+                    exchange.request.pass();
                 }
             }
-            Kind::Heads => {
-                for exchange in (at..to).filter_map(|step| contexts.exchange(first - step)) {
-                    exchange.response.pass(&exchange.response.head);
-                }
-            }
-            Kind::Body | Kind::Response => {
-                for step in at..to {
+            Kind::Heads | Kind::Body | Kind::Response => {
+                for step in self.at..to {
                     let Some(exchange) = contexts.exchange(self.context(step)) else { continue };
+                    exchange.response.pass();
                     if self.shows_body(step) {
-                        exchange.response.pass(&exchange.response.body);
                         exchange.response.ended.set(self.end);
-                    } else {
-                        exchange.response.pass(&exchange.response.head);
                     }
                 }
             }
             Kind::End => self.close(to, ending, contexts),
+        }
+        self.at = to;
+        if to < self.steps {
+            self.reach(contexts);
         }
     }
 
@@ -405,10 +385,11 @@ impl Runner {
         turn: Turn,
         function: &TypedFunc<P, R>,
         parameters: P,
-        context: &Rc<Context>,
     ) -> Result<R, Trap> {
-        self.store.data_mut().begin(turn, context);
-        self.call(function, parameters, Some(context), Phase::Running).map_err(|error| {
+        let first = turn.first;
+        let state = self.store.data_mut();
+        state.turn.insert(turn).reach(&state.contexts);
+        self.call(function, parameters, first, Phase::Running).map_err(|error| {
             look(&mut self.store);
             let callback = self.store.data().turn.as_ref().map_or("", Turn::callback);
             self.die(callback, &error)
@@ -426,13 +407,15 @@ impl Vm {
     /// Makes a context for an exchange without a word to the guest: [`Vm::begin`] must follow, or [`Vm::create`].
     #[inline]
     pub fn admit(&mut self, root: RootId, stream: Rc<RefCell<dyn Stream>>) -> Result<ContextId, Trap> {
-        Ok(ContextId(self.insert(root, stream, false)?.id))
+        self.insert(root, stream, false)
     }
 
     /// Tells the guest of an admitted exchange: with it, what [`Vm::open`] does.
     pub fn create(&mut self, id: ContextId) -> Result<(), Trap> {
-        let context = self.context(id, "proxy_on_context_create")?;
-        self.created(&context)
+        const CALLBACK: &str = "proxy_on_context_create";
+        let root = self.context(id.0, CALLBACK)?.root;
+        let created = self.enter(CALLBACK, |e| e.context_create.as_ref(), (id.0, root), id.0, Phase::Running);
+        created.map(drop)
     }
 
     /// Takes back an exchange that was admitted, of which the guest was told nothing. Where several are taken back, the newest
@@ -456,26 +439,26 @@ impl Vm {
         end: bool,
     ) -> Result<(u32, HeadersAction), (u32, Trap)> {
         const CALLBACK: &str = "proxy_on_context_create";
-        let context = self.context(first, CALLBACK).map_err(|trap| (0, trap))?;
+        let root = self.context(first.0, CALLBACK).map_err(|trap| (0, trap))?.root;
         let Some(function) = &self.exports.joined.begin else {
-            let shown = self.created(&context).and_then(|()| self.on_headers(first, Half::Request, lines, end));
+            let shown = self.create(first).and_then(|()| self.on_headers(first, Half::Request, lines, end));
             return shown.map(|action| (0, action)).map_err(|trap| (0, trap));
         };
         // There is no number after the last.
         let count = count.min(MOST_BEGIN as u32).min(u32::MAX - first.0).max(1);
-        let state = self.runner.store.data_mut();
-        let mut roots = [context.root; MOST_BEGIN];
-        for (root, index) in roots.iter_mut().zip(0..count).skip(1) {
-            *root = state.contexts.get(first.0 + index).map_or(0, |context| context.root);
+        let contexts = &self.runner.store.data().contexts;
+        let mut roots = [root; MOST_BEGIN];
+        for (index, root) in (1..count).zip(&mut roots[1..]) {
+            *root = contexts.get(first.0 + index).map_or(0, |context| context.root);
         }
         let [a, b, c, d, e, f, g, h] = roots;
         let parameters = (first.0, count, lines, u32::from(end), a, b, c, d, e, f, g, h);
         let turn = Turn::of_head(Kind::Begin, first, count, lines);
-        let result = match self.runner.take(turn, function, parameters, &context) {
+        let result = match self.runner.take(turn, function, parameters) {
             Ok(result) => result,
             Err(trap) => return Err((self.met() / 2, trap)),
         };
-        self.shown(context, result, Half::Request, end)
+        self.shown(first, result, Half::Request, end)
     }
 
     /// The entry ended with a trap: the step that met it.
@@ -486,23 +469,20 @@ impl Vm {
     /// The callbacks of an entry have been shown a head: which of the contexts has it now, and what becomes of it.
     fn shown(
         &mut self,
-        first: Rc<Context>,
+        first: ContextId,
         result: u64,
         half: Half,
         end: bool,
     ) -> Result<(u32, HeadersAction), (u32, Trap)> {
         let (answer, step) = answered(result);
-        let state = self.runner.store.data_mut();
-        // All have returned: of the last one more is to be known.
-        let last = state.turn.as_ref().map_or(0, |turn| turn.steps - 1);
-        let context = state.advance(step.min(last)).unwrap_or(first);
-        let (step, replied) = state.turn.take().map_or((0, false), |turn| (turn.at, turn.replied));
+        let last = self.runner.store.data_mut().returned(step);
+        let Last { step, context, replied } = last.unwrap_or(Last { step: 0, context: first.0, replied: false });
         let at = if half == Half::Request { step / 2 } else { step };
         self.delete_done().map_err(|trap| (at, trap))?;
-        let answer = HeadersAnswer::of(answer);
-        let Some(exchange) = context.exchange() else { return Ok((at, HeadersAction::Continue)) };
-        let scene = Scene::of(exchange, half, |side| &side.head, replied);
-        Ok((at, scene.head(answer, &context.plugin, end)))
+        let Some(context) = self.runner.store.data().contexts.get(context) else {
+            return Ok((at, HeadersAction::Continue));
+        };
+        Ok((at, Scene::of(half, Part::Head, replied).head(context, HeadersAnswer::of(answer), end)))
     }
 
     /// Ends exchanges one after the other, each with so many contexts numbered upwards from the first: the log callbacks of
@@ -528,7 +508,6 @@ impl Vm {
         let (Some(function), Some((first, count)), false) = (function, exchanges.first(), self.runner.dead) else {
             return exchanges.iter().try_for_each(|(first, count)| self.end_apart(*first, *count));
         };
-        let context = self.context(*first, "proxy_on_log").map_err(|trap| (*first, trap))?;
         let steps = exchanges.iter().map(|(_, count)| count * 3).sum();
         let state = self.runner.store.data_mut();
         state.ending.clear();
@@ -538,14 +517,14 @@ impl Vm {
             exchanges.get(index).map_or(0, |(first, count)| u64::from(first.0) | u64::from(*count) << 32)
         };
         let [a, b, c, d, e, f, g, h] = std::array::from_fn(place);
-        if let Err(trap) = self.runner.take(turn, function, (a, b, c, d, e, f, g, h), &context) {
+        if let Err(trap) = self.runner.take(turn, function, (a, b, c, d, e, f, g, h)) {
             let turn = self.runner.store.data_mut().turn.take();
             return Err((turn.map_or(*first, |turn| ContextId(turn.context(turn.at))), trap));
         }
-        // It is the last to hold it.
-        drop(context);
         let state = self.runner.store.data_mut();
-        state.advance(steps);
+        if let State { turn: Some(turn), contexts, ending, .. } = state {
+            turn.advance(steps, ending, contexts);
+        }
         state.turn = None;
         self.delete_done().map_err(|trap| (*first, trap))
     }

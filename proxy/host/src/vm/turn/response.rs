@@ -1,12 +1,10 @@
 //! The response in one entry for several contexts: its head, its content, or both.
 
-use std::rc::Rc;
-
 use lacis_abi::BodyAnswer;
 
 use super::{Kind, Turn, answered};
 use crate::exports::{BODY, HEADERS};
-use crate::state::Context;
+use crate::state::Part;
 use crate::stream::{Half, HeadersAction};
 use crate::trap::Trap;
 use crate::vm::http::Scene;
@@ -41,13 +39,13 @@ impl Vm {
             let shown = self.on_headers(first, Half::Response, lines, end);
             return shown.map(|action| (0, action)).map_err(|trap| (0, trap));
         };
-        let context = self.context(first, HEADERS[Half::Response as usize]).map_err(|trap| (0, trap))?;
+        self.context(first.0, HEADERS[Half::Response as usize]).map_err(|trap| (0, trap))?;
         let turn = Turn::of_head(Kind::Heads, first, count, lines);
-        let result = match self.runner.take(turn, function, (first.0, count, lines, u32::from(end)), &context) {
+        let result = match self.runner.take(turn, function, (first.0, count, lines, u32::from(end))) {
             Ok(result) => result,
             Err(trap) => return Err((self.met(), trap)),
         };
-        self.shown(context, result, Half::Response, end)
+        self.shown(first, result, Half::Response, end)
     }
 
     /// Shows content of the response to the contexts of `count` exchanges, numbered downwards from this one, as
@@ -68,11 +66,11 @@ impl Vm {
         let (Some(function), false) = (function, self.runner.dead) else {
             return self.on_body(first, Half::Response, size, end).map(|answer| (0, answer)).map_err(|trap| (0, trap));
         };
-        let context = self.context(first, BODY[Half::Response as usize]).map_err(|trap| (0, trap))?;
+        self.context(first.0, BODY[Half::Response as usize]).map_err(|trap| (0, trap))?;
         let turn = Turn { end, ..Turn::new(Kind::Body, first, count) };
         let bytes = u32::try_from(size).unwrap_or(u32::MAX);
-        match self.runner.take(turn, function, (first.0, count, bytes, u32::from(end)), &context) {
-            Ok(result) => self.shown_body(context, result),
+        match self.runner.take(turn, function, (first.0, count, bytes, u32::from(end))) {
+            Ok(result) => self.shown_body(first, result),
             Err(trap) => Err((self.met(), trap)),
         }
     }
@@ -85,17 +83,16 @@ impl Vm {
         let (Some(function), false) = (function, self.runner.dead) else {
             return Responded::Head(self.on_response_heads(first, count, lines, false));
         };
-        let context = match self.context(first, HEADERS[Half::Response as usize]) {
-            Ok(context) => context,
-            Err(trap) => return Responded::Head(Err((0, trap))),
-        };
+        if let Err(trap) = self.context(first.0, HEADERS[Half::Response as usize]) {
+            return Responded::Head(Err((0, trap)));
+        }
         let turn = Turn { end: true, ..Turn::of_head(Kind::Response, first, count, lines) };
         let bytes = u32::try_from(size).unwrap_or(u32::MAX);
-        match self.runner.take(turn, function, (first.0, count, lines, 0, bytes), &context) {
+        match self.runner.take(turn, function, (first.0, count, lines, 0, bytes)) {
             Ok(result) if answered(result).1 < count => {
-                Responded::Head(self.shown(context, result, Half::Response, false))
+                Responded::Head(self.shown(first, result, Half::Response, false))
             }
-            Ok(result) => Responded::Body(self.shown_body(context, result)),
+            Ok(result) => Responded::Body(self.shown_body(first, result)),
             Err(trap) => match self.met() {
                 step if step < count => Responded::Head(Err((step, trap))),
                 step => Responded::Body(Err((step - count, trap))),
@@ -104,18 +101,14 @@ impl Vm {
     }
 
     /// The callbacks of an entry have been shown content of the response: which of the contexts has it now, and its answer.
-    fn shown_body(&mut self, first: Rc<Context>, result: u64) -> Result<(u32, BodyAnswer), (u32, Trap)> {
+    fn shown_body(&mut self, first: ContextId, result: u64) -> Result<(u32, BodyAnswer), (u32, Trap)> {
         let (answer, step) = answered(result);
-        let state = self.runner.store.data_mut();
-        // All have returned if it is the number of all: of the last one more is to be known.
-        let last = state.turn.as_ref().map_or(0, |turn| turn.steps - 1);
-        let context = state.advance(step.min(last));
-        let (number, replied) =
-            state.turn.take().map_or((first.id, false), |turn| (turn.context(turn.at), turn.replied));
-        let at = first.id - number;
-        let answer = BodyAnswer::of(answer);
+        let last = self.runner.store.data_mut().returned(step);
+        let (number, replied) = last.map_or((first.0, false), |last| (last.context, last.replied));
+        let at = first.0 - number;
         self.delete_done().map_err(|trap| (at, trap))?;
-        let Some(exchange) = context.as_ref().and_then(|context| context.exchange()) else { return Ok((at, answer)) };
-        Ok((at, Scene::of(exchange, Half::Response, |side| &side.body, replied).body(answer)))
+        let answer = BodyAnswer::of(answer);
+        let Some(context) = self.runner.store.data().contexts.get(number) else { return Ok((at, answer)) };
+        Ok((at, Scene::of(Half::Response, Part::Body, replied).body(context, answer)))
     }
 }
