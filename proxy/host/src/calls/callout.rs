@@ -233,7 +233,7 @@ fn close(state: &mut State, id: CallId, end: bool) {
 /// What is no serialized map counts as an empty one, as in Envoy.
 fn lines(map: &[u8]) -> Lines {
     let pairs = Pairs::decode(map).unwrap_or_default();
-    pairs.iter().map(|(name, value)| (lower(name).into_owned(), value.to_vec())).collect()
+    pairs.iter().map(|(name, value)| (lower(name, &mut None).to_vec(), value.to_vec())).collect()
 }
 
 fn text(bytes: &[u8]) -> Option<String> {

@@ -1,7 +1,5 @@
 //! Header maps.
 
-use std::borrow::Cow;
-
 use lacis_abi::{AbiVersion, Encoder, Map, Pairs, Status};
 
 use super::{Answer, Call, Fail};
@@ -59,7 +57,7 @@ pub(crate) fn set_pairs(call: &mut Call<'_>, map: u32, pointer: u32, size: u32) 
     exchange.edit(map, |headers| {
         headers.clear();
         for (name, value) in pairs.iter() {
-            headers.add(&lower(name), value);
+            headers.add(lower(name, &mut None), value);
         }
     })
 }
@@ -110,8 +108,9 @@ fn find<T: Default>(
     f: impl FnOnce(&[u8]) -> T,
 ) -> Result<T, Fail> {
     let map = which(map)?;
-    let name = lower(guest.read(name, name_size)?);
-    match state.read(map, |headers| headers.get(&name).map(f))? {
+    let mut made = None;
+    let name = lower(guest.read(name, name_size)?, &mut made);
+    match state.read(map, |headers| headers.get(name).map(f))? {
         Some(Some(found)) => Ok(found),
         Some(None) if state.abi == AbiVersion::V0_1_0 => Ok(T::default()),
         Some(None) => Err(Status::NotFound.into()),
@@ -144,13 +143,8 @@ fn edit(
     let (name, value) = (guest.read(name.0, name.1)?, guest.read(value.0, value.1)?);
     let exchange = state.writable(map)?;
     charge(state, exchange, name.len() + value.len())?;
-    let small;
-    let name = if has_no_capital(name) {
-        name
-    } else {
-        small = lowered(name);
-        &small
-    };
+    let mut made = None;
+    let name = lower(name, &mut made);
     exchange.edit(map, |headers| f(headers, name, value))
 }
 
@@ -158,21 +152,44 @@ fn edit(
 pub(crate) fn remove(call: &mut Call<'_>, map: u32, name: u32, name_size: u32) -> Edited {
     let map = which(map)?;
     let (guest, state) = split(call)?;
-    let name = lower(guest.read(name, name_size)?);
-    state.writable(map)?.edit(map, |headers| headers.remove(&name))
+    let mut made = None;
+    let name = lower(guest.read(name, name_size)?, &mut made);
+    state.writable(map)?.edit(map, |headers| headers.remove(name))
 }
+
+/// Where a name lies that had to be made one in lower case.
+pub(crate) enum Lowered {
+    /// So many bytes, as of most names: they need no block of memory.
+    Few(usize, [u8; FEW]),
+    Many(Vec<u8>),
+}
+
+/// Most bytes of a name that needs no block.
+const FEW: usize = 64;
 
 /// Names are in lower case on our side; lookups ignore case. Almost every guest passes them so, which costs no copy.
 #[inline]
-pub(crate) fn lower(name: &[u8]) -> Cow<'_, [u8]> {
-    if has_no_capital(name) { Cow::Borrowed(name) } else { lowered(name) }
+pub(crate) fn lower<'a>(name: &'a [u8], made: &'a mut Option<Lowered>) -> &'a [u8] {
+    if has_no_capital(name) { name } else { lowered(name, made) }
 }
 
 #[cold]
-fn lowered(name: &[u8]) -> Cow<'_, [u8]> {
-    match name.iter().any(u8::is_ascii_uppercase) {
-        true => Cow::Owned(name.to_ascii_lowercase()),
-        false => Cow::Borrowed(name),
+fn lowered<'a>(name: &'a [u8], made: &'a mut Option<Lowered>) -> &'a [u8] {
+    if !name.iter().any(u8::is_ascii_uppercase) {
+        return name;
+    }
+    let mut few = [0; FEW];
+    let lowered = match few.get_mut(..name.len()) {
+        Some(room) => {
+            room.copy_from_slice(name);
+            room.make_ascii_lowercase();
+            Lowered::Few(name.len(), few)
+        }
+        None => Lowered::Many(name.to_ascii_lowercase()),
+    };
+    match made.insert(lowered) {
+        Lowered::Few(length, few) => few.get(..*length).unwrap_or_default(),
+        Lowered::Many(many) => many,
     }
 }
 
@@ -221,16 +238,18 @@ mod tests {
 
     #[test]
     fn names_of_any_length_are_made_lower_case() {
-        for length in 0..40 {
+        for length in (0..40).chain([FEW, FEW + 1]) {
             for fill in [b'a', b'-', b'_', 0, 0xff] {
                 for (at, byte) in (0..length).flat_map(|at| (0..=u8::MAX).map(move |byte| (at, byte))) {
                     let mut name = vec![fill; length];
                     name[at] = byte;
-                    assert_eq!(&*lower(&name), name.to_ascii_lowercase(), "{name:?}");
+                    assert_eq!(lower(&name, &mut None), name.to_ascii_lowercase(), "{name:?}");
                 }
             }
         }
-        assert!(matches!(lower(b":authority"), Cow::Borrowed(_)) && matches!(lower(b"x_y"), Cow::Borrowed(_)));
-        assert_eq!(&*lower(b""), b"");
+        let mut made = None;
+        assert_eq!([lower(b":authority", &mut None), lower(b"x_y", &mut made)], [&b":authority"[..], b"x_y"]);
+        assert!(made.is_none(), "as it was given");
+        assert_eq!(lower(b"", &mut None), b"");
     }
 }

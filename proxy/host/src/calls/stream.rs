@@ -34,7 +34,7 @@ pub(crate) fn reply(
         status,
         details: details.iter().map(|b| if b.is_ascii_whitespace() { b'_' } else { *b }).collect(),
         body: body.to_vec(),
-        headers: headers.iter().map(|(name, value)| (lower(name).into_owned(), value.to_vec())).collect(),
+        headers: headers.iter().map(|(name, value)| (lower(name, &mut None).to_vec(), value.to_vec())).collect(),
         grpc_status: (grpc_status <= GRPC_STATUS_MAX).then_some(grpc_status),
     });
     Ok(())
