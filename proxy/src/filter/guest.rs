@@ -183,16 +183,14 @@ impl Headers for GuestRequest {
     }
 
     fn add(&mut self, name: &[u8], value: &[u8]) {
-        match self.get(name).map(<[u8]>::to_vec) {
+        if !pseudo(name) && name != b"host" {
+            self.length.touch(&self.head.headers, name);
+            return append(&mut Rc::make_mut(&mut self.head).headers, &mut self.broken, name, value);
+        }
+        match self.get(name) {
             // Envoy joins where there can be only one.
-            Some(there) if (pseudo(name) && name != b":scheme") || name == b"host" => {
-                self.set(name, &[&there, &b","[..], value].concat())
-            }
-            _ if pseudo(name) || name == b"host" => self.set(name, value),
-            _ => {
-                self.length.touch(&self.head.headers, name);
-                append(&mut Rc::make_mut(&mut self.head).headers, &mut self.broken, name, value);
-            }
+            Some(there) if name != b":scheme" => self.set(name, &[there, b",", value].concat()),
+            _ => self.set(name, value),
         }
     }
 
@@ -303,14 +301,14 @@ impl Headers for GuestResponse {
     }
 
     fn add(&mut self, name: &[u8], value: &[u8]) {
+        if !pseudo(name) {
+            self.length.touch(&self.head.headers, name);
+            return append(&mut Rc::make_mut(&mut self.head).headers, &mut self.broken, name, value);
+        }
         match self.get(name) {
             // Envoy joins where there can be only one: no status is two.
-            Some(there) if pseudo(name) => self.set(name, &[there, b",", value].concat()),
-            _ if pseudo(name) => self.set(name, value),
-            _ => {
-                self.length.touch(&self.head.headers, name);
-                append(&mut Rc::make_mut(&mut self.head).headers, &mut self.broken, name, value);
-            }
+            Some(there) => self.set(name, &[there, b",", value].concat()),
+            None => self.set(name, value),
         }
     }
 
