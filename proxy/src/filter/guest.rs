@@ -13,7 +13,7 @@ use lacis_host::Headers;
 use super::names;
 use crate::fault::Reason;
 use crate::http::Fields;
-use crate::http::fields::{Value, Written};
+use crate::http::fields::{Place, Value, Written};
 use crate::http::head::{RequestHead, ResponseHead, Shared};
 use crate::http::rules;
 
@@ -199,10 +199,11 @@ impl Headers for GuestRequest {
             return self.set(name, value);
         }
         self.length.touch(&self.head.headers, name);
-        let place = self.head.headers.place(name);
-        // No copy of what is there already: mostly from a filter before.
-        if !self.head.headers.is_only(place, value) {
-            put(&mut Rc::make_mut(&mut self.head).headers, &mut self.broken, name, place, value);
+        match self.head.headers.place(name) {
+            None => append(&mut Rc::make_mut(&mut self.head).headers, &mut self.broken, name, value),
+            // No copy of what is there already: mostly from a filter before.
+            Some(place) if self.head.headers.is_only(place, value) => {}
+            Some(place) => put(&mut Rc::make_mut(&mut self.head).headers, &mut self.broken, name, place, value),
         }
     }
 
@@ -265,6 +266,11 @@ impl GuestResponse {
         }
     }
 
+    #[cold]
+    fn has_sound_length(&self) -> bool {
+        rules::content_length(&self.head.headers, Reason::FilterInvalid).is_ok()
+    }
+
     fn set(&mut self, name: &[u8], value: &[u8]) {
         if name != b":status" {
             return;
@@ -317,10 +323,11 @@ impl Headers for GuestResponse {
             return self.set(name, value);
         }
         self.length.touch(&self.head.headers, name);
-        let place = self.head.headers.place(name);
-        // No copy of what is there already: mostly from a filter before.
-        if !self.head.headers.is_only(place, value) {
-            put(&mut Rc::make_mut(&mut self.head).headers, &mut self.broken, name, place, value);
+        match self.head.headers.place(name) {
+            None => append(&mut Rc::make_mut(&mut self.head).headers, &mut self.broken, name, value),
+            // No copy of what is there already: mostly from a filter before.
+            Some(place) if self.head.headers.is_only(place, value) => {}
+            Some(place) => put(&mut Rc::make_mut(&mut self.head).headers, &mut self.broken, name, place, value),
         }
     }
 
@@ -346,10 +353,7 @@ impl Headers for GuestResponse {
             Length::Untouched => true,
             Length::Fixed(_) => false,
             Length::Open => !self.head.is_without_content(),
-            Length::Theirs => {
-                let said = rules::content_length(&self.head.headers, Reason::FilterInvalid);
-                said.is_ok() && !self.head.is_without_content()
-            }
+            Length::Theirs => self.has_sound_length() && !self.head.is_without_content(),
         };
         let sound = framed && !self.missing && self.broken.is_none();
         sound.then(|| self.count())
@@ -387,8 +391,10 @@ impl Headers for GuestTrailers {
     }
 
     fn replace(&mut self, name: &[u8], value: &[u8]) {
-        let place = self.fields.place(name);
-        put(&mut self.fields, &mut self.broken, name, place, value);
+        match self.fields.place(name) {
+            None => append(&mut self.fields, &mut self.broken, name, value),
+            Some(place) => put(&mut self.fields, &mut self.broken, name, place, value),
+        }
     }
 
     fn remove(&mut self, name: &[u8]) {
@@ -411,10 +417,15 @@ impl Length {
     }
 
     /// A filter is about to change a field of this name: what the head says now is kept where filters see no content.
+    #[inline]
     fn touch(&mut self, headers: &Fields, name: &[u8]) {
-        if name != LENGTH {
-            return;
+        if name == LENGTH {
+            self.fix(headers);
         }
+    }
+
+    #[cold]
+    fn fix(&mut self, headers: &Fields) {
         match self {
             Length::Untouched => *self = Length::Fixed(headers.get(header::CONTENT_LENGTH).map(Value::share)),
             Length::Open => *self = Length::Theirs,
@@ -427,33 +438,30 @@ fn field<'a>(headers: &'a Fields, name: &[u8]) -> Option<&'a [u8]> {
     headers.get(name).map(Value::as_bytes)
 }
 
+/// Adds a line where it can be part of a message, and is the guest's.
 pub(super) fn append(headers: &mut Fields, broken: &mut Option<String>, name: &[u8], value: &[u8]) {
     let Some(known) = names::name(name) else { return *broken = Some(invalid("name", name)) };
-    match worth(broken, name, value) {
-        Some(value) if headers.takes_more() => headers.append(known, value),
-        Some(_) => *broken = Some("too many headers".into()),
-        None => {}
+    let Some(value) = Written::of(value) else { return *broken = Some(invalid("value for", name)) };
+    // The connection is not the guest's (RFC 9110 section 7.6.1).
+    if rules::is_of_connection(name) {
+        return;
     }
+    if !headers.takes_more() {
+        return *broken = Some("too many headers".into());
+    }
+    headers.append(known, value);
 }
 
-/// Sets the one value of a name, whose first line is in this place; where that cannot be, it has none any more.
-fn put(headers: &mut Fields, broken: &mut Option<String>, name: &[u8], place: Option<usize>, value: &[u8]) {
-    let Some(place) = place else { return append(headers, broken, name, value) };
-    match worth(broken, name, value) {
-        Some(value) => headers.set(place, value),
-        None => _ = headers.remove(name),
-    }
-}
-
-/// A value as it can be part of a message. None if it cannot, and if the field is not the guest's.
-#[inline]
-fn worth(broken: &mut Option<String>, name: &[u8], value: &[u8]) -> Option<Written> {
+/// Sets the one value of a name whose lines are in this place; where that cannot be, it has none any more.
+fn put(headers: &mut Fields, broken: &mut Option<String>, name: &[u8], place: Place, value: &[u8]) {
     let made = Written::of(value);
     if made.is_none() {
         *broken = Some(invalid("value for", name));
     }
-    // The connection is not the guest's (RFC 9110 section 7.6.1).
-    made.filter(|_| !rules::is_of_connection(name))
+    match made {
+        Some(value) if !rules::is_of_connection(name) => headers.set(place, value),
+        _ => _ = headers.remove(name),
+    }
 }
 
 #[cold]

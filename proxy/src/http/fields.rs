@@ -39,19 +39,16 @@ pub struct Written(Part);
 impl Written {
     /// The value of these bytes. None if there are control characters among them, but tabs.
     pub fn of(bytes: &[u8]) -> Option<Written> {
-        let mut few = [0; FEW];
-        let part = match few.get_mut(..bytes.len()) {
-            Some(room) => {
-                // As `HeaderValue` has it (RFC 9110 section 5.5).
-                if !bytes.iter().all(|byte| *byte >= b' ' && *byte != 0x7f || *byte == b'\t') {
-                    return None;
-                }
-                room.copy_from_slice(bytes);
-                Part::Few(bytes.len() as u8, few)
-            }
-            None => Part::Own(HeaderValue::from_bytes(bytes).ok()?),
+        // Filled with what a value may have, so that all of it can be looked at at once.
+        let mut few = [b' '; FEW + 1];
+        let Some(room) = few.get_mut(..bytes.len()).filter(|room| room.len() <= FEW) else {
+            return HeaderValue::from_bytes(bytes).ok().map(Written::from);
         };
-        Some(Written(part))
+        room.copy_from_slice(bytes);
+        // As `HeaderValue` has it (RFC 9110 section 5.5).
+        let may_stand = |byte: u8| byte >= b' ' && byte != 0x7f || byte == b'\t';
+        let [few @ .., _] = few.iter().fold(true, |all, byte| all & may_stand(*byte)).then_some(few)?;
+        Some(Written(Part::Few(bytes.len() as u8, few)))
     }
 }
 
@@ -78,6 +75,13 @@ pub struct Fields {
     /// What was read, if it is kept as it came.
     block: Bytes,
     lines: Vec<Line>,
+}
+
+/// Where the lines of a name are: the first, and the last.
+#[derive(Clone, Copy)]
+pub struct Place {
+    first: usize,
+    last: usize,
 }
 
 /// The value of a line.
@@ -188,28 +192,30 @@ impl Fields {
         }
     }
 
-    /// Where the first line of a name is, until lines are added or taken away.
+    /// Where a name has lines, until some are added or taken away.
     #[inline]
-    pub fn place(&self, name: impl Name) -> Option<usize> {
-        self.lines.iter().position(|line| name.is(&line.name))
+    pub fn place(&self, name: impl Name) -> Option<Place> {
+        // From the end: what hops and filters have added is there.
+        let last = self.lines.iter().rposition(|line| name.is(&line.name))?;
+        let (before, line) = (self.lines.get(..last)?, self.lines.get(last)?);
+        let first = before.iter().position(|other| other.name == line.name).unwrap_or(last);
+        Some(Place { first, last })
     }
 
-    /// Whether this is the one value of the name that has a [place](Fields::place); not if it has none.
-    // Asked for whenever a filter sets a field: a call costs as much as the answer.
-    #[inline(always)]
-    pub fn is_only(&self, place: Option<usize>, value: &[u8]) -> bool {
-        let Some([first, rest @ ..]) = place.and_then(|place| self.lines.get(place..)) else { return false };
-        let own = Value { block: &self.block, part: &first.value };
-        own.as_bytes() == value && rest.iter().all(|line| line.name != first.name)
+    /// Whether this is the one value of the name that has a place.
+    #[inline]
+    pub fn is_only(&self, place: Place, value: &[u8]) -> bool {
+        let line = self.lines.get(place.first).filter(|_| place.first == place.last);
+        line.is_some_and(|line| Value { block: &self.block, part: &line.value }.as_bytes() == value)
     }
 
-    /// Makes this the one value of the name that has a [place](Fields::place).
-    pub fn set(&mut self, place: usize, value: impl Into<Written>) {
-        let Some([first, rest @ ..]) = self.lines.get_mut(place..) else { return };
-        first.value = value.into().0;
-        if rest.iter().any(|line| line.name == first.name) {
-            let name = first.name.clone();
-            self.remove_after(place, &name);
+    /// Makes this the one value of the name that has a place.
+    pub fn set(&mut self, place: Place, value: impl Into<Written>) {
+        let Some(line) = self.lines.get_mut(place.first) else { return };
+        line.value = value.into().0;
+        if place.first != place.last {
+            let name = line.name.clone();
+            self.remove_after(place.first, &name);
         }
     }
 

@@ -42,8 +42,13 @@ fn one_map_of_pseudo_headers_and_fields() {
     map.remove(b"content-length");
     assert_eq!(pairs(&map), ":authority=delta-v2 :path=/y?z :method=POST :scheme=http a=1 a=2");
     assert_eq!(map.get(b"a"), Some(&b"1"[..]));
+    map.replace(b"a", b"1");
+    assert_eq!(pairs(&map), ":authority=delta-v2 :path=/y?z :method=POST :scheme=http a=1");
     map.replace(b"a", b"3");
-    assert_eq!(pairs(&map), ":authority=delta-v2 :path=/y?z :method=POST :scheme=http a=3");
+    map.add(b":scheme", b"https");
+    assert_eq!(pairs(&map), ":authority=delta-v2 :path=/y?z :method=POST :scheme=https a=3");
+    map.add(b"host", b"delta-v3");
+    assert_eq!((map.get(b":authority"), map.get(b"host")), (Some(&b"delta-v2,delta-v3"[..]), map.get(b":authority")));
     assert_eq!(map.check(), Ok(()));
 }
 

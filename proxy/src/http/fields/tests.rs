@@ -45,6 +45,19 @@ fn a_name_is_set_in_its_place_and_removed_with_all_its_lines() {
 }
 
 #[test]
+fn only_one_line_of_the_same_value_is_as_if_it_were_set() {
+    let mut all = fields(&[("b", "0"), ("a", "1"), ("c", "2"), ("a", "1")]);
+    let place = |all: &Fields, name| all.place(name).expect("a place");
+    assert!(all.place("d").is_none());
+    assert!(all.is_only(place(&all, "c"), b"2") && !all.is_only(place(&all, "c"), b"1"));
+    assert!(!all.is_only(place(&all, "a"), b"1"), "there are two");
+    all.set(place(&all, "a"), value("1"));
+    assert!(all.is_only(place(&all, "a"), b"1"));
+    all.set(place(&all, "c"), value("3"));
+    assert_eq!(text(&all), "b=0 a=1 c=3");
+}
+
+#[test]
 fn what_was_read_stays_where_it_is() {
     let block = Bytes::from_static(b"a: one\r\nb: \r\nc: caf\xe9\r\n");
     let mut all = Fields::unread();
@@ -88,7 +101,7 @@ fn few_bytes_are_in_their_line() {
             let value = all.get("c").expect("a value");
             assert_eq!((value.as_bytes(), value.len(), value.share()), (&bytes[..], length, own));
             assert!(!value.is_sensitive());
-            all.set(1, Written::of(&bytes).expect("a value"));
+            all.set(all.place("a").expect("a place"), Written::of(&bytes).expect("a value"));
             assert_eq!(all.clone(), all);
             assert_eq!((all.len(), all.get("a"), all.get("b").map(Value::len)), (3, all.get("c"), Some(1)));
         }
