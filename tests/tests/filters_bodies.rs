@@ -228,6 +228,19 @@ on_links! {
         });
     }
 
+    /// The head of such a response does not wait for what is only shown. (Over HTTP/1 whoever has a whole response before its request
+    /// has ended closes the connection.)
+    [H2, H3] fn a_head_without_content_goes_before_what_is_shown(link) {
+        let pair = with(link, &[("mine", script("rs rep 2 :status 204 ; rsbe log 2 shown"))]);
+        let mut client = pair.connect();
+        client.send(CHUNKED);
+        client.send("3\r\nabc\r\n");
+        assert_eq!(client.head().status(), 204);
+        client.send("3\r\ndef\r\n0\r\n\r\n");
+        let ended = |line: &String| line.contains("rsb 0 1 | log 0");
+        pair.delta().err.wait_for("its end", |lines| lines.iter().any(ended).then_some(()));
+    }
+
     /// A filter may answer while the body comes: before the response has begun.
     [H1, H2, H3] fn a_filter_answers_in_mid_body(link) {
         let pair = with(link, &[("mine", guest("refuse"))]);

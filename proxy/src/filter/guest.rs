@@ -199,11 +199,10 @@ impl Headers for GuestRequest {
             return self.set(name, value);
         }
         self.length.touch(&self.head.headers, name);
-        match self.head.headers.place(name) {
-            None => append(&mut Rc::make_mut(&mut self.head).headers, &mut self.broken, name, value),
-            // No copy of what is there already: mostly from a filter before.
-            Some(place) if self.head.headers.is_only(place, value) => {}
-            Some(place) => put(&mut Rc::make_mut(&mut self.head).headers, &mut self.broken, name, place, value),
+        let place = self.head.headers.place(name);
+        // No copy of what is there already: mostly from a filter before.
+        if !place.is_some_and(|place| self.head.headers.is_only(place, value)) {
+            put(&mut Rc::make_mut(&mut self.head).headers, &mut self.broken, name, place, value);
         }
     }
 
@@ -323,11 +322,10 @@ impl Headers for GuestResponse {
             return self.set(name, value);
         }
         self.length.touch(&self.head.headers, name);
-        match self.head.headers.place(name) {
-            None => append(&mut Rc::make_mut(&mut self.head).headers, &mut self.broken, name, value),
-            // No copy of what is there already: mostly from a filter before.
-            Some(place) if self.head.headers.is_only(place, value) => {}
-            Some(place) => put(&mut Rc::make_mut(&mut self.head).headers, &mut self.broken, name, place, value),
+        let place = self.head.headers.place(name);
+        // No copy of what is there already: mostly from a filter before.
+        if !place.is_some_and(|place| self.head.headers.is_only(place, value)) {
+            put(&mut Rc::make_mut(&mut self.head).headers, &mut self.broken, name, place, value);
         }
     }
 
@@ -391,10 +389,8 @@ impl Headers for GuestTrailers {
     }
 
     fn replace(&mut self, name: &[u8], value: &[u8]) {
-        match self.fields.place(name) {
-            None => append(&mut self.fields, &mut self.broken, name, value),
-            Some(place) => put(&mut self.fields, &mut self.broken, name, place, value),
-        }
+        let place = self.fields.place(name);
+        put(&mut self.fields, &mut self.broken, name, place, value);
     }
 
     fn remove(&mut self, name: &[u8]) {
@@ -452,8 +448,9 @@ pub(super) fn append(headers: &mut Fields, broken: &mut Option<String>, name: &[
     headers.append(known, value);
 }
 
-/// Sets the one value of a name whose lines are in this place; where that cannot be, it has none any more.
-fn put(headers: &mut Fields, broken: &mut Option<String>, name: &[u8], place: Place, value: &[u8]) {
+/// Sets the one value of a name, whose lines are in this place; where that cannot be, it has none any more.
+fn put(headers: &mut Fields, broken: &mut Option<String>, name: &[u8], place: Option<Place>, value: &[u8]) {
+    let Some(place) = place else { return append(headers, broken, name, value) };
     let made = Written::of(value);
     if made.is_none() {
         *broken = Some(invalid("value for", name));

@@ -154,7 +154,8 @@ async fn run(hop: &Hop, conn: &Rc<Conn>, pinned: Option<&Rc<str>>, mut request: 
         response = reply::settle(&hop.node, &exchange, grpc, Err(stop));
     }
     if response.head.is_bodiless(&method) && !matches!(response.body.length(), Length::Tunnel | Length::Known(0)) {
-        // An answer of ours to HEAD has its content only announced (RFC 9110 section 9.3.2).
+        // An answer of ours to HEAD has its content only announced (RFC 9110 section 9.3.2). What comes with no length is
+        // none, though filters may be shown some.
         response.body = Body::empty(Half::Response);
     }
     exchange.answered(response.head.status);

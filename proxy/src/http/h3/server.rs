@@ -171,10 +171,15 @@ async fn exchange<S: Service>(wire: &Wire, service: Rc<S>, mut reader: Reader, m
         }
     });
     // Else the client has gone: the call is dropped, and with it what it does upstream.
-    let Some(Response { head, body }) = response.await else { return writer.reset(Code::REQUEST_CANCELLED) };
-    let sends = !head.is_bodiless(&method) || body.length() == Length::Known(0);
-    let body = if sends { body } else { Body::empty(Half::Response) };
-    let written = pin!(write(wire, Response { head, body }, writer));
+    let Some(mut response) = response.await else { return writer.reset(Code::REQUEST_CANCELLED) };
+    let unsent = response.head.is_bodiless(&method);
+    let unsent = unsent.then(|| std::mem::replace(&mut response.body, Body::empty(Half::Response)));
+    let written = pin!(async {
+        write(wire, response, writer).await;
+        if let Some(mut body) = unsent {
+            let _ = poll_fn(|cx| body.poll_rest(cx)).await;
+        }
+    });
     // A response that was read to its end is no stop: the request may still be on its way.
     let gone = async {
         if let Ok(None) = stopped.await {
