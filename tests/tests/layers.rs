@@ -41,6 +41,7 @@ const FILES: (&[&str], &[&str]) = (
     &[
         // `config::load`, for whoever asks for it: `run`, `check` and a reload. Nothing else there touches files.
         "config/resolve.rs",
+        "config/file.rs",
         // Keys and certificates, for `control/certificates` and `lacis cert`.
         "tls/settings.rs",
         "tls/authority.rs",

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -295,6 +296,46 @@ fn what_is_wrong_is_refused_and_told() {
     replace(&path, &good);
     pair.delta().generation("the good one is back", |newest| newest["state"] == "active");
     assert_eq!(pair.delta().metrics().sum("lacis_config_reloads_total", &[("result", "rejected")]), count as f64 + 1.0);
+}
+
+/// A pipe in the place of a file would be waited for, and a module may be larger than anybody would want to read: what is
+/// read again while the sidecar runs is refused then, and control has time for whoever asks.
+#[test]
+fn what_has_no_end_is_not_read() {
+    let mut pair = stamped(Link::H2, 1);
+    let dir = pair.mesh.dir().to_owned();
+    let pipe = |path: &Path| {
+        let new = path.with_extension("pipe");
+        assert!(Command::new("mkfifo").arg(&new).status().expect("mkfifo").success());
+        fs::rename(&new, path).expect("a replaced file");
+    };
+    pair.mesh.file("more.yaml", "endpoints: [127.0.0.1:9]");
+    pair.alpha.reload(json!({"services": {"more": {"file": "more.yaml", "link": "plaintext"}}}));
+    pipe(&dir.join("more.yaml"));
+    until("endpoints are not read", || {
+        let page: Value = serde_json::from_str(&pair.alpha.admin_get("/clusters").text()).expect("JSON");
+        page["sources"]["more"]["last_error"].as_str()?.contains("cannot be read: it is not a file").then_some(())
+    });
+    pipe(&dir.join("certs/ca.pem"));
+    pair.alpha.log("a bundle that is a pipe", |line| {
+        line["error"].as_str().is_some_and(|error| error.contains("ca.pem: cannot be read: it is not a file"))
+    });
+    pipe(pair.delta().path());
+    let refused = pair.delta().generation("a configuration that is a pipe", |newest| newest["state"] == "rejected");
+    assert!(
+        refused["error"].as_str().is_some_and(|e| e.ends_with("cannot be read again: it is not a file")),
+        "{refused}"
+    );
+    pair.delta_mut().reload(stamp("second"));
+    // 20 GiB without a block on the disk.
+    let large = fs::File::create(dir.join("large")).expect("a file");
+    large
+        .set_len(20 << 30)
+        .and_then(|()| fs::rename(dir.join("large"), dir.join("stamp.wasm")))
+        .expect("a large module");
+    let refused = pair.delta().generation("a large module", |newest| newest["state"] == "rejected");
+    assert!(refused["error"].as_str().is_some_and(|e| e.contains("is larger than the 256 MiB")), "{refused}");
+    assert_eq!(field(&pair, "x-stamp"), "second");
 }
 
 /// Services come, with a port of their own, and go; requests to the others do not notice.

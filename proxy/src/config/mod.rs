@@ -5,6 +5,7 @@ pub mod admission;
 pub mod balance;
 pub mod cases;
 pub mod fault;
+pub mod file;
 mod names;
 pub mod policy;
 mod problem;

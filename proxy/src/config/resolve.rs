@@ -10,12 +10,14 @@ mod route;
 mod service;
 
 use std::collections::{HashMap, HashSet};
+use std::fs::File;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::cases::Cases;
+use super::file;
 use super::names::{is_label, overlap};
 use super::raw::{self, Workers};
 use super::reader::{Entries, Field, Report, Spot, Whole};
@@ -73,13 +75,13 @@ pub fn load(path: &Path) -> Outcome {
 }
 
 /// Reads a file of endpoints: a map with the one key `endpoints`, a list as that of a service, which may be empty.
-/// Blocks; reads at most [`MAX_FILE_BYTES`] and one byte.
+/// Blocks, but not for what is no file; reads at most [`MAX_FILE_BYTES`] and one byte.
 ///
 /// # Errors
 /// As [`load`].
 pub fn endpoints(path: &Path) -> Result<Vec<Endpoint>, Vec<Problem>> {
     let name = path.display().to_string();
-    let text = read(path).map_err(|error| unreadable(&name, &error))?;
+    let text = file::open(path).and_then(contents).map_err(|error| unreadable(&name, &error))?;
     let (base, host) = (Path::new("/"), here());
     let resolve = |report: &Report<'_>, raw, at| Resolver { report, base, host: &host }.endpoints_file(raw, at);
     Ok(document(&text, &name, resolve)?.0)
@@ -110,9 +112,14 @@ fn unreadable(name: &str, error: &std::io::Error) -> Vec<Problem> {
     vec![Problem { file, line: 0, column: 0, path, message }]
 }
 
+/// What an operator names may be a pipe, too: `lacis check -c <(…)`.
 fn read(path: &Path) -> std::io::Result<String> {
+    contents(File::open(path)?)
+}
+
+fn contents(file: File) -> std::io::Result<String> {
     let mut text = String::new();
-    std::fs::File::open(path)?.take(MAX_FILE_BYTES as u64 + 1).read_to_string(&mut text)?;
+    file.take(MAX_FILE_BYTES as u64 + 1).read_to_string(&mut text)?;
     Ok(text)
 }
 

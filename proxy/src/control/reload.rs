@@ -1,6 +1,7 @@
 //! A saved file becomes a generation: read, checked, compiled and tried apart from the workers, then taken over by all
 //! of them or by none.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -163,6 +164,11 @@ impl Reload {
     }
 
     async fn attempt(&mut self, number: u64) -> Result<Arc<Config>, String> {
+        let path = &self.source.path;
+        // As at the start it may be a pipe. That is read once: whoever tries again waits, and so do signals and probes.
+        if fs::metadata(path).is_ok_and(|about| !about.is_file()) {
+            return Err(format!("{}: cannot be read again: it is not a file", path.display()));
+        }
         let config = Arc::new(self.source.read().map_err(lines)?);
         let fixed = fixed(&self.generations.config(), &config);
         if !fixed.is_empty() {

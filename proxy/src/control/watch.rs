@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read};
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +18,9 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::modules::MODULE_MAX;
+use crate::config::file;
+
 /// How long it must be quiet before the files are looked at: a writer of several files is given time for the next one.
 pub const QUIET: Duration = Duration::from_millis(150);
 
@@ -27,6 +30,10 @@ pub const PATIENCE: Duration = Duration::from_secs(1);
 /// How often the files are looked at without an event: network file systems have none, and the kernel's queue can
 /// overflow.
 pub const POLL: Duration = Duration::from_secs(30);
+
+/// Most of a file that is looked at, on a thread that others wait for: the largest file that is read at all, and a byte that
+/// makes it too large.
+const CONTENT_MAX: u64 = MODULE_MAX + 1;
 
 /// Longest chain of symbolic links that is followed, as in Linux (path_resolution(7)).
 const MAX_LINKS: usize = 40;
@@ -253,11 +260,7 @@ fn content(file: &Path) -> Content {
 }
 
 fn read(file: &Path) -> io::Result<[u8; 32]> {
-    // To open a pipe would wait for its writer.
-    if !fs::metadata(file)?.is_file() {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    let mut file = File::open(file)?;
+    let mut file = file::open(file)?.take(CONTENT_MAX);
     let mut context = digest::Context::new(&digest::SHA256);
     let mut buffer = vec![0; 64 * 1024];
     loop {

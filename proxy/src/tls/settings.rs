@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,7 +25,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::known::Role;
 use super::verify::{self, Peer, Unidentified, Verifier};
-use crate::config::IdentityFiles;
+use crate::config::{IdentityFiles, file};
 use crate::identity::SpiffeId;
 
 /// Largest PEM file, in bytes. A bundle of a hundred authorities has about 150 KiB.
@@ -380,9 +380,9 @@ pub(super) fn provider() -> CryptoProvider {
     }
 }
 
-fn read(file: &Path) -> Result<Vec<u8>, Problem> {
+fn read(path: &Path) -> Result<Vec<u8>, Problem> {
     let mut bytes = Vec::new();
-    let opened = File::open(file).map_err(Problem::Unreadable)?;
+    let opened = file::open(path).map_err(Problem::Unreadable)?;
     opened.take(MAX_PEM_BYTES + 1).read_to_end(&mut bytes).map_err(Problem::Unreadable)?;
     if bytes.len() as u64 > MAX_PEM_BYTES { Err(Problem::TooLarge) } else { Ok(bytes) }
 }

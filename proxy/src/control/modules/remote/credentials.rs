@@ -1,7 +1,6 @@
 //! What registries are told of who asks: Docker's `config.json`.
 
 use std::env;
-use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
@@ -9,6 +8,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::HeaderValue;
 use serde_json::Value;
+
+use crate::config::file;
 
 /// Largest file, in bytes. One with a hundred registries has 20 KiB.
 const FILE_MAX: u64 = 1 << 20;
@@ -20,19 +21,19 @@ const DOCKER_HUB: &str = "https://index.docker.io/v1/";
 ///
 /// # Errors
 /// If a file cannot be read or understood, or says that another program knows.
-pub(super) fn find(file: Option<&Path>, registry: &str) -> Result<Option<HeaderValue>, String> {
+pub(super) fn find(named: Option<&Path>, registry: &str) -> Result<Option<HeaderValue>, String> {
     let usual = || {
         let directory = env::var_os("DOCKER_CONFIG").map(PathBuf::from);
         let directory = directory.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".docker")))?;
         Some(directory.join("config.json"))
     };
-    let Some(path) = file.map(Path::to_owned).or_else(usual) else { return Ok(None) };
+    let Some(path) = named.map(Path::to_owned).or_else(usual) else { return Ok(None) };
     let cannot = |why: String| format!("credentials in {}: {why}", path.display());
     let mut text = String::new();
-    match File::open(&path).and_then(|file| file.take(FILE_MAX + 1).read_to_string(&mut text)) {
+    match file::open(&path).and_then(|file| file.take(FILE_MAX + 1).read_to_string(&mut text)) {
         Ok(length) if length as u64 > FILE_MAX => Err(cannot(format!("larger than {FILE_MAX} bytes"))),
         Ok(_) => of(&text, registry).map_err(cannot),
-        Err(error) if error.kind() == ErrorKind::NotFound && file.is_none() => Ok(None),
+        Err(error) if error.kind() == ErrorKind::NotFound && named.is_none() => Ok(None),
         Err(error) => Err(cannot(error.to_string())),
     }
 }
@@ -82,6 +83,14 @@ mod tests {
     fn a_file_that_is_named_must_be_there() {
         let error = find(Some(Path::new("/nonexistent/config.json")), "a").unwrap_err();
         assert!(error.starts_with("credentials in /nonexistent/config.json: No such file"), "{error}");
+    }
+
+    #[test]
+    fn a_pipe_is_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let pipe = directory.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        assert!(find(Some(&pipe), "a").unwrap_err().ends_with("it is not a file"));
     }
 
     #[test]
