@@ -1,5 +1,6 @@
 //! Modules from other machines: over HTTPS, from registries, and when these do not answer.
 
+use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
@@ -410,6 +411,35 @@ fn what_a_registry_refuses_is_told() {
     place.mesh.file("config.json", credentials(&web).replace("dXNl", "AAAA"));
     let wrong = said(image(&text_digest));
     assert!(wrong.contains("/token") && wrong.contains("401"), "{wrong}");
+}
+
+/// Who a registry sends us to for a blob is not told our credentials, and does not say to whom they are told.
+#[test]
+fn credentials_are_for_the_registry() {
+    let place = Place::new();
+    let thief = Web::start(|_| Page::ok(r#"{"token": "t0k3n"}"#));
+    let challenge = format!(r#"Bearer realm="{}",service="mine""#, thief.url("/token"));
+    let store = Web::start(move |_| Page::status(401).field("www-authenticate", &challenge));
+    let image = Image::new(OCI, OCI_CONFIG, &[(WASM, module("far"))]);
+    let (digest, blob) = (image.digest(), store.url("/blob"));
+    let registry = Web::start(move |asked: &Asked| {
+        if asked.authorization != "Basic dXNlcjpzZWNyZXQ=" {
+            return Page::status(401).field("www-authenticate", r#"Basic realm="ours""#);
+        }
+        match asked.target.contains("/manifests/") {
+            true => Page::ok(image.manifest.clone()).field("content-type", &image.kind()),
+            false => Page::status(307).field("location", &blob),
+        }
+    });
+    place.mesh.file("config.json", credentials(&registry));
+    let trusted = [&registry, &store, &thief].map(|web| fs::read_to_string(web.authority()).expect("an authority"));
+    fs::write(registry.authority(), trusted.concat()).expect("all of them");
+    let module = format!("oci://{}/team/mod@sha256:{digest}", registry.address());
+    let said = place.check(&registry, json!({"module": module}));
+    let expected = format!("sends us to {}, which answers 401 Unauthorized", store.address());
+    assert!(said.contains(&expected), "{said}");
+    assert_eq!(store.asked().iter().map(|asked| &*asked.authorization).collect::<Vec<_>>(), [""]);
+    assert!(thief.asked().is_empty(), "{:?}", thief.asked());
 }
 
 /// A registry that we did not write, without TLS as Docker allows it on this machine.

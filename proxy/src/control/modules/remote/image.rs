@@ -7,7 +7,7 @@ use std::path::Path;
 
 use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderValue};
-use http::uri::{PathAndQuery, Scheme, Uri};
+use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use serde_json::Value;
 
 use super::super::{MODULE_MAX, sha256};
@@ -81,12 +81,18 @@ impl Session<'_> {
     async fn get(&mut self, kind: &str, digest: &str, accept: &'static str, most: u64) -> Result<Vec<u8>, Trouble> {
         let uri = self.uri(kind, digest)?;
         let mut answer = self.ask(&uri, accept, most).await?;
-        if answer.status == StatusCode::UNAUTHORIZED {
+        // Whoever else it has sent us to is not one to say where our credentials go.
+        if answer.status == StatusCode::UNAUTHORIZED && answer.from.as_ref() == uri.authority() {
             self.authorization = Some(self.authenticate(&answer.headers).await?);
             answer = self.ask(&uri, accept, most).await?;
         }
         match answer.status {
             StatusCode::OK => {}
+            status if answer.from.as_ref() != uri.authority() => {
+                let other = answer.from.as_ref().map_or("another", Authority::as_str);
+                let trouble = Trouble::answered(&uri, status);
+                return Err(Trouble { why: format!("{uri} sends us to {other}, which answers {status}"), ..trouble });
+            }
             status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
                 let known = if self.credentials.is_some() { "with" } else { "without" };
                 let trouble = Trouble::answered(&uri, status);

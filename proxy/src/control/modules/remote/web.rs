@@ -64,6 +64,8 @@ impl Trouble {
 
 /// An answer with all of its body.
 pub(super) struct Answer {
+    /// Who gave it, after redirects.
+    pub(super) from: Option<Authority>,
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     pub(super) body: Vec<u8>,
@@ -102,7 +104,12 @@ impl Client {
             let redirect = matches!(parts.status.as_u16(), 301 | 302 | 303 | 307 | 308);
             if !redirect {
                 let body = read(body, &uri, most).await?;
-                return Ok(Answer { status: parts.status, headers: parts.headers, body });
+                return Ok(Answer {
+                    from: uri.authority().cloned(),
+                    status: parts.status,
+                    headers: parts.headers,
+                    body,
+                });
             }
             let next = location(&uri, parts.headers.get(header::LOCATION)).map_err(Trouble::lasting)?;
             if next.authority() != uri.authority() {
