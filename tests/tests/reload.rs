@@ -425,6 +425,39 @@ fn held_generations_are_bounded() {
     assert_eq!(field(&pair, "x-stamp"), "after all");
 }
 
+/// A request that holds more filters than that, for it passes so many, keeps nobody from changing them all again.
+#[test]
+fn one_stream_does_not_keep_changes_from_coming() {
+    let mesh = Mesh::new();
+    mesh.file("stamp.wasm", module("one one"));
+    let patient = json!({"services": {"delta": {"timeouts": {"request": "10m"}}}});
+    let names: Vec<String> = (0..65).map(|number| format!("stamp-{number}")).collect();
+    let stamps = |config: &str| {
+        let filter = json!({"module": "stamp.wasm", "config": config});
+        let all: serde_json::Map<_, _> = names.iter().map(|name| (name.clone(), filter.clone())).collect();
+        json!({"filters": all, "inbound": {"filters": names}})
+    };
+    let first = stamps("round 0");
+    let mut pair = Pair::inside(mesh, Link::H2, App::start(), |alpha| alpha.with(patient), |delta| delta.with(first));
+    let hold = |pair: &Pair, requests| {
+        let mut client = pair.connect();
+        client.send("GET /hold HTTP/1.1\r\nhost: delta\r\n\r\n");
+        pair.app.wait_held(requests);
+        client
+    };
+    let one = hold(&pair, 1);
+    pair.delta_mut().reload(stamps("round 1"));
+    pair.delta_mut().reload(stamps("round 2"));
+    let two = hold(&pair, 2);
+    pair.delta_mut().reload(stamps("round 3"));
+    let told = pair.delta_mut().refused(stamps("round 4"));
+    assert!(told.contains("still use 130 filters of these, and 65 is the limit"), "{told}");
+    pair.app.release();
+    drop((one, two));
+    until("the old filters have gone", || (filters(&pair).len() == names.len()).then_some(()));
+    pair.delta_mut().reload(stamps("round 5"));
+}
+
 /// SIGHUP makes a generation though nothing has changed; hundreds of them leave nothing behind.
 #[test]
 fn hundreds_of_reloads_leave_nothing_behind() {

@@ -36,7 +36,7 @@ const REVIVAL_RESET: Duration = Duration::from_secs(60);
 /// a batch takes a tick or two; a plugin that never calls must not live as long as the process.
 const FAREWELL: Duration = Duration::from_secs(10);
 
-/// Most filters that only requests of earlier generations use, in one worker. Each has a plugin's memory and perhaps a
+/// Most filters that only requests of earlier generations use, in one worker, where there are not more in use. Each has a plugin's memory and perhaps a
 /// VM's, for as long as its last request runs: without a bound, changes that come faster than long streams end would
 /// fill the memory.
 const RETIRED_MAX: usize = 64;
@@ -126,10 +126,12 @@ impl Machines {
     /// # Errors
     /// If requests of older generations hold too many filters.
     pub fn has_room(&self, used: usize) -> Result<(), String> {
+        // One long stream can hold as many as a generation has: it must not be what keeps others from coming.
+        let most = RETIRED_MAX.max(used);
         match self.alive().count().saturating_sub(used) {
-            retired if retired > RETIRED_MAX => Err(format!(
-                "requests that began with older configurations still use {retired} filters of these, and \
-                 {RETIRED_MAX} is the limit; save the file again when they have ended"
+            retired if retired > most => Err(format!(
+                "requests that began with older configurations still use {retired} filters of these, and {most} is the \
+                 limit; save the file again when they have ended"
             )),
             _ => Ok(()),
         }
