@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::digest;
-use notify::event::{AccessKind, AccessMode, EventKind};
+use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -26,6 +26,10 @@ pub const QUIET: Duration = Duration::from_millis(150);
 
 /// How long a look may be put off by events that do not end.
 pub const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long a look may be put off by somebody who has written a part of a file and has not closed it: what a copy over a slow
+/// line has brought so far may be valid by itself. Some keep open what they write.
+pub const WRITER: Duration = Duration::from_secs(5);
 
 /// How often the files are looked at without an event: network file systems have none, and the kernel's queue can
 /// overflow.
@@ -102,10 +106,17 @@ impl Watcher {
         loop {
             let event = timeout_at(self.poll, self.trail.touched.notified()).await.is_ok();
             if event {
-                let patience = Instant::now() + PATIENCE;
+                let began = Instant::now();
                 // A dropped future must not swallow the event that it was about to look at.
                 let unseen = Unseen(&self.trail.touched);
-                while Instant::now() < patience && timeout(self.quiet, self.trail.touched.notified()).await.is_ok() {}
+                loop {
+                    let quiet = timeout(self.quiet, self.trail.touched.notified()).await.is_err();
+                    let written = self.trail.is_written();
+                    let patience = if written { WRITER } else { PATIENCE };
+                    if quiet && !written || began.elapsed() >= patience {
+                        break;
+                    }
+                }
                 std::mem::forget(unseen);
             }
             let touched = self.trail.take();
@@ -200,11 +211,15 @@ struct Names {
     heard: BTreeSet<PathBuf>,
     /// Something was, and nobody knows which.
     lost: bool,
+    /// Those that somebody has written to and not closed since.
+    written: BTreeSet<PathBuf>,
 }
 
 impl Trail {
     fn set(&self, names: BTreeSet<PathBuf>) {
-        self.names.lock().unwrap_or_else(PoisonError::into_inner).matter = names;
+        let mut known = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        known.written.retain(|name| names.contains(name));
+        known.matter = names;
     }
 
     /// The names that events were about since this was asked last; none if that is not known.
@@ -214,14 +229,20 @@ impl Trail {
         (!std::mem::take(&mut names.lost)).then_some(heard)
     }
 
+    /// Whether there is one that somebody writes.
+    fn is_written(&self) -> bool {
+        !self.names.lock().unwrap_or_else(PoisonError::into_inner).written.is_empty()
+    }
+
     /// Other files of the same directory (a log, say) must not wake us, and neither must our own reading.
     fn event(&self, event: notify::Result<notify::Event>) {
         let matters = match event {
             Ok(event) => match event.kind {
-                EventKind::Access(AccessKind::Close(AccessMode::Write)) => self.hear(&event.paths),
+                EventKind::Access(AccessKind::Close(AccessMode::Write)) => self.hear(&event.paths, false),
                 EventKind::Access(_) => false,
                 _ if event.need_rescan() => self.lose(),
-                _ => self.hear(&event.paths),
+                EventKind::Modify(ModifyKind::Data(_)) => self.hear(&event.paths, true),
+                _ => self.hear(&event.paths, false),
             },
             Err(_) => self.lose(),
         };
@@ -230,20 +251,27 @@ impl Trail {
         }
     }
 
-    /// Whether one of them matters.
-    fn hear(&self, paths: &[PathBuf]) -> bool {
+    /// Whether one of them matters. `in_part` if somebody writes them in place, and has not said that this was all.
+    fn hear(&self, paths: &[PathBuf], in_part: bool) -> bool {
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        let Names { matter, heard, .. } = &mut *names;
+        let Names { matter, heard, written, .. } = &mut *names;
         let mut matters = false;
         for path in paths.iter().filter(|path| matter.contains(*path)) {
             heard.insert(path.clone());
+            if in_part {
+                written.insert(path.clone());
+            } else {
+                written.remove(path);
+            }
             matters = true;
         }
         matters
     }
 
     fn lose(&self) -> bool {
-        self.names.lock().unwrap_or_else(PoisonError::into_inner).lost = true;
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        names.lost = true;
+        names.written.clear();
         true
     }
 }
@@ -442,6 +470,36 @@ mod tests {
         // Drops the future in the middle of its quiet time.
         let _ = timeout(QUIET / 2, watcher.changed()).await;
         change(&mut watcher).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_somebody_writes_is_looked_at_when_it_is_whole() {
+        let (_guard, at) = directory();
+        let file = at.join("a");
+        fs::write(&file, "1").expect("write");
+        let mut watcher = Watcher::new([file.clone()]);
+        // Told by this test, whose clock is not that of the kernel.
+        watcher.inotify = None;
+        let trail = Arc::clone(&watcher.trail);
+        let tell = |kind| trail.event(Ok(notify::Event::new(kind).add_path(file.clone())));
+        let (part, whole) = (
+            EventKind::Modify(ModifyKind::Data(notify::event::DataChange::Any)),
+            EventKind::Access(AccessKind::Close(AccessMode::Write)),
+        );
+        fs::write(&file, "2").expect("write");
+        tell(part);
+        assert!(timeout(WRITER - QUIET, watcher.changed()).await.is_err(), "a part");
+        fs::write(&file, "22").expect("write");
+        tell(whole);
+        let closed = Instant::now();
+        watcher.changed().await;
+        // Timers are a millisecond coarse.
+        assert!((QUIET..2 * QUIET).contains(&closed.elapsed()), "{:?}", closed.elapsed());
+        fs::write(&file, "3").expect("write");
+        tell(part);
+        let begun = Instant::now();
+        watcher.changed().await;
+        assert!((WRITER..WRITER + QUIET).contains(&begun.elapsed()), "by one who never closes it");
     }
 
     #[tokio::test]
