@@ -21,7 +21,7 @@ use crate::control::generations::Generations;
 use crate::control::health::Health;
 use crate::control::modules::{self, Absence, Missing, Workshop};
 use crate::control::ports::Ports;
-use crate::control::reload::{Reload, Source};
+use crate::control::reload::{Pursue, Reload, Source};
 use crate::control::{memory, text};
 use crate::mesh::generation::Snapshot;
 use crate::net::listen;
@@ -55,7 +55,10 @@ pub fn run(source: Source, config: Config) -> Result<(), String> {
     };
     let mut workshop = Workshop::default();
     let (filters, missing) = workshop.start(&config).map_err(|refusals| modules::told(&refusals))?;
-    workshop.keep(&filters);
+    workshop.keep(&filters, &missing);
+    for missing in &missing {
+        tracing::error!(filter = missing.filter(), "the sidecar starts without a module: {}", missing.told());
+    }
     let (log_queue, log_writer) = match &config.access_log {
         Some(log) => access::open(&log.path).map(|(queue, writer)| (Some(queue), Some(writer))),
         None => Ok((None, None)),
@@ -98,7 +101,12 @@ pub fn run(source: Source, config: Config) -> Result<(), String> {
     }
     drop(snapshot);
     metrics.config_generation(generations.current());
+    let (readiness, asked) = (Readiness::default(), Arc::<Notify>::default());
+    let (waiting, come) = (readiness.clone(), Arc::clone(&asked));
+    let pursue: Pursue = Box::new(move |workshop, missing| pursue(missing, workshop, &come, &waiting));
     let reload = Reload {
+        missing: pursue(&workshop, missing)?,
+        pursue,
         source,
         workshop,
         ports: Rc::clone(&ports),
@@ -108,8 +116,7 @@ pub fn run(source: Source, config: Config) -> Result<(), String> {
         generations: Rc::clone(&generations),
         load,
         metrics: Rc::clone(&metrics),
-        asked: Arc::default(),
-        missing: None,
+        asked,
     };
     let control = Control {
         generations,
@@ -121,7 +128,7 @@ pub fn run(source: Source, config: Config) -> Result<(), String> {
         peers,
         addresses,
         access: log_queue,
-        missing,
+        readiness,
     };
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| format!("cannot start: {e}"))?;
@@ -201,22 +208,20 @@ struct Control {
     peers: Arc<Peers>,
     addresses: Vec<(String, SocketAddr)>,
     access: Option<access::Queue>,
-    /// Modules that the workers began without.
-    missing: Vec<Missing>,
+    readiness: Readiness,
 }
 
 impl Control {
     async fn live(
-        mut self,
+        self,
         certificates: Option<Certificates>,
-        mut reload: Reload,
+        reload: Reload,
         admin: Option<TcpListener>,
         workers: Vec<thread::JoinHandle<io::Result<()>>>,
     ) -> Result<(), String> {
-        let readiness = Readiness::default();
+        let readiness = self.readiness.clone();
         let draining = readiness.token("drain", "");
         draining.ready();
-        reload.missing = pursue(std::mem::take(&mut self.missing), &reload, &readiness)?;
         let stop = Rc::new(Stop::default());
         tokio::task::spawn_local(Rc::clone(&self.discovery).run());
         tokio::task::spawn_local(memory::watch(Arc::clone(&reload.load), Rc::clone(&self.generations)));
@@ -343,34 +348,35 @@ async fn first_answers(discovery: Rc<Discovery>, config: Arc<Config>, token: Tok
     token.ready();
 }
 
-/// Has modules fetched that were missing at the start. `/ready` says so until a generation has them.
-fn pursue(missing: Vec<Missing>, reload: &Reload, readiness: &Readiness) -> Result<Option<Absence>, String> {
+/// Has modules fetched that are missing in what is in use. `/ready` says so until another generation is; it is asked for
+/// whenever one of them has come.
+fn pursue(
+    missing: Vec<Missing>,
+    workshop: &Workshop,
+    asked: &Arc<Notify>,
+    readiness: &Readiness,
+) -> Result<Option<Absence>, String> {
     let token = |missing: &Missing| {
-        tracing::error!(filter = missing.filter(), "the sidecar starts without a module: {}", missing.told());
-        (missing.filter().to_owned(), readiness.token(&pages::filter_part(missing.filter()), missing.told()))
+        let token = readiness.token(&pages::filter_part(missing.filter()), missing.told());
+        (missing.filter().to_owned(), token, false)
     };
-    // Emptied when nothing is missing any more: what the thread hears after that is of no interest.
+    // Emptied when another generation is in use: what the thread hears after that is of no interest.
     let tokens: Arc<Mutex<Vec<_>>> = Arc::new(Mutex::new(missing.iter().map(token).collect()));
-    let (waiting, asked) = (Arc::clone(&tokens), Arc::clone(&reload.asked));
-    let heard = move |missing: Option<&Missing>| {
-        let waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        for (filter, token) in waiting.iter() {
-            match missing {
-                None => token.waits_for("its module has come, and is in use soon; /generations says if that fails"),
-                Some(missing) if missing.filter() == filter => {
-                    tracing::warn!(filter, "a module is still missing: {}", missing.told());
-                    token.waits_for(missing.told());
-                }
-                Some(_) => {}
+    let (waiting, asked) = (Arc::clone(&tokens), Arc::clone(asked));
+    let heard = move |missing: &[Missing]| {
+        for (filter, token, come) in waiting.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {
+            if let Some(missing) = missing.iter().find(|missing| missing.filter() == filter) {
+                tracing::warn!(filter, "a module is still missing: {}", missing.told());
+                token.waits_for(missing.told());
+            } else if !std::mem::replace(come, true) {
+                token.waits_for("its module has come, and is in use soon; /generations says if that fails");
+                asked.notify_one();
             }
         }
-        if missing.is_none() && !waiting.is_empty() {
-            asked.notify_one();
-        }
     };
-    reload.workshop.pursue(missing, heard, move || {
+    workshop.pursue(missing, heard, move || {
         let all = std::mem::take(&mut *tokens.lock().unwrap_or_else(PoisonError::into_inner));
-        all.iter().for_each(|(_, token)| token.ready());
+        all.iter().for_each(|(_, token, _)| token.ready());
     })
 }
 

@@ -207,14 +207,45 @@ fn a_missing_module_is_waited_for() {
     let expected = format!("filter far: its module {} is missing", web.url("/m"));
     alpha.log("why it failed", |line| line["message"] == "request failed" && line.to_string().contains(&expected));
     assert_eq!(place.app.requests(), 0);
-    // A changed file needs the module as well: it is refused, and taken when the module has come.
-    let why = alpha.refused(json!({"filters": {"far": {"config": "x"}}}));
+    // A changed file may want another module, and is refused then; what has nothing to do with that is changed.
+    let why = alpha.refused(json!({"filters": {"far": {"sha256": "0".repeat(64)}}}));
     assert!(why.contains("filters.far: cannot fetch"), "{why}");
+    alpha.reload(json!({"filters": {"far": {"sha256": digest, "config": "x"}}}));
+    assert_eq!((get(&alpha).status(), alpha.admin_get("/ready").status(), place.app.requests()), (503, 503, 0));
     up.store(true, Ordering::SeqCst);
     until("the module is in use", || (get(&alpha).field("x-mark") == Some("here")).then_some(()));
     until("alpha is ready", || (alpha.admin_get("/ready").status() == 200).then_some(()));
     let shown = filter_page(&alpha);
     assert_eq!((&shown["missing"], &shown["vms"]), (&Value::Null, &json!(1)), "{shown}");
+}
+
+/// Of two that are missing, one comes: it is in use, though the other is not there.
+#[test]
+fn a_module_does_not_wait_for_another() {
+    let place = Place::new();
+    let [one, two] = ["one", "two"].map(module);
+    let digests = [&one, &two].map(|code| sha256(code));
+    let up = Arc::new(AtomicUsize::new(0));
+    let now = Arc::clone(&up);
+    let web = Web::start(move |asked: &Asked| match (asked.target.as_str(), now.load(Ordering::SeqCst)) {
+        ("/one", 1..) => Page::ok(one.clone()),
+        ("/two", 2..) => Page::ok(two.clone()),
+        _ => Page::status(404),
+    });
+    let filter = |path: &str, digest: &str| json!({"module": web.url(path), "sha256": digest});
+    let filters = json!({"one": filter("/one", &digests[0]), "two": filter("/two", &digests[1])});
+    let own = json!({"outbound": {"filters": []}, "services": {"delta": {"filters": ["one"]}, "other": {"filters": ["two"]}}});
+    let alpha = place.alpha(&web, filters).calls("other", place.app.address(), Link::Plaintext);
+    let alpha = alpha.with(own).start_unready();
+    assert_eq!((get(&alpha).status(), place.app.requests()), (503, 0));
+    up.store(1, Ordering::SeqCst);
+    until("the first is in use", || (get(&alpha).field("x-mark") == Some("one")).then_some(()));
+    assert_eq!(client::get(alpha.outbound(), "other", "/echo").status(), 503);
+    let not_ready = alpha.admin_get("/ready").text();
+    assert!(!not_ready.contains("filters.one") && not_ready.contains("filters.two: cannot fetch"), "{not_ready}");
+    up.store(2, Ordering::SeqCst);
+    until("alpha is ready", || (alpha.admin_get("/ready").status() == 200).then_some(()));
+    assert_eq!(client::get(alpha.outbound(), "other", "/echo").field("x-mark"), Some("two"));
 }
 
 /// The same for a filter of one service: what goes elsewhere goes on.

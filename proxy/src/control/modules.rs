@@ -48,6 +48,8 @@ pub struct Workshop {
     tools: Option<Tools>,
     /// Those in use. What has not changed is not made again, so that workers know it by its address.
     ready: Vec<Arc<Compiled>>,
+    /// Modules that are missing in what is in use.
+    absent: Vec<Wanted>,
 }
 
 struct Tools {
@@ -127,11 +129,18 @@ impl Workshop {
     /// Makes the filters ready that a listener uses. Blocks: milliseconds where the modules were fetched and compiled
     /// before, else as long as that takes.
     ///
+    /// It may go without the modules that are missing in what is in use already: who waits for one of them must be able to
+    /// change what has nothing to do with it.
+    ///
     /// # Errors
-    /// Everything that is wrong with the filters; a module that cannot be fetched is.
-    pub fn prepare(&mut self, config: &Config) -> Result<Plan, Vec<Refusal>> {
+    /// Everything that is wrong with the filters; that another module cannot be fetched is.
+    pub fn prepare(&mut self, config: &Config) -> Result<(Plan, Vec<Missing>), Vec<Refusal>> {
         let (plan, missing) = self.make(config, Patience::Retries)?;
-        if missing.is_empty() { Ok(plan) } else { Err(missing.into_iter().map(Refusal::from).collect()) }
+        let known = |missing: &Missing| self.absent.iter().any(|absent| absent.is(&missing.wanted));
+        if missing.iter().all(known) {
+            return Ok((plan, missing));
+        }
+        Err(missing.into_iter().filter(|missing| !known(missing)).map(Refusal::from).collect())
     }
 
     /// The same for a process that starts: it goes without what cannot be fetched at once, and filters without a module
@@ -143,16 +152,16 @@ impl Workshop {
         self.make(config, Patience::Once)
     }
 
-    /// Goes on fetching what was missing at the start, on a thread of its own, until it is in the cache, where the next
-    /// generation finds it, or until nobody needs it any more. `heard` is told, on that thread, of each failure, and with
-    /// nothing when all have come. `over` is called when a generation does without any of them missing.
+    /// Goes on fetching what is missing, on a thread of its own, until it is in the cache, where the next generation finds
+    /// it, or until nobody needs it any more. `heard` is told, on that thread, what is still missing after each attempt.
+    /// `over` is called when another generation has come into use.
     ///
     /// # Errors
     /// If there can be no such thread.
     pub fn pursue(
         &self,
         missing: Vec<Missing>,
-        heard: impl Fn(Option<&Missing>) + Send + 'static,
+        heard: impl Fn(&[Missing]) + Send + 'static,
         over: impl FnOnce() + 'static,
     ) -> Result<Option<Absence>, String> {
         let Some(tools) = self.tools.as_ref().filter(|_| !missing.is_empty()) else { return Ok(None) };
@@ -167,7 +176,7 @@ impl Workshop {
             Ok(tools) => self.tools.insert(tools),
             Err(why) => return Err(vec![Refusal { filter: String::new(), why }]),
         };
-        prepare_with(config, &self.ready, tools, patience)
+        prepare_with(config, &self.ready, &self.absent, tools, patience)
     }
 
     /// Reads and compiles one module, as a filter's would be; nothing of it runs. A path, or `builtin:NAME`.
@@ -188,21 +197,26 @@ impl Workshop {
         Ok(Loaded { code, plugin, language })
     }
 
-    /// Remembers what has come into use.
-    pub fn keep(&mut self, plan: &Plan) {
+    /// Remembers what has come into use, and what is missing there.
+    pub fn keep(&mut self, plan: &Plan, missing: &[Missing]) {
         self.ready = plan.filters().cloned().collect();
+        self.absent = missing.iter().map(|missing| missing.wanted.clone()).collect();
     }
 }
 
 fn prepare_with(
     config: &Config,
     ready: &[Arc<Compiled>],
+    absent: &[Wanted],
     tools: &Tools,
     patience: Patience,
 ) -> Result<(Plan, Vec<Missing>), Vec<Refusal>> {
     let used = used(config);
-    let wanted = used.iter().filter_map(|index| Wanted::of(config.filters.get(*index)?, ready, &tools.cache)).collect();
-    let missing = remote::fetch(wanted, &tools.cache, patience);
+    let wanted = used.iter().filter_map(|index| Wanted::of(config.filters.get(*index)?, ready, &tools.cache));
+    // Somebody asks for them again and again already.
+    let (pursued, wanted) = wanted.partition(|wanted| absent.iter().any(|absent| absent.is(wanted)));
+    let mut missing = remote::fetch(wanted, &tools.cache, patience);
+    missing.extend(remote::fetch(pursued, &tools.cache, Patience::Once));
     let whole = |filter: &Compiled| match &filter.settings.allow.functions {
         None => Some(filter.plugin.clone()),
         Some(_) => filter.plugin.unrestricted().ok(),

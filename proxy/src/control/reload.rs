@@ -14,7 +14,7 @@ use tokio::time::{Instant as Moment, timeout_at};
 use super::discovery::{Discovery, FIRST_ANSWER};
 use super::generations::Generations;
 use super::health::Health;
-use super::modules::{self, Absence, Workshop};
+use super::modules::{self, Absence, Missing, Workshop};
 use super::ports::Ports;
 use super::watch::Watcher;
 use crate::config::{self, Config, Module, Problem, Warning};
@@ -119,9 +119,14 @@ pub struct Reload {
     pub metrics: Rc<Metrics>,
     /// Somebody wants one though no file has changed.
     pub asked: Arc<Notify>,
-    /// The modules that were missing at the start, until a generation has them or needs them no more.
+    /// The modules that are missing in what is in use.
     pub missing: Option<Absence>,
+    /// Has modules fetched that were missing at the start, and are so in a later generation.
+    pub pursue: Pursue,
 }
+
+/// See [`Reload::pursue`].
+pub type Pursue = Box<dyn Fn(&Workshop, Vec<Missing>) -> Result<Option<Absence>, String>>;
 
 impl Reload {
     /// Makes a generation whenever a file has changed or somebody asks.
@@ -140,9 +145,14 @@ impl Reload {
         let outcome = self.attempt(number).await;
         let (files, now) = (self.source.files().to_vec(), SystemTime::now());
         match outcome {
-            Ok(config) => {
+            Ok((config, missing)) => {
                 if let Some(absence) = self.missing.take() {
                     absence.end();
+                    let pursued = (self.pursue)(&self.workshop, missing);
+                    self.missing = pursued.unwrap_or_else(|why| {
+                        tracing::error!("modules stay missing until the next change: {why}");
+                        None
+                    });
                 }
                 self.generations.accepted(number, config, files, now);
                 self.metrics.config_generation(number);
@@ -163,7 +173,7 @@ impl Reload {
         self.discovery.keep(&self.generations.config());
     }
 
-    async fn attempt(&mut self, number: u64) -> Result<Arc<Config>, String> {
+    async fn attempt(&mut self, number: u64) -> Result<(Arc<Config>, Vec<Missing>), String> {
         let path = &self.source.path;
         // As at the start it may be a pipe. That is read once: whoever tries again waits, and so do signals and probes.
         if fs::metadata(path).is_ok_and(|about| !about.is_file()) {
@@ -175,7 +185,7 @@ impl Reload {
             let (keys, verb) = (fixed.join(", "), if fixed.len() == 1 { "needs" } else { "need" });
             return Err(format!("{keys}: cannot change while the sidecar runs and {verb} a restart"));
         }
-        let plan = self.prepare(&config).await?;
+        let (plan, missing) = self.prepare(&config).await?;
         self.discovery.follow(&config);
         self.discovery.answers(&config, FIRST_ANSWER, |_| {}).await;
         let mut ports = self.ports.change(&config)?;
@@ -205,12 +215,12 @@ impl Reload {
         }
         self.health.follow(&config);
         self.ports.keep(ports);
-        self.workshop.keep(&plan);
-        Ok(config)
+        self.workshop.keep(&plan, &missing);
+        Ok((config, missing))
     }
 
     /// Compiles and tries the filters on a thread of its own: this one has signals and probes to answer.
-    async fn prepare(&mut self, config: &Arc<Config>) -> Result<Plan, String> {
+    async fn prepare(&mut self, config: &Arc<Config>) -> Result<(Plan, Vec<Missing>), String> {
         let (done, prepared) = oneshot::channel();
         let (mut workshop, config) = (std::mem::take(&mut self.workshop), Arc::clone(config));
         let work = move || {

@@ -71,7 +71,7 @@ impl Wanted {
     }
 
     /// Whether it is the same module, whoever wants it.
-    fn is(&self, other: &Wanted) -> bool {
+    pub(super) fn is(&self, other: &Wanted) -> bool {
         self.sha256 == other.sha256 && self.remote == other.remote
     }
 }
@@ -190,7 +190,7 @@ fn backoff(failures: u32, chance: f64) -> Duration {
     whole.mul_f64(0.5 + chance / 2.0)
 }
 
-/// Modules that were missing at the start, and the thread that asks for them.
+/// Modules that are missing in what is in use, and the thread that asks for them.
 pub struct Absence {
     /// The thread ends when this has gone.
     _stop: mpsc::Sender<()>,
@@ -201,7 +201,7 @@ impl Absence {
     pub(super) fn begin(
         missing: Vec<Missing>,
         cache: Arc<Cache>,
-        heard: impl Fn(Option<&Missing>) + Send + 'static,
+        heard: impl Fn(&[Missing]) + Send + 'static,
         over: impl FnOnce() + 'static,
     ) -> Result<Absence, String> {
         let (stop, stopped) = mpsc::channel();
@@ -213,23 +213,23 @@ impl Absence {
         Ok(Absence { _stop: stop, over: Box::new(over) })
     }
 
-    /// Nothing is missing any more.
+    /// Another generation is in use: what is missing there is another's concern.
     pub fn end(self) {
         (self.over)();
     }
 }
 
-fn pursue(mut wanted: Vec<Wanted>, cache: &Arc<Cache>, stopped: &mpsc::Receiver<()>, heard: &dyn Fn(Option<&Missing>)) {
+fn pursue(mut wanted: Vec<Wanted>, cache: &Arc<Cache>, stopped: &mpsc::Receiver<()>, heard: &dyn Fn(&[Missing])) {
     for failures in 1.. {
         match stopped.recv_timeout(backoff(failures, fastrand::f64())) {
             Err(RecvTimeoutError::Timeout) => {}
             Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
         }
         let missing = fetch(wanted, cache, Patience::Once);
+        heard(&missing);
         if missing.is_empty() {
-            return heard(None);
+            return;
         }
-        missing.iter().for_each(|missing| heard(Some(missing)));
         wanted = missing.into_iter().map(|missing| missing.wanted).collect();
     }
 }
