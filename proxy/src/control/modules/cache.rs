@@ -135,6 +135,8 @@ impl Cache {
         form: Form,
         make: impl FnOnce(&Path) -> Result<(), String>,
     ) -> Result<PathBuf, String> {
+        // Somebody may have cleaned up since it was opened.
+        Cache::at(self.path.clone())?;
         self.sweep(SystemTime::now());
         let cannot = |error: io::Error| format!("cannot write to {}: {error}", self.path.display());
         // With mode 0600, removed unless it is renamed.
@@ -238,6 +240,18 @@ mod tests {
         let (_home, cache) = cache();
         assert_eq!(cache.add("k", Form::Artifact, |_| Err("no".into())), Err("no".into()));
         assert_eq!(fs::read_dir(&cache.path).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_directory_that_was_removed_is_made_again() {
+        let (home, cache) = cache();
+        cache.add("k", Form::Artifact, write("code")).unwrap();
+        fs::remove_dir_all(home.path().join("a")).unwrap();
+        assert_eq!(cache.find("k", Form::Artifact), None);
+        let path = cache.add("k", Form::Artifact, write("code")).unwrap();
+        assert_eq!((mode(&cache.path), cache.find("k", Form::Artifact)), (0o700, Some(path)));
+        fs::set_permissions(&cache.path, Permissions::from_mode(0o777)).unwrap();
+        assert!(cache.add("l", Form::Artifact, write("code")).unwrap_err().contains("mode 777"));
     }
 
     #[test]
