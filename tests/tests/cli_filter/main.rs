@@ -189,7 +189,12 @@ fn scaffold(language: &str, programs: &[&str]) {
     }
     let out = bench.fine("own", &["filter", "test"]);
     assert!(out.ends_with("6 cases, 0 failed\n"), "{out}");
-    let inspected = bench.fine("own", &["filter", "inspect", "own.wasm", "--cases", "cases.yaml", "--output", "json"]);
+    measured(&bench, "own", "own.wasm");
+}
+
+/// What the scaffold's module costs can be said.
+fn measured(bench: &Bench, directory: &str, module: &str) {
+    let inspected = bench.fine(directory, &["filter", "inspect", module, "--cases", "cases.yaml", "--output", "json"]);
     let inspected: Value = serde_json::from_str(&inspected).expect("JSON");
     assert!(inspected["cost"]["runs"].as_u64().is_some_and(|runs| runs >= 50), "{inspected}");
 }
@@ -227,6 +232,7 @@ fn go() {
     let Some(module) = Example::of("go").build() else { return };
     let out = bench.fine("doorkeeper", &["filter", "test", module.to_str().expect("a path of ours"), "cases.yaml"]);
     assert!(out.ends_with("6 cases, 0 failed\n"), "{out}");
+    measured(&bench, "doorkeeper", module.to_str().expect("a path of ours"));
 }
 
 /// What cases can give and expect.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use lacis_host::testing::{List, TestStream, TestWorld};
 use lacis_host::{Half, Plugin, PluginSettings, RootId, Vm, VmSettings};
 
-use super::trial::reads;
+use super::trial::{clock, reads};
 use crate::config::cases::{Message, Subject};
 
 /// Starts that are measured: each takes up to some milliseconds.
@@ -64,6 +64,7 @@ pub(super) fn cost(plugin: &Plugin, sample: &Sample) -> Cost {
 
 fn measure(plugin: &Plugin, sample: &Sample) -> Result<Measured, String> {
     let world = TestWorld::shared();
+    world.borrow_mut().now = clock(None);
     let mut starts = Vec::new();
     let mut last = None;
     for _ in 0..STARTS {

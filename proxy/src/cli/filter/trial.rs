@@ -110,7 +110,7 @@ impl Stage {
         };
         let world = TestWorld::shared();
         world.borrow_mut().level = Some(Level::Trace);
-        world.borrow_mut().now = Now { unix: given.now.unwrap_or(NOON), monotonic: UPTIME };
+        world.borrow_mut().now = clock(given.now);
         world.borrow_mut().upstreams = upstreams(given.answers);
         let mut vm = Vm::new(plugin, settings, world.clone()).map_err(|error| not_started(error, &world))?;
         for (key, value) in given.shared_data {
@@ -416,6 +416,11 @@ impl Passage<'_> {
 
 /// gRPC's status for a connection that breaks (gRPC, "Status codes").
 const UNAVAILABLE: u32 = 14;
+
+/// The clock of a filter that starts, where nothing says what time it is.
+pub(super) fn clock(now: Option<u64>) -> Now {
+    Now { unix: now.unwrap_or(NOON), monotonic: UPTIME }
+}
 
 /// What a filter says that it reads beyond heads, of requests and of responses.
 pub(super) fn reads(world: &TestWorld) -> Option<[bool; 2]> {
