@@ -106,6 +106,12 @@ fn a_new_filter_answers_live_traffic() {
     assert_eq!(built["module"], "target/wasm32-wasip1/release/my_filter.wasm");
     assert!(built["bytes"].as_u64().expect("a number") > 1000, "{built}");
 
+    // A file that runs another module would not run what is built.
+    bench.edit("my-filter/lacis.yaml", "my_filter.wasm", "other.wasm");
+    let (code, _, err) = bench.lacis("my-filter", &["filter", "run", "--build"]);
+    assert!(code == Some(1) && err.contains("write `module: target/wasm32-wasip1/release/my_filter.wasm`"), "{err}");
+    bench.edit("my-filter/lacis.yaml", "other.wasm", "my_filter.wasm");
+
     let mut run = bench.command("my-filter", &["--log-format", "json", "filter", "run", "--build"]);
     run.args(["--listen", "127.0.0.1:0"]);
     let run = Process::start("lacis filter run", run);
@@ -124,11 +130,16 @@ fn a_new_filter_answers_live_traffic() {
     bench.edit("my-filter/src/lib.rs", "fn new(", "fn new ew(");
     run.err.wait_for("it says so", |lines| lines.iter().any(|line| line.contains("not built: ")).then_some(()));
     assert_eq!(body(address, &[("x-api-key", "mellon")]).0, 200);
+    bench.edit("my-filter/src/lib.rs", "fn new ew(", "fn new(");
+    // A file that comes after the one that names it is built, too.
+    bench.edit("my-filter/src/lib.rs", "\"no entry (header x-api-key)\\n\"", "include_str!(\"no.txt\")");
+    run.err.wait_for("it misses it", |lines| lines.iter().any(|line| line.contains("couldn't read")).then_some(()));
+    fs::write(bench.path().join("my-filter/src/no.txt"), "no way").expect("writable");
+    until("the new file is live", || (body(address, &[]).1 == "no way").then_some(()));
     run.signal("TERM");
     assert!(run.wait().success());
 
     // A native test that fails names its line.
-    bench.edit("my-filter/src/lib.rs", "fn new ew(", "fn new(");
     bench.edit("my-filter/src/lib.rs", ".status(), 401)", ".status(), 402)");
     let source = fs::read_to_string(bench.path().join("my-filter/src/lib.rs")).expect("a file");
     let line = 1 + source.lines().position(|line| line.contains(".status(), 402)")).expect("the wrong line");
@@ -290,7 +301,7 @@ fn what_is_wrong_is_told_with_what_would_be_right() {
         (&["filter", "test", "text.wasm", "none.yaml"], 1, "none.yaml: cannot be read"),
         (&["filter", "inspect", "text.wasm"], 1, "text.wasm is not a WebAssembly module"),
         (&["filter", "inspect", "builtin:nothing"], 1, "there is no builtin:nothing; there are builtin:auth"),
-        (&["filter", "run"], 1, "lacis.yaml: cannot be read"),
+        (&["filter", "run"], 1, "lacis.yaml: cannot be read: there is no such file; name a module"),
         (
             &["filter", "run", "builtin:metrics", "--upstream", "other=127.0.0.1:1"],
             1,

@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -247,7 +248,8 @@ impl Project {
     /// Every file that it may be made of, and none that it makes.
     pub(super) fn sources(&self) -> Vec<PathBuf> {
         let mut found = Vec::new();
-        walk(&self.directory, &mut found);
+        walk(&self.directory, &written(), &mut found);
+        found.sort();
         found
     }
 
@@ -406,23 +408,35 @@ fn version(said: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-/// Source files below a directory. What begins with a dot, and what builds leave behind, are none.
-fn walk(directory: &Path, found: &mut Vec<PathBuf>) {
+/// Source files below a directory. What begins with a dot, what builds leave behind, and logs are none.
+fn walk(directory: &Path, written: &[(u64, u64)], found: &mut Vec<PathBuf>) {
     const OUTPUTS: [&str; 4] = ["target", "node_modules", "build", "zig-out"];
     const OTHERS: [&str; 4] = ["Cargo.lock", "package-lock.json", "lacis.yaml", "cases.yaml"];
+    // Cargo marks every directory that it builds in, whatever its name.
+    const CACHE: &str = "CACHEDIR.TAG";
+    const ENDS: [&str; 2] = [".wasm", ".log"];
     let Ok(entries) = fs::read_dir(directory) else { return };
     for path in entries.flatten().map(|entry| entry.path()) {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if name.starts_with('.') || found.len() >= MAX_SOURCES {
             continue;
         }
-        match path.is_dir() {
-            true if OUTPUTS.contains(&name.as_str()) => {}
-            true => walk(&path, found),
-            false if name.ends_with(".wasm") || OTHERS.contains(&name.as_str()) => {}
+        let Ok(about) = fs::metadata(&path) else { continue };
+        match about.is_dir() {
+            true if OUTPUTS.contains(&name.as_str()) || path.join(CACHE).exists() => {}
+            true => walk(&path, written, found),
+            false if ENDS.iter().any(|end| name.ends_with(end)) || OTHERS.contains(&name.as_str()) => {}
+            false if written.contains(&(about.dev(), about.ino())) => {}
             false => found.push(path),
         }
     }
+}
+
+/// The files that this process has open, by device and number: its log may be written into the directory of the filter, and
+/// to build because of what a build logs would never end.
+fn written() -> Vec<(u64, u64)> {
+    let open = fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    open.filter_map(|entry| fs::metadata(entry.path()).ok()).map(|about| (about.dev(), about.ino())).collect()
 }
 
 /// A size for people.
@@ -471,7 +485,10 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, "").unwrap();
         };
-        ["src/lib.rs", "target/x.rs", ".git/config", "filter.wasm", "cases.yaml", "x.h"].into_iter().for_each(file);
+        let others =
+            ["target/x.rs", "out/CACHEDIR.TAG", "out/x.rs", ".git/config", "filter.wasm", "cases.yaml", "run.log"];
+        ["src/lib.rs", "x.h", "own"].into_iter().chain(others).for_each(file);
+        let _ours = fs::File::open(directory.path().join("own")).unwrap();
         let project = Project { directory: directory.path().to_owned(), language: Language::Rust };
         let mut names: Vec<_> = project.sources().iter().map(|p| p.file_name().unwrap().to_owned()).collect();
         names.sort();

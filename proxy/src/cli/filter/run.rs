@@ -56,12 +56,18 @@ impl Run {
         let project = build
             .then(|| Project::find(config.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))));
         let project = project.transpose()?;
-        if let Some(project) = &project {
-            let module = project.build(Aim::Try)?;
+        // Watched before it is built: what is saved meanwhile is built next.
+        let project = project.map(|project| (Sources::of(&project), project));
+        let built = project.as_ref().map(|(_, project)| project.build(Aim::Try)).transpose()?;
+        if let Some(module) = &built {
             tracing::info!(module = %module.display(), "built");
         }
         // A module without a file gets one, which is gone when this ends.
         let made = module.map(|module| generated(&module, filter_config.as_deref())).transpose()?;
+        if made.is_none() && !config.exists() {
+            let why = "cannot be read: there is no such file; name a module, or write --config FILE";
+            return Err(Failure::Input(format!("{}: {why}", config.display())));
+        }
         let path = made.as_ref().map_or(config, |made| made.path().to_owned());
         let wrong = |problems: Vec<crate::config::Problem>| {
             Failure::Input(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
@@ -92,6 +98,13 @@ impl Run {
             return Err(Failure::Input(format!("{}: {why}", path.display())));
         };
         let here: Vec<_> = outbound.filters.iter().filter_map(|index| config.filters.get(*index)).collect();
+        if let Some(built) = &built {
+            let is = |module: &Module| matches!(module, Module::Path(path) if same(path, built));
+            if !config.filters.iter().any(|filter| is(&filter.module)) {
+                let why = "no filter has the module that the build makes; write";
+                return Err(Failure::Input(format!("{}: {why} `module: {}`", path.display(), built.display())));
+            }
+        }
         let unbuilt = here.iter().find_map(|filter| match &filter.module {
             Module::Path(path) if !path.exists() && Project::find(Path::new(".")).is_ok() => Some(path),
             _ => None,
@@ -101,8 +114,8 @@ impl Run {
             return Err(Failure::Input(format!("{}: {why}", path.display())));
         }
         echo.start().map_err(cannot)?;
-        if let Some(project) = project {
-            let watching = thread::Builder::new().name("build".into()).spawn(move || rebuild(&project));
+        if let Some((sources, project)) = project {
+            let watching = thread::Builder::new().name("build".into()).spawn(move || rebuild(&project, sources));
             watching.map_err(cannot)?;
         }
         let filters: Vec<&str> = here.iter().map(|filter| &*filter.name).collect();
@@ -161,23 +174,55 @@ fn generated(module: &str, config: Option<&str>) -> Result<tempfile::NamedTempFi
 /// How long it must be quiet before a build begins. Should more be saved while it runs, another one follows.
 const SETTLED: Duration = Duration::from_millis(20);
 
+/// How often it is looked whether there are sources that were not there before: of these there is no event.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// The sources of a filter, as they were when it was built last.
+struct Sources {
+    watcher: Watcher,
+    known: Vec<PathBuf>,
+}
+
+impl Sources {
+    fn of(project: &Project) -> Sources {
+        let known = project.sources();
+        Sources { watcher: Watcher::new(known.clone()).quiet(SETTLED), known }
+    }
+
+    /// Waits until one has changed, came or went.
+    async fn changed(&mut self, project: &Project) {
+        loop {
+            let told = tokio::time::timeout(LOOK, self.watcher.changed()).await.is_ok();
+            let now = project.sources();
+            if told || now != self.known {
+                self.watcher.watch(now.clone());
+                self.known = now;
+                return;
+            }
+        }
+    }
+}
+
 /// Builds the filter whenever a source changes. The sidecar sees the module change, and takes it up.
-fn rebuild(project: &Project) {
+fn rebuild(project: &Project, mut sources: Sources) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return tracing::error!(%error, "cannot watch the source"),
     };
     runtime.block_on(async {
-        let mut watcher = Watcher::new(project.sources()).quiet(SETTLED);
         loop {
-            watcher.changed().await;
+            sources.changed(project).await;
             match project.build_again(Aim::Try) {
                 Ok(module) => tracing::info!(module = %module.display(), "built"),
                 Err(Failure::Input(why) | Failure::Defect(why)) => tracing::error!("not built: {why}"),
             }
-            watcher.watch(project.sources());
         }
     });
+}
+
+/// Whether two paths are of one file.
+fn same(one: &Path, other: &Path) -> bool {
+    one.canonicalize().ok().is_some_and(|one| other.canonicalize().is_ok_and(|other| one == other))
 }
 
 #[cfg(test)]
