@@ -162,11 +162,11 @@ async fn exchange<S: Service>(
     // What is still on its way up goes on while the response is written.
     let whole = wire.borrow().body_read() || response.body.uploads();
     let reusable = keep_alive && drain.phase() == Phase::Running && whole && !switched;
-    if !respond(wire, response, &method, version, reusable).await {
-        return false;
-    }
-    let over = reusable && wire.borrow().body_read();
-    if !over && !switched {
+    let Some(keep) = respond(wire, response, &method, version, reusable).await else { return false };
+    let read = wire.borrow().body_read();
+    let over = reusable && keep && read;
+    // Whoever still sends its request would lose the response to the reset that closing is.
+    if !over && !switched && (keep || !read) {
         linger(wire, &Deadline::new()).await;
     }
     over
@@ -204,8 +204,14 @@ fn poll_interim(
     }
 }
 
-/// Writes a response. False if the connection cannot go on.
-async fn respond(wire: &Rc<RefCell<Wire>>, response: Response, method: &Method, version: Version, keep: bool) -> bool {
+/// Writes a response, and says whether its end leaves the connection open; none if it could not be written.
+async fn respond(
+    wire: &Rc<RefCell<Wire>>,
+    response: Response,
+    method: &Method,
+    version: Version,
+    keep: bool,
+) -> Option<bool> {
     let Response { head, body } = response;
     let framing = match body.length() {
         Length::Tunnel => Framing::Tunnel,
@@ -224,7 +230,8 @@ async fn respond(wire: &Rc<RefCell<Wire>>, response: Response, method: &Method, 
         Poll::Pending if framing != Framing::Tunnel && is_gone(&mut wire.borrow_mut(), cx) => Poll::Ready(false),
         Poll::Pending => Poll::Pending,
     });
-    written.await && !close || framing == Framing::Tunnel
+    let tunnel = framing == Framing::Tunnel;
+    (written.await || tunnel).then_some(!close || tunnel)
 }
 
 /// Closes in a way that lets the client read the last response.

@@ -86,6 +86,26 @@ fn content_that_is_all_here_is_taken_at_once_and_its_connection_is_free_again() 
 }
 
 #[test]
+fn who_is_answered_before_its_request_has_ended_can_send_the_rest_of_it() {
+    local(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let mut near = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("a connection");
+        let far = listener.accept().await.expect("a connection").0;
+        let served = tokio::task::spawn_local(serve(Io::tcp(far, Bytes::new()), Rc::new(Much), Drain::default()));
+        near.write_all(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nsome").await.expect("asked");
+        let mut answer = String::new();
+        near.read_to_string(&mut answer).await.expect("an answer and its end");
+        assert!(answer.contains("connection: close") && answer.ends_with('x'), "{answer}");
+        assert!(!served.is_finished(), "closed, so what comes is reset");
+        for byte in [b"t", b"h", b"i", b"n", b"g"] {
+            near.write_all(byte).await.expect("taken");
+        }
+        drop(near);
+        served.await.expect("no panic");
+    });
+}
+
+#[test]
 fn what_waits_for_the_end_of_a_turn_arrives_however_slowly_it_is_read() {
     const CONNECTIONS: usize = 20;
     const REQUESTS: usize = 3000;
