@@ -112,8 +112,11 @@ impl Run {
             "gcancel" => call().number(number(0)).call("grpc_cancel"),
             "gclose" => call().number(number(0)).call("grpc_close"),
             "status" => {
-                let status = call().out(&mut out).data(&mut Out::default()).call("get_status");
-                value = Some(out.number.to_string().into_bytes());
+                let mut said = Out::default();
+                let status = call().out(&mut out).data(&mut said).call("get_status");
+                let said = said.bytes();
+                let space: &[u8] = if said.is_empty() { b"" } else { b" " };
+                value = Some([out.number.to_string().as_bytes(), space, &said].concat());
                 status
             }
             "sget" => {

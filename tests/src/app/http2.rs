@@ -95,6 +95,12 @@ impl<'a> Exchange<'a> {
                 send(&mut stream, Bytes::from_static(b"\0\0\0\0\x02hi"), false).await?;
                 stream.send_trailers(map(&[("grpc-status", argument), ("grpc-message", "said so")]))
             }
+            "grpc-refused" => {
+                self.read(|_| {}).await?;
+                let said =
+                    [("content-type", "application/grpc"), ("grpc-status", argument), ("grpc-message", "said%20so")];
+                self.start(200, &said, true).map(drop)
+            }
             "status" => {
                 self.read(|_| {}).await?;
                 let code = u16::try_from(number()).unwrap_or(500);

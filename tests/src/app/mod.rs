@@ -24,6 +24,7 @@
 //! | `/large-head/N` | an answer with a field of N bytes |
 //! | `/upgrade` | switches to the protocol `echo`: bytes come back; after their end `bye`, then the end |
 //! | `/grpc/STATUS` | over h2c only: a gRPC answer with that `grpc-status` in its trailers |
+//! | `/grpc-refused/STATUS` | over h2c only: that `grpc-status` in the head, with a message in percent-encoding |
 //!
 //! Over h2c the routes exist that make sense there: no `/old`, `/close`, `/upgrade`, `/refuse`; a reset is RST_STREAM.
 

@@ -165,6 +165,7 @@ pub(crate) const HTTP: &[Row] = &[
 
 pub(crate) const GRPC: &[Row] = &[
     Row("call-unary-error", "GET /echo", "rq gcall grpc grpc 5 done abc, ret 1 ; done status, eff, cont 0"),
+    Row("call-refused", "GET /echo", "rq gcall grpc grpc-refused 5 done abc, ret 1 ; done status, eff, cont 0"),
     Row("call-ok-without-message", "GET /echo", "rq gcall grpc grpc 0 done abc, ret 1 ; done status, eff, cont 0"),
     Row("stream-error", "GET /echo", "rq gstream grpc grpc 3 s, gsend k abc 1, ret 1 ; s.close status, eff, cont 0"),
     Row("stream-cancel", "GET /echo", "rq gstream grpc grpc 3 s, gcancel k"),
