@@ -21,7 +21,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::wire::Response;
-use crate::{App, Envoy, Link, Mesh, Sidecar, client, until};
+use crate::{App, Envoy, Link, Mesh, Sidecar, client, guest, until};
 
 /// A filter, and what it needs around it. The application behind it is `app`.
 #[derive(Debug)]
@@ -33,6 +33,8 @@ pub struct Both {
     servers: Vec<(String, SocketAddr, bool)>,
     section: Value,
     tags: Value,
+    /// A pause at a head holds that alone on Envoy, as Lacis does it for filters of the SDK.
+    alone: bool,
 }
 
 /// The filter on one of them.
@@ -55,7 +57,14 @@ impl Both {
         // The default of 20 ms is for a machine that does not compile something else meanwhile.
         let section = json!({"limits": {"time": "2s"}});
         let (name, module, tags) = (name.to_owned(), module.to_owned(), Value::Null);
-        Both { name, module, config, apps: vec!["app".to_owned()], servers: Vec::new(), section, tags }
+        Both { name, module, config, apps: vec!["app".to_owned()], servers: Vec::new(), section, tags, alone: true }
+    }
+
+    /// A filter of `tests/guest`, which is written on the bare `proxy-wasm` crate: a pause at a head holds what follows, too.
+    pub fn guest(kind: &str) -> Both {
+        let section = guest(kind);
+        let module = Path::new(section["module"].as_str().expect("a path")).to_owned();
+        Both { alone: false, ..Both::of(kind, &module, json!(kind)) }
     }
 
     /// A module in a file, with a configuration.
@@ -132,7 +141,7 @@ impl Both {
         let path = mesh.file("shipped.wasm", &self.module);
         let filter = json!({"name": "shipped", "module": path, "config": self.config,
             // What a filter that reads bodies before it lets a head go asks for here.
-            "allow_on_headers_stop_iteration": true});
+            "allow_on_headers_stop_iteration": self.alone});
         let mut builder = builder.http("main", apps[0].1.address(), &[filter]).stats_tags(&self.tags);
         for (name, app) in &apps {
             builder = builder.cluster(name, app.address());
