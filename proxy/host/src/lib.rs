@@ -46,6 +46,7 @@ mod queue;
 mod shared;
 mod state;
 mod stream;
+mod symbol;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod trap;

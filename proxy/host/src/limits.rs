@@ -66,6 +66,10 @@ pub const SHARED_BYTES: usize = 16 << 20;
 /// Most frames of a guest backtrace, as in Envoy.
 pub const BACKTRACE: usize = 20;
 
+/// Longest name of a function in a backtrace, in bytes; the rest is cut off. Those of C++ templates are the longest that
+/// anybody reads. With [`BACKTRACE`] frames they fit into one line of the log.
+pub const SYMBOL: usize = 512;
+
 /// Capacity that the buffer for answers keeps between calls: more than any usual header, less than would be missed.
 pub const SCRATCH: usize = 16 << 10;
 

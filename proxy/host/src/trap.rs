@@ -5,6 +5,7 @@ use std::time::Duration;
 use wasmtime::WasmBacktrace;
 
 use crate::limits::Limit;
+use crate::symbol::readable;
 
 /// A guest call that did not return. The VM is dead from then on.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -87,6 +88,15 @@ fn cause(error: &wasmtime::Error, bounds: Bounds) -> Cause {
     }
 }
 
+/// As wasmtime writes it, but for the names: it makes all of them that there is, however much that is.
 fn backtrace(error: &wasmtime::Error) -> String {
-    error.downcast_ref::<WasmBacktrace>().map(|trace| trace.to_string()).unwrap_or_default()
+    let frames = error.downcast_ref().map(WasmBacktrace::frames).unwrap_or_default();
+    let lines = frames.iter().enumerate().map(|(number, frame)| {
+        let place = frame.module_offset().map(|offset| format!("{offset:#8x} - ")).unwrap_or_default();
+        let module = frame.module().name().map_or_else(|| "<unknown>".into(), readable);
+        let function =
+            frame.func_name().map_or_else(|| format!("<wasm function {}>", frame.func_index()), readable);
+        format!("{number:>3}: {place}{module}!{function}")
+    });
+    lines.collect::<Vec<_>>().join("\n")
 }

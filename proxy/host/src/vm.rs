@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use wasmtime::{ExternType, Store, TypedFunc, WasmParams, WasmResults};
+use wasmtime::{ExternType, Store, TypedFunc, WasmBacktrace, WasmParams, WasmResults};
 
 use crate::callout::CallOuts;
 use crate::exports::{Exports, find};
@@ -211,7 +211,8 @@ impl Vm {
         runner.begin(0, Phase::Starting);
         let instance = match plugin.instance.instantiate(&mut runner.store) {
             Ok(instance) => instance,
-            Err(error) if error.is::<wasmtime::Trap>() || error.is::<Exit>() => {
+            // A guest ran; that it did tells of more than traps, whose text says nothing of its frames.
+            Err(error) if error.is::<WasmBacktrace>() || error.is::<wasmtime::Trap>() || error.is::<Exit>() => {
                 return Err(runner.die("start section", &error).into());
             }
             Err(error) => return Err(StartError::Instance(format!("{error:#}"))),

@@ -166,6 +166,21 @@ fn what_a_language_calls_a_function_is_in_the_backtrace() {
 }
 
 #[test]
+fn what_a_function_is_called_cannot_make_a_backtrace_long() {
+    // `f(A<int, int>, A<twice the one before>, …)`: its last argument alone has 2 to the power of 24 times `int`.
+    let digits = ('0'..='9').chain('A'..='N');
+    let doubled: String = digits.map(|digit| format!("S_IS{digit}_S{digit}_E")).collect();
+    for name in [format!("_Z1f1AIiiE{doubled}"), "n".repeat(1 << 20)] {
+        let items = format!("(func $f (@name \"{name}\") (param i32) (if (local.get 0) (then unreachable)) (call $f (i32.const 1)))
+                             (func (export \"proxy_on_tick\") (param i32) (call $f (i32.const 0)))");
+        let mut run = Guest::new().items(&items).start();
+        let trap = run.vm.tick(run.root).unwrap_err();
+        assert!(trap.backtrace.len() < 3 * (limits::SYMBOL + 64), "{}", trap.backtrace);
+        assert_eq!(trap.backtrace.lines().filter(|line| line.ends_with('…')).count(), 2, "{}", trap.backtrace);
+    }
+}
+
+#[test]
 fn pointers_outside_of_memory_are_refused() {
     // The guest has 4 pages: 262144 bytes. Each place of a pointer, one past the end and at the top of the address space.
     let there = "drop(proxy_set_shared_data(\"k\", \"value\", 0)); drop(proxy_define_metric(0, \"m\", 16));";
