@@ -253,7 +253,7 @@ impl Vm {
         // Of Envoy's own SDK for C++ only.
         let valid = self.enter(VALIDATE, |e| e.validate_configuration.as_ref(), (id, size), id, phase)?;
         if valid == Some(0) {
-            return Err(StartError::Refused(VALIDATE));
+            return self.refused(id, VALIDATE);
         }
         if self.enter("proxy_on_configure", |e| e.configure.as_ref(), (id, size), id, phase)? == Some(0) {
             return self.refused(id, "proxy_on_configure");

@@ -127,15 +127,20 @@ fn a_refusal_says_which_callback() {
 
 #[test]
 fn a_plugin_that_refuses_leaves_the_others_alone() {
-    // Agrees to be configured until it has seen a request.
-    let guest = witness().on("_initialize", "put(24, 1);").on("proxy_on_configure", "return(at(24));");
-    let mut run = guest.on("proxy_on_request_headers", "put(24, 0);").start();
-    run.on_request().unwrap();
-    run.lines();
-    assert!(matches!(run.vm.start_root(PluginSettings::default()), Err(StartError::Refused("proxy_on_configure"))));
-    assert_eq!(run.lines().join(" "), "create 3 0 vm 3 0 delete 3");
-    assert_eq!((run.vm.contexts(), run.vm.contexts_of(run.root)), (2, 2));
-    assert_eq!(run.on_response().unwrap(), Action::Continue);
+    for callback in ["proxy_validate_configuration", "proxy_on_configure"] {
+        // Agrees to be configured until it has seen a request.
+        let guest = witness().on("_initialize", "put(24, 1);").on(callback, "return(at(24));");
+        let mut run = guest.on("proxy_on_request_headers", "put(24, 0);").start();
+        run.on_request().unwrap();
+        run.lines();
+        match run.vm.start_root(PluginSettings::default()) {
+            Err(StartError::Refused(who)) => assert_eq!(who, callback),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(run.lines().join(" "), "create 3 0 vm 3 0 delete 3");
+        assert_eq!((run.vm.contexts(), run.vm.contexts_of(run.root)), (2, 2));
+        assert_eq!(run.on_response().unwrap(), Action::Continue);
+    }
 }
 
 #[test]
