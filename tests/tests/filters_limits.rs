@@ -1,6 +1,6 @@
 //! Filters that want too much: each limit is counted and told, and harms nobody else.
 
-use lacis_tests::{App, Link, Mesh, Sidecar, client, guest, until};
+use lacis_tests::{App, Link, Mesh, Sidecar, client, guest, script, until};
 use serde_json::{Value, json};
 
 /// A filter whose callback for request headers is `code`, beside `items`. `$count` is a global that begins with 0.
@@ -141,6 +141,76 @@ fn what_a_guest_dies_of_harms_its_own_request() {
         assert!(last.contains(error), "{last}");
         assert_eq!(place.app.requests(), 0);
     }
+}
+
+/// Metrics live as long as the process: those of all VMs of a filter are no more than one may have, and one that is
+/// refused is not there for others to do without.
+#[test]
+fn metrics_of_a_filter_are_bounded_however_often_it_dies() {
+    let (mesh, app) = (Mesh::new(), App::start());
+    let mut mine = script("");
+    mine["limits"]["metrics"] = 2.into();
+    let config = json!({"outbound": {"filters": ["mine"]}, "filters": {"mine": mine}});
+    let alpha = mesh.sidecar("alpha").calls("delta", app.address(), Link::Plaintext).with(config).start();
+    let run = |script: &str| {
+        client::request(alpha.outbound(), "GET", "delta", "/echo", &[("x-script", script)], None).status()
+    };
+    for names in [["a1", "a2", "a3"], ["a1", "b2", "b3"]] {
+        let steps = names.map(|name| format!("mdef 0 {name}, mrec $ 1")).join(", ");
+        until("a VM serves", || (run(&format!("rq {steps}")) == 200).then_some(()));
+        assert_eq!(run("rq trap"), 503);
+    }
+    let metrics = alpha.metrics();
+    let made = ["a1", "a2", "a3", "b2", "b3"].map(|name| metrics.select(name, &[]).count());
+    assert_eq!(made, [1, 1, 0, 0, 0]);
+}
+
+/// What a plugin wished in a start that failed is not for the one that starts after it, and nobody waits for it.
+#[test]
+fn a_start_that_failed_leaves_no_timer() {
+    let text = r#"(module
+      (import "env" "proxy_get_shared_data" (func $get (param i32 i32 i32 i32 i32) (result i32)))
+      (import "env" "proxy_set_shared_data" (func $set (param i32 i32 i32 i32 i32) (result i32)))
+      (import "env" "proxy_set_tick_period_milliseconds" (func $tick (param i32) (result i32)))
+      (import "env" "proxy_define_metric" (func $define (param i32 i32 i32 i32) (result i32)))
+      (import "env" "proxy_record_metric" (func $record (param i32 i64) (result i32)))
+      (memory (export "memory") 1)
+      (data (i32.const 0) "starts ticks")
+      (func $count (param $name i32) (param $size i32)
+        (drop (call $define (i32.const 0) (local.get $name) (local.get $size) (i32.const 16)))
+        (drop (call $record (i32.load (i32.const 16)) (i64.const 1))))
+      ;; How far it is: so many bytes of the shared data `starts`.
+      (func $state (result i32)
+        (drop (call $get (i32.const 0) (i32.const 6) (i32.const 20) (i32.const 24) (i32.const 28)))
+        (i32.load (i32.const 24)))
+      (func $go (param $state i32)
+        (drop (call $set (i32.const 0) (i32.const 6) (i32.const 0) (local.get $state) (i32.const 0))))
+      (func (export "proxy_abi_version_0_2_1"))
+      (func (export "proxy_on_memory_allocate") (param i32) (result i32) (i32.const 1024))
+      (func (export "proxy_on_context_create") (param i32 i32))
+      (func (export "proxy_on_configure") (param i32 i32) (result i32)
+        (call $count (i32.const 0) (i32.const 6))
+        (if (i32.ne (call $state) (i32.const 1)) (then (return (i32.const 1))))
+        (call $go (i32.const 2))
+        (drop (call $tick (i32.const 1)))
+        (i32.const 0))
+      (func (export "proxy_on_tick") (param i32) (call $count (i32.const 7) (i32.const 5)))
+      (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
+        (if (i32.eqz (call $state)) (then (call $go (i32.const 1)) unreachable))
+        (i32.const 0)))"#;
+    let (mesh, app) = (Mesh::new(), App::start());
+    let mine = mesh.file("mine.wasm", &wat::parse_str(text).expect("a module"));
+    // The other one keeps the shared data while `mine` has no VM.
+    let config = json!({"outbound": {"filters": ["keeper", "mine"]}, "filters": {
+        "mine": {"module": mine, "vm_id": "same"},
+        "keeper": {"module": mesh.file("keeper.wasm", &module("", "(i32.const 0)")), "vm_id": "same"},
+    }});
+    let alpha = mesh.sidecar("alpha").calls("delta", app.address(), Link::Plaintext).with(config).start();
+    let status = || client::get(alpha.outbound(), "delta", "/echo").status();
+    assert_eq!(status(), 503);
+    until("a VM serves", || (status() == 200).then_some(()));
+    assert_eq!(status(), 200);
+    assert_eq!(["starts", "ticks"].map(|name| alpha.metrics().sum(name, &[])), [3.0, 0.0]);
 }
 
 /// A VM that keeps something of each request dies of its own limit, and no other request does.

@@ -225,13 +225,13 @@ impl World for TestWorld {
         self.ticks.push((root, period));
     }
 
-    fn define_metric(&mut self, _plugin: &str, kind: MetricKind, name: &str) -> Option<u32> {
-        let index = self.metrics.iter().position(|(k, n, _)| (*k, n.as_str()) == (kind, name));
-        let index = index.unwrap_or_else(|| {
+    fn define_metric(&mut self, _plugin: &str, kind: MetricKind, name: &str, more: bool) -> Option<u32> {
+        let known = self.metrics.iter().position(|(k, n, _)| (*k, n.as_str()) == (kind, name));
+        if known.is_none() && more {
             self.metrics.push((kind, name.to_owned(), 0));
-            self.metrics.len() - 1
-        });
-        u32::try_from(index).ok()
+            return u32::try_from(self.metrics.len() - 1).ok();
+        }
+        u32::try_from(known?).ok()
     }
 
     fn metric(&mut self, metric: u32, change: Change) -> u64 {

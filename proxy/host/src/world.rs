@@ -53,9 +53,9 @@ pub trait World {
     fn set_tick(&mut self, root: RootId, period: Option<Duration>);
 
     /// A number for the metric of this kind and name: the same number for the same pair, from any plugin of the VM, or
-    /// from the same plugin where metrics are told apart by plugin.
-    /// `None` when there may be no more of them.
-    fn define_metric(&mut self, plugin: &str, kind: MetricKind, name: &str) -> Option<u32>;
+    /// from the same plugin where metrics are told apart by plugin. `more` is whether one may be made.
+    /// `None` when there is none, and may be no more of them.
+    fn define_metric(&mut self, plugin: &str, kind: MetricKind, name: &str, more: bool) -> Option<u32>;
 
     /// Changes or reads a metric by the number that `define_metric` gave; answers its value then, 0 for a histogram.
     fn metric(&mut self, metric: u32, change: Change) -> u64;
@@ -80,8 +80,9 @@ pub trait World {
     /// only the end.
     ///
     /// # Errors
-    /// When more than [`limits::CALL_QUEUED`](crate::limits::CALL_QUEUED) bytes wait to be sent on it already: the guest
-    /// may send as fast as it can. It is told `BadArgument`.
+    /// When more than [`limits::CALL_QUEUED`](crate::limits::CALL_QUEUED) bytes wait to be sent on it already, or more than
+    /// [`limits::CALL_BYTES`](crate::limits::CALL_BYTES) would on all streams of the VM: the guest may send as fast as it
+    /// can. It is told `BadArgument`.
     fn call_send(&mut self, id: CallId, message: Option<Vec<u8>>, end: bool) -> Result<(), Status> {
         _ = (id, message, end);
         Err(Status::NotFound)

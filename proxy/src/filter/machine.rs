@@ -203,7 +203,7 @@ impl Machine {
             id: MachineId(IDS.replace(IDS.get().wrapping_add(1))),
             compiled: Arc::clone(compiled),
             shared: Arc::clone(shared),
-            world: Rc::new(RefCell::new(FilterWorld::new(node, &ledger.metrics, &ticks, calls))),
+            world: Rc::new(RefCell::new(FilterWorld::new(compiled, node, &ledger.metrics, &ticks, calls))),
             ticks,
             queues: Arc::default(),
             vm: RefCell::new(None),

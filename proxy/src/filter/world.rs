@@ -9,6 +9,7 @@ use lacis_host::{CallId, CallOut, Change, Limit, Now, RootId, World};
 use tokio::sync::Notify;
 
 use super::callout::Calls;
+use super::compiled::Compiled;
 use super::foreign::Foreign;
 use super::node::{MAX_SEGMENTS, NodeFacts};
 use crate::telemetry::family::Kind;
@@ -26,6 +27,8 @@ pub(super) struct FilterWorld {
     metrics: Rc<Metrics>,
     /// What each plugin has defined, by its name: metrics have the filter as a label.
     defined: Vec<(Box<str>, GuestMetrics)>,
+    /// Most of them for one plugin.
+    most_metrics: usize,
     /// By the VM's number of a metric: the place of its plugin, and its number there.
     ids: Vec<(usize, u32)>,
     ticks: Rc<Ticks>,
@@ -86,11 +89,19 @@ impl Ticks {
 }
 
 impl FilterWorld {
-    pub(super) fn new(node: &Rc<NodeFacts>, metrics: &Rc<Metrics>, ticks: &Rc<Ticks>, calls: Calls) -> Self {
+    /// For VMs of this.
+    pub(super) fn new(
+        compiled: &Compiled,
+        node: &Rc<NodeFacts>,
+        metrics: &Rc<Metrics>,
+        ticks: &Rc<Ticks>,
+        calls: Calls,
+    ) -> Self {
         FilterWorld {
             node: Rc::clone(node),
             metrics: Rc::clone(metrics),
             defined: Vec::new(),
+            most_metrics: compiled.settings.limits.metrics as usize,
             ids: Vec::new(),
             ticks: Rc::clone(ticks),
             calls,
@@ -211,7 +222,7 @@ impl World for FilterWorld {
         self.calls.cancel(id);
     }
 
-    fn define_metric(&mut self, plugin: &str, kind: MetricKind, name: &str) -> Option<u32> {
+    fn define_metric(&mut self, plugin: &str, kind: MetricKind, name: &str, more: bool) -> Option<u32> {
         let kind = match kind {
             MetricKind::Counter => Kind::Counter,
             MetricKind::Gauge => Kind::Gauge,
@@ -221,7 +232,13 @@ impl World for FilterWorld {
             self.defined.push((plugin.into(), self.metrics.guest(plugin)));
             self.defined.len() - 1
         });
-        let id = (place, self.defined.get(place)?.1.define(kind, name).ok()?);
+        let metrics = &self.defined.get(place)?.1;
+        // The host counts those of one VM; the names of all VMs that died stay.
+        let id = match more && metrics.count() < self.most_metrics {
+            true => metrics.define(kind, name).ok(),
+            false => metrics.known(kind, name),
+        };
+        let id = (place, id?);
         let number = self.ids.iter().position(|own| *own == id).unwrap_or_else(|| {
             self.ids.push(id);
             self.ids.len() - 1

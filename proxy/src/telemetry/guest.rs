@@ -67,6 +67,16 @@ impl GuestMetrics {
         Ok(id)
     }
 
+    /// The id of a metric that it has defined, as [`define`](GuestMetrics::define) gives it.
+    pub fn known(&self, kind: Kind, name: &str) -> Option<u32> {
+        self.ids.borrow().get(&(kind, name.into())).copied()
+    }
+
+    /// How many it has defined.
+    pub fn count(&self) -> usize {
+        self.defined.borrow().len()
+    }
+
     /// Adds to a counter or gauge.
     ///
     /// # Errors

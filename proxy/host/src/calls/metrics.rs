@@ -17,16 +17,16 @@ pub(crate) fn define(call: &mut Call<'_>, kind: u32, name: u32, name_size: u32, 
         return Err(Status::BadArgument.into());
     }
     let name = String::from_utf8_lossy(guest.read(name, name_size)?);
-    let Some(metric) = state.world_mut()?.define_metric(state.plugin(), kind, &name) else {
+    let total: usize = state.metrics.iter().map(Vec::len).sum();
+    let more = total < state.limits.metrics;
+    let Some(metric) = state.world_mut()?.define_metric(state.plugin(), kind, &name, more) else {
         return state.refused(Limit::Metrics);
     };
-    let total: usize = state.metrics.iter().map(Vec::len).sum();
     let known = &mut state.metrics[kind as usize];
     let index = match known.iter().position(|other| *other == metric) {
         Some(index) => index,
-        None if total >= state.limits.metrics => {
-            return state.refused(Limit::Metrics);
-        }
+        // It is there, from another life of the VM or another plugin.
+        None if !more => return state.refused(Limit::Metrics),
         None => {
             known.push(metric);
             known.len() - 1

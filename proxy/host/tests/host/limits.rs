@@ -388,7 +388,26 @@ fn metrics_are_bounded() {
     // The last one is one too many; one that exists is still found.
     code.push_str("num(at(12)); num(proxy_define_metric(1, \"m0\", 16)); num(proxy_define_metric(0, \"m0\", 16));");
     code.push_str("num(proxy_define_metric(0, 65536, 4097, 16));");
-    assert_eq!(Guest::request(&code).lines(), ["0", "0", "0", "2"]);
+    let mut run = Guest::request(&code).start();
+    run.on_request().unwrap();
+    assert_eq!(run.lines(), ["0", "0", "0", "2"]);
+    // Nor has the embedder made any of those that the guest did not get.
+    assert_eq!(run.world.borrow().metrics.len(), lacis_host::limits::METRICS);
+}
+
+#[test]
+fn an_answer_is_bounded_as_bodies_are() {
+    // The second one would be ignored if the first had been taken.
+    let mut guest = Guest::request(
+        "num(proxy_send_local_response(200, \"\", \"12345\", \"\", -1));
+         num(proxy_send_local_response(201, \"\", \"1234\", \"\", -1));",
+    );
+    guest.settings.limits.body = 4;
+    let mut run = guest.start();
+    run.on_request().unwrap();
+    assert_eq!(run.lines(), ["10", "0"]);
+    assert_eq!(run.world.borrow().refused, [Limit::Body]);
+    assert_eq!(run.stream.borrow().reply.as_ref().map(|reply| reply.status), Some(201));
 }
 
 #[test]

@@ -132,13 +132,13 @@ impl World for Trial {
         Ok(())
     }
 
-    fn define_metric(&mut self, _: &str, kind: MetricKind, name: &str) -> Option<u32> {
+    fn define_metric(&mut self, _: &str, kind: MetricKind, name: &str, more: bool) -> Option<u32> {
         let known = self.metrics.iter().position(|(k, n, _)| (*k, n.as_str()) == (kind, name));
-        let index = known.unwrap_or_else(|| {
+        if known.is_none() && more {
             self.metrics.push((kind, name.to_owned(), 0));
-            self.metrics.len() - 1
-        });
-        u32::try_from(index).ok()
+            return u32::try_from(self.metrics.len() - 1).ok();
+        }
+        u32::try_from(known?).ok()
     }
 
     fn metric(&mut self, metric: u32, change: Change) -> u64 {
