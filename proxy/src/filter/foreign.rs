@@ -18,17 +18,30 @@ const LEVEL: u8 = 6;
 /// Most bytes that `uncompress` may make of its argument: a few bytes can claim to be gigabytes.
 const MAX_UNCOMPRESSED: usize = 16 << 20;
 
-/// Most properties that one VM may declare. Names live as long as the VM.
+/// Most properties that the plugins of one VM may declare, and the longest name of one. Names live as long as the plugin.
 const MAX_DECLARED: usize = 1000;
+const MAX_NAME: usize = 4096;
 
 /// What the foreign functions of one VM remember.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Foreign {
+    /// Most bytes that a function takes. None of them is interrupted: to compress a megabyte takes some 30 ms.
+    most: usize,
     /// Plugin and name of the properties that were declared.
     declared: Vec<(Box<str>, Box<[u8]>)>,
 }
 
 impl Foreign {
+    /// For arguments of at most so many bytes.
+    pub(super) fn new(most: usize) -> Self {
+        Foreign { most, declared: Vec::new() }
+    }
+
+    /// A plugin starts: what one of its name had declared before, in a VM that died or with another configuration, is gone.
+    pub(super) fn begin(&mut self, plugin: &str) {
+        self.declared.retain(|(own, _)| **own != *plugin);
+    }
+
     /// See [`lacis_host::World::foreign`].
     pub(super) fn call(
         &mut self,
@@ -38,6 +51,9 @@ impl Foreign {
         out: &mut Vec<u8>,
     ) -> Result<(), Status> {
         match name {
+            b"compress" | b"uncompress" | b"verify_signature" if arguments.len() > self.most => {
+                Err(Status::InternalFailure)
+            }
             b"compress" => {
                 out.extend(compress_to_vec_zlib(arguments, LEVEL));
                 Ok(())
@@ -54,7 +70,7 @@ impl Foreign {
                 if self.declared.iter().any(|(own, name)| **own == *plugin && **name == *property) {
                     return Err(Status::BadArgument);
                 }
-                if self.declared.len() >= MAX_DECLARED {
+                if self.declared.len() >= MAX_DECLARED || property.len() > MAX_NAME {
                     return Err(Status::InternalFailure);
                 }
                 self.declared.push((plugin.into(), property.into()));
@@ -80,6 +96,8 @@ fn first(message: &[u8]) -> Option<&[u8]> {
 
 #[cfg(test)]
 mod tests {
+    use lacis_host::protobuf::put_bytes;
+
     use super::*;
 
     fn call(foreign: &mut Foreign, name: &str, arguments: &[u8]) -> Result<Vec<u8>, Status> {
@@ -89,7 +107,7 @@ mod tests {
 
     #[test]
     fn what_is_compressed_comes_back() {
-        let foreign = &mut Foreign::default();
+        let foreign = &mut Foreign::new(MAX_UNCOMPRESSED + 1);
         for text in [&b""[..], b"hello", &[7; 100_000]] {
             let small = call(foreign, "compress", text).unwrap();
             assert_eq!(call(foreign, "uncompress", &small).unwrap(), text);
@@ -103,8 +121,18 @@ mod tests {
     }
 
     #[test]
+    fn what_takes_long_is_refused() {
+        let foreign = &mut Foreign::new(100);
+        for (name, answer) in [("compress", Ok(())), ("verify_signature", Err(Status::BadArgument))] {
+            assert_eq!(call(foreign, name, &[7; 100]).map(drop), answer, "{name}");
+            assert_eq!(call(foreign, name, &[7; 101]), Err(Status::InternalFailure), "{name}");
+        }
+        assert_eq!(call(foreign, "uncompress", &[7; 101]), Err(Status::InternalFailure));
+    }
+
+    #[test]
     fn a_property_is_declared_once() {
-        let foreign = &mut Foreign::default();
+        let foreign = &mut Foreign::new(MAX_UNCOMPRESSED + 1);
         assert_eq!(call(foreign, "declare_property", b"\x0a\x04mine\x10\x01"), Ok(Vec::new()));
         assert_eq!(call(foreign, "declare_property", b"\x0a\x04mine"), Err(Status::BadArgument));
         assert_eq!(call(foreign, "declare_property", b"\xff"), Err(Status::BadArgument));
@@ -114,11 +142,23 @@ mod tests {
             assert_eq!(call(foreign, "declare_property", &[b"\x0a\x04", name.as_bytes()].concat()), Ok(Vec::new()));
         }
         assert_eq!(call(foreign, "declare_property", b"\x0a\x04more"), Err(Status::InternalFailure));
+        // A plugin that starts anew has declared nothing.
+        foreign.begin("other");
+        assert_eq!(call(foreign, "declare_property", b"\x0a\x04more"), Err(Status::InternalFailure));
+        foreign.begin("plugin");
+        assert_eq!(call(foreign, "declare_property", b"\x0a\x04mine"), Ok(Vec::new()));
+        let name = |length: usize| {
+            let mut message = Vec::new();
+            put_bytes(&mut message, 1, &vec![b'n'; length]);
+            message
+        };
+        assert_eq!(call(foreign, "declare_property", &name(MAX_NAME)), Ok(Vec::new()));
+        assert_eq!(call(foreign, "declare_property", &name(MAX_NAME + 1)), Err(Status::InternalFailure));
     }
 
     #[test]
     fn other_functions_are_unknown() {
-        let foreign = &mut Foreign::default();
+        let foreign = &mut Foreign::new(MAX_UNCOMPRESSED + 1);
         assert_eq!(call(foreign, "set_envoy_filter_state", b"\x0a\x03key"), Err(Status::NotFound));
         assert_eq!(call(foreign, "set_envoy_filter_state", b"\xff"), Err(Status::BadArgument));
         for other in ["expr_create", "expr_evaluate", "expr_delete", "sign", ""] {

@@ -277,6 +277,7 @@ impl Machine {
     }
 
     fn start_now(&self, filter: &Compiled) -> Result<RootId, StartError> {
+        self.world.borrow_mut().begin(&filter.settings.name);
         let mut vm = self.vm.borrow_mut();
         if let Some(vm) = vm.as_mut() {
             return vm.start_root(filter.plugin_settings());

@@ -105,10 +105,15 @@ impl FilterWorld {
             ids: Vec::new(),
             ticks: Rc::clone(ticks),
             calls,
-            foreign: Foreign::default(),
+            foreign: Foreign::new(compiled.buffer_limit()),
             told: Vec::new(),
             began: Instant::now(),
         }
+    }
+
+    /// A plugin is to start.
+    pub(super) fn begin(&mut self, plugin: &str) {
+        self.foreign.begin(plugin);
     }
 
     /// Counts what a plugin was refused, and says so the first time.
@@ -136,7 +141,9 @@ impl FilterWorld {
 /// What was refused, and which key would change that.
 fn told(limit: labels::Limit) -> &'static str {
     match limit {
-        labels::Limit::Buffer => "it held back more of a message than limits.buffer",
+        labels::Limit::Buffer => {
+            "it held back more of a message than limits.buffer, or gave a foreign function more than it takes"
+        }
         labels::Limit::Calls => "it has more calls under way than limits.calls, or they send too much",
         labels::Limit::LogLines => "it logs more lines in a second than limits.log_lines; the others are left out",
         labels::Limit::Memory => "it wants more memory than limits.memory",
@@ -206,7 +213,13 @@ impl World for FilterWorld {
     fn foreign(&mut self, plugin: &str, name: &[u8], arguments: &[u8], out: &mut Vec<u8>) -> Result<(), Status> {
         match name {
             READS => Ok(()),
-            _ => self.foreign.call(plugin, name, arguments, out),
+            _ => {
+                let done = self.foreign.call(plugin, name, arguments, out);
+                if done == Err(Status::InternalFailure) {
+                    self.count(plugin, labels::Limit::Buffer);
+                }
+                done
+            }
         }
     }
 
