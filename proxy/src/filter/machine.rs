@@ -286,7 +286,8 @@ impl Machine {
         let wake = Wake(Arc::new(move || queues.notify_one()));
         let settings = VmSettings { wake, ..self.compiled.vm_settings(&self.shared) };
         let mut new = Vm::new(&self.compiled.plugin, settings, Rc::clone(&self.world) as _)?;
-        let root = new.start_root(filter.plugin_settings())?;
+        // What it wished until it failed is not for the next one, whose plugins have the same numbers.
+        let root = new.start_root(filter.plugin_settings()).inspect_err(|_| self.ticks.clear())?;
         self.since.set(Instant::now());
         self.account(new.memory() as u64);
         *vm = Some(new);
@@ -353,8 +354,10 @@ impl Machine {
     }
 
     fn tick(&self, root: RootId) {
-        if self.aside(Some(root), |vm| vm.tick(root)).is_some() {
-            self.ticks.ticked(root);
+        match self.aside(Some(root), |vm| vm.tick(root)) {
+            Some(()) => self.ticks.ticked(root),
+            // It is not there, or not any more: its wish would be due for ever.
+            None => self.ticks.wish(root, None),
         }
     }
 
