@@ -1,7 +1,10 @@
 //! Which service a gRPC call-out is for: the guest passes its name, or Envoy's protobuf message `GrpcService`
-//! (`envoy/config/core/v3/grpc_service.proto`), of which only this little is read.
+//! (`envoy/config/core/v3/grpc_service.proto`), of which only this little is read. It is bounded like a header map: two bytes
+//! of it can be a header, which takes fifty here.
 
 use std::time::Duration;
+
+use lacis_abi::{MAX_PAIRS, MAX_PAIRS_BYTES};
 
 use crate::callout::Lines;
 use crate::protobuf::{Fields, Value};
@@ -29,6 +32,9 @@ impl Target {
 
     fn message(bytes: &[u8]) -> Option<Target> {
         let mut target = Target::default();
+        if bytes.len() > MAX_PAIRS_BYTES {
+            return None;
+        }
         for field in Fields(bytes) {
             match field? {
                 (1, Value::Bytes(envoy)) => {
@@ -48,6 +54,7 @@ impl Target {
                     }
                 }
                 (3, Value::Bytes(duration)) => target.timeout = self::duration(duration)?,
+                (5, Value::Bytes(_)) if target.metadata.len() == MAX_PAIRS => return None,
                 (5, Value::Bytes(header)) => {
                     let (mut name, mut value) = (Vec::new(), Vec::new());
                     for field in Fields(header) {
@@ -115,6 +122,20 @@ mod tests {
         assert_eq!(target.timeout, Some(Duration::new(2, 5)));
         assert_eq!(target.metadata, [(b"x-key".to_vec(), b"value".to_vec())]);
         assert_eq!(Target::of(&field(2, &field(1, b"dns:///delta"))).unwrap().name, "dns:///delta");
+    }
+
+    #[test]
+    fn what_is_too_large_is_no_message() {
+        let service = field(1, &field(1, b"delta"));
+        let with = |rest: Vec<u8>| Target::of(&[service.clone(), rest].concat());
+        let most = with(field(5, b"").repeat(MAX_PAIRS)).unwrap();
+        assert_eq!(most.metadata.len(), MAX_PAIRS);
+        assert_eq!(with(field(5, b"").repeat(MAX_PAIRS + 1)), None);
+        // Fields of two bytes that mean nothing here.
+        let rest = MAX_PAIRS_BYTES - service.len();
+        assert_eq!(rest % 2, 1);
+        assert!(with(field(7, b"").repeat(rest / 2)).is_some());
+        assert_eq!(with(field(7, b"").repeat(rest / 2 + 1)), None);
     }
 
     #[test]
