@@ -80,7 +80,7 @@ pub const CALLS: usize = 1024;
 /// memory until they are sent.
 pub const CALL_BYTES: usize = 16 << 20;
 
-/// Most bytes that may wait to be sent on one gRPC stream of a guest; see
+/// Bytes that may wait to be sent on one gRPC stream of a guest when it adds a message; see
 /// [`World::call_send`](crate::World::call_send).
 pub const CALL_QUEUED: usize = 1 << 20;
 

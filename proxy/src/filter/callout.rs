@@ -13,7 +13,7 @@ use http::header::{self, HeaderValue};
 use http::uri::{Authority, PathAndQuery};
 use http::{Method, StatusCode};
 use lacis_host::abi::Status;
-use lacis_host::{CallId, CallOut, GrpcCall, GrpcEvent, HttpAnswer, HttpCall, Lines, RootId};
+use lacis_host::{CallId, CallOut, GrpcCall, GrpcEvent, HttpAnswer, HttpCall, Lines, RootId, limits};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
 
@@ -141,7 +141,12 @@ impl Calls {
 
     /// See [`lacis_host::World::call_send`].
     pub(super) fn send(&mut self, id: CallId, message: Option<Vec<u8>>, end: bool) -> Result<(), Status> {
+        let outboxes = || self.flying.values().filter_map(|flying| flying.outbox.as_ref());
         let outbox = self.flying.get(&id).and_then(|flying| flying.outbox.as_ref()).ok_or(Status::NotFound)?;
+        let size = message.as_ref().map_or(0, Vec::len);
+        if size > 0 && size + outboxes().map(Outbox::waiting).sum::<usize>() > limits::CALL_BYTES {
+            return Err(Status::BadArgument);
+        }
         outbox.push(message.as_deref(), end).then_some(()).ok_or(Status::BadArgument)
     }
 

@@ -158,6 +158,11 @@ impl Outbox {
         Outbox(Rc::new(RefCell::new(Waiting { frames, end: true, ..Waiting::default() })))
     }
 
+    /// Bytes that wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.0.borrow().bytes
+    }
+
     /// Adds a message, and the end after it. False if too much waits already, or it has ended.
     pub(super) fn push(&self, message: Option<&[u8]>, end: bool) -> bool {
         let mut waiting = self.0.borrow_mut();
