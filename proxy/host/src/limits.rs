@@ -128,14 +128,14 @@ pub struct Limits {
     pub queue_items: usize,
     /// Bytes in one of them.
     pub queue_bytes: usize,
-    /// Bytes of a body that it has changed.
+    /// Bytes of a body that it has changed, or answers with.
     pub body: usize,
 }
 
 /// What was refused to a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Limit {
-    /// A change of a body, see [`Limits::body`].
+    /// A change of a body, or an answer, see [`Limits::body`].
     Body,
     /// A call-out, see [`Limits::calls`] and [`Limits::call_bytes`].
     Calls,

@@ -4,12 +4,13 @@ use lacis_abi::{GRPC_STATUS_MAX, Pairs, Status, StreamType};
 
 use super::headers::lower;
 use super::{Answer, Call, Fail};
+use crate::limits::Limit;
 use crate::memory::split;
 use crate::state::{Exchange, Kind, Life};
 use crate::stream::{Half, Reply};
 
 /// Answers the exchange. Status 0 also where it has no effect: on a root context, in the log and done phases (Envoy dies
-/// there), and the second time.
+/// there), and the second time. `InternalFailure` for a body that is too large.
 #[expect(clippy::too_many_arguments, reason = "the ABI's signature")]
 pub(crate) fn reply(
     call: &mut Call<'_>,
@@ -26,6 +27,10 @@ pub(crate) fn reply(
     let details = guest.read(details, details_size)?;
     let body = guest.read(body, body_size)?;
     let headers = Pairs::decode(guest.read(headers, headers_size)?).unwrap_or_default();
+    if body.len() > state.limits.body {
+        state.refused(Limit::Body)?;
+        return Err(Status::InternalFailure.into());
+    }
     let Some(exchange) = state.exchange() else { return Ok(()) };
     if exchange.tcp || exchange.life.get() != Life::Open || exchange.replied.replace(true) {
         return Ok(());
