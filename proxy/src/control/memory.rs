@@ -1,5 +1,6 @@
 //! How much memory the process uses, for bounds of it: read here, so that no request waits for it.
 
+use std::fmt::Display;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,7 @@ const INTERVAL: Duration = Duration::from_millis(100);
 pub async fn watch(load: Arc<Load>, generations: Rc<Generations>) {
     loop {
         let bounded = generations.config().overload.as_ref().is_some_and(|overload| overload.memory.is_some());
-        if let Some(bytes) = bounded.then(resident).flatten() {
+        if let Some(bytes) = bounded.then(|| resident("self")).flatten() {
             load.use_memory(bytes);
         }
         match bounded {
@@ -24,9 +25,9 @@ pub async fn watch(load: Arc<Load>, generations: Rc<Generations>) {
     }
 }
 
-/// Resident memory of this process in bytes, as Linux says it (`man proc_pid_status`). `None` elsewhere.
-fn resident() -> Option<u64> {
-    of(&std::fs::read_to_string("/proc/self/status").ok()?)
+/// Resident memory of a process (its number, or `self`) in bytes, as Linux says it (`man proc_pid_status`). `None` elsewhere.
+pub(super) fn resident(process: impl Display) -> Option<u64> {
+    of(&std::fs::read_to_string(format!("/proc/{process}/status")).ok()?)
 }
 
 fn of(status: &str) -> Option<u64> {
@@ -41,7 +42,7 @@ mod tests {
 
     #[test]
     fn this_process_uses_some() {
-        assert!(resident().is_some_and(|bytes| bytes > 1 << 20));
+        assert!(resident("self").is_some_and(|bytes| bytes > 1 << 20));
         assert_eq!(of("VmPeak:\t  9 kB\nVmRSS:\t    1234 kB\nThreads:\t1\n"), Some(1234 * 1024));
         assert_eq!(of("VmRSS:\t many kB"), None);
         assert_eq!(of(""), None);

@@ -6,9 +6,15 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::control::memory::resident;
+
 /// Longest time that a module may compile, because the start waits for it. The largest modules we know, with the runtime
 /// of Go in them, take some seconds of a core, and a sidecar may have a tenth of one; a hostile module takes any time.
 pub const TIME_MAX: Duration = Duration::from_secs(120);
+
+/// Most memory that the compiler may take, because the sidecar and it may share a bound beyond which the kernel ends both.
+/// The largest modules we know take some 700 MiB, 25 times what they have in bytes; a hostile one of 2 MB takes any number.
+const MEMORY_MAX: u64 = 2 << 30;
 
 /// How often it is looked whether the compiler is done; adds half of this to each module.
 const POLL: Duration = Duration::from_millis(5);
@@ -28,6 +34,8 @@ pub(super) struct Compiler {
     pub(super) arguments: Vec<&'static str>,
     /// Longest time for one module.
     pub(super) time: Duration,
+    /// Most bytes of memory for one module.
+    pub(super) memory: u64,
 }
 
 impl Compiler {
@@ -41,7 +49,7 @@ impl Compiler {
             std::env::current_exe()
                 .map_err(|error| format!("cannot find the program that compiles filters: {error}"))?
         };
-        Ok(Compiler { program, arguments: vec!["--log-level", "off", "compile"], time: TIME_MAX })
+        Ok(Compiler { program, arguments: vec!["--log-level", "off", "compile"], time: TIME_MAX, memory: MEMORY_MAX })
     }
 
     /// Compiles a module to an artifact in the file `output`.
@@ -85,17 +93,22 @@ impl Compiler {
         }
     }
 
-    /// Waits for the end of the child, and makes it end in time.
+    /// Waits for the end of the child, and makes it end where it takes too much of time or memory.
     fn wait(&self, child: &mut Child) -> Result<ExitStatus, String> {
         let started = Instant::now();
         loop {
             let problem = match child.try_wait() {
                 Ok(Some(status)) => return Ok(status),
-                Ok(None) if started.elapsed() < self.time => {
+                Ok(None) if started.elapsed() >= self.time => {
+                    format!("the module takes longer than {:?} to compile", self.time)
+                }
+                Ok(None) if resident(child.id()).is_some_and(|bytes| bytes > self.memory) => {
+                    format!("the module takes more than {} MiB of memory to compile", self.memory >> 20)
+                }
+                Ok(None) => {
                     thread::sleep(POLL);
                     continue;
                 }
-                Ok(None) => format!("the module takes longer than {:?} to compile", self.time),
                 Err(error) => format!("lost the compiler: {error}"),
             };
             // It has ended already, or cannot resist.
@@ -113,7 +126,7 @@ mod tests {
     /// With a compiler that is a shell script; `$2` is the output.
     fn run(script: &'static str, module: &[u8], time: Duration) -> Result<Vec<u8>, String> {
         let output = tempfile::NamedTempFile::new().unwrap();
-        let compiler = Compiler { program: "/bin/sh".into(), arguments: vec!["-c", script, "compiler"], time };
+        let compiler = Compiler { program: "/bin/sh".into(), arguments: vec!["-c", script, "compiler"], time, memory: 64 << 20 };
         compiler.compile(module, output.path()).map(|()| std::fs::read(output.path()).unwrap())
     }
 
@@ -146,8 +159,15 @@ mod tests {
     }
 
     #[test]
+    fn it_ends_before_it_has_all_memory() {
+        // Keeps all of the last line, which never ends.
+        let large = run("exec tail /dev/zero", b"", TIME_MAX);
+        assert_eq!(large, Err("the module takes more than 64 MiB of memory to compile".into()));
+    }
+
+    #[test]
     fn where_there_is_none_it_is_named() {
-        let compiler = Compiler { program: "/nonexistent".into(), arguments: vec![], time: TIME_MAX };
+        let compiler = Compiler { program: "/nonexistent".into(), arguments: vec![], time: TIME_MAX, memory: MEMORY_MAX };
         let error = compiler.compile(b"", Path::new("/dev/null")).unwrap_err();
         assert!(error.starts_with("cannot start the compiler /nonexistent: "), "{error}");
     }

@@ -46,7 +46,7 @@ impl Place {
             module_path!().split_once("::").unwrap().1,
         );
         let arguments = vec!["-c", &*script.leak(), "compiler"];
-        let compiler = Compiler { program: "/bin/sh".into(), arguments, time: compiler::TIME_MAX };
+        let compiler = Compiler { program: "/bin/sh".into(), arguments, time: compiler::TIME_MAX, memory: u64::MAX };
         let engine = Engine::new(&Options { compiler: false, ..Options::default() }).unwrap();
         Place { directory, tools: Tools { engine, compiler, cache: Arc::new(cache) } }
     }
