@@ -31,8 +31,8 @@ impl Compile {
         });
         let name = self.module.as_ref().map_or_else(|| "standard input".into(), |path| path.display().to_string());
         let code = match &self.module {
-            Some(path) => File::open(path).and_then(modules::module),
-            None => modules::module(io::stdin().lock()),
+            Some(path) => File::open(path).and_then(|file| modules::module(&file, file.metadata()?.len())),
+            None => modules::module(io::stdin().lock(), 0),
         };
         let code = code.map_err(|error| Failure::Input(format!("cannot read {name}: {error}")))?;
         if code.len() as u64 > MODULE_MAX {

@@ -343,20 +343,20 @@ fn embedded(name: &str) -> Result<&'static [u8], String> {
 /// Reads a module from a file.
 fn file(path: &Path) -> Result<Vec<u8>, String> {
     let name = path.display();
-    let read = || -> std::io::Result<Option<Vec<u8>>> {
-        // To open a pipe would wait for its writer.
-        if !std::fs::metadata(path)?.is_file() {
-            return Ok(None);
-        }
-        module(File::open(path)?).map(Some)
-    };
-    let code = match read() {
-        Ok(Some(code)) => code,
-        Ok(None) => return Err(format!("{name} is not a file; write the path of a WebAssembly module")),
-        Err(error) => return Err(format!("cannot read {name}: {error}; write the path of a WebAssembly module")),
-    };
+    let cannot = |error| format!("cannot read {name}: {error}; write the path of a WebAssembly module");
+    let large = || format!("{name} is larger than the {} MiB that a module may have", MODULE_MAX >> 20);
+    let metadata = std::fs::metadata(path).map_err(cannot)?;
+    // To open a pipe would wait for its writer.
+    if !metadata.is_file() {
+        return Err(format!("{name} is not a file; write the path of a WebAssembly module"));
+    }
+    // Nothing of it need be in memory.
+    if metadata.len() > MODULE_MAX {
+        return Err(large());
+    }
+    let code = File::open(path).and_then(|file| module(file, metadata.len())).map_err(cannot)?;
     if code.len() as u64 > MODULE_MAX {
-        return Err(format!("{name} is larger than the {} MiB that a module may have", MODULE_MAX >> 20));
+        return Err(large());
     }
     if code.starts_with(COMPONENT) {
         return Err(format!("{name} is a component; Proxy-Wasm filters are core modules (target wasm32-wasip1)"));
@@ -367,12 +367,13 @@ fn file(path: &Path) -> Result<Vec<u8>, String> {
     Ok(code)
 }
 
-/// Reads a module, and no more than one byte above the limit of its size.
+/// Reads a module, and no more than one byte above the limit of its size. It is expected to have `size`: to grow, a block of
+/// memory would be there twice.
 ///
 /// # Errors
 /// Those of the reader.
-pub fn module(from: impl Read) -> std::io::Result<Vec<u8>> {
-    let mut code = Vec::new();
+pub fn module(from: impl Read, size: u64) -> std::io::Result<Vec<u8>> {
+    let mut code = Vec::with_capacity(size.min(MODULE_MAX) as usize);
     from.take(MODULE_MAX + 1).read_to_end(&mut code)?;
     Ok(code)
 }

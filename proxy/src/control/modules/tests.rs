@@ -106,7 +106,7 @@ fn config<'a>(filters: &[(&str, String)], used: impl Iterator<Item = &'a str>) -
 #[test]
 fn compiler_child() {
     let Some(output) = std::env::var_os(OUTPUT) else { return };
-    let code = module(std::io::stdin()).unwrap();
+    let code = module(std::io::stdin(), 0).unwrap();
     let compiled = Engine::new(&Options::default()).unwrap().compile(&code);
     match compiled {
         Ok(artifact) => fs::write(output, artifact).unwrap(),

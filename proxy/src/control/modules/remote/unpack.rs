@@ -45,7 +45,7 @@ fn archived(bytes: &[u8]) -> Result<Vec<u8>, String> {
             return Err("plugin.wasm in its archive is not a file".into());
         }
         let size = entry.size();
-        let code = if size > MODULE_MAX { Vec::new() } else { bounded(entry).map_err(broken)? };
+        let code = if size > MODULE_MAX { Vec::new() } else { bounded(entry, 0).map_err(broken)? };
         return match code.len() as u64 {
             _ if size > MODULE_MAX => {
                 Err(format!("plugin.wasm in its archive is larger than {} MiB", MODULE_MAX >> 20))
