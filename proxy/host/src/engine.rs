@@ -193,6 +193,7 @@ fn pool(options: &Options) -> PoolingAllocationConfig {
     pool.total_core_instances(options.vms)
         .total_memories(options.vms)
         .total_tables(options.vms)
+        .max_core_instance_size(limits::INSTANCE)
         .table_elements(limits::TABLE_ELEMENTS)
         .max_memory_size(limits::MEMORY_MAX)
         // A slot that held a VM keeps no page: VMs live long, and memory is what a sidecar must not waste.

@@ -29,6 +29,10 @@ pub const MEMORY_MAX: usize = 1 << 30;
 /// in it; the pool sets aside room for it in each instance, which is why no setting goes beyond.
 pub const TABLE_ELEMENTS: usize = 65_536;
 
+/// Most bytes that the engine keeps of one VM beside memory and table: 32 for each function that may be in the table, and its
+/// globals. Only a bound; a usual module needs some KiB.
+pub const INSTANCE: usize = 4 << 20;
+
 /// Default number of VMs alive at once in one engine: 8 filters on 8 workers in 4 generations of a configuration, twice.
 /// It costs address space (4 GiB each) and no memory.
 pub const VMS: u32 = 512;

@@ -93,6 +93,14 @@ pub enum StartError {
         /// What it may have.
         limit: usize,
     },
+    /// The module wants a larger table to begin with than it may have at all.
+    #[error("the module needs a table of {needs} elements at once, and its limit is {limit}")]
+    Table {
+        /// What it needs.
+        needs: u64,
+        /// What it may have.
+        limit: usize,
+    },
     /// There are too many VMs, or the system has no room for one more.
     #[error("no instance: {0}")]
     Instance(String),
@@ -160,13 +168,18 @@ impl Vm {
                 return Err(StartError::Memory { needs, limit: memory });
             }
         }
+        let table = limits.table.min(limits::TABLE_ELEMENTS);
+        if let Some(needs) = plugin.instance.module().resources_required().max_initial_table_size
+            && needs > table as u64
+        {
+            return Err(StartError::Table { needs, limit: table });
+        }
         let clock = plugin.engine.clock().clone();
         let budget = |time: Duration| {
             let time = time.max(limits::MIN_TIME);
             Budget { time, half: clock.ticks(time / 2) }
         };
         let (call, start) = (budget(time), budget(start_time));
-        let table = limits.table.min(limits::TABLE_ELEMENTS);
         let state = State {
             memory: None,
             allocator: None,

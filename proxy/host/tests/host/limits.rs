@@ -145,9 +145,18 @@ fn tables_are_bounded() {
     let mut guest = Guest::new().items("(table 11 funcref)");
     guest.settings.limits.table = 10;
     match guest.vm(&TestWorld::shared()) {
-        Err(StartError::Instance(why)) => assert!(why.contains("table"), "{why}"),
+        Err(error @ StartError::Table { .. }) => {
+            assert_eq!(error.to_string(), "the module needs a table of 11 elements at once, and its limit is 10");
+        }
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn a_module_can_be_large_beside_its_memory() {
+    // As much as the functions of a full table take, which would take long to compile.
+    let globals = "(global (mut i64) (i64.const 1))".repeat(limits::TABLE_ELEMENTS * 2);
+    Guest::new().items(&globals).start();
 }
 
 #[test]
