@@ -106,6 +106,9 @@ pub const QUEUE_ITEMS: usize = 8192;
 /// Default bound of the bytes that wait in one shared queue.
 pub const QUEUE_BYTES: usize = 4 << 20;
 
+/// Longest name of a shared queue. It is kept as long as the queue.
+pub const QUEUE_NAME: usize = 4096;
+
 /// Default number of shared queues of one `vm_id`.
 pub const QUEUES: usize = 64;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use lacis_abi::Status;
 
 use super::{Answer, Call};
-use crate::limits::Limit;
+use crate::limits::{self, Limit};
 use crate::memory::{give, give_scratch, split};
 use crate::queue::Consumer;
 
@@ -38,8 +38,7 @@ pub(crate) fn register(call: &mut Call<'_>, name: u32, size: u32, id: u32) -> An
     let root = state.context().ok_or(Status::BadArgument)?.root;
     let consumer = Consumer { mailbox: Arc::downgrade(&state.mailbox), root };
     let name = guest.read(name, size)?;
-    // A name is kept as long as an item is.
-    let registered = match name.len() <= state.limits.queue_bytes {
+    let registered = match name.len() <= limits::QUEUE_NAME {
         true => state.process.register(&state.shared, name, consumer, &state.limits),
         false => None,
     };

@@ -63,6 +63,17 @@ fn an_empty_item_is_an_item() {
 }
 
 #[test]
+fn the_name_of_a_queue_is_bounded() {
+    let most = lacis_host::limits::QUEUE_NAME;
+    let more = most + 1;
+    let code = format!("num(proxy_register_shared_queue(0, {most}, 16)); num(proxy_register_shared_queue(0, {more}, 16));");
+    let mut run = Guest::request(&code).start();
+    run.on_request().unwrap();
+    assert_eq!(run.lines(), ["0", "10"]);
+    assert_eq!(run.world.borrow().refused, [Limit::Queues]);
+}
+
+#[test]
 fn a_queue_is_bounded_and_an_item_that_cannot_be_handed_over_stays() {
     let push = "num(proxy_enqueue_shared_queue(1, \"12\"));";
     let code = format!(
