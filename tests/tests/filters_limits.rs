@@ -168,6 +168,21 @@ fn metrics_of_a_filter_are_bounded_however_often_it_dies() {
 /// What a plugin wished in a start that failed is not for the one that starts after it, and nobody waits for it.
 #[test]
 fn a_start_that_failed_leaves_no_timer() {
+    let (alpha, _mesh) = once_started("(i32.const 0)");
+    assert_eq!(["starts", "ticks"].map(|name| alpha.metrics().sum(name, &[])), [3.0, 0.0]);
+}
+
+/// A trap is told and counted wherever it comes.
+#[test]
+fn a_trap_of_a_start_is_told_with_its_functions() {
+    let (alpha, _mesh) = once_started("unreachable");
+    let line = alpha.log("the start", |line| line["message"] == "the filter could not be started");
+    assert!(line["backtrace"].as_str().is_some_and(|backtrace| backtrace.contains("!configure")), "{line}");
+    alpha.counts(2.0, "lacis_filter_requests_total", &[("filter", "mine"), ("outcome", "trap")]);
+}
+
+/// A sidecar whose filter has trapped, has failed like this when it was to start again, and runs now.
+fn once_started(failing: &str) -> (Sidecar, (Mesh, App)) {
     let text = r#"(module
       (import "env" "proxy_get_shared_data" (func $get (param i32 i32 i32 i32 i32) (result i32)))
       (import "env" "proxy_set_shared_data" (func $set (param i32 i32 i32 i32 i32) (result i32)))
@@ -188,29 +203,29 @@ fn a_start_that_failed_leaves_no_timer() {
       (func (export "proxy_abi_version_0_2_1"))
       (func (export "proxy_on_memory_allocate") (param i32) (result i32) (i32.const 1024))
       (func (export "proxy_on_context_create") (param i32 i32))
-      (func (export "proxy_on_configure") (param i32 i32) (result i32)
+      (func $configure (export "proxy_on_configure") (param i32 i32) (result i32)
         (call $count (i32.const 0) (i32.const 6))
         (if (i32.ne (call $state) (i32.const 1)) (then (return (i32.const 1))))
         (call $go (i32.const 2))
         (drop (call $tick (i32.const 1)))
-        (i32.const 0))
+        FAILING)
       (func (export "proxy_on_tick") (param i32) (call $count (i32.const 7) (i32.const 5)))
       (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32)
         (if (i32.eqz (call $state)) (then (call $go (i32.const 1)) unreachable))
         (i32.const 0)))"#;
     let (mesh, app) = (Mesh::new(), App::start());
-    let mine = mesh.file("mine.wasm", &wat::parse_str(text).expect("a module"));
+    let mine = mesh.file("mine.wasm", wat::parse_str(text.replace("FAILING", failing)).expect("a module"));
     // The other one keeps the shared data while `mine` has no VM.
     let config = json!({"outbound": {"filters": ["keeper", "mine"]}, "filters": {
         "mine": {"module": mine, "vm_id": "same"},
-        "keeper": {"module": mesh.file("keeper.wasm", &module("", "(i32.const 0)")), "vm_id": "same"},
+        "keeper": {"module": mesh.file("keeper.wasm", module("", "(i32.const 0)")), "vm_id": "same"},
     }});
     let alpha = mesh.sidecar("alpha").calls("delta", app.address(), Link::Plaintext).with(config).start();
     let status = || client::get(alpha.outbound(), "delta", "/echo").status();
     assert_eq!(status(), 503);
     until("a VM serves", || (status() == 200).then_some(()));
     assert_eq!(status(), 200);
-    assert_eq!(["starts", "ticks"].map(|name| alpha.metrics().sum(name, &[])), [3.0, 0.0]);
+    (alpha, (mesh, app))
 }
 
 /// A VM that keeps something of each request dies of its own limit, and no other request does.

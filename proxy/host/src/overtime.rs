@@ -10,12 +10,23 @@ use std::time::Duration;
 
 use wasmtime::UpdateDeadline;
 
+use crate::engine::Clock;
+use crate::limits;
+
 /// Time that a call may take.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Budget {
     pub(crate) time: Duration,
     /// Ticks of the clock in half of it.
     pub(crate) half: u64,
+}
+
+impl Budget {
+    /// So much time, or the shortest that can be measured.
+    pub(crate) fn of(time: Duration, clock: &Clock) -> Budget {
+        let time = time.max(limits::MIN_TIME);
+        Budget { time, half: clock.ticks(time / 2) }
+    }
 }
 
 /// How far a call is over the first half of its budget.

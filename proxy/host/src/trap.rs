@@ -94,8 +94,7 @@ fn backtrace(error: &wasmtime::Error) -> String {
     let lines = frames.iter().enumerate().map(|(number, frame)| {
         let place = frame.module_offset().map(|offset| format!("{offset:#8x} - ")).unwrap_or_default();
         let module = frame.module().name().map_or_else(|| "<unknown>".into(), readable);
-        let function =
-            frame.func_name().map_or_else(|| format!("<wasm function {}>", frame.func_index()), readable);
+        let function = frame.func_name().map_or_else(|| format!("<wasm function {}>", frame.func_index()), readable);
         format!("{number:>3}: {place}{module}!{function}")
     });
     lines.collect::<Vec<_>>().join("\n")

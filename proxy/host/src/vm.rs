@@ -175,11 +175,7 @@ impl Vm {
             return Err(StartError::Table { needs, limit: table });
         }
         let clock = plugin.engine.clock().clone();
-        let budget = |time: Duration| {
-            let time = time.max(limits::MIN_TIME);
-            Budget { time, half: clock.ticks(time / 2) }
-        };
-        let (call, start) = (budget(time), budget(start_time));
+        let (call, start) = (Budget::of(time, &clock), Budget::of(start_time, &clock));
         let state = State {
             memory: None,
             allocator: None,
@@ -242,6 +238,11 @@ impl Vm {
         state.allocator = exports.allocator.clone();
         runner.initialize(&instance)?;
         Ok(Vm { runner, exports })
+    }
+
+    /// Another budget for each step of the start of a plugin: each may have its own.
+    pub fn set_start_time(&mut self, time: Duration) {
+        self.runner.start = Budget::of(time, &self.runner.store.data().clock);
     }
 
     /// Starts a plugin: `proxy_on_context_create`, `proxy_on_vm_start` (for each root context, as in Envoy),

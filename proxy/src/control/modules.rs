@@ -19,9 +19,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use aws_lc_rs::digest;
-use lacis_host::{Allow, Engine, LoadError, Options, Plugin, Restricted};
+use lacis_host::{Allow, Engine, LoadError, Options, Plugin, Restricted, limits};
 
 use self::cache::{Cache, Form};
+use self::canary::Tried;
 use self::compiler::Compiler;
 pub use self::compiler::TIME_MAX;
 pub use self::remote::{Absence, Missing};
@@ -309,9 +310,10 @@ impl Shop<'_> {
             None => plugin,
             Some(allow) => plugin.restricted(allow, Restricted::Refuse).map_err(|error| restricted(&name, &error))?,
         };
-        let mut compiled = Compiled { settings: filter.clone(), digest, language, plugin, reads: None };
-        compiled.reads = canary::run(&compiled, self.node)?;
-        Ok(Arc::new(compiled))
+        let (settings, start) = (filter.clone(), limits::START_TIME);
+        let compiled = Compiled { settings, digest, language, plugin, reads: None, start };
+        let Tried { reads, start } = canary::run(&compiled, self.node)?;
+        Ok(Arc::new(Compiled { reads, start, ..compiled }))
     }
 
     fn plugin(&mut self, code: &[u8], digest: &str) -> Result<Plugin, String> {

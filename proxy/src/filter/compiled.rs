@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use lacis_host::{Allow, Limits, Plugin, PluginSettings, SharedData, VmSettings, limits};
 
@@ -20,6 +21,8 @@ pub struct Compiled {
     pub plugin: Plugin,
     /// What it reads beyond heads of HTTP, of requests and of responses, if it said so when it was tried.
     pub reads: Option<[bool; 2]>,
+    /// How long each step of its start may take.
+    pub start: Duration,
 }
 
 /// What VMs are equal by: filters that agree on all of it share one in each worker, and keep it when the configuration
@@ -59,6 +62,7 @@ impl Compiled {
             env: self.settings.env.clone(),
             memory: size(memory),
             time,
+            start_time: self.start,
             shared: Arc::clone(shared),
             limits: Limits {
                 calls: calls as usize,

@@ -268,8 +268,13 @@ impl Machine {
                 Err(format!("it did not start: {trap}"))
             }
             Err(error) => {
-                tracing::error!(target: "filter", filter = %account.name, %error, "the filter could not be started");
+                let trap = if let StartError::Trap(trap) = &error { Some(trap) } else { None };
+                let backtrace = trap.map(|trap| &*trap.backtrace);
+                tracing::error!(target: "filter", filter = %account.name, %error, backtrace, "the filter could not be started");
                 account.failed(&error);
+                if let Some(trap) = trap {
+                    account.metrics.request(outcome(trap), Sample::default());
+                }
                 self.revival.set((now + wait, (wait * 2).min(REVIVAL_MAX)));
                 Err(format!("it could not be started: {error}"))
             }
@@ -280,12 +285,14 @@ impl Machine {
         self.world.borrow_mut().begin(&filter.settings.name);
         let mut vm = self.vm.borrow_mut();
         if let Some(vm) = vm.as_mut() {
+            vm.set_start_time(filter.start);
             return vm.start_root(filter.plugin_settings());
         }
         let queues = Arc::clone(&self.queues);
         let wake = Wake(Arc::new(move || queues.notify_one()));
         let settings = VmSettings { wake, ..self.compiled.vm_settings(&self.shared) };
         let mut new = Vm::new(&self.compiled.plugin, settings, Rc::clone(&self.world) as _)?;
+        new.set_start_time(filter.start);
         // What it wished until it failed is not for the next one, whose plugins have the same numbers.
         let root = new.start_root(filter.plugin_settings()).inspect_err(|_| self.ticks.clear())?;
         self.since.set(Instant::now());
@@ -296,13 +303,9 @@ impl Machine {
 
     /// The VM is dead: it goes, and all its plugins with it. `account` is the plugin's that met the trap.
     pub(super) fn trapped(&self, trap: &Trap, account: &Account) {
-        let outcome = match trap.cause {
-            Cause::Timeout(_) => Outcome::Timeout,
-            _ => Outcome::Trap,
-        };
         tracing::error!(target: "filter", filter = %account.name, callback = trap.callback, cause = %trap.cause, backtrace = %trap.backtrace, "the filter trapped");
         account.failed(trap);
-        account.metrics.request(outcome, Sample::default());
+        account.metrics.request(outcome(trap), Sample::default());
         if self.vm.borrow_mut().take().is_none() {
             return;
         }
@@ -409,6 +412,14 @@ impl Machine {
 impl Drop for Machine {
     fn drop(&mut self) {
         self.account(0);
+    }
+}
+
+/// How a trap is counted.
+fn outcome(trap: &Trap) -> Outcome {
+    match trap.cause {
+        Cause::Timeout(_) => Outcome::Timeout,
+        _ => Outcome::Trap,
     }
 }
 

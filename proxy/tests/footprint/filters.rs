@@ -65,6 +65,7 @@ fn filtered(filters: usize, one: bool, plugin: &Plugin) -> (Worker, Generation) 
         language: None,
         plugin: plugin.clone(),
         reads: None,
+        start: lacis_host::limits::START_TIME,
     };
     let plan = Plan::new(config.filters.iter().map(|filter| Some(Arc::new(compile(filter)))).collect());
     let worker = Worker::new(&config);

@@ -180,12 +180,25 @@ fn what_a_function_is_called_cannot_make_a_backtrace_long() {
     let digits = ('0'..='9').chain('A'..='N');
     let doubled: String = digits.map(|digit| format!("S_IS{digit}_S{digit}_E")).collect();
     for name in [format!("_Z1f1AIiiE{doubled}"), "n".repeat(1 << 20)] {
-        let items = format!("(func $f (@name \"{name}\") (param i32) (if (local.get 0) (then unreachable)) (call $f (i32.const 1)))
-                             (func (export \"proxy_on_tick\") (param i32) (call $f (i32.const 0)))");
+        let items = format!(
+            "(func $f (@name \"{name}\") (param i32) (if (local.get 0) (then unreachable)) (call $f (i32.const 1)))
+                             (func (export \"proxy_on_tick\") (param i32) (call $f (i32.const 0)))"
+        );
         let mut run = Guest::new().items(&items).start();
         let trap = run.vm.tick(run.root).unwrap_err();
         assert!(trap.backtrace.len() < 3 * (limits::SYMBOL + 64), "{}", trap.backtrace);
         assert_eq!(trap.backtrace.lines().filter(|line| line.ends_with('…')).count(), 2, "{}", trap.backtrace);
+    }
+}
+
+#[test]
+fn a_plugin_that_starts_has_its_own_time() {
+    let guest = Guest::new().on("proxy_on_configure", "forever();");
+    let mut vm = guest.vm(&TestWorld::shared()).unwrap();
+    vm.set_start_time(Duration::from_millis(30));
+    match vm.start_root(guest.plugin) {
+        Err(StartError::Trap(trap)) => assert_eq!(trap.cause, Cause::Timeout(Duration::from_millis(30))),
+        other => panic!("{other:?}"),
     }
 }
 

@@ -66,7 +66,8 @@ fn an_empty_item_is_an_item() {
 fn the_name_of_a_queue_is_bounded() {
     let most = lacis_host::limits::QUEUE_NAME;
     let more = most + 1;
-    let code = format!("num(proxy_register_shared_queue(0, {most}, 16)); num(proxy_register_shared_queue(0, {more}, 16));");
+    let code =
+        format!("num(proxy_register_shared_queue(0, {most}, 16)); num(proxy_register_shared_queue(0, {more}, 16));");
     let mut run = Guest::request(&code).start();
     run.on_request().unwrap();
     assert_eq!(run.lines(), ["0", "10"]);

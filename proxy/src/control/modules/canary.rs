@@ -23,11 +23,25 @@ const LAST_MAX: usize = 300;
 /// What led to a failure is in the last few.
 const LINES_MAX: usize = 100;
 
-/// Starts and configures a filter once. Gives what it says that it reads beyond heads of HTTP ([`READS`]).
+/// How many times longer than on trial a filter may take to start in a worker, where others wait for it, and how long the
+/// quickest may. What is hostile behaves on trial, and would hold a worker for a second or more each time that it is replaced.
+const SLACK: u32 = 4;
+const START_MIN: Duration = Duration::from_millis(100);
+
+/// What is known of a filter that has started once.
+#[derive(Debug)]
+pub(super) struct Tried {
+    /// What it says that it reads beyond heads of HTTP ([`READS`]).
+    pub(super) reads: Option<[bool; 2]>,
+    /// How long each step of its start may take from now on.
+    pub(super) start: Duration,
+}
+
+/// Starts and configures a filter once.
 ///
 /// # Errors
 /// What happened, and what the filter logged last.
-pub(super) fn run(filter: &Compiled, node: &Node) -> Result<Option<[bool; 2]>, String> {
+pub(super) fn run(filter: &Compiled, node: &Node) -> Result<Tried, String> {
     // A thread of its own: a guest's stack and its end are nobody else's.
     thread::scope(|scope| {
         let canary = thread::Builder::new().name("canary".into()).spawn_scoped(scope, || start(filter, node));
@@ -36,13 +50,16 @@ pub(super) fn run(filter: &Compiled, node: &Node) -> Result<Option<[bool; 2]>, S
     })
 }
 
-fn start(filter: &Compiled, node: &Node) -> Result<Option<[bool; 2]>, String> {
+fn start(filter: &Compiled, node: &Node) -> Result<Tried, String> {
+    let begin = Instant::now();
     let trial = Rc::new(RefCell::new(Trial::new(node)));
     // Shared data of its own: what a canary leaves there must not reach the filters that serve.
     let started = Vm::new(&filter.plugin, filter.vm_settings(&Arc::default()), trial.clone())
         .and_then(|mut vm| vm.start_root(filter.plugin_settings()).map(drop));
     // The VM that serves says the same once more, and there it is news.
-    let Err(error) = started else { return Ok(trial.borrow().reads) };
+    let Err(error) = started else {
+        return Ok(Tried { reads: trial.borrow().reads, start: start_time(begin.elapsed(), filter.start) });
+    };
     let lines = std::mem::take(&mut trial.borrow_mut().lines);
     let last = lines.back().map(|(_, text)| text.trim().chars().take(LAST_MAX).collect::<String>());
     lines.iter().for_each(|(level, text)| log(&filter.settings.name, *level, text));
@@ -51,6 +68,11 @@ fn start(filter: &Compiled, node: &Node) -> Result<Option<[bool; 2]>, String> {
         tracing::error!(target: "filter", filter = name, backtrace = trap.backtrace, "{trap}");
     }
     Err(last.map_or_else(|| format!("{error}; it logged nothing"), |last| format!("{error}; it logged last: {last}")))
+}
+
+/// How long each step of a start may take that took so long on trial.
+fn start_time(took: Duration, most: Duration) -> Duration {
+    took.saturating_mul(SLACK).max(START_MIN).min(most)
 }
 
 /// Writes to the log what a filter that failed had to say.
@@ -149,5 +171,18 @@ impl World for Trial {
             Change::Set(to) => *value = to,
         }
         if *kind == MetricKind::Histogram { 0 } else { *value }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_may_take_some_times_as_long_as_on_trial() {
+        let millis = Duration::from_millis;
+        for (took, may) in [(0, 100), (25, 100), (26, 104), (249, 996), (250, 1000), (u64::MAX, 1000)] {
+            assert_eq!(start_time(millis(took), millis(1000)), millis(may), "{took}");
+        }
     }
 }

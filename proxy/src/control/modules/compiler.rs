@@ -126,7 +126,8 @@ mod tests {
     /// With a compiler that is a shell script; `$2` is the output.
     fn run(script: &'static str, module: &[u8], time: Duration) -> Result<Vec<u8>, String> {
         let output = tempfile::NamedTempFile::new().unwrap();
-        let compiler = Compiler { program: "/bin/sh".into(), arguments: vec!["-c", script, "compiler"], time, memory: 64 << 20 };
+        let compiler =
+            Compiler { program: "/bin/sh".into(), arguments: vec!["-c", script, "compiler"], time, memory: 64 << 20 };
         compiler.compile(module, output.path()).map(|()| std::fs::read(output.path()).unwrap())
     }
 
@@ -167,7 +168,8 @@ mod tests {
 
     #[test]
     fn where_there_is_none_it_is_named() {
-        let compiler = Compiler { program: "/nonexistent".into(), arguments: vec![], time: TIME_MAX, memory: MEMORY_MAX };
+        let compiler =
+            Compiler { program: "/nonexistent".into(), arguments: vec![], time: TIME_MAX, memory: MEMORY_MAX };
         let error = compiler.compile(b"", Path::new("/dev/null")).unwrap_err();
         assert!(error.starts_with("cannot start the compiler /nonexistent: "), "{error}");
     }
