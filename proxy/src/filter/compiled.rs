@@ -123,6 +123,11 @@ impl Compiled {
         sees && ["proxy_on_response_headers", "proxy_on_response_body"].iter().all(|name| self.plugin.exports(name))
     }
 
+    /// Whether it is to be told of exchanges that never came to it.
+    pub(super) fn logs(&self) -> bool {
+        self.plugin.exports("proxy_on_log")
+    }
+
     /// Whether it has callbacks for TCP connections.
     pub fn is_for_tcp(&self) -> bool {
         let has = self.taps() != [false; 2] || self.plugin.exports("proxy_on_new_connection");

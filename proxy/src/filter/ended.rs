@@ -47,10 +47,30 @@ impl Drop for Run {
             }
             return Ended::new(&self.filters, &self.seen).close();
         }
+        if !self.seen.borrow().ways[Half::Request as usize].released {
+            self.join_late();
+        }
         // What filters have stopped may be much, and does not wait with them.
         let stopped = self.seen.borrow().ways.iter().any(|way| way.halted);
         let ended = Ended::new(&self.filters, &self.seen);
         if self.apart || stopped { ended.tell_apart(self.apart) } else { ended.tell() }
+    }
+}
+
+impl Run {
+    /// The filters that the request did not come to are to log it, too, as in Envoy: who counts requests or writes them down
+    /// is often the last of all, and wants those that another has refused.
+    #[cold]
+    fn join_late(&self) {
+        let came = self.seen.borrow().ways[Half::Request as usize].heads;
+        for (number, filter) in (came..).map_while(|number| Some((number, self.filters.get(number)?))) {
+            if let Some(place) = filter.open_late(Rc::clone(&self.seen) as _) {
+                let mut stage = Stage::new(number, filter.machine(), place, None);
+                // Of the request it said nothing.
+                stage.counted = true;
+                self.seen.borrow_mut().join(stage, false);
+            }
+        }
     }
 }
 

@@ -193,6 +193,19 @@ impl Filter {
         }
     }
 
+    /// Makes a context for an exchange that is over and never came to it, and tells it of that; none if it logs nothing, or
+    /// cannot run.
+    pub(super) fn open_late(&self, stream: Rc<RefCell<dyn Stream>>) -> Option<Place> {
+        let root = self.compiled.logs().then(|| self.revive().ok())??;
+        match self.call(Callback::Context, |vm| vm.open(root, stream))? {
+            Ok(context) => Some(Place { context, life: self.machine.life() }),
+            Err(trap) => {
+                let _ = self.trapped(&trap);
+                None
+            }
+        }
+    }
+
     /// Tells it of an exchange that was opened, and shows it the head of its request; see [`Filter::on_headers`]. `None` if
     /// it died before it saw that, and fails open: it has no part in the exchange.
     ///

@@ -28,7 +28,9 @@ fn one_filter() {
 #[test]
 fn a_chain() {
     let none = serde_json::json!({});
-    let Some(sides) = Sides::start(&[("a", "", none.clone()), ("b", "x-script-b|", none)]) else { return };
+    let Some(sides) = Sides::start(&[("a", "", none.clone()), ("b", "x-script-b|lg sset logged 1 0", none)]) else {
+        return;
+    };
     report(compare(sides, &[("chain", areas::CHAIN)]));
 }
 

@@ -23,6 +23,10 @@ pub(crate) const CHAIN: &[Row] = &[
     Row("second-answers-the-body", "POST /echo <abc", "rs get 2 :status [b] rqb ret 1 ; rqbe reply 403 ~ no ~, ret 1"),
     Row("second-answers-the-response", "GET /bytes/3", "rs log 2 {case}%20never [b] rs reply 503 ~ no ~, ret 1"),
     Row("first-answers-the-response", "GET /bytes/3", "rs reply 503 ~ no ~, ret 1 [b] rs get 2 :status"),
+    // Without a script of its request the second does what it is configured with.
+    Row("second-is-not-reached", "GET /echo", "rq reply 403 ~ no ~, ret 1"),
+    Row("second-has-logged-it", "GET /echo", "rq sget logged, sset logged 0 0, close 0, ret 1"),
+    Row("second-has-logged-a-close", "GET /echo", "rq sget logged"),
     Row(
         "properties-are-shared",
         "GET /bytes/3",
