@@ -110,7 +110,7 @@ pub(crate) struct Exchange {
     pub(crate) request: Side,
     pub(crate) response: Side,
     pub(crate) life: Cell<Life>,
-    pub(crate) replied: Cell<bool>,
+    pub(crate) replied: Cell<Replied>,
     /// Bytes that the guest has written outside its memory, against [`limits::WRITTEN`].
     pub(crate) written: Cell<u32>,
 }
@@ -149,6 +149,16 @@ pub(crate) enum Life {
     Logged,
     /// Inside `proxy_on_done` and `proxy_on_delete`.
     Ended,
+}
+
+/// What a guest has answered itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Replied {
+    Not,
+    /// The request.
+    Request,
+    /// A response, for which another is to be sent: that may have been its own, which comes back to it as one.
+    Response,
 }
 
 /// What a guest may do with a header map now.
@@ -305,7 +315,7 @@ impl Exchange {
             request: Side::default(),
             response: Side::default(),
             life: Cell::new(Life::Open),
-            replied: Cell::new(false),
+            replied: Cell::new(Replied::Not),
             written: Cell::new(0),
         }
     }
@@ -406,7 +416,7 @@ impl Exchange {
 
 impl Side {
     /// Whether a callback runs for a part, or has stopped it.
-    fn is_here(&self, part: Part) -> bool {
+    pub(crate) fn is_here(&self, part: Part) -> bool {
         (self.running.get() | self.held.get()) & part as u8 != 0
     }
 

@@ -6,11 +6,12 @@ use super::headers::lower;
 use super::{Answer, Call, Fail};
 use crate::limits::Limit;
 use crate::memory::split;
-use crate::state::{Exchange, Kind, Life};
+use crate::state::{Exchange, Kind, Life, Part, Replied};
 use crate::stream::{Half, Reply};
 
 /// Answers the exchange. Status 0 also where it has no effect: on a root context, in the log and done phases (Envoy dies
-/// there), and the second time. `InternalFailure` for a body that is too large.
+/// there), and the second time; but an answer of its own that comes back to it as a response can be replaced as any other.
+/// `InternalFailure` for a body that is too large.
 #[expect(clippy::too_many_arguments, reason = "the ABI's signature")]
 pub(crate) fn reply(
     call: &mut Call<'_>,
@@ -32,9 +33,14 @@ pub(crate) fn reply(
         return Err(Status::InternalFailure.into());
     }
     let Some(exchange) = state.exchange() else { return Ok(()) };
-    if exchange.tcp || exchange.life.get() != Life::Open || exchange.replied.replace(true) {
+    let answered = match exchange.side(Half::Response).is_here(Part::Head) {
+        true => Replied::Response,
+        false => Replied::Request,
+    };
+    if exchange.tcp || exchange.life.get() != Life::Open || exchange.replied.get() >= answered {
         return Ok(());
     }
+    exchange.replied.set(answered);
     exchange.stream()?.reply(Reply {
         status,
         details: details.iter().map(|b| if b.is_ascii_whitespace() { b'_' } else { *b }).collect(),
@@ -111,7 +117,7 @@ pub(crate) fn done(call: &mut Call<'_>) -> Answer {
 
 fn release(exchange: &Exchange, half: Half) -> Result<(), Fail> {
     // Answered: the request has nowhere to go on to.
-    if half == Half::Request && exchange.replied.get() {
+    if half == Half::Request && exchange.replied.get() != Replied::Not {
         return Ok(());
     }
     if exchange.side(half).release() {

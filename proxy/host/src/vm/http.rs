@@ -7,7 +7,7 @@ use lacis_abi::{Action, BodyAnswer, HeadersAnswer};
 
 use super::{ContextId, Vm};
 use crate::exports::{BODY, HEADERS, OnHeaders, TRAILERS};
-use crate::state::{Context, Exchange, Part, Phase};
+use crate::state::{Context, Exchange, Part, Phase, Replied};
 use crate::stream::{Half, HeadersAction};
 use crate::trap::Trap;
 
@@ -70,7 +70,7 @@ impl Vm {
 pub(super) struct Scene {
     half: Half,
     part: Part,
-    replied: bool,
+    replied: Replied,
 }
 
 /// What becomes of it.
@@ -89,9 +89,9 @@ impl Scene {
         Scene::of(half, part, exchange.replied.get())
     }
 
-    /// One that has begun, before or after the exchange was answered.
+    /// One that has begun when this was answered.
     #[inline]
-    pub(super) fn of(half: Half, part: Part, replied: bool) -> Scene {
+    pub(super) fn of(half: Half, part: Part, replied: Replied) -> Scene {
         Scene { half, part, replied }
     }
 

@@ -15,7 +15,7 @@ use crate::calls::{Answer, Call, When};
 use crate::contexts::Contexts;
 use crate::exports::{BODY, HEADERS};
 use crate::joint::{MOST_BEGIN, MOST_END};
-use crate::state::{Life, Part, Phase, State};
+use crate::state::{Life, Part, Phase, Replied, State};
 use crate::stream::{Half, HeadersAction, Stream};
 use crate::trap::Trap;
 
@@ -47,19 +47,19 @@ pub(crate) struct Turn {
     at: u32,
     /// The callback whose time is taken.
     timed: u32,
-    /// Whether the exchange had been answered before the callback began.
-    replied: bool,
+    /// What had been answered before the callback began.
+    replied: Replied,
     /// The callback that runs is the last.
     stopped: bool,
     /// How many lines the head has that is shown, as the guest knows it.
     lines: u32,
 }
 
-/// The callback of an entry that began last, and whether the exchange had been answered before.
+/// The callback of an entry that began last, and what had been answered before.
 struct Last {
     step: u32,
     context: u32,
-    replied: bool,
+    replied: Replied,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,7 +97,7 @@ impl Turn {
             content,
             at,
             timed,
-            replied: false,
+            replied: Replied::Not,
             stopped: false,
             lines,
         }
@@ -476,7 +476,7 @@ impl Vm {
     ) -> Result<(u32, HeadersAction), (u32, Trap)> {
         let (answer, step) = answered(result);
         let last = self.runner.store.data_mut().returned(step);
-        let Last { step, context, replied } = last.unwrap_or(Last { step: 0, context: first.0, replied: false });
+        let Last { step, context, replied } = last.unwrap_or(Last { step: 0, context: first.0, replied: Replied::Not });
         let at = if half == Half::Request { step / 2 } else { step };
         self.delete_done().map_err(|trap| (at, trap))?;
         let Some(context) = self.runner.store.data().contexts.get(context) else {

@@ -268,6 +268,24 @@ fn a_reply_is_noted_once_and_stops_its_half() {
 }
 
 #[test]
+fn an_answer_of_its_own_can_be_replaced_like_any_response() {
+    let instead = REPLY.replace("403", "404");
+    let twice = format!("{instead} {}", REPLY.replace("403", "405"));
+    for (head, tick) in [(twice.as_str(), ""), ("return(1);", twice.as_str())] {
+        let tick = format!("num(proxy_set_effective_context(2)); {tick}");
+        let mut run = Guest::request(REPLY).on("proxy_on_response_headers", head).on("proxy_on_tick", &tick).start();
+        run.on_request().unwrap();
+        assert_eq!(run.stream.borrow_mut().reply.take().unwrap().status, 403);
+        assert_eq!(run.on_response().unwrap(), Action::Pause);
+        run.vm.tick(run.root).unwrap();
+        assert_eq!(run.stream.borrow_mut().reply.take().unwrap().status, 404);
+        // That one does not come back.
+        run.vm.tick(run.root).unwrap();
+        assert_eq!(run.stream.borrow().reply, None);
+    }
+}
+
+#[test]
 fn a_reply_carries_headers_and_a_grpc_status() {
     let mut run = Guest::request(
         "put(1024, 1); put(1028, 3); put(1032, 1); put(1036, 4407873); put(1040, 86);

@@ -17,6 +17,12 @@ pub(crate) const REPLIES: &[Row] = &[
     Row("from-response-headers", "GET /bytes/3", "rs reply 502 ~ replaced x-a=1, ret 1"),
     Row("from-held-response", "GET /bytes/3", "rs later go, ret 1 ; go eff, reply 503 ~ replaced ~"),
     Row("from-a-tick", "GET /echo", "rq later go, ret 1 ; go eff, reply 403 ~ late ~ ; rs get 2 :status"),
+    Row("by-its-own-response", "GET /echo", "rq reply 403 ~ no ~, ret 1 ; rs reply 404 ~ instead ~, get 2 :status"),
+    Row(
+        "by-its-own-held-response",
+        "GET /echo",
+        "rq reply 403 ~ no ~, ret 1 ; rs later go, ret 1 ; go eff, reply 404 ~ instead ~",
+    ),
     Row("from-the-root", "GET /echo", "rq eff root, reply 403 ~ no ~, eff own, ret 0"),
     Row("twice", "GET /echo", "rq reply 403 ~ first ~, reply 404 ~ second ~, add 0 x-a 1, ret 1"),
     Row("and-resume", "GET /echo", "rq reply 403 ~ no ~, cont 0, ret 1"),

@@ -4,7 +4,7 @@ use lacis_abi::BodyAnswer;
 
 use super::{Kind, Turn, answered};
 use crate::exports::{BODY, HEADERS};
-use crate::state::Part;
+use crate::state::{Part, Replied};
 use crate::stream::{Half, HeadersAction};
 use crate::trap::Trap;
 use crate::vm::http::Scene;
@@ -104,7 +104,7 @@ impl Vm {
     fn shown_body(&mut self, first: ContextId, result: u64) -> Result<(u32, BodyAnswer), (u32, Trap)> {
         let (answer, step) = answered(result);
         let last = self.runner.store.data_mut().returned(step);
-        let (number, replied) = last.map_or((first.0, false), |last| (last.context, last.replied));
+        let (number, replied) = last.map_or((first.0, Replied::Not), |last| (last.context, last.replied));
         let at = first.0 - number;
         self.delete_done().map_err(|trap| (at, trap))?;
         let answer = BodyAnswer::of(answer);
