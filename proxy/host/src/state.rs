@@ -374,9 +374,10 @@ impl Exchange {
         Ok(())
     }
 
-    /// Whether the guest may reach a body now.
+    /// Whether the guest may reach a body now: that of the request, too, when it has let it go on in the same callback.
     pub(crate) fn reaches_body(&self, half: Half) -> bool {
-        self.life.get() == Life::Open && self.reaches(half, Part::Body)
+        let side = self.side(half);
+        self.life.get() == Life::Open && (side.is_here(Part::Body) || side.is_released(Part::Body))
     }
 
     /// Trailers can be made where there are none, at the end of the body.

@@ -232,7 +232,7 @@ fn held_trailers_hold_the_body_and_let_it_go_with_them() {
     run.body(Half::Request, "abc", false);
     assert_eq!(run.vm.on_trailers(run.id, Half::Request, 0).unwrap(), Action::Pause);
     run.vm.tick(run.root).unwrap();
-    assert_eq!(run.lines(), ["0", "3", "0", "0", "0", "0"]);
+    assert_eq!(run.lines(), ["0", "3", "0", "0", "0", "3"]);
     assert_eq!(run.stream.borrow().resumed, [Half::Request]);
 }
 
@@ -329,5 +329,25 @@ fn a_response_is_still_in_hand_after_its_resume_and_a_request_is_not() {
         run.lines();
         run.body(half, "x", true);
         assert_eq!(run.lines(), ["2"]);
+    }
+}
+
+#[test]
+fn a_body_is_still_in_hand_after_its_resume() {
+    for (half, ..) in HALVES {
+        let half_number = half as u32;
+        let code = format!(
+            "num(proxy_set_effective_context(2)); num(proxy_continue_stream({half_number}));
+             num(proxy_set_buffer_bytes({half_number}, 0, 1, \"J\"));"
+        );
+        // In its own callback, and in another.
+        let mut run = bodies(&format!("{code} return(1);")).start();
+        run.body(half, "hello", true);
+        assert_eq!((run.lines().concat().as_str(), run.text(half).as_str()), ("000", "Jello"));
+        let mut run = bodies("return(1);").on("proxy_on_tick", &code).start();
+        run.body(half, "hello", true);
+        run.vm.tick(run.root).unwrap();
+        assert_eq!((run.lines().concat().as_str(), run.text(half).as_str()), ("000", "Jello"));
+        assert_eq!(run.stream.borrow().resumed, [half]);
     }
 }

@@ -55,6 +55,13 @@ pub(crate) const BODIES: &[Row] = &[
     Row("made-not-modified", "GET /bytes/5", "rs rep 2 :status 304 ; rsb ret 1 ; rsbe buf 1 0 9, ret 0"),
     Row("made-no-content-chunked", "GET /chunked/5", "rs rep 2 :status 204 ; rsb ret 1 ; rsbe buf 1 0 9, ret 0"),
     Row("same-length", "POST /echo <hello", "rqb ret 1 ; rqbe setbuf 0 0 5 HELLO"),
+    Row("changed-after-its-resume", "POST /echo <<hello", "rqb ret 1 ; rqbe cont 0, buf 0 0 9, setbuf 0 0 1 J, ret 1"),
+    Row(
+        "changed-after-its-resume-by-a-tick",
+        "POST /echo <<hello",
+        "rqb ret 1 ; rqbe later go, ret 1 ; go eff, cont 0, setbuf 0 0 1 J, bufstat 0",
+    ),
+    Row("changed-after-its-resume-at-once", "POST /echo <<hello", "rqb1 cont 0, buf 0 0 9, setbuf 0 0 1 J, ret 0"),
     Row(
         "new-length-announced",
         "POST /echo <hello",
