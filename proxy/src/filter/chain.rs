@@ -305,6 +305,13 @@ impl Passage<'_> {
         }
     }
 
+    /// This head is sent instead of that which passed the filters; their log callbacks read it.
+    pub fn replaced(&self, head: &mut Shared<ResponseHead>) {
+        if let Some(run) = self.run.as_ref().filter(|run| !run.tcp) {
+            run.seen.borrow_mut().replace_response(head.share());
+        }
+    }
+
     /// What observes the response: the exchange, and the filters, which want to know of its end.
     pub fn observer(self, exchange: Rc<Exchange>) -> Rc<dyn Observer> {
         match self.run {

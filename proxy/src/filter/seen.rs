@@ -18,7 +18,7 @@ use super::stage::{End, Head, Moving, Stage};
 use crate::fault::Reason;
 use crate::http::Fields;
 use crate::http::body::Frame;
-use crate::http::head::{RequestHead, Shared};
+use crate::http::head::{RequestHead, ResponseHead, Shared};
 
 /// Bytes that the filters of one exchange may keep as properties, names and values.
 const MAX_PROPERTY_BYTES: usize = 64 * 1024;
@@ -214,6 +214,12 @@ impl Seen {
         if let Some(request) = &mut self.request {
             request.head = head.into_rc();
         }
+    }
+
+    /// Another response is sent.
+    pub(super) fn replace_response(&mut self, head: Shared<ResponseHead>) {
+        self.response = Some(GuestResponse::new(head, false));
+        self.trailers[Half::Response as usize].are_none();
     }
 
     /// The head of one half, as it is now: what is wrong with it.

@@ -152,6 +152,7 @@ async fn run(hop: &Hop, conn: &Rc<Conn>, pinned: Option<&Rc<str>>, mut request: 
     let mut response = reply::settle(&hop.node, &exchange, grpc, outcome);
     if let Err(stop) = passage.response(&mut response).await {
         response = reply::settle(&hop.node, &exchange, grpc, Err(stop));
+        passage.replaced(&mut response.head);
     }
     if response.head.is_bodiless(&method) && !matches!(response.body.length(), Length::Tunnel | Length::Known(0)) {
         // An answer of ours to HEAD has its content only announced (RFC 9110 section 9.3.2). What comes with no length is

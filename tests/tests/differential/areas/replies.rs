@@ -53,6 +53,16 @@ pub(crate) const REPLIES: &[Row] = &[
         "GET /echo",
         "rq reply 403 my%20reason no ~, ret 1 ; lg prop response.code, prop response.code_details, get 2 :status, prop response.flags",
     ),
+    Row(
+        "in-the-log-instead-of-a-response",
+        "GET /bytes/3",
+        "rs reply 502 why replaced x-a=1, ret 1 ; lg prop response.code, get 2 :status, get 2 x-a, names 2, prop response.code_details",
+    ),
+    Row(
+        "in-the-log-instead-of-a-held-response",
+        "GET /bytes/3",
+        "rs later go, ret 1 ; go eff, reply 404 ~ replaced ~ ; lg prop response.code, get 2 :status, get 2 x-app",
+    ),
     Row("in-the-log-without-details", "GET /echo", "rq reply 403 ~ no ~, ret 1 ; lg prop response.code_details"),
     Row("details-with-spaces", "GET /echo", "rq reply 403 a%20b%09c%0Ad no ~, ret 1 ; lg prop response.code_details"),
     Row("headers-that-lie", "GET /echo", "rq raw send_local_response 403 0 0 0 0 1 7 4294967295, ret 1"),
