@@ -354,7 +354,13 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         why: "as above",
     },
     Difference {
-        cases: &["traps/request-headers", "traps/request-body", "traps/response-headers", "traps/exit"],
+        cases: &[
+            "traps/request-headers",
+            "traps/request-body",
+            "traps/response-headers",
+            "traps/exit",
+            "traps/after-a-reply",
+        ],
         envoy: "status 503",
         lacis: "body \"filter_trap",
         why: "the same status, and why",

@@ -76,6 +76,7 @@ pub(crate) const TRAPS: &[Row] = &[
     Row("response-headers", "GET /bytes/3", "rs trap"),
     Row("log", "GET /bytes/3", "lg trap"),
     Row("exit", "GET /echo", "rq exit 0"),
+    Row("after-a-reply", "GET /echo", "rq reply 403 ~ no ~, trap"),
 ];
 
 /// The same with a filter that fails open.
