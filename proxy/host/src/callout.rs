@@ -33,7 +33,7 @@ pub enum CallOut {
 pub struct HttpCall {
     /// Name of the service that is called.
     pub upstream: String,
-    /// Header lines with pseudo-headers; `:method`, `:path` and `:authority` are among them.
+    /// Header lines with pseudo-headers; `:method`, `:path` and `:authority`, or `host` in its place, are among them.
     pub headers: Lines,
     /// Body; mostly empty. A `content-length` in the headers may be wrong.
     pub body: Vec<u8>,

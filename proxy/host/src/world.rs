@@ -62,7 +62,7 @@ pub trait World {
 
     /// Begins a call-out. What comes of it is told by [`Vm::on_http_call`](crate::Vm::on_http_call) or
     /// [`Vm::on_grpc`](crate::Vm::on_grpc), never from within this method, and not after an error here. The VM has seen
-    /// to what must be there (`:method`, `:path`, `:authority`), to allowed upstreams, and to how many there may be;
+    /// to what must be there (`:method`, `:path`, `:authority` or `host`), to allowed upstreams, and to how many there may be;
     /// names and values are the embedder's to judge.
     ///
     /// The call belongs to the plugin and outlives the exchange that made it. An id is used again by the next VM: when

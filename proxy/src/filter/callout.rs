@@ -340,7 +340,7 @@ fn head(lines: &Lines) -> Result<RequestHead, String> {
     let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
     let pseudo = |name: &[u8]| lines.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_slice());
     let method = pseudo(b":method").unwrap_or_default();
-    let authority = pseudo(b":authority").unwrap_or_default();
+    let authority = pseudo(b":authority").or_else(|| pseudo(b"host")).unwrap_or_default();
     let mut headers = fields(lines, |headers| {
         headers.remove(header::CONTENT_LENGTH);
     })?;

@@ -42,7 +42,8 @@ pub(crate) fn http_call(
     let size = headers.len() + trailers.len() + body.len();
     let headers = lines(headers);
     let has = |name: &[u8]| headers.iter().any(|(other, _)| other == name);
-    if ![&b":method"[..], b":path", b":authority"].into_iter().all(has) {
+    // As everywhere, `host` is another name of `:authority`.
+    if !(has(b":method") && has(b":path") && (has(b":authority") || has(b"host"))) {
         return Err(Status::BadArgument.into());
     }
     let number = begin(state, CallKind::Http, &upstream, size, Status::BadArgument, || {

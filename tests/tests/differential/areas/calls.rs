@@ -71,6 +71,11 @@ pub(crate) const HTTP: &[Row] = &[
         "GET /echo",
         "rq call other :method=GET&:path=/ done, call other :method=GET&:authority=x done, call other :path=/&:authority=x done, call other ~ done",
     ),
+    Row(
+        "host-is-authority",
+        "GET /echo",
+        "rq call other :method=GET&:path=/drain&host=me done, ret 1 ; done get 6 :status, eff, cont 0",
+    ),
     Row("negative-timeout", "GET /echo", concat!("rq call other ", to!("/"), " done -1")),
     Row(
         "refused",
