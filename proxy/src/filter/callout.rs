@@ -130,7 +130,21 @@ impl Calls {
                         }
                     };
                     let sent = upstreams.send(&service, request);
-                    let (verdict, result) = grpc(sent, timeout, limit, |event| tell(event, None)).await;
+                    let (mut initial, mut trailing) = (false, false);
+                    let closed = grpc(sent, timeout, limit, |event| {
+                        initial |= matches!(event, GrpcEvent::InitialMetadata(_));
+                        trailing |= matches!(event, GrpcEvent::TrailingMetadata(_));
+                        tell(event, None);
+                    });
+                    let (verdict, result) = closed.await;
+                    // However it ends, Envoy tells of metadata before, and where none came of none.
+                    let none = || Box::new(GuestTrailers::default());
+                    if !initial {
+                        tell(GrpcEvent::InitialMetadata(none()), None);
+                    }
+                    if !trailing {
+                        tell(GrpcEvent::TrailingMetadata(none()), None);
+                    }
                     tell(verdict.into(), Some(result));
                 })
             }

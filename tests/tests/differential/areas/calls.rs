@@ -192,6 +192,16 @@ pub(crate) const GRPC: &[Row] = &[
         "GET /echo",
         "rq gstream grpc grpc 0 s, gsend k abc 1, ret 1 ; s.initial get 4 :status, get 4 content-type ; s.trailing get 5 grpc-status, get 5 absent ; s.close eff, cont 0",
     ),
+    Row(
+        "stream-refused",
+        "GET /echo",
+        "rq gstream refused a b s, gsend k abc 1, ret 1 ; s.initial pairs 4 ; s.close status, eff, cont 0",
+    ),
+    Row(
+        "stream-http-error",
+        "GET /echo",
+        "rq gstream grpc status 404 s, gsend k abc 1, ret 1 ; s.initial pairs 4 ; s.trailing pairs 5 ; s.close status, eff, cont 0",
+    ),
     Row("call-timeout", "GET /echo", "rq gcall grpc silent x done abc ~ 100, ret 1 ; done status, eff, cont 0"),
     Row("call-http-error", "GET /echo", "rq gcall grpc status 404 done abc, ret 1 ; done status, eff, cont 0"),
     Row("stream-from-the-log", "GET /bytes/1", "lg gstream grpc grpc 3 s, gsend k abc 1"),
