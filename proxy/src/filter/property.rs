@@ -14,7 +14,8 @@ use super::grpc;
 use super::seen::Seen;
 use crate::fault::Reason;
 use crate::http::body::Half as Direction;
-use crate::telemetry::labels::{self, Protocol};
+use crate::http::head::Version;
+use crate::telemetry::labels;
 use crate::tls::Peer;
 
 /// The only version of TLS that is spoken here.
@@ -85,10 +86,11 @@ fn request(seen: &Seen, path: &[&[u8]]) -> Found {
         [b"referer"] => field(header::REFERER),
         [b"useragent"] => field(header::USER_AGENT),
         [b"id"] => field(HeaderName::from_static("x-request-id")),
-        [b"protocol"] => Some(match exchange.conn.protocol {
-            Protocol::H2 => b"HTTP/2".to_vec(),
-            Protocol::H3 => b"HTTP/3".to_vec(),
-            _ => b"HTTP/1.1".to_vec(),
+        [b"protocol"] => Some(match head?.version {
+            Version::Http10 => b"HTTP/1.0".to_vec(),
+            Version::Http11 => b"HTTP/1.1".to_vec(),
+            Version::Http2 => b"HTTP/2".to_vec(),
+            Version::Http3 => b"HTTP/3".to_vec(),
         }),
         [b"time"] => number(exchange.since_epoch().as_nanos() as u64),
         [b"duration"] => duration(exchange.over()?),
