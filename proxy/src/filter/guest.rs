@@ -90,7 +90,8 @@ impl GuestRequest {
 
     /// Header lines, pseudo-headers counted.
     pub(super) fn count(&self) -> u32 {
-        (self.head.headers.len() + 4 - self.missing.count_ones() as usize) as u32
+        let upgrade = if self.head.upgrade.is_some() { UPGRADE_LINES } else { 0 };
+        (self.head.headers.len() + 4 - self.missing.count_ones() as usize + upgrade) as u32
     }
 
     /// What is wrong with it now, if anything; framing that the guest touched is mended, for the body is what it was.
@@ -169,6 +170,7 @@ impl Headers for GuestRequest {
             b":path" if self.missing & PATH == 0 => Some(self.head.path.as_str().as_bytes()),
             b":method" if self.missing & METHOD == 0 => Some(self.head.method.as_str().as_bytes()),
             b":scheme" if self.missing & SCHEME == 0 => Some(if self.head.https { HTTPS } else { HTTP }),
+            b"connection" | b"upgrade" => upgrade(self.head.upgrade.as_ref(), name),
             _ => field(&self.head.headers, name),
         }
     }
@@ -180,6 +182,7 @@ impl Headers for GuestRequest {
             }
         }
         self.head.headers.iter().for_each(|(name, value)| pair(name.as_str().as_bytes(), value.as_bytes()));
+        visit_upgrade(self.head.upgrade.as_ref(), pair);
     }
 
     fn add(&mut self, name: &[u8], value: &[u8]) {
@@ -239,7 +242,8 @@ impl GuestResponse {
     }
 
     pub(super) fn count(&self) -> u32 {
-        (self.head.headers.len() + 1) as u32
+        let upgrade = if self.head.upgrade.is_some() { UPGRADE_LINES } else { 0 };
+        (self.head.headers.len() + 1 + upgrade) as u32
     }
 
     /// See [`GuestRequest::has_length_of_theirs`].
@@ -294,6 +298,7 @@ impl Headers for GuestResponse {
         match name {
             b":status" if self.missing => None,
             b":status" => Some(self.odd.as_deref().unwrap_or(self.head.status.as_str().as_bytes())),
+            b"connection" | b"upgrade" => upgrade(self.head.upgrade.as_ref(), name),
             _ => field(&self.head.headers, name),
         }
     }
@@ -303,6 +308,7 @@ impl Headers for GuestResponse {
             pair(b":status", status);
         }
         self.head.headers.iter().for_each(|(name, value)| pair(name.as_str().as_bytes(), value.as_bytes()));
+        visit_upgrade(self.head.upgrade.as_ref(), pair);
     }
 
     fn add(&mut self, name: &[u8], value: &[u8]) {
@@ -427,6 +433,23 @@ impl Length {
             Length::Open => *self = Length::Theirs,
             Length::Fixed(_) | Length::Theirs => {}
         }
+    }
+}
+
+/// How many lines an upgrade has.
+const UPGRADE_LINES: usize = 2;
+
+/// The one thing that a guest sees of the connection, and cannot change: that a protocol is switched to, and which one. Who
+/// waits for the end of a body has to know that this one may never come.
+#[cold]
+fn upgrade<'a>(to: Option<&'a HeaderValue>, name: &[u8]) -> Option<&'a [u8]> {
+    to.map(|to| if name == b"upgrade" { to.as_bytes() } else { b"upgrade" })
+}
+
+fn visit_upgrade(to: Option<&HeaderValue>, pair: &mut dyn FnMut(&[u8], &[u8])) {
+    if let Some(to) = to {
+        pair(b"connection", b"upgrade");
+        pair(b"upgrade", to.as_bytes());
     }
 }
 

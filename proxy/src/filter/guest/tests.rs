@@ -156,3 +156,25 @@ fn a_head_that_others_hold_is_copied_for_a_change_only() {
     map.add(b"b", b"");
     assert_eq!(Rc::as_ptr(&map.head), mine, "nobody else holds it");
 }
+
+#[test]
+fn an_upgrade_is_seen_and_not_changed() {
+    let upgrade = HeaderValue::from_static("websocket");
+    let mut map = request();
+    Rc::make_mut(&mut map.head).upgrade = Some(upgrade.clone());
+    let mut answer = GuestResponse::new(ResponseHead::new(StatusCode::SWITCHING_PROTOCOLS).into(), false);
+    Rc::make_mut(&mut answer.head).upgrade = Some(upgrade);
+    let maps: [(&mut dyn Headers, &str); 2] = [
+        (&mut map, ":authority=delta :path=/x :method=POST :scheme=http a=1 content-length=5"),
+        (&mut answer, ":status=101"),
+    ];
+    for (map, before) in maps {
+        map.replace(b"upgrade", b"h2c");
+        map.add(b"connection", b"close");
+        map.remove(b"upgrade");
+        assert_eq!(pairs(map), format!("{before} connection=upgrade upgrade=websocket"));
+        assert_eq!(map.lines(), Some(before.split(' ').count() as u32 + 2));
+        assert_eq!((map.get(b"connection"), map.get(b"upgrade")), (Some(&b"upgrade"[..]), Some(&b"websocket"[..])));
+    }
+    assert_eq!((request().get(b"connection"), request().get(b"upgrade")), (None, None));
+}
