@@ -37,11 +37,57 @@ fn read<C: DeserializeOwned + 'static>(config: &[u8]) -> Result<C, String> {
             _ => Err(refused("this filter has none")),
         };
     }
-    let config = match config {
+    let read = match config {
         b"" => serde_json::from_slice(b"null").or_else(|_| serde_json::from_slice(b"{}")),
         config => serde_json::from_slice(config),
     };
-    config.map_err(refused)
+    read.map_err(|error| match place(config, &error).as_str() {
+        "" => refused(error),
+        place => refused(format_args!("{error}, in {place}")),
+    })
+}
+
+/// Which value a mistake is about, as `rules[1].paths[0]`, where the line says nothing: a host makes one long line of a map in
+/// its file, whose columns nobody has seen. Says keys only, for values may be secrets.
+fn place(config: &[u8], error: &serde_json::Error) -> String {
+    enum Step<'c> {
+        List(usize),
+        Map(&'c [u8]),
+    }
+    let read = config.get(..error.column()).filter(|_| error.line() == 1).unwrap_or_default();
+    let (mut steps, mut text, mut at) = (Vec::new(), &b""[..], 0);
+    while let Some(byte) = read.get(at) {
+        at += 1;
+        match (byte, steps.last_mut()) {
+            (b'"', _) => {
+                let start = at;
+                while let Some(byte) = read.get(at).filter(|byte| **byte != b'"') {
+                    at += if *byte == b'\\' { 2 } else { 1 };
+                }
+                text = read.get(start..at).unwrap_or_default();
+                at += 1;
+            }
+            (b'{', _) => steps.push(Step::Map(b"")),
+            (b'[', _) => steps.push(Step::List(0)),
+            (b'}' | b']', _) => drop(steps.pop()),
+            (b':', Some(Step::Map(key))) => *key = text,
+            (b',', Some(Step::Map(key))) => *key = b"",
+            (b',', Some(Step::List(index))) => *index += 1,
+            _ => {}
+        }
+    }
+    let mut place = String::new();
+    for step in steps {
+        match step {
+            Step::List(index) => place.push_str(&format!("[{index}]")),
+            Step::Map(b"") => {}
+            Step::Map(key) => {
+                place.push_str(if place.is_empty() { "" } else { "." });
+                place.push_str(&String::from_utf8_lossy(key));
+            }
+        }
+    }
+    place
 }
 
 fn refused(error: impl Display) -> String {

@@ -462,3 +462,50 @@ fn a_filter_without_a_configuration_takes_none() {
         assert_eq!(error, "the filter's configuration is refused: this filter has none", "{bad:?}");
     }
 }
+
+/// A host makes one line of a map: the column alone says nothing to who wrote the map.
+#[test]
+fn a_mistake_in_a_configuration_is_told_with_its_place() {
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "read only")]
+    struct Rules {
+        rules: Vec<Rule>,
+    }
+
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "read only")]
+    struct Rule {
+        name: String,
+        #[serde(default)]
+        ports: Vec<u16>,
+    }
+
+    impl Filter for Rules {
+        type Config = Rules;
+
+        fn new(config: Rules) -> Result<Self, ConfigError> {
+            Ok(config)
+        }
+    }
+
+    for (config, end) in [
+        (
+            r#"{"rules": [{"name": "a", "ports": [1]}, {"name": "s\\e\"},{c,\"ret", "ports": [1, 70000]}]}"#,
+            ", in rules[1].ports[1]",
+        ),
+        (r#"{"rules": [{"name": "a"}, {"name": 5}]}"#, ", in rules[1].name"),
+        (r#"{"rules": [{"name": "a"}, {"port": 5}]}"#, ", in rules[1]"),
+        (r#"{"rules": [{"name": "a"}, {}]}"#, ", in rules[1]"),
+        (r#"{"rules": {}}"#, ", in rules"),
+        (r#"{"rules": [{"name": "ö""#, ", in rules[0].name"),
+        ("{}", "missing field `rules` at line 1 column 2"),
+        ("", "missing field `rules` at line 1 column 2"),
+        ("{\"rules\":\n[5]}", "at line 2 column 2"),
+    ] {
+        let said = Plugin::<Rules>::configure(config).err().unwrap_or_default();
+        assert!(said.ends_with(end), "{config}: {said}");
+        assert!(!said.contains("ret"), "no value: {said}");
+    }
+}
