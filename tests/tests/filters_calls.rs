@@ -138,6 +138,21 @@ fn a_client_may_leave_while_a_call_is_under_way() {
     assert_eq!(calls.app.requests(), 1);
 }
 
+/// A request that began before a change ends as if there was none: its filters still call a service that is gone.
+#[test]
+fn a_request_calls_the_services_that_it_began_with() {
+    let fan = json!({"filters": {"fan": guest("fan")}, "services": {"delta": {"filters": ["fan"]}}});
+    let mut calls = Calls::with(Link::Plaintext, guest("auth"), fan);
+    let mut client = client::Client::connect(calls.alpha.outbound());
+    client.send("GET /echo HTTP/1.1\r\nhost: delta\r\nx-ask: /hold\r\n\r\n");
+    calls.auth.wait_held(1);
+    let without = json!({"auth": null, "delta": {"filters": null}});
+    calls.alpha.reload(json!({"filters": null, "outbound": {"filters": null}, "services": without}));
+    calls.auth.release();
+    assert_eq!(client.response("GET").status(), 200);
+    assert_eq!(calls.app.seen().remove(0).field("x-answers"), Some("12,4,3"));
+}
+
 /// Two filters of one module, each with its own calls: what is answered to one does not let the other's request go on.
 #[test]
 fn filters_of_one_module_wait_for_their_own_answers() {

@@ -20,6 +20,7 @@ use tokio::time::{Instant, timeout_at};
 use super::grpc::{self, Messages, Outbox, Verdict};
 use super::guest::{self, GuestResponse, GuestTrailers};
 use super::machine::Machine;
+use crate::drain::Drain;
 use crate::fault::{Fault, Reason};
 use crate::http::body::{Frame, Half, Length, Source};
 use crate::http::head::{RequestHead, ResponseHead, Version};
@@ -40,8 +41,33 @@ pub trait Upstreams {
 /// A request under way.
 pub type Sent = Pin<Box<dyn Future<Output = Result<Response, Fault>>>>;
 
-/// What filters can reach: the services of the generation in use.
-pub(super) type Reach = Rc<RefCell<Rc<dyn Upstreams>>>;
+/// What filters can reach: the services of the generation in use, and those of earlier ones for as long as an exchange runs
+/// on them. Clones share it.
+#[derive(Clone, Default)]
+pub(super) struct Reach(Rc<RefCell<Vec<(Rc<dyn Upstreams>, Drain)>>>);
+
+impl Reach {
+    /// Adds those of a generation that comes into use, and its exchanges.
+    pub(super) fn add(&self, upstreams: Rc<dyn Upstreams>, exchanges: Drain) {
+        let mut all = self.0.borrow_mut();
+        all.retain(|(_, exchanges)| exchanges.guards() > 0);
+        all.push((upstreams, exchanges));
+    }
+
+    /// Lets go of earlier ones that no exchange runs on any more.
+    pub(super) fn sweep(&self) {
+        let mut all = self.0.borrow_mut();
+        let newest = all.pop();
+        all.retain(|(_, exchanges)| exchanges.guards() > 0);
+        all.extend(newest);
+    }
+
+    /// The newest that have this service.
+    fn with(&self, service: &str) -> Option<Rc<dyn Upstreams>> {
+        let all = self.0.borrow();
+        all.iter().rev().map(|(upstreams, _)| upstreams).find(|upstreams| upstreams.has(service)).map(Rc::clone)
+    }
+}
 
 /// The calls of one VM.
 pub(super) struct Calls {
@@ -63,7 +89,7 @@ pub(super) struct Flying {
 impl Calls {
     /// None yet.
     pub(super) fn new(reach: &Reach, owner: &Weak<Machine>, limit: usize, metrics: &Rc<Metrics>) -> Self {
-        let (reach, owner, metrics) = (Rc::clone(reach), owner.clone(), Rc::clone(metrics));
+        let (reach, owner, metrics) = (reach.clone(), owner.clone(), Rc::clone(metrics));
         Calls { reach, owner, limit, metrics, flying: HashMap::default() }
     }
 
@@ -72,10 +98,7 @@ impl Calls {
         let (CallOut::Http(HttpCall { upstream, .. })
         | CallOut::Grpc(GrpcCall { upstream, .. })
         | CallOut::GrpcStream(GrpcCall { upstream, .. })) = &call;
-        let upstreams = Rc::clone(&self.reach.borrow());
-        if !upstreams.has(upstream) {
-            return Err(Status::NotFound);
-        }
+        let upstreams = self.reach.with(upstream).ok_or(Status::NotFound)?;
         let (filter, destination) = (self.metrics.name(plugin), self.metrics.name(upstream));
         let invalid = |why: String| {
             tracing::warn!(target: "filter", why, "a call that cannot be made");

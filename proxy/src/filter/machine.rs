@@ -12,14 +12,13 @@ use slab::Slab;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use super::callout::{Calls, Reach, Sent, Upstreams};
+use super::callout::{Calls, Reach, Upstreams};
 use super::compiled::{Compiled, VmKey};
 use super::exchange::Ledger;
 use super::node::NodeFacts;
 use super::wasm::{Account, Filter};
 use super::world::{FilterWorld, Ticks};
-use crate::fault::{Fault, Reason};
-use crate::http::Request;
+use crate::drain::Drain;
 use crate::telemetry::cell::Sample;
 use crate::telemetry::labels::{CallResult, Callback, Limit, Outcome};
 use crate::telemetry::metrics::FilterMetrics;
@@ -89,8 +88,14 @@ pub struct Machines {
 impl Machines {
     /// None so far. `shared` is the shared data of the process.
     pub fn new(shared: Arc<SharedData>, node: Rc<NodeFacts>, ledger: Rc<Ledger>) -> Self {
-        let reach = Rc::new(RefCell::new(Rc::new(Nowhere) as _));
-        Machines { shared, node, ledger, reach, running: RefCell::default(), filters: RefCell::default() }
+        Machines {
+            shared,
+            node,
+            ledger,
+            reach: Reach::default(),
+            running: RefCell::default(),
+            filters: RefCell::default(),
+        }
     }
 
     /// The filter in this worker: the one that runs already if it is the same, on a VM that runs already if that is the
@@ -105,9 +110,10 @@ impl Machines {
         filter
     }
 
-    /// Filters may call these services from now on.
-    pub fn reach(&self, upstreams: Rc<dyn Upstreams>) {
-        *self.reach.borrow_mut() = upstreams;
+    /// Filters may call these services of a generation from now on. Those of earlier ones stay while `exchanges` of theirs
+    /// run.
+    pub fn reach(&self, upstreams: Rc<dyn Upstreams>, exchanges: Drain) {
+        self.reach.add(upstreams, exchanges);
     }
 
     /// What is known of the node.
@@ -140,6 +146,7 @@ impl Machines {
     /// Lets go of what nobody uses any more, and accounts for the memory of the rest. Called now and then.
     pub fn sweep(&self) {
         self.filters.borrow_mut().retain(|filter| filter.strong_count() > 0);
+        self.reach.sweep();
         let now = Instant::now();
         self.running.borrow_mut().retain(|_, (machine, ticks)| {
             machine.farewell(now);
@@ -442,18 +449,5 @@ async fn ticks(machine: Weak<Machine>, ticks: Rc<Ticks>, queues: Arc<Notify>) {
                 }
             }
         }
-    }
-}
-
-/// No generation is in use yet.
-struct Nowhere;
-
-impl Upstreams for Nowhere {
-    fn has(&self, _: &str) -> bool {
-        false
-    }
-
-    fn send(&self, _: &str, _: Request) -> Sent {
-        Box::pin(async { Err(Fault::new(Reason::DestinationNotFound)) })
     }
 }

@@ -221,7 +221,8 @@ impl Generation {
     /// Lets filters call its services, where there are some.
     fn reach(&self, machines: &Machines) {
         if machines.alive().next().is_some() {
-            machines.reach(Rc::new(Services::new(self.services.iter().map(|service| &service.cluster))));
+            let services = Services::new(self.services.iter().map(|service| &service.cluster));
+            machines.reach(Rc::new(services), self.exchanges.clone());
         }
     }
 
