@@ -249,13 +249,13 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         why: "what the server has not said is not in its message; how a call ended is told by logs and metrics",
     },
     Difference {
-        cases: &["grpc-calls/stream-close", "grpc-calls/call-http-error"],
+        cases: &["grpc-calls/stream-close", "grpc-calls/call-http-error", "grpc-calls/stream-http-error"],
         envoy: " via_upstream'",
         lacis: "status 0 '",
         why: "as above",
     },
     Difference {
-        cases: &["grpc-calls/refused", "grpc-calls/call-timeout"],
+        cases: &["grpc-calls/refused", "grpc-calls/call-timeout", "grpc-calls/stream-refused"],
         envoy: "{",
         lacis: "status 0 '14 upstream ",
         why: "as above",
