@@ -36,6 +36,9 @@ use crate::filter::compiled::Compiled;
 /// module and what the compiler makes of it are held in memory while it compiles.
 pub const MODULE_MAX: u64 = 256 << 20;
 
+/// Longest text of what is wrong with a filter, in bytes. Each name in a module can have 100,000.
+const PROBLEM_MAX: usize = 4096;
+
 /// Begin of a core module, WebAssembly specification 5.5.16: magic and version 1.
 const MODULE: &[u8] = b"\0asm\x01\0\0\0";
 
@@ -193,7 +196,7 @@ impl Workshop {
             Some(tools) => self.tools.insert(tools),
             None => self.tools.insert(Tools::new()?),
         };
-        let plugin = tools.plugin(&code, &sha256(&code)).map_err(|problem| format!("{module}: {problem}"))?;
+        let plugin = tools.plugin(&code, &sha256(&code)).map_err(|problem| line(&format!("{module}: {problem}")))?;
         let language = producers::language(&code).or_else(|| plugin.language().map(|known| known.name().to_owned()));
         Ok(Loaded { code, plugin, language })
     }
@@ -238,7 +241,7 @@ fn prepare_with(
                 refusals.push(Refusal { filter: filter.name.clone(), why: why.into() });
             }
             Ok(compiled) => *place = Some(compiled),
-            Err(why) => refusals.push(Refusal { filter: filter.name.clone(), why }),
+            Err(why) => refusals.push(Refusal { filter: filter.name.clone(), why: line(&why) }),
         }
     }
     if !refusals.is_empty() {
@@ -378,6 +381,22 @@ pub fn module(from: impl Read, size: u64) -> std::io::Result<Vec<u8>> {
     let mut code = Vec::with_capacity(size.min(MODULE_MAX) as usize);
     from.take(MODULE_MAX + 1).read_to_end(&mut code)?;
     Ok(code)
+}
+
+/// What is wrong with a filter, as one line for a terminal or a log: its module names what it imports, and logs, as it likes.
+fn line(problem: &str) -> String {
+    let mut line = String::new();
+    for character in problem.chars() {
+        if line.len() >= PROBLEM_MAX {
+            line.push('…');
+            break;
+        }
+        match character.is_control() {
+            true => line.extend(character.escape_default()),
+            false => line.push(character),
+        }
+    }
+    line
 }
 
 /// SHA-256, in lower-case hexadecimal digits.

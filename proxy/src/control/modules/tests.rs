@@ -286,6 +286,18 @@ fn what_the_compiler_or_the_abi_refuses_is_told() {
 }
 
 #[test]
+fn words_of_a_module_are_one_short_line() {
+    let place = Place::new();
+    let importing = |name: &str| place.problem(filter("(i32.const 1)").replace("proxy_log", name));
+    let problem = importing("\\1b[2J\\0alacis: fine");
+    assert!(problem.contains("env.\\u{1b}[2J\\nlacis: fine"), "{problem}");
+    let problem = importing(&"n".repeat(2 * PROBLEM_MAX));
+    assert!(problem.ends_with("n…") && problem.len() < PROBLEM_MAX + 100, "{problem}");
+    let words = filter(&format!("{WORDS} (i32.const 0)")).replace("last word", "last\\0aword");
+    assert!(place.problem(words).ends_with("it logged last: last\\nword"));
+}
+
+#[test]
 fn a_filter_that_cannot_start_is_an_error_with_its_last_words() {
     let place = Place::new();
     assert_eq!(
