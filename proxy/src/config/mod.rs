@@ -388,7 +388,7 @@ impl fmt::Display for Module {
 }
 
 /// What a filter may use.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Allow {
     /// Host functions; `None`: all.
     pub functions: Option<lacis_host::Allow>,

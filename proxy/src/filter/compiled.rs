@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lacis_host::{Allow, Limits, Plugin, PluginSettings, SharedData, VmSettings, limits};
+use lacis_host::{Limits, Plugin, PluginSettings, SharedData, VmSettings, limits};
 
 use super::wasm::CREATE;
 use crate::config;
@@ -26,7 +26,8 @@ pub struct Compiled {
 }
 
 /// What VMs are equal by: filters that agree on all of it share one in each worker, and keep it when the configuration
-/// changes (Envoy's key, and what Envoy leaves out of it: environment, limits and allowed functions).
+/// changes (Envoy's key, and what Envoy leaves out of it: environment, limits, and what they are allowed: a guest can act in the context of
+/// any filter of its VM).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct VmKey {
     digest: String,
@@ -34,7 +35,7 @@ pub struct VmKey {
     configuration: Vec<u8>,
     env: Vec<(String, String)>,
     limits: config::FilterLimits,
-    functions: Option<Allow>,
+    allow: config::Allow,
 }
 
 impl Compiled {
@@ -47,7 +48,7 @@ impl Compiled {
             configuration: vm_config.clone(),
             env: env.clone(),
             limits: *limits,
-            functions: allow.functions.clone(),
+            allow: allow.clone(),
         }
     }
 

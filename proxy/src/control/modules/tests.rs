@@ -165,10 +165,13 @@ fn what_is_allowed_belongs_to_the_filter_and_not_to_the_module() {
     let path = place.module("one.wasm", filter("(i32.const 1)")).display().to_string();
     let some = ("some", format!("module: {path}, allow: {{functions: [log, properties]}}"));
     let all = ("all", format!("module: {path}"));
+    let none = ("none", format!("module: {path}, allow: {{functions: [log, properties], calls: []}}"));
     let first: Vec<_> = place.plan(std::slice::from_ref(&some), &[]).unwrap().filters().cloned().collect();
-    let both: Vec<_> = place.plan(&[some, all], &first).unwrap().filters().cloned().collect();
+    let both: Vec<_> = place.plan(&[some, all, none], &first).unwrap().filters().cloned().collect();
     assert!(Arc::ptr_eq(&first[0], &both[0]));
     assert_ne!(both[0].vm_key(), both[1].vm_key());
+    // In one VM it could call as the other.
+    assert_ne!(both[0].vm_key(), both[2].vm_key());
     let problem = place.prepare(&[("less", format!("module: {path}, allow: {{functions: [log]}}"))]).unwrap_err();
     let expected =
         "one.wasm imports env.proxy_get_property, which it is not allowed; add to allow.functions: properties";
