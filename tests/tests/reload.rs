@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use lacis_tests::wire::Response;
-use lacis_tests::{App, Link, Mesh, Pair, client, on_links, until};
+use lacis_tests::{App, Link, Mesh, Pair, client, on_links, until, unused};
 use serde_json::{Value, json};
 
 /// A filter that stamps its configuration and version on request and response heads (`x-stamp`, `x-version`), and counts the requests that its
@@ -367,6 +367,29 @@ fn services_come_and_go_under_load() {
     load.wait_more(50);
     let load = load.stop();
     assert_eq!((load.failed(), load.reopened), (0, 0), "{load:?}");
+}
+
+/// Services change ports with each other, and one gets another name: who connects to a port, or has done so, reaches the
+/// service that it is of.
+#[test]
+fn a_port_becomes_another_services() {
+    let mut pair = Pair::new(Link::H2);
+    let (apps, ports) = ([App::named("one"), App::named("two")], [unused(), unused()]);
+    let service = |app: usize, port: usize| json!({"endpoints": [apps[app].address().to_string()], "link": "plaintext", "listen": ports[port].to_string()});
+    pair.alpha.reload(json!({"services": {"one": service(0, 0), "two": service(1, 1)}}));
+    let mut open = ports.map(client::Client::connect);
+    let mut answers = || {
+        let kept = open.each_mut().map(|client| client.get("x", "/bytes/1"));
+        let new = ports.map(|port| client::get(port, "x", "/bytes/1"));
+        [kept, new].map(|answers| answers.map(|answer| answer.field("x-app").unwrap_or_default().to_owned()))
+    };
+    assert_eq!(answers(), [["one", "two"]; 2]);
+    pair.alpha.reload(json!({"services": {"one": service(0, 1), "two": service(1, 0)}}));
+    assert_eq!(answers(), [["two", "one"]; 2]);
+    pair.alpha.reload(json!({"services": {"one": null, "other": service(0, 1)}}));
+    assert_eq!(answers(), [["two", "one"]; 2]);
+    let config: Value = serde_json::from_str(&pair.alpha.admin_get("/config").text()).expect("JSON");
+    assert_eq!((&config["listeners"]["other"], &config["listeners"]["one"]), (&json!(ports[1]), &Value::Null));
 }
 
 /// As Kubernetes updates a mounted ConfigMap: a link beside the files is swapped.

@@ -32,6 +32,8 @@ pub struct Change {
     /// For each worker what it gets.
     sockets: VecDeque<Vec<Port>>,
     closed: Vec<usize>,
+    /// Places that stay, and become another service's.
+    moved: Vec<(usize, Arc<str>)>,
     /// The ports that are bound after it.
     bound: Vec<Bound>,
     fresh: Vec<usize>,
@@ -49,12 +51,20 @@ impl Ports {
     /// The address that cannot be had, and why. What was bound for it is closed again.
     pub fn change(&self, config: &Config) -> Result<Change, String> {
         let before = self.bound.borrow();
-        let (mut bound, mut fresh) = (Vec::new(), Vec::new());
+        let (mut bound, mut fresh, mut moved) = (Vec::new(), Vec::new(), Vec::new());
         let mut sockets: VecDeque<Vec<Port>> = (0..self.workers).map(|_| Vec::new()).collect();
         for service in &config.services {
             let Some(wanted) = service.listen else { continue };
             if let Some(same) = before.iter().find(|port| *port.service == *service.name && port.wanted == wanted) {
                 bound.push(same.clone());
+                continue;
+            }
+            // The service has another name, or has changed ports with another. What is ours cannot be bound once more, and
+            // whoever connects meanwhile must not be refused.
+            if let Some(ours) = before.iter().find(|port| port.wanted == wanted && wanted.port() != 0) {
+                let service = Arc::<str>::from(service.name.as_str());
+                moved.push((ours.place, Arc::clone(&service)));
+                bound.push(Bound { service, ..ours.clone() });
                 continue;
             }
             let cannot = |error| format!("cannot listen on {wanted} (services.{}): {error}", service.name);
@@ -69,12 +79,14 @@ impl Ports {
         }
         let stays = |port: &&Bound| bound.iter().any(|other| other.place == port.place);
         let closed = before.iter().filter(|port| !stays(port)).map(|port| port.place).collect();
-        Ok(Change { sockets, closed, bound, fresh })
+        Ok(Change { sockets, closed, moved, bound, fresh })
     }
 
     /// The change has happened.
     pub fn keep(&self, change: Change) {
-        for port in change.bound.iter().filter(|port| change.fresh.contains(&port.place)) {
+        let moved = change.moved.iter().map(|(place, _)| place);
+        let news: Vec<usize> = change.fresh.iter().chain(moved).copied().collect();
+        for port in change.bound.iter().filter(|port| news.contains(&port.place)) {
             tracing::info!(listener = &*port.service, address = %port.address, "listening");
         }
         *self.bound.borrow_mut() = change.bound;
@@ -96,6 +108,11 @@ impl Change {
     pub fn closed(&self) -> Vec<usize> {
         self.closed.clone()
     }
+
+    /// The places that become another service's.
+    pub fn moved(&self) -> Vec<(usize, Arc<str>)> {
+        self.moved.clone()
+    }
 }
 
 #[cfg(test)]
@@ -112,6 +129,12 @@ mod tests {
         }
         let host = config::resolve::Host { variable: &|_| None, exists: &|_| true, cores: 1 };
         config::parse(&text, "test", Path::new("/"), &host).expect("a config").0
+    }
+
+    /// An address that no other test has.
+    fn own(port: u16) -> SocketAddr {
+        let [_, _, third, fourth] = std::process::id().to_be_bytes();
+        SocketAddr::from(([127, 63, third, fourth], port))
     }
 
     #[test]
@@ -133,6 +156,15 @@ mod tests {
         drop(second);
         let third = ports.change(&config(&[("b", any)])).expect("bound");
         assert_eq!(third.closed(), [Sockets::SERVICES]);
+        let (one, two) = (own(7001), own(7002));
+        let mut fourth = ports.change(&config(&[("a", one), ("b", two)])).expect("bound");
+        let places: Vec<_> = fourth.next_worker().iter().map(|port| port.place).collect();
+        ports.keep(fourth);
+        let mut fifth = ports.change(&config(&[("a", two), ("c", one)])).expect("what is ours is not bound again");
+        let moved = [(places[1], "a".into()), (places[0], "c".into())];
+        assert_eq!((fifth.next_worker().len(), fifth.closed(), fifth.moved()), (0, vec![], moved.to_vec()));
+        ports.keep(fifth);
+        assert_eq!(ports.addresses(), [("a".to_owned(), two), ("c".to_owned(), one)]);
         let other = std::net::TcpListener::bind(any).expect("a port");
         let address = other.local_addr().expect("an address");
         let taken = ports.change(&config(&[("b", address)])).map(drop);

@@ -195,8 +195,14 @@ impl Reload {
         self.peers.tell(|| {
             let (answer, ready) = oneshot::channel();
             answers.push(ready);
-            let (snapshot, ports, closed) = (snapshot.clone(), ports.next_worker(), ports.closed());
-            Order::Prepare(Box::new(Next { snapshot, ports, closed, answer }))
+            let (closed, moved) = (ports.closed(), ports.moved());
+            Order::Prepare(Box::new(Next {
+                snapshot: snapshot.clone(),
+                ports: ports.next_worker(),
+                closed,
+                moved,
+                answer,
+            }))
         });
         if let Err(why) = all_ready(answers).await {
             self.peers.tell(|| Order::Discard(number));

@@ -184,13 +184,18 @@ pub struct Served {
     pub hop: Rc<Hop>,
     /// The connection.
     pub conn: Rc<Conn>,
-    /// The service whose own port it came in by, by name: a connection may outlive a generation.
-    pub pinned: Option<Rc<str>>,
+    /// The service whose own port it came in by.
+    pub pinned: Option<Pinned>,
 }
+
+/// The service that a port is of, by name: the port, and connections to it, may outlive a generation, and be another's in
+/// the next.
+pub type Pinned = Rc<RefCell<Rc<str>>>;
 
 impl Service for Served {
     async fn call(self: Rc<Self>, request: Request) -> Response {
-        run(&self.hop, &self.conn, self.pinned.as_ref(), request).await
+        let pinned = self.pinned.as_ref().map(|pinned| Rc::clone(&pinned.borrow()));
+        run(&self.hop, &self.conn, pinned.as_ref(), request).await
     }
 
     fn refuse(&self, fault: Fault) -> Response {

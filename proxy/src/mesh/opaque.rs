@@ -29,7 +29,7 @@ pub async fn serve(io: Io, served: Rc<Served>, drain: Drain) {
 
 async fn tunnel(io: Io, served: Rc<Served>) {
     let (tunnel, body) = h1::Tunnel::accept(io);
-    let name = served.pinned.as_deref().unwrap_or_default();
+    let name = served.pinned.as_ref().map(|pinned| Rc::clone(&pinned.borrow())).unwrap_or_default();
     let head = RequestHead {
         method: Method::CONNECT,
         // A port is required (RFC 9110 section 9.3.6); the one that was called says as much as any.

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use super::order::{Next, Port, Report};
 use super::serve::{self, Entrance};
@@ -25,11 +26,15 @@ pub(super) struct Generations {
     ending: RefCell<Vec<(u64, Drain)>>,
 }
 
+/// Ports that nobody accepts from yet.
+type Listeners = Vec<(Rc<Entrance>, tokio::net::TcpListener)>;
+
 /// A generation that can be taken over at once.
 struct Ready {
     generation: Rc<Generation>,
-    listeners: Vec<(Rc<Entrance>, tokio::net::TcpListener)>,
+    listeners: Listeners,
     closed: Vec<usize>,
+    moved: Vec<(usize, Arc<str>)>,
 }
 
 impl Generations {
@@ -93,12 +98,14 @@ impl Generations {
 impl Worker {
     /// Makes a generation ready, and says so.
     pub(super) fn prepare(&self, next: Next) {
-        let Next { snapshot, ports, closed, answer } = next;
-        let ready = self.ready(&snapshot, ports, closed);
-        let _ = answer.send(ready.map(|ready| *self.generations.next.borrow_mut() = Some(ready)));
+        let Next { snapshot, ports, closed, moved, answer } = next;
+        let ready = self.ready(&snapshot, ports).map(|(generation, listeners)| {
+            *self.generations.next.borrow_mut() = Some(Ready { generation, listeners, closed, moved });
+        });
+        let _ = answer.send(ready);
     }
 
-    fn ready(&self, snapshot: &Snapshot, ports: Vec<Port>, closed: Vec<usize>) -> Result<Ready, String> {
+    fn ready(&self, snapshot: &Snapshot, ports: Vec<Port>) -> Result<(Rc<Generation>, Listeners), String> {
         let Generations { dialer, machines, .. } = &self.generations;
         let current = self.generations.current();
         machines.has_room(current.filters())?;
@@ -107,7 +114,7 @@ impl Worker {
         runs?;
         let listeners = ports.into_iter().map(|port| self.enter(port)).collect::<io::Result<_>>();
         let listeners = listeners.map_err(|error| format!("cannot listen: {error}"))?;
-        Ok(Ready { generation: Rc::new(generation), listeners, closed })
+        Ok((Rc::new(generation), listeners))
     }
 
     /// A port can take connections that another worker hands over even before this one accepts.
@@ -121,7 +128,7 @@ impl Worker {
     /// Begins requests on the generation that was made ready.
     pub(super) fn switch(self: &Rc<Self>, number: u64) {
         let ready = self.generations.next.borrow_mut().take_if(|ready| ready.generation.number() == number);
-        let Some(Ready { generation, listeners, closed }) = ready else { return };
+        let Some(Ready { generation, listeners, closed, moved }) = ready else { return };
         generation.take_over(&self.generations.machines);
         self.outbound.hop.ledger.why.keep(generation.why().map_or(0, |why| why.keep));
         for way in [&self.outbound, &self.inbound] {
@@ -136,6 +143,11 @@ impl Worker {
         for place in closed {
             if let Some(entrance) = self.entrances.borrow().get(&place) {
                 entrance.closing.advance(Phase::Quiet);
+            }
+        }
+        for (place, service) in moved {
+            if let Some(entrance) = self.entrances.borrow().get(&place) {
+                entrance.lead_to(&service);
             }
         }
         for (entrance, listener) in listeners {

@@ -53,6 +53,8 @@ pub struct Next {
     pub ports: Vec<Port>,
     /// Places of those that this one does not have any more.
     pub closed: Vec<usize>,
+    /// Places of those that are another service's in this one, and which.
+    pub moved: Vec<(usize, Arc<str>)>,
     /// Where the worker says that it is ready, or why it cannot be.
     pub answer: oneshot::Sender<Result<(), String>>,
 }

@@ -1,6 +1,6 @@
 //! From an accepted connection to the protocol that serves it.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -17,7 +17,7 @@ use super::{Order, Sockets, Worker};
 use crate::drain::{Drain, Guard, Phase};
 use crate::filter::exchange::Conn;
 use crate::http::{h1, h2, h3};
-use crate::mesh::hop::{Hop, Served};
+use crate::mesh::hop::{Hop, Pinned, Served};
 use crate::mesh::opaque;
 use crate::net::detect::{Spoken, detect};
 use crate::net::io::Io;
@@ -71,7 +71,7 @@ pub(super) struct Entrance {
     pub(super) local: SocketAddr,
     pub(super) direction: Direction,
     /// The service whose own port this is.
-    service: Option<Rc<str>>,
+    service: Option<Pinned>,
     /// Quiet when the configuration has it no more.
     pub(super) closing: Drain,
 }
@@ -87,8 +87,16 @@ impl Entrance {
         direction: Direction,
         service: Option<&str>,
     ) -> io::Result<Rc<Self>> {
-        let (local, service) = (listener.local_addr()?, service.map(Rc::from));
+        let local = listener.local_addr()?;
+        let service = service.map(|service| Rc::new(RefCell::new(service.into())));
         Ok(Rc::new(Entrance { place, local, direction, service, closing: Drain::default() }))
+    }
+
+    /// It is the port of another service from now on, for connections that are open, too.
+    pub(super) fn lead_to(&self, service: &str) {
+        if let Some(pinned) = &self.service {
+            pinned.replace(service.into());
+        }
     }
 }
 
@@ -201,10 +209,10 @@ impl Worker {
     }
 
     /// A connection of the application: plain HTTP, or opaque where the service is.
-    async fn application(self: &Rc<Self>, mut stream: TcpStream, from: SocketAddr, pinned: Option<Rc<str>>) {
+    async fn application(self: &Rc<Self>, mut stream: TcpStream, from: SocketAddr, pinned: Option<Pinned>) {
         let way = &self.outbound;
         let opaque = pinned.as_ref().is_some_and(|service| {
-            way.hop.generation.borrow().by_host(service).is_some_and(|service| service.cluster.is_opaque())
+            way.hop.generation.borrow().by_host(&service.borrow()).is_some_and(|service| service.cluster.is_opaque())
         });
         let (protocol, read) = if opaque {
             (Protocol::Tcp, Bytes::new())
@@ -345,7 +353,7 @@ impl Worker {
         }
     }
 
-    fn served(&self, way: &Way, conn: Conn, pinned: Option<Rc<str>>) -> Rc<Served> {
+    fn served(&self, way: &Way, conn: Conn, pinned: Option<Pinned>) -> Rc<Served> {
         Rc::new(Served { hop: Rc::clone(&way.hop), conn: Rc::new(conn), pinned })
     }
 }
