@@ -3,6 +3,7 @@
 //! A [`Fault`] is made where the failure happens and shown in one place (`mesh/reply.rs`). What a reader of it needs
 //! (whose fault, may it be repeated) is data; nothing is ever recovered by downcasting.
 
+use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
 use std::num::NonZeroU32;
@@ -161,6 +162,15 @@ impl Reason {
     /// Metric label and access-log field.
     pub const fn token(self) -> &'static str {
         self.row().token
+    }
+
+    /// Envoy's `response_code_details`, which tell whether a response had `begun` that was broken off.
+    pub fn details(self, begun: bool) -> Cow<'static, str> {
+        let details = self.row().details;
+        match details.strip_prefix("upstream_reset_before_response_started") {
+            Some(why) if begun => format!("upstream_reset_after_response_started{why}").into(),
+            _ => details.into(),
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! One exchange: what is known of it, and the account of it that is written when it ends.
 
+use std::borrow::Cow;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -99,6 +100,8 @@ pub struct Exchange {
     request_ended: Cell<bool>,
     status: Cell<u16>,
     reason: Cell<Reason>,
+    /// It failed when the response had begun.
+    broken_off: Cell<bool>,
     bytes: [Cell<u64>; 2],
     /// Only where an access log is written.
     line: RefCell<Option<Box<Line>>>,
@@ -178,6 +181,7 @@ impl Exchange {
             request_ended: Cell::new(false),
             status: Cell::new(0),
             reason: Cell::new(Reason::None),
+            broken_off: Cell::new(false),
             bytes: [Cell::new(0), Cell::new(0)],
             line: RefCell::new(line),
         })
@@ -233,6 +237,7 @@ impl Exchange {
         }
         if self.reason.get() == Reason::None {
             self.reason.set(fault.reason);
+            self.broken_off.set(self.status.get() != 0);
             if let Some(line) = self.line.borrow_mut().as_mut() {
                 line.failure = Text::Shared(fault.to_string().into());
             }
@@ -336,6 +341,11 @@ impl Exchange {
     /// Why it failed, if it did.
     pub fn reason(&self) -> Reason {
         self.reason.get()
+    }
+
+    /// How it ended, as `response_code_details`.
+    pub fn details(&self) -> Cow<'static, str> {
+        self.reason.get().details(self.broken_off.get())
     }
 
     /// Content bytes that passed.
@@ -460,6 +470,7 @@ impl Drop for Exchange {
                 authority,
                 status: record.status,
                 reason: record.reason,
+                broken_off: self.broken_off.get(),
                 delayed,
                 failure,
                 bytes_received: record.request_bytes,

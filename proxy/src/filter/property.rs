@@ -115,7 +115,7 @@ fn response(seen: &Seen, path: &[&[u8]]) -> Found {
         [b"code_details"] => match (&seen.details, exchange.reason()) {
             (Some(details), _) => Some(details.clone()),
             (None, Reason::None) => status.map(|_| Reason::None.row().details.into()),
-            (None, reason) => Some(reason.row().details.into()),
+            (None, _) => Some(exchange.details().as_bytes().into()),
         },
         [b"flags"] => number(flag(exchange.reason().row().flag)),
         [b"grpc_status"] => {

@@ -102,6 +102,8 @@ pub struct Record {
     pub status: u16,
     /// Why it failed, or [`Reason::None`].
     pub reason: Reason,
+    /// It failed when its response had begun.
+    pub broken_off: bool,
     /// It was made to wait on purpose.
     pub delayed: bool,
     /// What the failure was caused by, in words.
@@ -329,6 +331,7 @@ fn line(record: &Record, out: &mut Vec<u8>) {
         authority,
         status,
         reason,
+        broken_off,
         delayed,
         failure,
         bytes_received,
@@ -367,7 +370,7 @@ fn line(record: &Record, out: &mut Vec<u8>) {
     object.text("protocol", protocol.map(|version| version_text(version).as_bytes()));
     object.number("response_code", status);
     object.plain("response_flags", Some(format_args!("{both}{flag}")));
-    object.text("response_code_details", Some(row.details.as_bytes()));
+    object.text("response_code_details", Some(reason.details(*broken_off).as_bytes()));
     object.text("reason", Some(row.token.as_bytes()));
     object.text("upstream_transport_failure_reason", failure.bytes());
     object.number("bytes_received", bytes_received);

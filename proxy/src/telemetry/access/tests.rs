@@ -137,6 +137,16 @@ fn a_path_that_cannot_be_opened_is_an_error_at_once() {
     assert!(open(Path::new("/nowhere/at/all")).is_err());
 }
 
+#[test]
+fn a_response_that_was_broken_off_had_begun() {
+    for (broken_off, when) in [(false, "before"), (true, "after")] {
+        let mut text = Vec::new();
+        line(&Record { reason: Reason::StreamReset, broken_off, ..empty() }, &mut text);
+        let text = String::from_utf8(text).unwrap();
+        assert!(text.contains(&format!("\"upstream_reset_{when}_response_started{{remote_reset}}\"")), "{text}");
+    }
+}
+
 fn full() -> Record {
     let address = |port| Some(SocketAddr::from(([127, 0, 0, 1], port)));
     Record {
@@ -148,6 +158,7 @@ fn full() -> Record {
         authority: Authority::from_static("delta:80").into(),
         status: 504,
         reason: Reason::HttpResponseTimeout,
+        broken_off: false,
         delayed: false,
         failure: "no response within 15s".into(),
         bytes_received: 12,
@@ -186,6 +197,7 @@ fn empty() -> Record {
         authority: Text::None,
         status: 0,
         reason: Reason::None,
+        broken_off: false,
         delayed: false,
         failure: Text::None,
         bytes_received: 0,
