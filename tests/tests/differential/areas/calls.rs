@@ -76,6 +76,26 @@ pub(crate) const HTTP: &[Row] = &[
         "GET /echo",
         "rq call other :method=GET&:path=/drain&host=me done, ret 1 ; done get 6 :status, eff, cont 0",
     ),
+    Row("name-empty", "GET /echo", concat!("rq call other ", to!("/drain"), "&=1 done")),
+    Row("path-without-slash", "GET /echo", "rq call other :method=GET&:path=drain&:authority=other done"),
+    Row("path-empty", "GET /echo", "rq call other :method=GET&:path=&:authority=other done"),
+    Row("method-with-space", "GET /echo", "rq call other :method=A%20B&:path=/drain&:authority=other done"),
+    Row("authority-empty", "GET /echo", "rq call other :method=GET&:path=/drain&:authority= done"),
+    Row("twice-the-same-name", "GET /echo", "rq call other :method=GET&:path=/drain&:path=/b&:authority=other done"),
+    Row(
+        "length-without-body",
+        "GET /echo",
+        concat!("rq call other ", to!("/drain"), "&content-length=5 done 300, ret 1 ; done get 6 :status, eff, cont 0"),
+    ),
+    Row(
+        "with-connection",
+        "GET /echo",
+        concat!(
+            "rq call other ",
+            to!("/drain"),
+            "&te=trailers&upgrade=x done, ret 1 ; done get 6 :status, eff, cont 0"
+        ),
+    ),
     Row("negative-timeout", "GET /echo", concat!("rq call other ", to!("/"), " done -1")),
     Row(
         "refused",

@@ -61,6 +61,7 @@ pub(crate) const READ: &[Row] = &[
         "GET /bytes/3",
         "lg prop response.code, prop response.code_details, prop response.flags, prop response.size, propn response.total_size, propn response.headers_bytes, prop response.headers.x-app, propn response.backend_latency",
     ),
+    Row("response-broken-off", "GET /truncate", "lg prop response.code, prop response.code_details"),
     Row("response-grpc-status", "GET /status/404", "lg prop response.grpc_status"),
     Row("response-grpc-status-ok", "GET /status/200", "lg prop response.grpc_status"),
     Row(
