@@ -1,4 +1,4 @@
-//! The layers of the sidecar's library, checked by reading its sources: who may import whom, and which library may be
+//! The layers of the sidecar's library, and of the host of its filters, checked by reading their sources: who may import whom, and which library may be
 //! named where. See `proxy/ARCHITECTURE.md`.
 
 use std::collections::BTreeSet;
@@ -21,6 +21,28 @@ const LAYERS: &[&[&str]] = &[
     // `lacis run` starts the process that `app` is.
     &["cli"],
     &["main"],
+];
+
+/// Those of `lacis-host`.
+const HOST: &[&[&str]] = &[
+    &["limits", "protobuf", "joint"],
+    // `stream` and `callout`, then `world`, are what an embedder is asked for.
+    &["engine", "symbol", "stream"],
+    &["artifact", "exports", "callout", "overtime", "trap"],
+    &["world", "grpc_service", "queue"],
+    &["shared"],
+    // What the host keeps for a VM: its contexts, the callbacks of one entry, all of it.
+    &["contexts"],
+    &["turn"],
+    &["state"],
+    &["memory"],
+    &["calls"],
+    &["imports"],
+    &["allow"],
+    &["link"],
+    &["plugin"],
+    &["vm"],
+    &["testing"],
 ];
 
 /// Words of libraries, and the only places that may say them: a file, or a folder with everything in it.
@@ -57,13 +79,26 @@ const FILES: (&[&str], &[&str]) = (
     ],
 );
 
+/// Where they lie.
+const PROXY: &str = "proxy/src";
+const HOST_SOURCES: &str = "proxy/host/src";
+
 /// Lines of a file without its tests.
 const LONGEST: usize = 600;
 
 #[test]
 fn modules_import_only_from_lower_layers() {
+    let wrong = [wrong_imports(&sources(PROXY), LAYERS), wrong_imports(&sources(HOST_SOURCES), HOST)].concat();
+    assert!(wrong.is_empty(), "imports upward or sideways:\n{}", wrong.join("\n"));
+}
+
+fn wrong_imports(files: &[Source], layers: &[&[&str]]) -> Vec<String> {
+    let layer = |module: &str| match module {
+        "lib" => Some(layers.len()),
+        _ => layers.iter().position(|layer| layer.contains(&module)),
+    };
     let mut wrong = Vec::new();
-    for file in sources() {
+    for file in files {
         let Some(own) = layer(&file.module) else {
             wrong.push(format!("{}: the module `{}` has no layer", file.name, file.module));
             continue;
@@ -75,13 +110,13 @@ fn modules_import_only_from_lower_layers() {
             }
         }
     }
-    assert!(wrong.is_empty(), "imports upward or sideways:\n{}", wrong.join("\n"));
+    wrong
 }
 
 #[test]
 fn libraries_are_named_only_where_they_belong() {
     let mut wrong = Vec::new();
-    for file in sources() {
+    for file in sources(PROXY) {
         for (name, places) in NAMES {
             let at_home = places
                 .iter()
@@ -98,7 +133,7 @@ fn libraries_are_named_only_where_they_belong() {
 fn files_are_read_only_where_nobody_waits_for_them() {
     let (words, homes) = FILES;
     let mut wrong = Vec::new();
-    for file in sources().iter().filter(|file| !homes.iter().any(|home| file.name.starts_with(home))) {
+    for file in sources(PROXY).iter().filter(|file| !homes.iter().any(|home| file.name.starts_with(home))) {
         for word in words {
             wrong.extend(file.containing(word).map(|line| format!("{}:{line}: names `{word}`", file.name)));
         }
@@ -109,7 +144,7 @@ fn files_are_read_only_where_nobody_waits_for_them() {
 #[test]
 fn the_file_as_written_is_seen_only_by_what_resolves_it() {
     let readers = ["config/mod.rs", "config/raw.rs", "config/resolve.rs", "config/schema.rs"];
-    let outside = sources().into_iter().filter(|f| {
+    let outside = sources(PROXY).into_iter().filter(|f| {
         !readers.contains(&f.name.as_str())
             && !f.name.starts_with("config/raw/")
             && !f.name.starts_with("config/resolve/")
@@ -122,8 +157,9 @@ fn the_file_as_written_is_seen_only_by_what_resolves_it() {
 
 #[test]
 fn no_file_is_too_long() {
-    let long: Vec<String> = sources()
+    let long: Vec<String> = [sources(PROXY), sources(HOST_SOURCES)]
         .iter()
+        .flatten()
         .map(|f| (f, f.code.len()))
         .filter(|(_, lines)| *lines > LONGEST)
         .map(|(f, lines)| format!("{}: {lines} lines without tests", f.name))
@@ -131,9 +167,9 @@ fn no_file_is_too_long() {
     assert!(long.is_empty(), "split these: {long:#?}");
 }
 
-/// A source file of `proxy/src` up to its tests, comments blanked.
+/// A source file up to its tests, comments blanked.
 struct Source {
-    /// Relative to `proxy/src`.
+    /// Relative to the folder.
     name: String,
     /// The first part of its module path.
     module: String,
@@ -193,13 +229,6 @@ impl Source {
     }
 }
 
-fn layer(module: &str) -> Option<usize> {
-    if module == "lib" {
-        return Some(LAYERS.len());
-    }
-    LAYERS.iter().position(|layer| layer.contains(&module))
-}
-
 fn word(text: &str) -> String {
     text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
 }
@@ -228,8 +257,8 @@ fn tops(group: &str) -> Vec<String> {
     members.into_iter().collect()
 }
 
-fn sources() -> Vec<Source> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").join("proxy/src");
+fn sources(folder: &str) -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").join(folder);
     let mut files = Vec::new();
     walk(&root, &mut files);
     assert!(files.len() > 5, "no sources in {}", root.display());

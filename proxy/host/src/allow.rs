@@ -71,7 +71,7 @@ impl Allow {
 
 /// Whether there is such a function.
 fn exists(name: &str) -> bool {
-    crate::link::ENV.iter().chain(crate::link::WASI).any(|import| import.name == name)
+    crate::imports::ENV.iter().chain(crate::imports::WASI).any(|import| import.name == name)
 }
 
 fn families() -> String {

@@ -7,8 +7,7 @@ use std::path::Path;
 
 use wasmtime::Module;
 
-use crate::engine::Engine;
-use crate::plugin::LoadError;
+use crate::engine::{Engine, LoadError};
 
 /// Maps an artifact, once its owner and permissions show that only this user or root can have written it.
 pub(crate) fn load(engine: &Engine, path: &Path) -> Result<Module, LoadError> {

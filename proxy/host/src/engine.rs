@@ -2,6 +2,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, Thread};
@@ -14,7 +15,6 @@ use wasmtime::{
 
 use crate::joint;
 use crate::limits;
-use crate::plugin::LoadError;
 
 /// How to build an [`Engine`].
 #[derive(Debug, Clone)]
@@ -50,6 +50,51 @@ pub enum Placement {
 #[derive(Debug, thiserror::Error)]
 #[error("no WebAssembly engine: {0}")]
 pub struct EngineError(String);
+
+/// Why a module cannot be a plugin.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// It is no WebAssembly module, or one that uses what is not supported.
+    #[error("not a valid WebAssembly module: {0}")]
+    Compile(String),
+    /// The artifact cannot be used; compile the module again.
+    #[error("{}: {why}", path.display())]
+    Artifact {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// It has no mark of the ABI.
+    #[error(
+        "not a Proxy-Wasm module: it exports none of the functions proxy_abi_version_0_1_0, \
+         proxy_abi_version_0_2_0, proxy_abi_version_0_2_1"
+    )]
+    NoAbi,
+    /// It has no memory that the host could reach.
+    #[error("the module exports no 32-bit memory named \"memory\"")]
+    NoMemory,
+    /// It has no allocator.
+    #[error("the module exports neither malloc nor proxy_on_memory_allocate")]
+    NoAllocator,
+    /// A callback has the wrong type.
+    #[error("the module exports {name} with the type {found}, which is not that of the ABI")]
+    Export {
+        /// Its name.
+        name: &'static str,
+        /// Its type.
+        found: String,
+    },
+    /// It imports what there is not.
+    #[error("the module imports what this host does not have: {}", .0.join(", "))]
+    Imports(Vec<String>),
+    /// It imports what it is not allowed.
+    #[error("the module imports what it is not allowed: {}", .0.join(", "))]
+    Restricted(Vec<String>),
+    /// It cannot be linked for another reason.
+    #[error("the module cannot be linked: {0}")]
+    Link(String),
+}
 
 impl Default for Options {
     fn default() -> Options {

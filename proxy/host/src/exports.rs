@@ -1,14 +1,13 @@
 //! What a module exports: checked when it is loaded, looked up once when it is instantiated.
 
+use std::fmt;
 use std::rc::Rc;
 
 use lacis_abi::AbiVersion;
-use wasmtime::{AsContext, AsContextMut, ExternType, Instance, Module, TypedFunc, ValType, WasmParams, WasmResults};
+use wasmtime::{AsContextMut, ExternType, FuncType, Instance, Module, TypedFunc, ValType, WasmParams, WasmResults};
 
-use crate::joint::{BEGIN, BODY as BODIES, END, HEADS, RESPONSE};
-use crate::link::Signature;
-use crate::plugin::LoadError;
-use crate::state::State;
+use crate::engine::LoadError;
+use crate::joint::{ALLOCATORS, BEGIN, BODY as BODIES, END, HEADS, RESPONSE};
 
 /// Every function that the host calls: name, numbers of parameters it may have, whether it has
 /// a result. All are `i32`.
@@ -80,9 +79,6 @@ pub(crate) const DATA: [&str; 2] = ["proxy_on_downstream_data", "proxy_on_upstre
 pub(crate) const CONNECTION_CLOSE: [&str; 2] =
     ["proxy_on_downstream_connection_close", "proxy_on_upstream_connection_close"];
 
-/// In the order in which Envoy looks for them.
-pub(crate) const ALLOCATORS: [&str; 2] = ["malloc", "proxy_on_memory_allocate"];
-
 /// The functions of one instance.
 pub(crate) struct Exports {
     pub(crate) allocator: Option<Rc<TypedFunc<u32, u32>>>,
@@ -149,7 +145,8 @@ pub(crate) enum OnHeaders {
 }
 
 impl Exports {
-    pub(crate) fn of(instance: &Instance, mut store: impl AsContextMut<Data = State>) -> Exports {
+    /// `counts` if the module has what functions that were added count in: of no use without.
+    pub(crate) fn of(instance: &Instance, mut store: impl AsContextMut, counts: bool) -> Exports {
         let store = &mut store;
         Exports {
             allocator: ALLOCATORS.iter().find_map(|name| find(instance, &mut *store, name)).map(Rc::new),
@@ -174,16 +171,15 @@ impl Exports {
             done: find(instance, &mut *store, "proxy_on_done"),
             log: find(instance, &mut *store, "proxy_on_log"),
             delete: find(instance, &mut *store, "proxy_on_delete"),
-            // Of no use without what they count in.
-            joined: match store.as_context().data().counters {
-                Some(_) => Joined {
+            joined: match counts {
+                true => Joined {
                     begin: find(instance, &mut *store, BEGIN),
                     heads: find(instance, &mut *store, HEADS),
                     end: find(instance, &mut *store, END),
                     body: find(instance, &mut *store, BODIES),
                     response: find(instance, &mut *store, RESPONSE),
                 },
-                None => Joined::default(),
+                false => Joined::default(),
             },
         }
     }
@@ -203,5 +199,16 @@ fn headers(instance: &Instance, mut store: impl AsContextMut, name: &str) -> Opt
     match find(instance, &mut store, name) {
         Some(function) => Some(OnHeaders::New(function)),
         None => find(instance, &mut store, name).map(OnHeaders::Old),
+    }
+}
+
+/// A function type, as people read it.
+pub(crate) struct Signature<'a>(pub(crate) &'a FuncType);
+
+impl fmt::Display for Signature<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words =
+            |types: &mut dyn Iterator<Item = ValType>| types.map(|ty| ty.to_string()).collect::<Vec<_>>().join(" ");
+        write!(f, "({}) -> ({})", words(&mut self.0.params()), words(&mut self.0.results()))
     }
 }

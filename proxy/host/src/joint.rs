@@ -3,7 +3,7 @@
 //!
 //! To enter a guest costs more than most callbacks do. What makes no call of the host cannot be seen from outside, so
 //! between two callbacks of which the first made none, nothing has to be done outside; what the host does between them
-//! otherwise, it does when the next makes its first call, or when all have returned (`vm/turn.rs`). It knows how far
+//! otherwise, it does when the next makes its first call, or when all have returned (`turn.rs`). It knows how far
 //! they are by a global that the functions count in, and that each call of the host passes as one parameter more: all
 //! that the module imports is of other types than it was, and so are its calls (`joint/patch.rs`).
 //!
@@ -26,7 +26,8 @@ use binary::{Items, name_of, number, section, with_step};
 use functions::{Globals, OnHeaders, begin, body, end, give, heads, log, response, wrapper};
 use patch::Patches;
 
-use crate::exports::ALLOCATORS;
+/// In the order in which Envoy looks for them.
+pub(crate) const ALLOCATORS: [&str; 2] = ["malloc", "proxy_on_memory_allocate"];
 
 /// Counts the callbacks that have begun, from 0.
 pub(crate) const STEP: &str = "lacis_step";

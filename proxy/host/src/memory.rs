@@ -5,10 +5,10 @@ use std::ops::Range;
 use lacis_abi::Status;
 use wasmtime::{Caller, Extern, Memory};
 
-use crate::calls::Fail;
 use crate::joint::{FEW, WORDS};
 use crate::limits;
 use crate::state::{Phase, State};
+use crate::trap::Fail;
 
 /// The linear memory of a guest, borrowed for part of one host call.
 pub(crate) struct Guest<'a>(&'a mut [u8]);

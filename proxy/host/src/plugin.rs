@@ -1,13 +1,13 @@
 //! A module that was compiled, checked and linked: what VMs are made from.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use lacis_abi::AbiVersion;
 use wasmtime::{ExternType, InstancePre, Module};
 
 use crate::allow::{Allow, Restricted};
-use crate::engine::Engine;
+use crate::engine::{Engine, LoadError};
 use crate::state::State;
 use crate::{artifact, exports, link};
 
@@ -37,51 +37,6 @@ pub enum Language {
     Rust,
     /// TinyGo.
     TinyGo,
-}
-
-/// Why a module cannot be a plugin.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    /// It is no WebAssembly module, or one that uses what is not supported.
-    #[error("not a valid WebAssembly module: {0}")]
-    Compile(String),
-    /// The artifact cannot be used; compile the module again.
-    #[error("{}: {why}", path.display())]
-    Artifact {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// It has no mark of the ABI.
-    #[error(
-        "not a Proxy-Wasm module: it exports none of the functions proxy_abi_version_0_1_0, \
-         proxy_abi_version_0_2_0, proxy_abi_version_0_2_1"
-    )]
-    NoAbi,
-    /// It has no memory that the host could reach.
-    #[error("the module exports no 32-bit memory named \"memory\"")]
-    NoMemory,
-    /// It has no allocator.
-    #[error("the module exports neither malloc nor proxy_on_memory_allocate")]
-    NoAllocator,
-    /// A callback has the wrong type.
-    #[error("the module exports {name} with the type {found}, which is not that of the ABI")]
-    Export {
-        /// Its name.
-        name: &'static str,
-        /// Its type.
-        found: String,
-    },
-    /// It imports what there is not.
-    #[error("the module imports what this host does not have: {}", .0.join(", "))]
-    Imports(Vec<String>),
-    /// It imports what it is not allowed.
-    #[error("the module imports what it is not allowed: {}", .0.join(", "))]
-    Restricted(Vec<String>),
-    /// It cannot be linked for another reason.
-    #[error("the module cannot be linked: {0}")]
-    Link(String),
 }
 
 impl Plugin {

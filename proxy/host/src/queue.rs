@@ -2,13 +2,17 @@
 //! told of every item. They belong to a `vm_id`, and live as long as any VM of it.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, Weak};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use lacis_abi::Status;
 
 use crate::limits::Limits;
-use crate::shared::lock;
-use crate::vm::Wake;
+
+/// Wakes the thread of a VM: called from any thread, also from within a host call of the VM itself. It does no more than
+/// take a note.
+#[derive(Clone)]
+pub struct Wake(pub Arc<dyn Fn() + Send + Sync>);
 
 /// All queues of the process, by their numbers.
 #[derive(Debug, Default)]
@@ -169,6 +173,24 @@ impl Mailbox {
         }
         (self.wake.0)();
     }
+}
+
+impl Default for Wake {
+    /// Nobody waits.
+    fn default() -> Wake {
+        Wake(Arc::new(|| {}))
+    }
+}
+
+impl fmt::Debug for Wake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Wake")
+    }
+}
+
+/// No code that runs under these locks panics; should it, what it left is still a valid store.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

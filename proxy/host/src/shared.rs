@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use lacis_abi::Status;
 
 use crate::limits::{self, Limits};
-use crate::queue::{Consumer, Named, Queue, Registry};
+use crate::queue::{Consumer, Named, Queue, Registry, lock};
 
 /// The shared data and the shared queues of a process. Values belong to a `vm_id` and live as long as any VM of it.
 #[derive(Debug, Default)]
@@ -120,11 +120,6 @@ impl Space {
             cas => cas,
         }
     }
-}
-
-/// No code that runs under these locks panics; should it, what it left is still a valid store.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -5,7 +5,16 @@ use std::ops::Range;
 
 use lacis_abi::{Map, Path, Status};
 
-use crate::vm::ContextId;
+/// An exchange's context in one VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ContextId(pub(crate) u32);
+
+impl ContextId {
+    /// The one that is made so many after this one, as long as numbers are not used again.
+    pub fn after(self, count: u32) -> Option<ContextId> {
+        self.0.checked_add(count).map(ContextId)
+    }
+}
 
 /// One exchange, or one TCP connection. A method is called while a guest callback runs and must not act on what it is told: it takes a note,
 /// and the embedder acts when the callback has returned. So a guest is never entered twice at once.

@@ -10,7 +10,7 @@ use lacis_abi::{Level, Map, MetricKind, Path, Status};
 use crate::callout::{CallId, CallOut};
 use crate::limits::Limit;
 use crate::stream::{Buffer, Half, Headers, Reply, Stream};
-use crate::vm::RootId;
+use crate::world::RootId;
 use crate::world::{Change, Now, World};
 
 /// A header map as a list of lines.

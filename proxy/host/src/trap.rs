@@ -1,7 +1,8 @@
-//! How a guest call can fail, and what is told about it.
+//! How a guest call can fail, and a call of the host, and what is told about it.
 
 use std::time::Duration;
 
+use lacis_abi::Status;
 use wasmtime::WasmBacktrace;
 
 use crate::limits::Limit;
@@ -52,6 +53,26 @@ pub enum Cause {
 #[derive(Debug, thiserror::Error)]
 #[error("exit with code {0}")]
 pub(crate) struct Exit(pub(crate) i32);
+
+/// Why a host function did not do what it was asked.
+pub(crate) enum Fail {
+    /// The guest is told so and goes on.
+    Status(Status),
+    /// The guest cannot go on: its allocator trapped, or the host is in a state that should not be possible.
+    Trap(wasmtime::Error),
+}
+
+impl Fail {
+    pub(crate) fn host(text: &'static str) -> Fail {
+        Fail::Trap(wasmtime::Error::msg(text))
+    }
+}
+
+impl From<Status> for Fail {
+    fn from(status: Status) -> Fail {
+        Fail::Status(status)
+    }
+}
 
 /// Bounds that were in force during a call, for the text of [`Cause`].
 #[derive(Debug, Clone, Copy)]

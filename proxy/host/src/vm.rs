@@ -3,7 +3,7 @@
 mod calls;
 mod http;
 mod tcp;
-pub(crate) mod turn;
+mod turn;
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -14,18 +14,20 @@ use std::time::Duration;
 use wasmtime::{ExternType, Store, TypedFunc, WasmBacktrace, WasmParams, WasmResults};
 
 use crate::callout::CallOuts;
+use crate::calls::turn::look;
+use crate::contexts::{Context, Exchange, Kind, Life, PluginSettings};
 use crate::exports::{Exports, find};
 use crate::joint;
 use crate::limits::{self, Limit, Limits};
 use crate::overtime::{Budget, Overtime};
 use crate::plugin::Plugin;
-use crate::queue::Mailbox;
+use crate::queue::{Mailbox, Wake};
 use crate::shared::SharedData;
-use crate::state::{Context, Exchange, Kind, Life, Limiter, Phase, State};
-use crate::stream::Stream;
+use crate::state::{Limiter, Phase, State};
+use crate::stream::{ContextId, Stream};
 use crate::trap::{Bounds, Cause, Exit, Trap};
-use crate::world::{self, World};
-use turn::Counters;
+use crate::turn::Counters;
+use crate::world::{self, RootId, World};
 pub use turn::response::Responded;
 
 /// How a VM is made. Plugins may share a VM when all of this and the module are equal.
@@ -41,7 +43,7 @@ pub struct VmSettings {
     pub memory: usize,
     /// Budget of a callback, at least [`limits::MIN_TIME`]. One that has a CPU to itself is stopped after it, within two
     /// [`limits::TICK`]s; on a busy machine it gets more, until it has run for half of it at least. Of callbacks that share an
-    /// entry (`vm/turn.rs`) each has this; one that follows others may be stopped half of it later.
+    /// entry (`turn.rs`) each has this; one that follows others may be stopped half of it later.
     pub time: Duration,
     /// Budget of each step of the start.
     pub start_time: Duration,
@@ -52,35 +54,6 @@ pub struct VmSettings {
     /// Called when [`Vm::on_queue_ready`] has something to do.
     pub wake: Wake,
 }
-
-/// Wakes the thread of a VM: called from any thread, also from within a host call of the VM itself. It does no more than
-/// take a note.
-#[derive(Clone)]
-pub struct Wake(pub Arc<dyn Fn() + Send + Sync>);
-
-/// One plugin: a root context of a VM.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub struct PluginSettings {
-    /// Its name, for logs and `plugin_name`.
-    pub name: String,
-    /// Chooses what the module runs, where it holds several filters; mostly empty.
-    pub root_id: String,
-    /// Its configuration, as the guest reads it in `proxy_on_configure`.
-    pub configuration: Vec<u8>,
-    /// Envoy's option of this name: a pause at the headers holds only the headers, and the body is shown all the same.
-    /// Without it, such a pause stops everything.
-    pub allow_on_headers_stop_iteration: bool,
-    /// Upstreams that it may call, by their names; none is every one.
-    pub upstreams: Option<Vec<String>>,
-}
-
-/// A root context of one VM.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct RootId(pub(crate) u32);
-
-/// An exchange's context in one VM.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct ContextId(pub(crate) u32);
 
 /// Why a VM or a plugin in it did not start.
 #[derive(Debug, thiserror::Error)]
@@ -142,19 +115,6 @@ impl Default for VmSettings {
     }
 }
 
-impl Default for Wake {
-    /// Nobody waits.
-    fn default() -> Wake {
-        Wake(Arc::new(|| {}))
-    }
-}
-
-impl fmt::Debug for Wake {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Wake")
-    }
-}
-
 const VALIDATE: &str = "proxy_validate_configuration";
 
 impl Vm {
@@ -212,7 +172,7 @@ impl Vm {
         let mut store = Store::new(plugin.engine.wasm(), state);
         store.limiter(|state| &mut state.limiter);
         store.epoch_deadline_callback(|mut store| {
-            turn::look(&mut store);
+            look(&mut store);
             Ok(store.data_mut().deadline())
         });
         let mut runner = Runner { store, call, start, dead: false };
@@ -228,10 +188,12 @@ impl Vm {
         };
         let names = [joint::STEP, joint::STOP, joint::LINES, joint::QUIET];
         let globals = names.map(|name| instance.get_global(&mut runner.store, name));
-        if let [Some(step), Some(stop), Some(lines), Some(quiet)] = globals {
-            runner.store.data_mut().counters = Some(Counters { step, stop, lines, quiet });
-        }
-        let exports = Exports::of(&instance, &mut runner.store);
+        let counters = match globals {
+            [Some(step), Some(stop), Some(lines), Some(quiet)] => Some(Counters { step, stop, lines, quiet }),
+            _ => None,
+        };
+        runner.store.data_mut().counters = counters;
+        let exports = Exports::of(&instance, &mut runner.store, counters.is_some());
         let memory = instance.get_memory(&mut runner.store, "memory");
         let state = runner.store.data_mut();
         state.memory = memory;

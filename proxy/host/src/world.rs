@@ -7,7 +7,10 @@ use lacis_abi::{Level, MetricKind, Path, Status};
 
 use crate::callout::{CallId, CallOut};
 use crate::limits::Limit;
-use crate::vm::RootId;
+
+/// A root context of one VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RootId(pub(crate) u32);
 
 /// How often the levels have changed, from 1.
 static LEVELS: AtomicU32 = AtomicU32::new(1);

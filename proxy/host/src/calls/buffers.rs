@@ -3,12 +3,14 @@
 
 use lacis_abi::{Buffer, Status};
 
-use super::{Answer, Call, Fail};
+use super::{Answer, Call};
 use crate::callout::Answer as CallAnswer;
+use crate::contexts::Exchange;
 use crate::limits::Limit;
 use crate::memory::{give_with, split};
-use crate::state::{Exchange, Phase, State};
+use crate::state::{Phase, State};
 use crate::stream::{self, Half};
+use crate::trap::Fail;
 
 /// Part of a buffer: up to `max` bytes from `start`. Nothing in that range is a null pointer and the size 0.
 pub(crate) fn bytes(call: &mut Call<'_>, buffer: u32, start: u32, max: u32, pointer: u32, size: u32) -> Answer {

@@ -6,13 +6,15 @@ use std::time::Duration;
 use lacis_abi::{Level, Pairs, Status};
 
 use super::headers::lower;
-use super::{Answer, Call, Fail};
+use super::{Answer, Call};
 use crate::callout::{CallId, CallKind, CallOut, GrpcCall, HttpCall, Lines};
+use crate::contexts::Kind;
 use crate::grpc_service::Target;
 use crate::limits::Limit;
 use crate::memory::{give_scratch, split};
-use crate::state::{Kind, State};
-use crate::vm::RootId;
+use crate::state::State;
+use crate::trap::Fail;
+use crate::world::RootId;
 
 /// An HTTP request. `BadArgument` for a negative timeout, for headers that make no request, and for an upstream that
 /// there is not; `InternalFailure` when it cannot be begun.

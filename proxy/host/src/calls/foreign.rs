@@ -3,8 +3,8 @@
 use lacis_abi::Status;
 
 use super::{Answer, Call};
+use crate::contexts::Life;
 use crate::memory::{give_scratch, split};
-use crate::state::Life;
 
 /// Runs the function of this name: for the exchange, if there is one and it knows the name, else for the plugin. The
 /// guest may not want the result; then both its pointers are null.

@@ -2,11 +2,13 @@
 
 use lacis_abi::{AbiVersion, Encoder, Map, Pairs, Status};
 
-use super::{Answer, Call, Fail};
+use super::{Answer, Call};
+use crate::contexts::{Access, Exchange};
 use crate::limits::Limit;
 use crate::memory::{Given, Guest, give_few, give_promised, give_with, promise_scratch, split};
-use crate::state::{Access, Exchange, State};
+use crate::state::State;
 use crate::stream::Headers;
+use crate::trap::Fail;
 
 /// What a change of a map says: how many lines that has now ([`Headers::lines`]).
 pub(crate) type Edited = Result<Option<u32>, Fail>;

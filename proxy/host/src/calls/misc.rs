@@ -6,7 +6,7 @@ use lacis_abi::{Level, Status};
 
 use super::{Answer, Call};
 use crate::memory::split;
-use crate::vm::RootId;
+use crate::world::RootId;
 
 /// A log line. Envoy dies on a level that does not exist.
 pub(crate) fn log(call: &mut Call<'_>, level: u32, text: u32, size: u32, step: u32) -> Answer {

@@ -1,5 +1,5 @@
 //! Host functions, one file per family, and what they have in common: how they answer, and when they may be called.
-//! The table that gives each its import name and type is in `link.rs`.
+//! The table that gives each its import name and type is in `imports.rs`.
 
 pub(crate) mod buffers;
 pub(crate) mod callout;
@@ -10,6 +10,7 @@ pub(crate) mod misc;
 pub(crate) mod property;
 pub(crate) mod shared;
 pub(crate) mod stream;
+pub(crate) mod turn;
 pub(crate) mod wasi;
 
 use lacis_abi::Status;
@@ -18,33 +19,13 @@ use wasmtime::Caller;
 use crate::joint::{ALLOCATING, WORDS};
 use crate::memory::Given;
 use crate::state::{Phase, State};
-use crate::vm::turn;
+use crate::trap::Fail;
 
 /// The guest that called.
 pub(crate) type Call<'a> = Caller<'a, State>;
 
 /// What a host function of the ABI answers.
 pub(crate) type Answer = Result<(), Fail>;
-
-/// Why a host function did not do what it was asked.
-pub(crate) enum Fail {
-    /// The guest is told so and goes on.
-    Status(Status),
-    /// The guest cannot go on: its allocator trapped, or the host is in a state that should not be possible.
-    Trap(wasmtime::Error),
-}
-
-impl Fail {
-    pub(crate) fn host(text: &'static str) -> Fail {
-        Fail::Trap(wasmtime::Error::msg(text))
-    }
-}
-
-impl From<Status> for Fail {
-    fn from(status: Status) -> Fail {
-        Fail::Status(status)
-    }
-}
 
 /// What goes back to the guest as the result of an import.
 pub(crate) trait IntoResult {

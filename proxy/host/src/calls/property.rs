@@ -3,9 +3,10 @@
 use lacis_abi::{Path, Status};
 
 use super::headers::charge;
-use super::{Answer, Call, Fail};
+use super::{Answer, Call};
 use crate::memory::{Given, give_few, give_scratch, split};
 use crate::state::State;
+use crate::trap::Fail;
 
 /// Value of a property. The three names of the plugin itself always answer (SDKs choose their root context by them).
 pub(crate) fn read(call: &mut Call<'_>, path: u32, path_size: u32, pointer: u32, size: u32) -> Answer {

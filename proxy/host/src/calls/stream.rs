@@ -3,11 +3,12 @@
 use lacis_abi::{GRPC_STATUS_MAX, Pairs, Status, StreamType};
 
 use super::headers::lower;
-use super::{Answer, Call, Fail};
+use super::{Answer, Call};
+use crate::contexts::{Exchange, Kind, Life, Part, Replied};
 use crate::limits::Limit;
 use crate::memory::split;
-use crate::state::{Exchange, Kind, Life, Part, Replied};
 use crate::stream::{Half, Reply};
+use crate::trap::Fail;
 
 /// Answers the exchange. Status 0 also where it has no effect: on a root context, in the log and done phases (Envoy dies
 /// there), and the second time; but an answer of its own that comes back to it as a response can be replaced as any other.

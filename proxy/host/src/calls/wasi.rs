@@ -1,13 +1,13 @@
 //! The WASI preview-1 functions that compilers import, as far as they mean something in a proxy: standard output goes to
 //! the log; there are environment variables, clocks and random bytes; there are no arguments, files or sockets. Functions
-//! that do nothing stand in the table of `link.rs` with the number they answer.
+//! that do nothing stand in the table of `imports.rs` with the number they answer.
 
 use lacis_abi::Status;
 
-use super::{Answer, Call, Fail, IntoResult};
+use super::{Answer, Call, IntoResult};
 use crate::limits;
 use crate::memory::split;
-use crate::trap::Exit;
+use crate::trap::{Exit, Fail};
 
 /// Bad descriptor. Also ends libc's search for directories that were opened for it.
 pub(crate) const BADF: u32 = 8;

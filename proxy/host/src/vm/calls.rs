@@ -2,12 +2,14 @@
 
 use wasmtime::{TypedFunc, WasmParams};
 
-use super::{RootId, Vm, size};
+use super::{Vm, size};
 use crate::callout::{Answer, CallId, CallKind, CallOuts, Flight, GrpcEvent, HttpAnswer};
+use crate::contexts::Kind;
 use crate::exports::Exports;
-use crate::state::{Kind, Phase};
+use crate::state::Phase;
 use crate::stream::Headers;
 use crate::trap::Trap;
+use crate::world::RootId;
 
 impl Vm {
     /// The response to an HTTP call-out is here; `None`: there will be none (Envoy: a reset). Ends the call. A call that

@@ -5,10 +5,11 @@
 
 use lacis_abi::{Action, BodyAnswer, HeadersAnswer};
 
-use super::{ContextId, Vm};
+use super::Vm;
+use crate::contexts::{Context, Exchange, Part, Replied};
 use crate::exports::{BODY, HEADERS, OnHeaders, TRAILERS};
-use crate::state::{Context, Exchange, Part, Phase, Replied};
-use crate::stream::{Half, HeadersAction};
+use crate::state::Phase;
+use crate::stream::{ContextId, Half, HeadersAction};
 use crate::trap::Trap;
 
 impl Vm {

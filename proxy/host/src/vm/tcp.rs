@@ -2,11 +2,12 @@
 
 use lacis_abi::{Action, Peer};
 
+use super::Vm;
 use super::http::{Outcome, Scene};
-use super::{ContextId, Vm};
+use crate::contexts::Part;
 use crate::exports::{CONNECTION_CLOSE, DATA};
-use crate::state::{Part, Phase};
-use crate::stream::Half;
+use crate::state::Phase;
+use crate::stream::{ContextId, Half};
 use crate::trap::Trap;
 
 impl Vm {

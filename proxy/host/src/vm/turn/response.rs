@@ -2,13 +2,14 @@
 
 use lacis_abi::BodyAnswer;
 
-use super::{Kind, Turn, answered};
+use super::answered;
+use crate::contexts::{Part, Replied};
 use crate::exports::{BODY, HEADERS};
-use crate::state::{Part, Replied};
-use crate::stream::{Half, HeadersAction};
+use crate::stream::{ContextId, Half, HeadersAction};
 use crate::trap::Trap;
+use crate::turn::Turn;
+use crate::vm::Vm;
 use crate::vm::http::Scene;
-use crate::vm::{ContextId, Vm};
 
 /// What the last callback was shown of several in which a head and what follows it could be, which of the contexts that was,
 /// and what becomes of it.
@@ -40,7 +41,7 @@ impl Vm {
             return shown.map(|action| (0, action)).map_err(|trap| (0, trap));
         };
         self.context(first.0, HEADERS[Half::Response as usize]).map_err(|trap| (0, trap))?;
-        let turn = Turn::of_head(Kind::Heads, first, count, lines);
+        let turn = Turn::heads(first, count, lines);
         let result = match self.runner.take(turn, function, (first.0, count, lines, u32::from(end))) {
             Ok(result) => result,
             Err(trap) => return Err((self.met(), trap)),
@@ -67,7 +68,7 @@ impl Vm {
             return self.on_body(first, Half::Response, size, end).map(|answer| (0, answer)).map_err(|trap| (0, trap));
         };
         self.context(first.0, BODY[Half::Response as usize]).map_err(|trap| (0, trap))?;
-        let turn = Turn { end, ..Turn::new(Kind::Body, first, count) };
+        let turn = Turn::body(first, count, end);
         let bytes = u32::try_from(size).unwrap_or(u32::MAX);
         match self.runner.take(turn, function, (first.0, count, bytes, u32::from(end))) {
             Ok(result) => self.shown_body(first, result),
@@ -86,7 +87,7 @@ impl Vm {
         if let Err(trap) = self.context(first.0, HEADERS[Half::Response as usize]) {
             return Responded::Head(Err((0, trap)));
         }
-        let turn = Turn { end: true, ..Turn::of_head(Kind::Response, first, count, lines) };
+        let turn = Turn::response(first, count, lines);
         let bytes = u32::try_from(size).unwrap_or(u32::MAX);
         match self.runner.take(turn, function, (first.0, count, lines, 0, bytes)) {
             Ok(result) if answered(result).1 < count => {
