@@ -90,6 +90,19 @@ fn calls() {
     });
 }
 
+/// A call that is made when the filter is configured, before there is a request.
+#[test]
+fn calls_at_the_start() {
+    Both::guest("fetch").app("auth").run(|side| {
+        until("it was fetched", || {
+            let answer = side.get("/", &[]);
+            assert_eq!(answer.status(), 200, "the filter runs");
+            (answer.text() == "5").then_some(())
+        });
+        assert_eq!(side.app("auth").seen()[0].target, "/bytes/5");
+    });
+}
+
 /// Two calls at once, and a third with what they said.
 #[test]
 fn parallel_and_chained_calls() {

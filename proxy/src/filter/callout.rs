@@ -41,22 +41,34 @@ pub trait Upstreams {
 /// A request under way.
 pub type Sent = Pin<Box<dyn Future<Output = Result<Response, Fault>>>>;
 
-/// What filters can reach: the services of the generation in use, and those of earlier ones for as long as an exchange runs
-/// on them. Clones share it.
+/// What filters can reach. Clones share it.
 #[derive(Clone, Default)]
-pub(super) struct Reach(Rc<RefCell<Vec<(Rc<dyn Upstreams>, Drain)>>>);
+pub(super) struct Reach(Rc<RefCell<Reachable>>);
+
+#[derive(Default)]
+struct Reachable {
+    /// The services of the generation in use, last, and those of earlier ones for as long as an exchange runs on them.
+    all: Vec<(Rc<dyn Upstreams>, Drain)>,
+    /// Those of the generation whose filters start now.
+    starting: Option<Rc<dyn Upstreams>>,
+}
 
 impl Reach {
     /// Adds those of a generation that comes into use, and its exchanges.
     pub(super) fn add(&self, upstreams: Rc<dyn Upstreams>, exchanges: Drain) {
-        let mut all = self.0.borrow_mut();
+        let all = &mut self.0.borrow_mut().all;
         all.retain(|(_, exchanges)| exchanges.guards() > 0);
         all.push((upstreams, exchanges));
     }
 
+    /// See [`Machines::starting`](super::Machines::starting).
+    pub(super) fn starting(&self, upstreams: Option<Rc<dyn Upstreams>>) {
+        self.0.borrow_mut().starting = upstreams;
+    }
+
     /// Lets go of earlier ones that no exchange runs on any more.
     pub(super) fn sweep(&self) {
-        let mut all = self.0.borrow_mut();
+        let all = &mut self.0.borrow_mut().all;
         let newest = all.pop();
         all.retain(|(_, exchanges)| exchanges.guards() > 0);
         all.extend(newest);
@@ -64,8 +76,9 @@ impl Reach {
 
     /// The newest that have this service.
     fn with(&self, service: &str) -> Option<Rc<dyn Upstreams>> {
-        let all = self.0.borrow();
-        all.iter().rev().map(|(upstreams, _)| upstreams).find(|upstreams| upstreams.has(service)).map(Rc::clone)
+        let Reachable { all, starting } = &*self.0.borrow();
+        let newest = starting.iter().chain(all.iter().rev().map(|(upstreams, _)| upstreams));
+        newest.into_iter().find(|upstreams| upstreams.has(service)).map(Rc::clone)
     }
 }
 

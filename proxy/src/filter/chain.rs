@@ -55,6 +55,11 @@ impl Plan {
         Plan { filters, missing: BTreeMap::new() }
     }
 
+    /// Whether no filter is to run.
+    pub fn is_empty(&self) -> bool {
+        self.filters.iter().all(Option::is_none)
+    }
+
     /// The filter at this place of the configuration cannot be had yet, and must not be passed by without it: what has to
     /// pass it is refused. One that fails open needs no word: it is none of `filters`.
     pub fn miss(&mut self, filter: usize, why: &str) {

@@ -116,6 +116,14 @@ impl Machines {
         self.reach.add(upstreams, exchanges);
     }
 
+    /// Filters that start in this may call these services: those of their own configuration, which is not in use yet.
+    pub fn starting<R>(&self, upstreams: Rc<dyn Upstreams>, start: impl FnOnce() -> R) -> R {
+        self.reach.starting(Some(upstreams));
+        let started = start();
+        self.reach.starting(None);
+        started
+    }
+
     /// What is known of the node.
     pub(super) fn node(&self) -> &Rc<NodeFacts> {
         &self.node

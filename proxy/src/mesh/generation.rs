@@ -151,20 +151,25 @@ impl Generation {
         let Snapshot { number, config, filters, places, routes, limiters, load } = snapshot;
         let limiters = rate::kept(limiters, before.map(|before| &before.limiters));
         let limits = |limits: &[RateLimit]| RateLimits::new(limits, &limiters, dialer.metrics());
-        let (filters, ready) = Filters::new(filters, machines, *number);
         let zone = Some(&*config.node.locality.zone).filter(|zone| !zone.is_empty()).map(Arc::from);
-        let destination = |service: &config::Service| {
+        let cluster = |service: &config::Service| {
             let known = before.and_then(|before| before.by_host(&service.name)).map(|known| &known.cluster);
-            let cluster = Cluster::service(service, zone.as_ref(), places, known, dialer);
-            Destination {
-                cluster,
-                filters: filters.chain(&service.filters),
-                routes: None,
-                fault: service.fault.clone(),
-                limits: limits(&service.rate_limits),
-            }
+            Cluster::service(service, zone.as_ref(), places, known, dialer)
         };
-        let mut services: Vec<_> = config.services.iter().map(destination).collect();
+        let clusters: Vec<_> = config.services.iter().map(cluster).collect();
+        let start = || Filters::new(filters, machines, *number);
+        let (filters, ready) = match filters.is_empty() {
+            true => start(),
+            false => machines.starting(Rc::new(Services::new(clusters.iter())), start),
+        };
+        let destination = |(service, cluster): (&config::Service, Rc<Cluster>)| Destination {
+            cluster,
+            filters: filters.chain(&service.filters),
+            routes: None,
+            fault: service.fault.clone(),
+            limits: limits(&service.rate_limits),
+        };
+        let mut services: Vec<_> = config.services.iter().zip(clusters).map(destination).collect();
         let (mut hosts, mut ends) = (HashMap::default(), HashMap::default());
         for (at, service) in config.services.iter().enumerate() {
             hosts.extend(service.hosts.iter().map(|host| (host.as_str().into(), at)));
@@ -212,18 +217,7 @@ impl Generation {
             filters,
             exchanges: Drain::default(),
         };
-        if before.is_none() {
-            generation.reach(machines);
-        }
         (generation, ready)
-    }
-
-    /// Lets filters call its services, where there are some.
-    fn reach(&self, machines: &Machines) {
-        if machines.alive().next().is_some() {
-            let services = Services::new(self.services.iter().map(|service| &service.cluster));
-            machines.reach(Rc::new(services), self.exchanges.clone());
-        }
     }
 
     /// Its number.
@@ -238,7 +232,11 @@ impl Generation {
 
     /// It comes into use.
     pub fn take_over(&self, machines: &Machines) {
-        self.reach(machines);
+        // Filters call its services, where there are some.
+        if machines.alive().next().is_some() {
+            let services = Services::new(self.services.iter().map(|service| &service.cluster));
+            machines.reach(Rc::new(services), self.exchanges.clone());
+        }
         self.clusters().for_each(|cluster| cluster.take_over());
         self.filters.used_by(self.number);
     }

@@ -1,7 +1,7 @@
 //! Filters as their authors write them, on the released `proxy-wasm` crate: one module, and the configuration says which
 //! of them it is.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
 use proxy_wasm::hostcalls;
@@ -21,11 +21,19 @@ struct Root {
     heard: u32,
 }
 
-impl Context for Root {}
+impl Context for Root {
+    fn on_http_call_response(&mut self, _: u32, _: usize, size: usize, _: usize) {
+        FETCHED.set(size);
+    }
+}
 
 impl RootContext for Root {
     fn on_configure(&mut self, _: usize) -> bool {
         self.kind = text(self.get_plugin_configuration());
+        if self.kind == "fetch" {
+            let head = vec![(":method", "GET"), (":path", "/bytes/5"), (":authority", "auth")];
+            self.dispatch_http_call("auth", head, None, vec![], CALL).expect("a call");
+        }
         if self.kind == "queue" {
             self.queue = self.register_shared_queue("items");
         }
@@ -81,12 +89,27 @@ impl RootContext for Root {
             "grpc" => Box::new(Grpc::default()),
             "queue" => Box::new(Queue { queue }),
             "timer" => Box::new(Patient { id }),
+            "fetch" => Box::new(Fetch),
             other => panic!("no filter {other}"),
         })
     }
 }
 
 thread_local!(static WAITING: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) });
+
+thread_local!(static FETCHED: Cell<usize> = const { Cell::new(0) });
+
+/// Tells how much was fetched by a call that was made when the filter was configured.
+struct Fetch;
+
+impl Context for Fetch {}
+
+impl HttpContext for Fetch {
+    fn on_http_request_headers(&mut self, _: usize, _: bool) -> Action {
+        self.send_http_response(200, vec![], Some(FETCHED.get().to_string().as_bytes()));
+        Action::Pause
+    }
+}
 
 /// Holds each request until the next tick.
 struct Patient {
