@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use lacis_tests::wire::Response;
-use lacis_tests::{App, Link, Mesh, Pair, client, on_links, until, unused};
+use lacis_tests::{App, Link, Mesh, Pair, client, guest, on_links, until, unused};
 use serde_json::{Value, json};
 
 /// A filter that stamps its configuration and version on request and response heads (`x-stamp`, `x-version`), and counts the requests that its
@@ -390,6 +390,20 @@ fn a_port_becomes_another_services() {
     assert_eq!(answers(), [["two", "one"]; 2]);
     let config: Value = serde_json::from_str(&pair.alpha.admin_get("/config").text()).expect("JSON");
     assert_eq!((&config["listeners"]["other"], &config["listeners"]["one"]), (&json!(ports[1]), &Value::Null));
+}
+
+/// A filter that comes with a service of its own may call it while it is configured.
+#[test]
+fn a_starting_filter_reaches_the_services_that_come_with_it() {
+    let mut pair = Pair::new(Link::H2);
+    let auth = App::named("auth");
+    let service = json!({"endpoints": [auth.address().to_string()], "link": "plaintext"});
+    let filter = json!({"filters": {"fetch": guest("fetch")}, "outbound": {"filters": ["fetch"]}});
+    let mut change = json!({"services": {"auth": service}});
+    change.as_object_mut().expect("a map").extend(filter.as_object().expect("a map").clone());
+    pair.alpha.reload(change);
+    until("it has fetched", || (client::get(pair.alpha.outbound(), "delta", "/echo").text() == "5").then_some(()));
+    assert_eq!(auth.requests(), 1);
 }
 
 /// As Kubernetes updates a mounted ConfigMap: a link beside the files is swapped.
