@@ -255,6 +255,8 @@ fn an_absolute_uri_chooses_the_service() {
     let mut client = pair.connect();
     client.send("GET http://delta/echo?x HTTP/1.1\r\nhost: another\r\n\r\n");
     assert_eq!(client.response("GET").json()["target"], "/echo?x");
+    client.send("GET http://delta?x HTTP/1.1\r\nhost: delta\r\n\r\n");
+    assert_eq!(client.response("GET").status(), 404, "the application has nothing there, and was asked for it");
     client.send("GET http://DELTA:80/echo HTTP/1.1\r\nhost: delta\r\n\r\n");
     assert_eq!(client.response("GET").status(), 200);
     let seen = pair.app.seen();

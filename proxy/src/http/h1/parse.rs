@@ -426,17 +426,17 @@ fn split_target(
     target: &str,
     method: &Method,
 ) -> Result<(bool, Option<Authority>, PathAndQuery), Fault> {
-    let path = |text: &str| {
-        let path = PathAndQuery::from_maybe_shared(bytes.slice_ref(text.as_bytes()))
-            .map_err(|e| Fault::new(Reason::HttpRequestError).from(e))?;
-        match path.as_str().len() == text.len() {
+    let path = |text: Bytes| {
+        let length = text.len();
+        let path = PathAndQuery::from_maybe_shared(text).map_err(|e| Fault::new(Reason::HttpRequestError).from(e))?;
+        match path.as_str().len() == length {
             true => Ok(path),
             // It would be taken away, and what others make of it is not known.
             false => Err(malformed("a target with a fragment")),
         }
     };
     if target.starts_with('/') {
-        return Ok((false, None, path(target)?));
+        return Ok((false, None, path(bytes.slice_ref(target.as_bytes()))?));
     }
     if target == "*" && *method == Method::OPTIONS {
         return Ok((false, None, PathAndQuery::from_static("*")));
@@ -454,7 +454,9 @@ fn split_target(
     let path = match rest {
         "" if *method == Method::OPTIONS => PathAndQuery::from_static("*"),
         "" => PathAndQuery::from_static("/"),
-        rest => path(rest)?,
+        // RFC 9112 section 3.2.1. Nobody else writes a path that does not begin so, and not all read it.
+        query if query.starts_with('?') => path(format!("/{query}").into())?,
+        rest => path(bytes.slice_ref(rest.as_bytes()))?,
     };
     Ok((https, Some(authority(bytes.slice_ref(host.as_bytes()))?), path))
 }

@@ -16,8 +16,7 @@ pub(super) fn request(out: &mut BytesMut, head: &RequestHead, framing: Framing) 
     let authority = head.authority.as_ref().map_or("", Authority::as_str);
     out.reserve(head_size(&head.headers) + path.len() + authority.len() + 96);
     out.put_slice(head.method.as_str().as_bytes());
-    // A path that begins with `?` comes from an absolute-form target without one.
-    out.put_slice(if path.starts_with('?') { b" /" } else { b" " });
+    out.put_slice(b" ");
     out.put_slice(path.as_bytes());
     out.put_slice(b" HTTP/1.1\r\nhost: ");
     out.put_slice(authority.as_bytes());
