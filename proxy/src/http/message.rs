@@ -190,8 +190,8 @@ impl Parts {
             }
             (None, _) => return Err(refused("neither :authority nor host")),
         };
-        if authority.as_str().contains('@') {
-            return Err(Broken::Malformed("user information in the authority"));
+        if !rules::is_host(&authority) {
+            return Err(Broken::Malformed("an authority that is no host and port"));
         }
         let authority = Some(authority);
         Ok(RequestHead { method, authority, path, https, headers, version, upgrade: None })
@@ -339,6 +339,7 @@ pub(super) mod tests {
                 &[GET, HTTPS, (":authority", ""), ROOT],
                 &[GET, HTTPS, (":authority", "user@a"), ROOT],
                 &[GET, HTTPS, (":authority", "a b"), ROOT],
+                &[GET, HTTPS, (":authority", "a:b"), ROOT],
                 &[GET, HTTPS, ROOT, ("host", "user@a")],
                 &[GET, HTTPS, AUTHORITY, (":path", "x")],
                 &[GET, HTTPS, AUTHORITY, (":path", "")],

@@ -1,6 +1,7 @@
 //! Rules that all versions share: which fields belong to a connection, what a well-formed message is, and the limits.
 
 use http::header;
+use http::uri::Authority;
 use http::{Method, StatusCode};
 
 use super::body::Length;
@@ -21,10 +22,22 @@ pub const MAX_TARGET_BYTES: usize = 16 * 1024;
 /// Largest trailer section in bytes.
 pub const MAX_TRAILER_BYTES: usize = 16 * 1024;
 
+/// The field that tells an application who calls it.
+pub const CLIENT_CERT: &str = "x-forwarded-client-cert";
+
 /// Whether a name, in lower case, is that of a field which never crosses a hop (RFC 9110 section 7.6.1).
 #[inline]
 pub fn is_of_connection(name: impl AsRef<[u8]>) -> bool {
     matches!(name.as_ref(), b"connection" | b"keep-alive" | b"proxy-connection" | b"transfer-encoding" | b"upgrade")
+}
+
+/// Whether an authority is a host and at most a port (RFC 9110 section 7.2). Credentials in it are a trick to make two readers see two hosts
+/// (section 4.2.4), and so is what comes behind the host and is no port.
+pub fn is_host(authority: &Authority) -> bool {
+    let text = authority.as_str();
+    let port = text.get(authority.host().len()..).unwrap_or_default();
+    !text.contains('@')
+        && (port.is_empty() || matches!(port.as_bytes(), [b':', digits @ ..] if digits.iter().all(u8::is_ascii_digit)))
 }
 
 /// The content-length of a message, if it has one.
@@ -113,8 +126,15 @@ fn belongs_into_a_head(name: &str) -> bool {
                 | "set-cookie"
                 | "te"
                 | "trailer"
-                | "x-forwarded-client-cert"
         )
+        || says_who_calls(name)
+}
+
+/// Whether a field, by its name in lower case, is [`CLIENT_CERT`] or would be taken for it by an application that gets fields as variables
+/// (CGI, WSGI), where `_` stands for `-`.
+pub fn says_who_calls(name: &str) -> bool {
+    let same = |(byte, own)| byte == own || (byte, own) == (b'_', b'-');
+    name.len() == CLIENT_CERT.len() && name.bytes().zip(CLIENT_CERT.bytes()).all(same)
 }
 
 #[cfg(test)]
@@ -147,11 +167,25 @@ mod tests {
             ("authorization", "b"),
             ("x-sum", "1"),
             ("x-forwarded-client-cert", "URI=spiffe://c"),
+            ("x_forwarded-client_cert", "URI=spiffe://d"),
             ("x-sum", "2"),
             ("transfer-encoding", "chunked"),
         ]);
         clean_trailers(&mut trailers);
         assert_eq!(trailers, map(&[("grpc-status", "0"), ("x-sum", "1"), ("x-sum", "2")]));
+    }
+
+    #[test]
+    fn hosts() {
+        let is = |text: &'static str| Authority::try_from(text).is_ok_and(|authority| is_host(&authority));
+        for host in ["a", "a:", "a:80", "a.b-c_d", "[::1]", "[::1]:80", "127.0.0.1:15001"] {
+            assert!(is(host), "{host}");
+        }
+        for other in
+            ["", "a:x", "a:8x", "a:-1", "a:+1", "a:1:2", "u@a", "u:p@a:1", "a@", "[::1]b", "[::1]b:1", "[::1]:x"]
+        {
+            assert!(!is(other), "{other}");
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::config::admission::{Priority, UNMATCHED};
 use crate::fault::{Fault, Reason};
 use crate::filter::exchange::{Conn, Exchange};
 use crate::http::head::RequestHead;
+use crate::http::rules;
 use crate::identity::SpiffeId;
 use crate::policy::Asked;
 use crate::policy::access::{Access, Decision};
@@ -20,8 +21,7 @@ use crate::telemetry::trail::Busy;
 /// When to ask an application again that has enough.
 const SOON: Duration = Duration::from_secs(1);
 
-const CLIENT_CERT: &str = "x-forwarded-client-cert";
-const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static(CLIENT_CERT);
+const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static(rules::CLIENT_CERT);
 
 /// Checks the caller and tells the application who it is. What the caller says of itself is dropped.
 pub(super) fn admit(
@@ -52,23 +52,11 @@ pub(super) fn admit(
         exchange.trail.held_by(Rc::clone(adaptive) as Rc<dyn Busy>);
     }
     opaque::admit(head, target(generation)?.protocol == Protocol::Tcp)?;
-    head.headers.retain(|name| !is_disguised(name));
-    match &conn.forwarded {
-        Some(forwarded) => head.headers.insert(X_FORWARDED_CLIENT_CERT, forwarded.clone()),
-        None => {
-            head.headers.remove(X_FORWARDED_CLIENT_CERT);
-        }
+    head.headers.retain(|name| !rules::says_who_calls(name.as_str()));
+    if let Some(forwarded) = &conn.forwarded {
+        head.headers.append(X_FORWARDED_CLIENT_CERT, forwarded.clone());
     }
     Ok(())
-}
-
-/// Whether an application that gets fields as variables (CGI, WSGI), where `_` stands for `-`, would take a field for the one that says who the
-/// caller is.
-fn is_disguised(name: &HeaderName) -> bool {
-    let name = name.as_str();
-    name.len() == CLIENT_CERT.len()
-        && name != CLIENT_CERT
-        && name.bytes().zip(CLIENT_CERT.bytes()).all(|(byte, own)| byte == own || (byte, own) == (b'_', b'-'))
 }
 
 /// Asks the rules. The caller learns that it is refused; the log and the access record, by which rule.

@@ -413,9 +413,8 @@ fn host_authority(host: Option<Bytes>, version: Version) -> Result<Option<Author
 }
 
 fn authority(bytes: Bytes) -> Result<Authority, Fault> {
-    // Credentials in an authority are a trick to make two readers see two hosts (RFC 9110 section 4.2.4).
     match Authority::from_maybe_shared(bytes) {
-        Ok(authority) if !authority.as_str().contains('@') => Ok(authority),
+        Ok(authority) if rules::is_host(&authority) => Ok(authority),
         _ => Err(malformed("a host that is not a host")),
     }
 }
