@@ -91,6 +91,27 @@ impl Interim {
     }
 }
 
+#[cfg(test)]
+impl Interim {
+    /// Says one after the other, as a hostile server does, to a client who does not read. True once the side that serves that takes no more.
+    async fn flood(&self) -> bool {
+        const MORE_THAN_ANY_BUFFER: usize = 10_000;
+        let mut hints = ResponseHead::new(http::StatusCode::EARLY_HINTS);
+        // A field that no table of HTTP/2 makes small.
+        hints
+            .headers
+            .insert(header::SET_COOKIE, HeaderValue::from_static(str::from_utf8(&[b'v'; 1000]).expect("text")));
+        for _ in 0..MORE_THAN_ANY_BUFFER {
+            (0..MAX_INTERIM).for_each(|_| self.push(hints.clone()));
+            tokio::task::yield_now().await;
+            if !self.is_empty() {
+                return true;
+            }
+        }
+        false
+    }
+}
+
 /// Whether two names are the same, for the tables of names that are made while this is compiled: `==` cannot be called there.
 const fn same(one: &[u8], other: &[u8]) -> bool {
     if one.len() != other.len() {

@@ -202,6 +202,9 @@ fn finish(
         (_, _) => upload,
     };
     wire.borrow_mut().expect(framing);
+    if framing == Framing::Tunnel {
+        wire.borrow_mut().ends_with_it();
+    }
     // A connection whose request is not sent to its end carries no other.
     let home = Some(home).filter(|_| keep_alive && upload.is_none() && !write_failed && framing != Framing::Tunnel);
     let mut body = if wire.borrow().body_read() {

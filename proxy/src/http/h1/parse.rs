@@ -28,6 +28,11 @@ pub(super) enum Framing {
 }
 
 impl Framing {
+    /// Whether only the end of the connection says that this is all.
+    pub(super) fn ends_with_connection(self) -> bool {
+        matches!(self, Framing::Close | Framing::Tunnel)
+    }
+
     pub(super) fn length(self) -> Length {
         match self {
             Framing::Empty => Length::Known(0),

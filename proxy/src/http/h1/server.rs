@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Method, StatusCode};
@@ -37,6 +37,9 @@ const READ_AHEAD: usize = 64 * 1024;
 const LINGER_BYTES: usize = 256 * 1024;
 const LINGER: Duration = Duration::from_secs(2);
 
+/// How long a client may take to make room for the end of what it is sent: as long as nginx waits between two writes.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// Serves one connection until it ends.
 pub async fn serve<S: Service>(io: Io, service: Rc<S>, drain: Drain) {
     let wire = Rc::new(RefCell::new(Wire::new(io)));
@@ -66,7 +69,9 @@ pub async fn serve<S: Service>(io: Io, service: Rc<S>, drain: Drain) {
                 false => break,
             }
         }
-        let _ = poll_fn(|cx| wire.borrow_mut().poll_shutdown(cx)).await;
+        if !wire.borrow().is_unfinished() {
+            close(&wire, &deadline).await;
+        }
     });
     poll_fn(|cx| if cut.as_mut().poll(cx).is_ready() { Poll::Ready(()) } else { requests.as_mut().poll(cx) }).await;
 }
@@ -144,7 +149,7 @@ async fn exchange<S: Service>(
     let response = poll_fn(|cx| {
         let response = call.as_mut().poll(cx);
         // Also those that came with the final head: they go before it.
-        let written = poll_interim(&mut wire.borrow_mut(), interim, version, cx);
+        let written = poll_interim(&mut wire.borrow_mut(), interim, version, response.is_ready(), cx);
         if let Poll::Ready(response) = response {
             return Poll::Ready(Some(response));
         }
@@ -184,21 +189,25 @@ fn is_gone(wire: &mut Wire, cx: &mut Context<'_>) -> bool {
     false
 }
 
-/// Writes the interim responses that wait. HTTP/1.0 knows none (RFC 9110 section 15.2).
+/// Writes the interim responses that wait, unless a client that does not read has not taken those before: then they go with the final head. HTTP/1.0
+/// knows none (RFC 9110 section 15.2).
 fn poll_interim(
     wire: &mut Wire,
     interim: &Interim,
     version: Version,
+    answered: bool,
     cx: &mut Context<'_>,
 ) -> Result<(), std::io::Error> {
-    if !interim.is_empty() {
+    let mut flushed = wire.poll_flush(cx);
+    if !interim.is_empty() && (answered || flushed.is_ready()) {
         for head in interim.take() {
             if version == Version::Http11 {
                 write::response(wire.head_out(), &head, Framing::Empty, false, false);
             }
         }
+        flushed = wire.poll_flush(cx);
     }
-    match wire.poll_flush(cx) {
+    match flushed {
         Poll::Ready(Err(error)) => Err(error),
         _ => Ok(()),
     }
@@ -221,6 +230,9 @@ async fn respond(
         Length::Unknown => Framing::Chunked,
     };
     let close = !keep || framing == Framing::Close;
+    if framing.ends_with_connection() {
+        wire.borrow_mut().ends_with_it();
+    }
     write::response(wire.borrow_mut().head_out(), &head, framing, close, version == Version::Http10);
     let mut pump = Pump::new(body, Rc::clone(wire), framing, Half::Response);
     // A body that breaks off leaves no way to say so but to end the connection; the exchange has recorded why. A client
@@ -242,9 +254,10 @@ pub(super) async fn linger(wire: &RefCell<Wire>, deadline: &Deadline) {
     poll_fn(|cx| {
         let mut wire = wire.borrow_mut();
         if !shut {
-            shut = true;
-            if ready!(wire.poll_shutdown(cx)).is_err() {
-                return Poll::Ready(());
+            match wire.poll_shutdown(cx) {
+                Poll::Ready(Ok(())) => shut = true,
+                Poll::Ready(Err(_)) => return Poll::Ready(()),
+                Poll::Pending => return deadline.poll(cx),
             }
         }
         loop {
@@ -255,6 +268,19 @@ pub(super) async fn linger(wire: &RefCell<Wire>, deadline: &Deadline) {
                 Poll::Ready(_) => return Poll::Ready(()),
                 Poll::Pending => return deadline.poll(cx),
             }
+        }
+    })
+    .await;
+}
+
+/// Closes. A client that reads nothing of what is left would else hold its connection for ever.
+async fn close(wire: &RefCell<Wire>, deadline: &Deadline) {
+    deadline.set(CLOSE_TIMEOUT);
+    poll_fn(|cx| {
+        let mut wire = wire.borrow_mut();
+        match wire.poll_shutdown(cx) {
+            Poll::Ready(_) => Poll::Ready(()),
+            Poll::Pending => deadline.poll(cx).map(|()| wire.ends_with_it()),
         }
     })
     .await;

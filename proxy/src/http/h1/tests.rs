@@ -1,22 +1,28 @@
 //! Connections over real sockets: many in one turn of a worker, whose messages are written at its end, and content that is here with its head.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io::ErrorKind;
 use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::LocalSet;
+use tokio::sync::Notify;
+use tokio::task::{JoinHandle, LocalSet};
 
 use super::client::{Idle, send};
 use super::serve;
 use super::wire::Wire;
+use crate::clock::Deadline;
 use crate::drain::Drain;
-use crate::fault::Fault;
-use crate::http::body::{Frame, Half};
+use crate::fault::{Fault, Reason};
+use crate::http::body::{Frame, Half, Length, Made, Observer, Source};
 use crate::http::head::{RequestHead, ResponseHead};
-use crate::http::{Body, Interim, Request, Response, Service};
+use crate::http::{Body, Fields, Interim, Request, Response, Service};
 use crate::net::io::Io;
 use crate::net::turn;
 
@@ -33,6 +39,79 @@ impl Service for Much {
     fn refuse(&self, fault: Fault) -> Response {
         panic!("{fault}")
     }
+}
+
+/// Says more interim responses than are taken of it, then answers.
+struct Flood(Rc<Notify>);
+
+impl Service for Flood {
+    async fn call(self: Rc<Self>, request: Request) -> Response {
+        let bounded = request.interim.flood().await;
+        self.0.notify_one();
+        Response::whole(ResponseHead::new(StatusCode::OK), Bytes::from(format!("bounded: {bounded}")))
+    }
+
+    fn refuse(&self, fault: Fault) -> Response {
+        panic!("{fault}")
+    }
+}
+
+/// Answers with content of no known length, which is whole or breaks off.
+struct Part {
+    whole: bool,
+    content: Bytes,
+}
+
+impl Service for Part {
+    async fn call(self: Rc<Self>, _: Request) -> Response {
+        let rest = (!self.whole).then(|| Err(Fault::new(Reason::StreamReset)));
+        let frames = [Some(Ok(Frame::Data(self.content.clone()))), rest].into_iter().flatten().collect();
+        let mut body = Body::source(Half::Response, Source::Made(Box::new(Scripted(frames))), Length::Unknown);
+        let idle = Deadline::new();
+        idle.set(Duration::from_secs(5));
+        body.observe(Rc::new(Impatient(idle)));
+        Response { head: ResponseHead::new(StatusCode::OK).into(), body }
+    }
+
+    fn refuse(&self, fault: Fault) -> Response {
+        panic!("{fault}")
+    }
+}
+
+/// Has a body break off after a while in which nothing moves, as an exchange does.
+struct Impatient(Deadline);
+
+impl Observer for Impatient {
+    fn data(&self, _: Half, _: usize) {}
+
+    fn trailers(&self, _: Half, _: &Fields) {}
+
+    fn end(&self, _: Half, _: Option<Result<(), &Fault>>) {}
+
+    fn poll_idle(&self, cx: &mut Context<'_>) -> Poll<Fault> {
+        self.0.poll(cx).map(|()| Fault::new(Reason::StreamIdleTimeout))
+    }
+}
+
+#[derive(Debug)]
+struct Scripted(VecDeque<Result<Frame, Fault>>);
+
+impl Made for Scripted {
+    fn poll_frame(&mut self, _: &mut Context<'_>) -> Poll<Option<Result<Frame, Fault>>> {
+        Poll::Ready(self.0.pop_front())
+    }
+
+    fn is_end(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// A client's end, and the task that serves the other one.
+async fn served(service: impl Service) -> (TcpStream, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let near = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("a connection");
+    let far = listener.accept().await.expect("a connection").0;
+    (near, tokio::task::spawn_local(serve(Io::tcp(far, Bytes::new()), Rc::new(service), Drain::default())))
 }
 
 /// Runs as a worker does.
@@ -147,5 +226,61 @@ fn what_waits_for_the_end_of_a_turn_arrives_however_slowly_it_is_read() {
         for server in served {
             server.await.expect("no panic");
         }
+    });
+}
+
+/// Without a length, and without chunks, which HTTP/1.0 does not know, only the end of the connection tells where content ends.
+#[test]
+fn content_that_breaks_off_never_looks_whole() {
+    local(async {
+        for (version, whole, ended) in [
+            ("1.0", true, Ok("hello")),
+            ("1.0", false, Err(ErrorKind::ConnectionReset)),
+            ("1.1", true, Ok("5\r\nhello\r\n0\r\n\r\n")),
+            ("1.1", false, Ok("5\r\nhello\r\n")),
+        ] {
+            let (mut near, served) = served(Part { whole, content: Bytes::from_static(b"hello") }).await;
+            let request = format!("GET / HTTP/{version}\r\nhost: a\r\nconnection: close\r\n\r\n");
+            near.write_all(request.as_bytes()).await.expect("asked");
+            let mut answer = String::new();
+            let read = near.read_to_string(&mut answer).await.map_err(|error| error.kind());
+            let content = answer.split_once("\r\n\r\n").map_or("", |(_, content)| content);
+            assert_eq!(read.map(|_| content), ended, "{version}, whole: {whole}");
+            served.await.expect("no panic");
+        }
+    });
+}
+
+#[test]
+fn who_reads_nothing_of_the_end_is_given_up() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .on_thread_park(turn::over)
+        .build()
+        .expect("a runtime");
+    LocalSet::new().block_on(&runtime, async {
+        tokio::task::spawn_local(turn::run());
+        tokio::task::spawn_local(crate::clock::run());
+        // More than the sockets hold.
+        let (mut near, served) = served(Part { whole: true, content: Bytes::from(vec![b'x'; 64 << 20]) }).await;
+        near.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("asked");
+        let ended = tokio::time::timeout(Duration::from_secs(3600), served).await;
+        ended.expect("it holds its connection for ever").expect("no panic");
+        let read = near.read_to_end(&mut Vec::new()).await.map_err(|error| error.kind());
+        assert_eq!(read.map(|_| ()), Err(ErrorKind::ConnectionReset), "what the kernel still holds is let go, too");
+    });
+}
+
+#[test]
+fn interim_responses_that_nobody_reads_do_not_pile_up() {
+    local(async {
+        let said = Rc::new(Notify::new());
+        let (mut near, _served) = served(Flood(Rc::clone(&said))).await;
+        near.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.expect("asked");
+        said.notified().await;
+        let mut answer = String::new();
+        near.read_to_string(&mut answer).await.expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 103 ") && answer.ends_with("bounded: true"), "{} bytes", answer.len());
     });
 }

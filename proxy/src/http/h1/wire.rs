@@ -47,7 +47,7 @@ pub struct Wire {
     watched: bool,
     /// What it has to say is written at the end of this turn.
     waits: bool,
-    /// Opaque bytes, whose end was not sent yet.
+    /// The end of the connection is the end of what is sent, and was not sent yet.
     unfinished: bool,
     /// Counts it among those of its endpoint.
     _lease: Option<Lease>,
@@ -92,13 +92,23 @@ impl Wire {
     pub fn tunnel(io: Io) -> Self {
         let mut wire = Wire::new(io);
         wire.expect(Framing::Tunnel);
-        wire.unfinished = true;
+        wire.ends_with_it();
         wire
     }
 
     /// What is known of it.
     pub fn carrier(&self) -> Rc<Carrier> {
         self.io.carrier()
+    }
+
+    /// What is sent from here on ends with the connection, which is reset if it is dropped before: nobody is to take a part for the whole.
+    pub(super) fn ends_with_it(&mut self) {
+        self.unfinished = true;
+    }
+
+    /// Whether nobody can tell from what was sent that it is not all.
+    pub(super) fn is_unfinished(&self) -> bool {
+        self.unfinished
     }
 
     /// The message whose head was just read has content that is delimited so.
@@ -380,7 +390,7 @@ enum Stage {
 
 impl Pump {
     pub(super) fn new(body: Body, wire: Rc<RefCell<Wire>>, framing: Framing, side: Half) -> Self {
-        Pump { body, wire, framing, state: Stage::Body, side, waits: framing != Framing::Tunnel }
+        Pump { body, wire, framing, state: Stage::Body, side, waits: !framing.ends_with_connection() }
     }
 
     /// From now on it is not polled again unless it is woken.
@@ -451,7 +461,7 @@ impl Pump {
                 }
                 Stage::Flush => {
                     ready!(self.wire.borrow_mut().poll_flush(cx)).map_err(broken)?;
-                    self.state = if self.framing == Framing::Tunnel { Stage::Shutdown } else { Stage::Upload };
+                    self.state = if self.framing.ends_with_connection() { Stage::Shutdown } else { Stage::Upload };
                 }
                 // A tunnel ends in each direction for itself.
                 Stage::Shutdown => {

@@ -19,6 +19,16 @@ use super::{CONNECTION_WINDOW, MAX_FRAME, MAX_STREAMS, STREAM_WINDOW};
 use crate::http::output::Output;
 use crate::http::rules::MAX_HEAD_BYTES;
 
+/// Answers that wait to be written (of PING, SETTINGS, faulty streams) before no more is read that could provoke some. Content
+/// does not count: two ends that both have much to send must go on reading.
+const MAX_ANSWERS: usize = 16 * 1024;
+
+/// What a server has to say before it reads no more requests. Heads of responses are not held back as content is, and a stream
+/// that has ended makes room for another one: a client that asks and does not read would have us keep all answers (as in CVE-2019-9517,
+/// there with content). So much is ten thousand usual heads, more than honest clients leave unread. A client does read on, so that
+/// two of ours never wait for each other.
+const MAX_OUTPUT: usize = 1024 * 1024;
+
 /// Streams that we have reset and still know, so that what the peer had already sent on them is no error of it. Frames on older ones are
 /// ignored, too.
 const RESETS: usize = 64;
@@ -190,6 +200,11 @@ impl Connection {
     /// Whether another stream can be opened, now or later.
     pub(super) fn is_open(&self) -> bool {
         self.over.is_none() && !self.leaving && self.next <= MAX_31_BITS
+    }
+
+    /// Whether the peer reads too little of what it provokes to be read itself.
+    pub(super) fn is_behind(&self) -> bool {
+        self.answers > MAX_ANSWERS || self.server && self.output.len() > MAX_OUTPUT
     }
 
     /// Asks the peer whether it is there.

@@ -15,16 +15,6 @@ use crate::net::io::Io;
 /// Reads in one turn: others of the same worker want to be served, too.
 const READS: usize = 16;
 
-/// Answers that wait to be written (of PING, SETTINGS, faulty streams) before no more is read that could provoke some. Content
-/// does not count: two ends that both have much to send must go on reading.
-const MAX_ANSWERS: usize = 16 * 1024;
-
-/// What a server has to say before it reads no more requests. Heads of responses are not held back as content is, and a stream
-/// that has ended makes room for another one: a client that asks and does not read would have us keep all answers (as in CVE-2019-9517,
-/// there with content). So much is ten thousand usual heads, more than honest clients leave unread. A client does read on, so that
-/// two of ours never wait for each other.
-const MAX_OUTPUT: usize = 1024 * 1024;
-
 /// A connection's socket.
 #[derive(Debug)]
 pub(super) struct Driver {
@@ -58,7 +48,7 @@ impl Driver {
         let connection = &mut *self.shared.borrow_mut();
         connection.driven(cx, true);
         for turn in 0.. {
-            if connection.over.is_some() || is_behind(connection) {
+            if connection.over.is_some() || connection.is_behind() {
                 break;
             }
             if turn == READS {
@@ -89,7 +79,7 @@ impl Driver {
                 connection.answers = 0;
                 break;
             }
-            let blocked = is_behind(connection);
+            let blocked = connection.is_behind();
             self.unflushed = true;
             match connection.output.poll_write(Pin::new(&mut self.io), cx) {
                 Poll::Ready(Ok(())) => connection.output.rest(),
@@ -136,11 +126,6 @@ impl Driver {
         // Whoever does not read it will see the socket closed.
         let _ = Pin::new(&mut self.io).poll_shutdown(cx);
     }
-}
-
-/// Whether the peer reads too little of what it provokes to be read itself.
-fn is_behind(connection: &Connection) -> bool {
-    connection.answers > MAX_ANSWERS || connection.server && connection.output.len() > MAX_OUTPUT
 }
 
 impl Drop for Driver {

@@ -110,6 +110,11 @@ impl Writer {
         self.shared.borrow_mut().answer(self.key, head, end)
     }
 
+    /// Whether the peer reads too little for more heads than it needs.
+    pub(super) fn is_behind(&self) -> bool {
+        self.shared.borrow().is_behind()
+    }
+
     /// Ready when more can be given to be sent, and then no more was left.
     pub(super) fn poll_room(&self, cx: &Context<'_>) -> Poll<Result<(), Cause>> {
         self.shared.borrow_mut().poll_room(self.key, cx)

@@ -98,8 +98,8 @@ async fn exchange<S: Service>(service: Rc<S>, shared: Shared, accepted: Accepted
             let mut call = pin!(service.call(Request { head: head.into(), body, interim: Rc::clone(&interim) }));
             let answered = poll_fn(|cx| {
                 let response = call.as_mut().poll(cx);
-                if !interim.is_empty() {
-                    // Also those that came with the final head: they go before it.
+                // Also those that came with the final head: they go before it. Others wait while the client reads too little.
+                if !interim.is_empty() && (response.is_ready() || !writer.is_behind()) {
                     for head in interim.take() {
                         // A stream that is gone shows below.
                         let _ = writer.answer(&head, false);

@@ -10,6 +10,7 @@ use std::task::Poll;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Method, StatusCode};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio::task::LocalSet;
 
 use super::connection::{Connection, Over};
@@ -322,6 +323,45 @@ fn who_does_not_read_is_not_read() {
             }
             bytes::Buf::advance(&mut buffer, std::mem::take(&mut end));
         }
+        server.abort();
+    });
+}
+
+/// Says more interim responses than are taken of it, then answers: 200 if that was bounded.
+struct Flood(Rc<Notify>);
+
+impl Service for Flood {
+    async fn call(self: Rc<Self>, request: Request) -> Response {
+        let bounded = request.interim.flood().await;
+        self.0.notify_one();
+        let status = if bounded { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR };
+        Response { head: ResponseHead::new(status).into(), body: Body::empty(Half::Response) }
+    }
+
+    fn refuse(&self, fault: Fault) -> Response {
+        panic!("{fault}")
+    }
+}
+
+#[test]
+fn interim_responses_that_nobody_reads_do_not_pile_up() {
+    local(async {
+        let (near, far) = sockets().await;
+        let said = Rc::new(Notify::new());
+        let server = tokio::task::spawn_local(serve(io(far), Rc::new(Flood(Rc::clone(&said))), Drain::default()));
+        let (mut client, connection) = h2::client::handshake(near).await.expect("h2");
+        let (answer, _) =
+            client.send_request(http::Request::get("http://delta/").body(()).expect("a request"), true).expect("sent");
+        // Writes what is to be sent, and then reads nothing for as long as the server says something.
+        let mut connection = Box::pin(connection);
+        poll_fn(|cx| {
+            let _ = connection.as_mut().poll(cx);
+            Poll::Ready(())
+        })
+        .await;
+        said.notified().await;
+        tokio::task::spawn_local(async move { connection.await.expect("no error") });
+        assert_eq!(answer.await.expect("an answer").status(), StatusCode::OK);
         server.abort();
     });
 }

@@ -159,9 +159,12 @@ async fn exchange<S: Service>(wire: &Wire, service: Rc<S>, mut reader: Reader, m
     let mut call = pin!(service.call(Request { head: head.into(), body, interim: Rc::clone(&interim) }));
     let response = poll_fn(|cx| {
         let response = call.as_mut().poll(cx);
-        // Also those that came with the final head: they go before it. One that cannot be said is left out: it carries
-        // no obligation.
-        interim.take().into_iter().flat_map(|head| wire.encode_response(&head)).for_each(|frame| writer.frame(frame));
+        // Also those that came with the final head: they go before it. Others wait while the client has not taken those before. One that
+        // cannot be said is left out: it carries no obligation.
+        if !interim.is_empty() && (response.is_ready() || writer.poll_flush(cx).is_ready()) {
+            let heads = interim.take();
+            heads.iter().flat_map(|head| wire.encode_response(head)).for_each(|frame| writer.frame(frame));
+        }
         if let Poll::Ready(response) = response {
             return Poll::Ready(Some(response));
         }

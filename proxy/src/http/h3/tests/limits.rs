@@ -281,3 +281,27 @@ fn a_client_proves_its_address_while_many_do_not() {
         assert!(server.close_reason().is_none());
     });
 }
+
+#[test]
+fn interim_responses_that_nobody_reads_do_not_pile_up() {
+    run(async {
+        let (net, said) = (Net::new(), Rc::new(Notify::new()));
+        net.serve({
+            let said = Rc::clone(&said);
+            move |request| {
+                let said = Rc::clone(&said);
+                async move {
+                    let bounded = request.interim.flood().await;
+                    said.notify_one();
+                    response(200, text(if bounded { "bounded" } else { "not bounded" }))
+                }
+            }
+        });
+        let client = net.raw_client().await;
+        let (mut send, mut receive) = client.open_bi().await.unwrap();
+        send.write_all(&headers(&[GET])).await.unwrap();
+        send.finish().unwrap();
+        said.notified().await;
+        assert!(receive.read_to_end(usize::MAX).await.unwrap().ends_with(b"\x07bounded"));
+    });
+}
