@@ -442,6 +442,20 @@ fn a_rule_has_a_timeout() {
     assert_eq!(late.response("GET").status(), 200);
 }
 
+/// The time of a try begins when the request was read to its end, also where nothing is said of retries.
+#[test]
+fn a_bound_of_a_try_does_not_count_the_upload() {
+    let bounded = routes(&[rule("bounded", json!({"per_try_timeout": "200ms"}))]);
+    let pair = Pair::with(Link::Plaintext, App::start(), |alpha| alpha.with(bounded), |delta| delta);
+    let mut upload = pair.connect();
+    upload.send("POST /drain HTTP/1.1\r\nhost: delta\r\ncontent-length: 2\r\n\r\na");
+    pair.app.wait_requests(1);
+    // Begun later, and its time is over.
+    assert_eq!(pair.connect().request("POST", "delta", "/hold", &[], Some(b"x")).status(), 504);
+    upload.send("b");
+    assert_eq!(upload.response("POST").status(), 200);
+}
+
 on_links! {
     /// Rules, their filters and their backends change under load: no request fails, and none sees two of them.
     [H2, H3] fn routes_change_under_load(link) {

@@ -53,7 +53,8 @@ impl Cluster {
         if self.counts {
             self.told(trail, self.gate().admit(&self.settings.limits, trail))?;
         }
-        let replay = self.replay(&mut request);
+        let per_try = per_try.unwrap_or(self.retries().per_try);
+        let replay = self.replay(&mut request, per_try);
         if let Some(key) = &self.key {
             let Want { hash, token } = key.want(&request.head, trail.source());
             trail.seeks(hash, token);
@@ -102,7 +103,6 @@ impl Cluster {
                         request.head.headers.insert(ATTEMPT_COUNT, HeaderValue::from(repeated + 1));
                     }
                     let mut kept = self.kept(&mut request, replay.as_ref(), repeated);
-                    let per_try = per_try.unwrap_or(self.retries().per_try);
                     let sent = if let Some(hedging) = self.hedging(kept.as_ref(), repeated) {
                         let first = within(per_try, replay.as_deref(), link.send(request));
                         let mut asked = tried.clone();
@@ -208,13 +208,14 @@ impl Cluster {
         self.settings.retries.as_deref().unwrap_or(&retry::UNSAID)
     }
 
-    /// Has the body kept while it is sent, where that may be of use.
-    fn replay(&self, request: &mut Request) -> Option<Rc<Replay>> {
-        let retries = self.settings.retries.as_ref().filter(|retries| retries.attempts > 0)?;
-        if request.body.is_end() || request.body.length() == Length::Tunnel {
+    /// Has the body kept while it is sent, where that may be of use; or only its end seen, from which a bound of a try counts.
+    fn replay(&self, request: &mut Request, per_try: Duration) -> Option<Rc<Replay>> {
+        let retries = self.settings.retries.as_ref().filter(|retries| retries.attempts > 0);
+        if retries.is_none() && per_try.is_zero() || request.body.is_end() || request.body.length() == Length::Tunnel {
             return None;
         }
-        let replay = Replay::new(std::mem::replace(&mut request.body, Body::empty(Half::Request)), retries.body);
+        let room = retries.map_or(0, |retries| retries.body);
+        let replay = Replay::new(std::mem::replace(&mut request.body, Body::empty(Half::Request)), room);
         request.body = replay.take();
         Some(replay)
     }
