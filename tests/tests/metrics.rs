@@ -90,8 +90,23 @@ fn each_request_leaves_an_access_record() {
         assert_eq!(record["user_agent"], "a \"quoted\" agent");
         assert_eq!(record["reason"], "none");
     }
+    let [there, here] =
+        [pair.delta(), &pair.alpha].map(|side| side.access("once more", |r| r["request_id"] == "the-one"));
+    assert!(here["trace_id"].is_string() && here["trace_id"] == there["trace_id"], "the trace that began here: {here}");
     client::get(pair.alpha.outbound(), "nobody.example", "/");
-    pair.alpha.access("for the failure", |r| r["reason"] == "destination_not_found");
+    let failed = pair.alpha.access("for the failure", |r| r["reason"] == "destination_not_found");
+    assert_eq!(failed["upstream_service_time"], Value::Null, "nobody was asked: {failed}");
+}
+
+/// How long who was asked took is not how long the caller took to ask.
+#[test]
+fn the_time_of_the_service_begins_when_it_is_asked() {
+    let fault = json!({"services": {"delta": {"fault": {"delay": {"fixed": "1s", "percentage": "100%"}}}}});
+    let pair = Pair::with(Link::H2, App::start(), |alpha| alpha.with(fault), |delta| delta);
+    pair.get("/bytes/7");
+    let record = pair.alpha.access("for the request", |r| r["response_flags"] == "DI");
+    let [whole, service] = ["duration", "upstream_service_time"].map(|key| record[key].as_u64().expect("milliseconds"));
+    assert!(whole - service >= 1000, "the wait is not the service's: {record}");
 }
 
 /// `/ready` says what is missing, `/live` says that it lives.

@@ -219,13 +219,14 @@ impl Exchange {
     pub fn answered(&self, status: StatusCode) {
         self.status.set(status.as_u16());
         self.deadline.clear();
-        if self.reason.get() == Reason::None {
+        let answered = self.reason.get() == Reason::None;
+        if answered {
             self.trail.answered();
         }
         // A head is movement, too: what follows it has all of its time, however long the head took.
         self.idle.set(self.timeouts.get().idle);
         if let Some(line) = self.line.borrow_mut().as_mut() {
-            line.service_time = Some(self.started.elapsed());
+            line.service_time = self.trail.sent().filter(|_| answered).map(|sent| sent.elapsed());
         }
     }
 
@@ -283,6 +284,13 @@ impl Exchange {
         self.trail.identify(id);
         if let Some(line) = self.line.borrow_mut().as_mut() {
             line.request_id = Text::Value(share());
+        }
+    }
+
+    /// The trace that begins with it.
+    pub fn traced(&self, id: [u8; 16]) {
+        if let Some(line) = self.line.borrow_mut().as_mut() {
+            line.trace_id = Some(id);
         }
     }
 

@@ -58,7 +58,9 @@ pub(super) fn admit(hop: &Hop, conn: &Conn, exchange: &Exchange, head: &mut Requ
     }
     // A trace of the application's is passed on as it is: this hop records no span that could stand between. Several are none.
     if trace != Some(true) {
-        set(head, TRACEPARENT, had_trace, TraceContext::start(chance, false).header());
+        let trace = TraceContext::start(chance, false);
+        exchange.traced(trace.trace_id());
+        set(head, TRACEPARENT, had_trace, trace.header());
         if state {
             head.headers.remove(TRACESTATE);
         }

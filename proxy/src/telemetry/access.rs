@@ -114,7 +114,7 @@ pub struct Record {
     pub bytes_sent: u64,
     /// From the first byte of the request to the last byte of the response.
     pub duration: Duration,
-    /// From the first byte sent upstream to the first byte of the response.
+    /// From when it was last sent to the head of its answer; none where that is ours.
     pub upstream_service_time: Option<Duration>,
     /// `x-forwarded-for`
     pub x_forwarded_for: Text,
