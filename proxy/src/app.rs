@@ -299,6 +299,7 @@ impl Control {
         tokio::task::spawn_local(async {
             tokio::time::sleep(CUT_PATIENCE).await;
             tracing::error!("a worker does not end: leaving without it");
+            log::flush();
             std::process::exit(0);
         });
     }

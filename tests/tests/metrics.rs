@@ -1,8 +1,11 @@
 //! What an operator reads: metrics, access records, readiness, the admin pages.
 
 use std::collections::BTreeSet;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
 
-use lacis_tests::{App, Link, Mesh, Pair, client, on_links};
+use lacis_tests::client::Client;
+use lacis_tests::{App, Link, Mesh, Pair, client, command, on_links};
 use serde_json::{Value, json};
 
 /// The names of product.md that any traffic makes appear, with their types.
@@ -107,6 +110,28 @@ fn the_time_of_the_service_begins_when_it_is_asked() {
     let record = pair.alpha.access("for the request", |r| r["response_flags"] == "DI");
     let [whole, service] = ["duration", "upstream_service_time"].map(|key| record[key].as_u64().expect("milliseconds"));
     assert!(whole - service >= 1000, "the wait is not the service's: {record}");
+}
+
+/// What is asked is answered although who reads the log has stopped, and the end comes.
+#[test]
+fn a_log_that_nobody_reads_stops_nothing() {
+    let mesh = Mesh::new();
+    mesh.file("alpha.yaml", "{node: {service: alpha}, outbound: {listen: 127.0.0.1:0}, admin: {listen: 127.0.0.1:0}}");
+    let mut alpha = command(&["--log-format", "json", "run", "--until-stdin-closes", "-c", "alpha.yaml"]);
+    alpha.current_dir(mesh.dir()).stdin(Stdio::piped()).stderr(Stdio::piped());
+    let mut alpha = alpha.spawn().expect("lacis runs");
+    let mut lines = BufReader::new(alpha.stderr.take().expect("piped")).lines();
+    let outbound = lines.find_map(|line| {
+        let line: Value = serde_json::from_str(&line.expect("text")).expect("JSON");
+        (line["listener"] == "outbound").then(|| line["address"].as_str().and_then(|text| text.parse().ok()))?
+    });
+    let mut client = Client::connect(outbound.expect("it listens"));
+    let host = "x".repeat(200);
+    for _ in 0..400 {
+        assert_eq!(client.get(&host, "/").status(), 404);
+    }
+    assert!(Command::new("kill").arg(alpha.id().to_string()).status().is_ok_and(|sent| sent.success()));
+    assert!(alpha.wait().expect("a child of ours").success());
 }
 
 /// `/ready` says what is missing, `/live` says that it lives.

@@ -118,6 +118,8 @@ pub(crate) fn print(text: &str) {
 }
 
 fn exit(outcome: Outcome) -> ExitCode {
+    // What was said before comes before.
+    log::flush();
     let (code, message) = match outcome {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Input(message)) => (INPUT, message),

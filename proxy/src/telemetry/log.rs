@@ -1,12 +1,15 @@
-//! The process log: lines on standard error, as text or JSON, with levels that can be changed while it runs.
+//! The process log: lines on standard error, as text or JSON, with levels that can be changed while it runs. A thread of
+//! its own writes them: who reads them may be slow, or have stopped, and nothing that logs may wait for that.
 //!
 //! Levels are those of Proxy-Wasm. `critical` is an error with the field `critical = true`:
 //! `tracing::error!(target: "filter", filter = "auth", critical = true, "no keys")`. What a filter logs has the target
 //! `filter` and its name in the field `filter`.
 
 use std::fmt::{self, Write as _};
-use std::io::Write as _;
-use std::sync::OnceLock;
+use std::io::Write;
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use time::OffsetDateTime;
 use tracing::field::{Field, Visit};
@@ -32,6 +35,14 @@ pub const DEFAULT_LEVELS: &str = "info";
 /// Longest list of levels in bytes: it comes over the admin listener too.
 const MAX_DIRECTIVES: usize = 4096;
 
+/// Bytes of lines that may wait to be written; what comes beyond is lost, and told when there is room.
+const MAX_WAITING: usize = 256 << 10;
+
+/// How long the end of the process waits for its last lines.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+static WAITING: Waiting = Waiting::new();
+
 static LEVELS: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
 
 /// Starts the log of this process: once, before the first line.
@@ -42,7 +53,14 @@ pub fn start(levels: &str, format: Format) -> Result<(), String> {
     let (filter, handle) = reload::Layer::new(directives(levels)?);
     let subscriber = tracing_subscriber::registry().with(filter).with(Lines { format });
     tracing::subscriber::set_global_default(subscriber).map_err(|e| e.to_string())?;
-    LEVELS.set(handle).map_err(|_| "the log runs already".to_owned())
+    LEVELS.set(handle).map_err(|_| "the log runs already".to_owned())?;
+    let write = || WAITING.write(std::io::stderr());
+    thread::Builder::new().name("log".into()).spawn(write).map(drop).map_err(|e| format!("cannot start the log: {e}"))
+}
+
+/// Waits until what was logged is written: before the process ends. Not for long, should nobody take it.
+pub fn flush() {
+    WAITING.flush(PATIENCE);
 }
 
 /// Changes the levels: `info,filter=debug` is a level for everything, then one for each target that begins so.
@@ -108,9 +126,64 @@ struct Lines {
 
 impl<S: Subscriber> Layer<S> for Lines {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let line = line(self.format, OffsetDateTime::now_utc(), event);
-        // Where standard error is gone there is nobody left to tell.
-        let _ = std::io::stderr().lock().write_all(line.as_bytes());
+        WAITING.put(&line(self.format, OffsetDateTime::now_utc(), event));
+    }
+}
+
+/// Lines on their way to who reads them.
+struct Waiting {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+struct State {
+    lines: String,
+    lost: u64,
+    /// Some that were taken from `lines` are being written.
+    writing: bool,
+}
+
+impl Waiting {
+    const fn new() -> Self {
+        let state = State { lines: String::new(), lost: 0, writing: false };
+        Waiting { state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    fn put(&self, line: &str) {
+        let mut state = self.lock();
+        if state.lines.len() + line.len() > MAX_WAITING {
+            state.lost += 1;
+            return;
+        }
+        state.lines.push_str(line);
+        self.changed.notify_all();
+    }
+
+    /// Writes what comes, for ever.
+    fn write(&self, mut out: impl Write) {
+        loop {
+            let none = |state: &mut State| state.lines.is_empty();
+            let mut state = self.changed.wait_while(self.lock(), none).unwrap_or_else(PoisonError::into_inner);
+            let (lines, lost) = (std::mem::take(&mut state.lines), std::mem::take(&mut state.lost));
+            state.writing = true;
+            drop(state);
+            // Where standard error is gone there is nobody left to tell.
+            let _ = out.write_all(lines.as_bytes());
+            if lost > 0 {
+                tracing::warn!(lost, "lines of this log are lost: standard error is read too slowly");
+            }
+            self.lock().writing = false;
+            self.changed.notify_all();
+        }
+    }
+
+    fn flush(&self, patience: Duration) {
+        let some = |state: &mut State| state.writing || !state.lines.is_empty();
+        drop(self.changed.wait_timeout_while(self.lock(), patience, some));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -304,6 +377,40 @@ mod tests {
                 "1970-01-01T00:00:01.500000Z INFO lacis::app: fine bytes=-1 what=\"Some(\\\"x\\\\u{1b}[0m\\\")\"\n",
             )
         );
+    }
+
+    /// Takes nothing until it is told to, and keeps what it took.
+    struct Stuck(std::sync::mpsc::Receiver<()>, Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Stuck {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            let _ = self.0.recv();
+            self.1.lock().expect("lock").extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn who_logs_waits_for_nobody_and_what_waits_is_bounded() {
+        let waiting: &'static Waiting = Box::leak(Box::new(Waiting::new()));
+        let line = "x".repeat(1023) + "\n";
+        let most = MAX_WAITING / line.len();
+        (0..=most).for_each(|_| waiting.put(&line));
+        assert_eq!(waiting.lock().lines.len(), MAX_WAITING);
+        assert_eq!(waiting.lock().lost, 1);
+        let (go, told) = std::sync::mpsc::channel();
+        let taken = Arc::<Mutex<Vec<u8>>>::default();
+        let out = Stuck(told, Arc::clone(&taken));
+        thread::spawn(move || waiting.write(out));
+        waiting.flush(Duration::ZERO);
+        assert!(taken.lock().expect("lock").is_empty(), "it is stuck, and nobody waited");
+        drop(go);
+        waiting.flush(Duration::from_secs(60));
+        assert_eq!(taken.lock().expect("lock").len(), MAX_WAITING);
+        assert_eq!(waiting.lock().lost, 0, "told");
     }
 
     #[test]
