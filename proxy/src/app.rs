@@ -6,6 +6,7 @@ use std::cell::Cell;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, SystemTime};
@@ -35,6 +36,9 @@ const DRAIN_DEADLINE: Duration = Duration::from_secs(25);
 
 /// How long a worker that was told to end may take before the process ends without it.
 const CUT_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long a process that has drained waits for the access log: a disk that is only slow has written by then what waits.
+const LOG_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A deadline that no process lives to see.
 const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
@@ -66,9 +70,14 @@ pub fn run(source: Source, config: Config) -> Result<(), String> {
     .map_err(|error| format!("cannot open the access log: {error}"))?;
 
     let registry = Registry::default();
-    let log_thread = log_writer.map(|writer| {
+    let log_end = log_writer.map(|writer| {
         let registry = registry.clone();
-        spawn("access-log", move || writer.run(&registry))
+        let (running, ended) = std::sync::mpsc::channel::<()>();
+        let writes = move || {
+            let _running = running;
+            writer.run(&registry);
+        };
+        spawn("access-log", writes).map(|_| ended)
     });
     let (mailboxes, inboxes): (Vec<_>, Vec<_>) = (0..config.workers).map(|_| mpsc::unbounded_channel()).unzip();
     let peers = Arc::new(Peers::new(mailboxes));
@@ -133,9 +142,11 @@ pub fn run(source: Source, config: Config) -> Result<(), String> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| format!("cannot start: {e}"))?;
     tokio::task::LocalSet::new().block_on(&runtime, control.live(certificates, reload, bound.admin, workers))?;
-    if let Some(thread) = log_thread {
-        // The workers' ends of the queue are gone: the writer writes what is left and ends.
-        let _ = thread?.join();
+    if let Some(ended) = log_end
+        // The workers' ends of the queue are gone: the writer writes what is left and ends, unless nobody takes it.
+        && ended?.recv_timeout(LOG_PATIENCE) == Err(RecvTimeoutError::Timeout)
+    {
+        tracing::warn!("the access log takes nothing: ending without its last records");
     }
     Ok(())
 }

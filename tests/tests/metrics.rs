@@ -1,6 +1,7 @@
 //! What an operator reads: metrics, access records, readiness, the admin pages.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 
@@ -110,6 +111,26 @@ fn the_time_of_the_service_begins_when_it_is_asked() {
     let record = pair.alpha.access("for the request", |r| r["response_flags"] == "DI");
     let [whole, service] = ["duration", "upstream_service_time"].map(|key| record[key].as_u64().expect("milliseconds"));
     assert!(whole - service >= 1000, "the wait is not the service's: {record}");
+}
+
+/// A pipe as its path: it waits for nobody who reads it, and neither does the end.
+#[test]
+fn an_access_log_that_nobody_reads_stops_nothing() {
+    let mesh = Mesh::new();
+    let pipe = mesh.dir().join("access.pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().is_ok_and(|made| made.success()));
+    let alpha = mesh.sidecar("alpha").with(json!({"telemetry": {"access_log": {"path": "access.pipe"}}})).start();
+    let mut client = Client::connect(alpha.outbound());
+    let path = format!("/{}", "x".repeat(1000));
+    // More than a pipe holds (pipe(7): 64 KiB).
+    for _ in 0..100 {
+        assert_eq!(client.get("nobody", &path).status(), 404);
+    }
+    let mut lines = BufReader::new(File::open(&pipe).expect("a pipe")).lines();
+    let first: Value = serde_json::from_str(&lines.next().expect("a line").expect("text")).expect("JSON");
+    assert_eq!(first["path"], path);
+    alpha.signal("TERM");
+    assert!(alpha.wait().success());
 }
 
 /// What is asked is answered although who reads the log has stopped, and the end comes.

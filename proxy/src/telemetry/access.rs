@@ -7,7 +7,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,7 +32,7 @@ pub const MAX_WAITING: usize = 2048;
 /// Longest value in a line, in bytes before escaping; the rest is cut and marked with `…`.
 pub const MAX_VALUE_BYTES: usize = 4096;
 
-/// Opens the log at a path: a file, which is appended to, or `/dev/stdout` or `/dev/stderr`. The writer must be
+/// Opens the log at a path: a file, which is appended to, a pipe, or `/dev/stdout` or `/dev/stderr`. The writer must be
 /// [run](Writer::run) on a thread that may block.
 ///
 /// # Errors
@@ -300,8 +300,12 @@ impl Sink {
         match path.to_str() {
             Some("/dev/stdout") => Ok(Sink::Stdout),
             Some("/dev/stderr") => Ok(Sink::Stderr),
-            // Paths, addresses and identities of users: not for everyone's eyes.
-            _ => OpenOptions::new().append(true).create(true).mode(0o640).open(path).map(Sink::File),
+            _ => {
+                // To open a pipe for writing alone waits for somebody who reads it.
+                let pipe = path.metadata().is_ok_and(|known| known.file_type().is_fifo());
+                // Paths, addresses and identities of users: not for everyone's eyes.
+                OpenOptions::new().read(pipe).append(true).create(true).mode(0o640).open(path).map(Sink::File)
+            }
         }
     }
 
