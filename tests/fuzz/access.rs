@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use lacis::config::matching::Pattern;
 use lacis::config::resolve::{Host, parse};
-use lacis::config::route::Pattern;
 use lacis::http::RequestHead;
 use lacis::policy::Asked;
 use lacis::policy::access::Access;

@@ -19,8 +19,8 @@ use crate::cluster::{ClusterReport, EndpointReport, Usage};
 use crate::config::admission::{Concurrency, Conditions, Overload, Priority, RateKey, RateLimit};
 use crate::config::balance::{Hash, HashKey, HealthCheck, Probe, TableKind};
 use crate::config::fault::{Abort, Faults, Portion};
+use crate::config::matching::{PathMatch, TextMatch};
 use crate::config::policy::{After, Breaker, Hedge};
-use crate::config::route::{PathMatch, TextMatch};
 use crate::config::{
     self, AccessRule, Balance, Config, Dns, Endpoint, Endpoints, Failure, Limits, LinkPolicy, Outliers, Retries, Rule,
     Source,

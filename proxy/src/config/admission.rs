@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::{HeaderName, Method};
 
-use super::route::{PathMatch, TextMatch};
+use super::matching::{PathMatch, TextMatch};
 use crate::identity::SpiffeId;
 
 /// Most rules in a list, and most alternatives of a condition: a request is compared with one after the other.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::HeaderName;
 
-use super::route::TextMatch;
+use super::matching::TextMatch;
 
 /// Faults for some requests: what an application does about them can be seen before they happen by themselves.
 #[derive(Clone, Debug, PartialEq)]

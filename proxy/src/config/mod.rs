@@ -6,6 +6,7 @@ pub mod balance;
 pub mod cases;
 pub mod fault;
 pub mod file;
+pub mod matching;
 mod names;
 pub mod policy;
 mod problem;

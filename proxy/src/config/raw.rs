@@ -7,6 +7,7 @@ pub(super) mod balance;
 pub(super) mod cases;
 pub(super) mod fault;
 pub(super) mod filter;
+pub(super) mod matching;
 pub(super) mod policy;
 pub(super) mod route;
 

@@ -7,7 +7,7 @@ use http::{HeaderName, Method};
 
 use super::path::{Reading, Readings};
 use crate::config::admission::{Conditions, IdentityMatch};
-use crate::config::route::{PathMatch, Pattern, TextMatch};
+use crate::config::matching::{PathMatch, Pattern, TextMatch};
 use crate::http::RequestHead;
 use crate::http::fields::Value;
 use crate::identity::SpiffeId;

@@ -114,7 +114,7 @@ impl Busy for Shed {
 mod tests {
     use super::*;
     use crate::config::admission::Conditions;
-    use crate::config::route::PathMatch;
+    use crate::config::matching::PathMatch;
     use crate::http::RequestHead;
     use crate::telemetry::metrics::Registry;
 

@@ -32,7 +32,7 @@ mod tests {
 
     use super::*;
     use crate::config::fault::Portion;
-    use crate::config::route::TextMatch;
+    use crate::config::matching::TextMatch;
 
     #[test]
     fn delay_and_abort_are_independent_and_for_those_who_are_meant() {

@@ -12,7 +12,8 @@ use http::HeaderName;
 use regex::bytes::RegexSet;
 
 use crate::config::Rule;
-use crate::config::route::{HostMatch, Match, PathMatch, Pattern, TextMatch};
+use crate::config::matching::{PathMatch, Pattern, TextMatch};
+use crate::config::route::{HostMatch, Match};
 use crate::http::Fields;
 use crate::http::RequestHead;
 use crate::http::fields::Value;

@@ -17,8 +17,8 @@ use super::super::reader::Field;
 use super::super::word::{Notation, Size, Word};
 use super::super::yaml::clip;
 use super::Port;
+use super::matching::{PathMatch, TextMatch};
 use super::policy::Count;
-use super::route::{PathMatch, TextMatch};
 use crate::identity::{MAX_ID_BYTES, SpiffeId};
 
 /// A rule of who may ask what. It concerns requests that meet all that it says, and do not meet all that `except` says.

@@ -9,8 +9,8 @@ use super::super::fault::Portion;
 use super::super::reader::{Field, nearest};
 use super::super::word::{Notation, Word};
 use super::super::yaml::clip;
+use super::matching::TextMatch;
 use super::policy::{Count, GRPC};
-use super::route::TextMatch;
 
 /// Faults for some requests, to see what an application does about them.
 #[derive(Debug, Deserialize, JsonSchema)]

@@ -14,6 +14,7 @@ use super::super::word::Word;
 use super::MAX_WEIGHT;
 use super::admission::RateLimit;
 use super::fault::{Fault, Mirror};
+use super::matching::{PathMatch, TextMatch};
 
 /// Which requests to a service go where (Gateway API, HTTPRoute). Of all rules of a service the most specific counts.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -78,21 +79,6 @@ pub(in super::super) struct Match {
     pub(in super::super) query: Field<Vec<Field<TextMatch>>>,
 }
 
-/// One of three.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, expecting = "a map such as {prefix: /v2}")]
-pub(in super::super) struct PathMatch {
-    /// This path.
-    #[serde(default)]
-    pub(in super::super) exact: Field<String>,
-    /// All paths that begin with these elements.
-    #[serde(default)]
-    pub(in super::super) prefix: Field<String>,
-    /// All paths that this matches as a whole (RE2's syntax).
-    #[serde(default)]
-    pub(in super::super) regex: Field<String>,
-}
-
 /// What a gRPC request calls: a service, a method, or both.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, expecting = "a map such as {service: shop.v1.Orders, method: Place}")]
@@ -107,20 +93,6 @@ pub(in super::super) struct GrpcMatch {
     #[serde(default, rename = "type")]
     #[schemars(extend("default" = "exact"))]
     pub(in super::super) kind: Field<Word<GrpcKind>>,
-}
-
-/// A field, or a parameter, and its value: one of two.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, expecting = "a map such as {name: x-tenant, value: blue}")]
-pub(in super::super) struct TextMatch {
-    /// Its name.
-    pub(in super::super) name: Field<String>,
-    /// Its value.
-    #[serde(default)]
-    pub(in super::super) value: Field<String>,
-    /// What its value matches as a whole (RE2's syntax).
-    #[serde(default)]
-    pub(in super::super) regex: Field<String>,
 }
 
 /// One of these.

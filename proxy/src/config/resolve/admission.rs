@@ -7,12 +7,13 @@ use super::super::admission::{
     Access, AccessRule, Concurrency, Conditions, MAX_KEYS, MAX_RATE_LIMITS, MAX_RULES, Overload, Priority, RateKey,
     RateLimit, UNMATCHED,
 };
+use super::super::matching::PathMatch;
 use super::super::names::is_label;
 use super::super::raw::admission::{self as raw, Listed, MethodName, Namespace};
 use super::super::raw::policy::Count;
 use super::super::raw::{self as file};
 use super::super::reader::{Field, Spot};
-use super::super::route::{MAX_MATCHES, PathMatch};
+use super::super::route::MAX_MATCHES;
 use super::super::word::{Size, Word};
 use super::super::yaml::clip;
 use super::{Resolver, not_label};
@@ -329,7 +330,7 @@ impl Resolver<'_> {
     }
 
     /// A path as rules have it, which compare it without its parameters, too.
-    fn admission_path(&self, raw: file::route::PathMatch, at: Spot, lenient: bool) -> Option<PathMatch> {
+    fn admission_path(&self, raw: file::matching::PathMatch, at: Spot, lenient: bool) -> Option<PathMatch> {
         match self.path_match(raw, at)? {
             PathMatch::Exact(path) | PathMatch::Prefix(path) if path.contains(';') => {
                 let right = "write it without, and what follows `;` in a request does not matter";

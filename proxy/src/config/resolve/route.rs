@@ -7,12 +7,13 @@ use http::header::{self, HeaderName, HeaderValue};
 use http::uri::PathAndQuery;
 
 use super::super::fault::Mirror;
+use super::super::matching::{MAX_PATTERNS, PathMatch, Pattern, TextMatch};
 use super::super::names::{host, is_label};
+use super::super::raw::matching as raw_matching;
 use super::super::raw::route as raw;
 use super::super::reader::{Field, Spot};
 use super::super::route::{
-    Backend, FieldChanges, GrpcKind, HostMatch, MAX_MATCHES, MAX_PATTERNS, Match, PathChange, PathMatch, Pattern,
-    Redirect, Rewrite, Route, Rule, TextMatch,
+    Backend, FieldChanges, GrpcKind, HostMatch, MAX_MATCHES, Match, PathChange, Redirect, Rewrite, Route, Rule,
 };
 use super::super::word::Word;
 use super::super::yaml::clip;
@@ -253,8 +254,8 @@ impl Resolver<'_> {
         Some(if wild { HostMatch::Under(format!(".{end}")) } else { HostMatch::Exact(end) })
     }
 
-    pub(super) fn path_match(&self, raw: raw::PathMatch, at: Spot) -> Option<PathMatch> {
-        let raw::PathMatch { exact, prefix, regex } = raw;
+    pub(super) fn path_match(&self, raw: raw_matching::PathMatch, at: Spot) -> Option<PathMatch> {
+        let raw_matching::PathMatch { exact, prefix, regex } = raw;
         match (exact, prefix, regex) {
             (Field::Given(path, spot), Field::Absent, Field::Absent) => {
                 self.path_text(path, spot).map(PathMatch::Exact)
@@ -335,11 +336,11 @@ impl Resolver<'_> {
     /// Fields or parameters, each once.
     pub(super) fn text_matches<N: Clone + Eq + std::hash::Hash>(
         &self,
-        field: Field<Vec<Field<raw::TextMatch>>>,
+        field: Field<Vec<Field<raw_matching::TextMatch>>>,
         read: impl Fn(String, Spot) -> Option<N>,
     ) -> Option<Vec<(N, TextMatch)>> {
         let mut seen = HashSet::new();
-        self.list(field, |raw::TextMatch { name, value, regex }, at| {
+        self.list(field, |raw_matching::TextMatch { name, value, regex }, at| {
             let name = self.required(name, at, "name", "its name").and_then(|(name, spot)| {
                 let name = read(name, spot)?;
                 // The Gateway API takes the first; nobody means the second.
