@@ -1,5 +1,7 @@
 //! Filters that want too much: each limit is counted and told, and harms nobody else.
 
+use std::net::TcpListener;
+
 use lacis_tests::{App, Link, Mesh, Sidecar, client, guest, script, until};
 use serde_json::{Value, json};
 
@@ -163,6 +165,25 @@ fn metrics_of_a_filter_are_bounded_however_often_it_dies() {
     let metrics = alpha.metrics();
     let made = ["a1", "a2", "a3", "b2", "b3"].map(|name| metrics.select(name, &[]).count());
     assert_eq!(made, [1, 1, 0, 0, 0]);
+}
+
+/// Messages for a service that reads nothing are the sidecar's: those of all streams of a filter are bounded together.
+#[test]
+fn what_waits_on_all_streams_is_bounded() {
+    let (mesh, app) = (Mesh::new(), App::start());
+    let mute = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let endpoint = mute.local_addr().expect("an address").to_string();
+    let config = json!({
+        "outbound": {"filters": ["mine"]},
+        "filters": {"mine": script("")},
+        "services": {"mute": {"endpoints": [endpoint], "link": "plaintext"}},
+    });
+    let alpha = mesh.sidecar("alpha").calls("delta", app.address(), Link::Plaintext).with(config).start();
+    let script = "rq gstream mute s m x, gsend k @10000000 0, gstream mute s m x, gsend k @10000000 0, gsend k @1000 0";
+    let answer = client::request(alpha.outbound(), "GET", "delta", "/echo", &[("x-script", script)], None);
+    assert_eq!(answer.status(), 200);
+    // The second large one; a small one still has room.
+    alpha.counts(1.0, "lacis_filter_refusals_total", &[("filter", "mine"), ("limit", "calls")]);
 }
 
 /// What a plugin wished in a start that failed is not for the one that starts after it, and nobody waits for it.
