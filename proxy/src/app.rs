@@ -64,10 +64,13 @@ pub fn run(source: Source, config: Config) -> Result<(), String> {
         tracing::error!(filter = missing.filter(), "the sidecar starts without a module: {}", missing.told());
     }
     let (log_queue, log_writer) = match &config.access_log {
-        Some(log) => access::open(&log.path).map(|(queue, writer)| (Some(queue), Some(writer))),
-        None => Ok((None, None)),
-    }
-    .map_err(|error| format!("cannot open the access log: {error}"))?;
+        Some(log) => {
+            let cannot = |error| format!("cannot open the access log {}: {error}", log.path.display());
+            let (queue, writer) = access::open(&log.path).map_err(cannot)?;
+            (Some(queue), Some(writer))
+        }
+        None => (None, None),
+    };
 
     let registry = Registry::default();
     let log_end = log_writer.map(|writer| {
