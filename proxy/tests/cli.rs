@@ -92,6 +92,35 @@ filters:
     assert!(text(&output.stdout).ends_with("0 services, 1 filter, 1 worker\n"), "{}", text_of(&output));
 }
 
+#[test]
+fn check_the_identity() {
+    let config = "node: {service: alpha}
+identity: {certificate: alpha.pem, private_key: alpha-key.pem, trust_bundle: ca.pem}
+outbound: {}
+";
+    let (dir, path) = file(config);
+    // Where a config is checked there may be no keys.
+    let output = lacis(&["check", "-c", &path]);
+    assert_eq!(output.status.code(), Some(0), "{}", text_of(&output));
+    let told = text(&output.stdout);
+    let warned = |what: &str| told.matches(&format!(": warning: identity.{what}")).count();
+    assert_eq!((warned("certificate: no file at "), warned("")), (1, 3), "{told}");
+    let directory = dir.path().to_str().expect("UTF-8");
+    for arguments in [["init", "--dir", directory].as_slice(), &["issue", "beta", "--dir", directory]] {
+        let output = lacis(&[&["cert"], arguments].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", text_of(&output));
+    }
+    std::fs::write(&path, config.replace("alpha.pem", "beta.pem").replace("alpha-key", "beta-key")).expect("writable");
+    let output = lacis(&["check", "-c", &path]);
+    assert_eq!(output.status.code(), Some(1), "{}", text_of(&output));
+    let told = text(&output.stdout);
+    assert!(told.starts_with(&format!("{path}:2:25: identity.certificate: ")), "{told}");
+    assert!(
+        told.contains("is the certificate of spiffe://cluster.local/ns/default/sa/beta, but `node` says"),
+        "{told}"
+    );
+}
+
 fn text_of(output: &Output) -> String {
     format!("{}{}", text(&output.stdout), text(&output.stderr))
 }

@@ -1,6 +1,7 @@
 //! `lacis check`: is this config valid?
 
 use std::fmt::Write as _;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
@@ -8,11 +9,13 @@ use serde_json::{Value, json};
 use super::{Failure, Outcome, Output, print};
 use crate::config::{self, Config, Problem, Warning};
 use crate::control::modules::{Refusal, Workshop};
+use crate::tls::{self, IdentityError, TlsSettings};
 
 /// Tell every problem of a config file, as file:line:column: what is wrong, and what would be right.
 ///
-/// Filters that a listener names are fetched, compiled, started and configured once, as `run` does it. Exit code 1 if there is a
-/// problem. Warnings are told too, and are no problems.
+/// The files of the identity are read, and filters that a listener names are fetched, compiled, started and configured once, as
+/// `run` does it. Exit code 1 if there is a problem. Warnings are told too, and are no problems; so are files of the identity that
+/// cannot be read here.
 #[derive(Debug, clap::Args)]
 pub struct Check {
     /// The config file.
@@ -27,7 +30,15 @@ impl Check {
     /// Runs the command.
     pub(super) fn execute(self) -> Outcome {
         let (summary, warnings, problems) = match config::load(&self.config) {
-            Ok((config, warnings)) => (summary(&config), warnings, self.filters(&config)),
+            Ok((config, mut warnings)) => {
+                let mut problems = self.filters(&config);
+                match self.identity(&config) {
+                    Some((problem, true)) => problems.insert(0, problem),
+                    Some((problem, false)) => warnings.push(Warning(problem)),
+                    None => {}
+                }
+                (summary(&config), warnings, problems)
+            }
             Err(problems) => (String::new(), Vec::new(), problems),
         };
         let valid = problems.is_empty();
@@ -50,15 +61,36 @@ impl Check {
 
     /// What shows only when filters are started.
     fn filters(&self, config: &Config) -> Vec<Problem> {
-        let problem = |Refusal { filter, why }: Refusal| {
-            let mut keys = vec!["filters"];
-            if !filter.is_empty() {
-                keys.push(&filter);
-            }
-            let (line, column) = config::locate(&self.config, &keys).unwrap_or_default();
-            Problem { file: self.config.display().to_string(), line, column, path: keys.join("."), message: why }
+        let problem = |Refusal { filter, why }: Refusal| match &*filter {
+            "" => self.problem(&["filters"], why),
+            filter => self.problem(&["filters", filter], why),
         };
         Workshop::default().prepare(config).err().unwrap_or_default().into_iter().map(problem).collect()
+    }
+
+    /// What is wrong with the files of the identity, and whether that would be so elsewhere: the place where a config is checked
+    /// may have no keys, of which the config has warned already, or none that may be read.
+    fn identity(&self, config: &Config) -> Option<(Problem, bool)> {
+        let files = config.identity.as_ref()?;
+        let error = TlsSettings::load(files, &config.node.spiffe).err()?;
+        let IdentityError { file, problem } = &error;
+        let key = match file {
+            file if *file == files.certificate => "certificate",
+            file if *file == files.private_key => "private_key",
+            _ => "trust_bundle",
+        };
+        let certain = match problem {
+            tls::Problem::Unreadable(error) if error.kind() == ErrorKind::NotFound => return None,
+            tls::Problem::Unreadable(_) => false,
+            _ => true,
+        };
+        Some((self.problem(&["identity", key], error.to_string()), certain))
+    }
+
+    /// One at the value of a key.
+    fn problem(&self, keys: &[&str], message: String) -> Problem {
+        let (line, column) = config::locate(&self.config, keys).unwrap_or_default();
+        Problem { file: self.config.display().to_string(), line, column, path: keys.join("."), message }
     }
 }
 
