@@ -180,7 +180,14 @@ impl Watcher {
             for directory in &directories {
                 // Also those known already: one that was made again under the same name has lost its watch.
                 if let Err(error) = inotify.watch(directory, RecursiveMode::NonRecursive) {
-                    tracing::debug!(directory = %directory.display(), %error, "cannot watch a directory");
+                    let (directory, seconds) = (directory.display(), POLL.as_secs());
+                    match error.kind {
+                        notify::ErrorKind::MaxFilesWatch => tracing::warn!(
+                            %directory,
+                            "changes are found after up to {seconds} s: there are no inotify watches left; raise fs.inotify.max_user_watches"
+                        ),
+                        _ => tracing::debug!(%directory, %error, "cannot watch a directory"),
+                    }
                 }
             }
         }
