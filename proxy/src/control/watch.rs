@@ -485,8 +485,9 @@ mod tests {
         let file = at.join("a");
         fs::write(&file, "1").expect("write");
         let mut watcher = Watcher::new([file.clone()]);
-        // Told by this test, whose clock is not that of the kernel.
-        watcher.inotify = None;
+        // Told by this test, whose clock is not that of the kernel, which may tell the trail of before something yet.
+        (watcher.inotify, watcher.trail) = (None, Arc::default());
+        watcher.follow();
         let trail = Arc::clone(&watcher.trail);
         let tell = |kind| trail.event(Ok(notify::Event::new(kind).add_path(file.clone())));
         let (part, whole) = (
