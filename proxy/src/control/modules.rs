@@ -12,7 +12,6 @@ mod tests;
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::{self, Write as _};
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
@@ -27,7 +26,7 @@ use self::compiler::Compiler;
 pub use self::compiler::TIME_MAX;
 pub use self::remote::{Absence, Missing};
 use self::remote::{Patience, Wanted};
-use crate::config::{AppProtocol, Config, Failure, Filter, Module, Node, ServiceProtocol};
+use crate::config::{AppProtocol, Config, Failure, Filter, Module, Node, ServiceProtocol, file};
 use crate::filter::builtin;
 use crate::filter::chain::Plan;
 use crate::filter::compiled::Compiled;
@@ -350,16 +349,13 @@ fn file(path: &Path) -> Result<Vec<u8>, String> {
     let name = path.display();
     let cannot = |error| format!("cannot read {name}: {error}; write the path of a WebAssembly module");
     let large = || format!("{name} is larger than the {} MiB that a module may have", MODULE_MAX >> 20);
-    let metadata = std::fs::metadata(path).map_err(cannot)?;
-    // To open a pipe would wait for its writer.
-    if !metadata.is_file() {
-        return Err(format!("{name} is not a file; write the path of a WebAssembly module"));
-    }
+    let file = file::open(path).map_err(cannot)?;
+    let size = file.metadata().map_err(cannot)?.len();
     // Nothing of it need be in memory.
-    if metadata.len() > MODULE_MAX {
+    if size > MODULE_MAX {
         return Err(large());
     }
-    let code = File::open(path).and_then(|file| module(file, metadata.len())).map_err(cannot)?;
+    let code = module(file, size).map_err(cannot)?;
     if code.len() as u64 > MODULE_MAX {
         return Err(large());
     }

@@ -148,12 +148,11 @@ impl Reload {
             Ok((config, missing)) => {
                 if let Some(absence) = self.missing.take() {
                     absence.end();
-                    let pursued = (self.pursue)(&self.workshop, missing);
-                    self.missing = pursued.unwrap_or_else(|why| {
-                        tracing::error!("modules stay missing until the next change: {why}");
-                        None
-                    });
                 }
+                self.missing = (self.pursue)(&self.workshop, missing).unwrap_or_else(|why| {
+                    tracing::error!("modules stay missing until the next change: {why}");
+                    None
+                });
                 self.generations.accepted(number, config, files, now);
                 self.metrics.config_generation(number);
                 self.metrics.config_reload(labels::Reload::Accepted);

@@ -61,7 +61,7 @@ impl Reach {
         all.push((upstreams, exchanges));
     }
 
-    /// See [`Machines::starting`](super::Machines::starting).
+    /// See [`Machines::starting`](super::machine::Machines::starting).
     pub(super) fn starting(&self, upstreams: Option<Rc<dyn Upstreams>>) {
         self.0.borrow_mut().starting = upstreams;
     }

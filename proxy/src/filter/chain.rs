@@ -291,11 +291,10 @@ impl Passage<'_> {
     pub fn stop(&self, fault: Fault) -> Stop {
         if let Some(run) = &self.run {
             run.ours.set(true);
-        }
-        let dead = matches!(fault.reason, Reason::FilterTrap | Reason::FilterTimeout | Reason::FilterUnavailable);
-        if let Some(run) = self.run.as_ref().filter(|_| dead) {
-            // What a filter said before it died would cut off the answer that there is instead.
-            run.seen.borrow_mut().reply = None;
+            if matches!(fault.reason, Reason::FilterTrap | Reason::FilterTimeout | Reason::FilterUnavailable) {
+                // What a filter said before it died would cut off the answer that there is instead.
+                run.seen.borrow_mut().reply = None;
+            }
         }
         let Some(run) = self.run.as_ref().filter(|_| fault.reason == Reason::FilterReset) else {
             return Stop::Fault(fault);

@@ -35,6 +35,8 @@ pub struct Filter {
     joins: [bool; 2],
     /// It sees content of responses, and its module has what it needs to be shown that together with the head.
     answers: bool,
+    /// It is to be told of exchanges that never came to it.
+    logs: bool,
     machine: Rc<Machine>,
     account: Rc<Account>,
     /// Its root context, and in which of the machine's VMs.
@@ -99,6 +101,7 @@ impl Filter {
             taps: compiled.taps(),
             joins: compiled.joins(),
             answers: compiled.answers(),
+            logs: compiled.logs(),
             machine,
             account: Rc::new(account),
             root: Cell::new(None),
@@ -196,7 +199,7 @@ impl Filter {
     /// Makes a context for an exchange that is over and never came to it, and tells it of that; none if it logs nothing, or
     /// cannot run.
     pub(super) fn open_late(&self, stream: Rc<RefCell<dyn Stream>>) -> Option<Place> {
-        let root = self.compiled.logs().then(|| self.revive().ok())??;
+        let root = self.logs.then(|| self.revive().ok())??;
         match self.call(Callback::Context, |vm| vm.open(root, stream))? {
             Ok(context) => Some(Place { context, life: self.machine.life() }),
             Err(trap) => {

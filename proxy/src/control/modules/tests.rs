@@ -241,7 +241,7 @@ fn every_problem_is_told_with_its_filter() {
          builtin:quota, builtin:routing, builtin:transform, builtin:validate",
         "filters.two: cannot read /nonexistent/a.wasm: No such file or directory (os error 2); write the path of a \
          WebAssembly module",
-        "filters.three: / is not a file; write the path of a WebAssembly module",
+        "filters.three: cannot read /: it is not a file; write the path of a WebAssembly module",
     ];
     assert_eq!(problem.lines().collect::<Vec<_>>(), expected);
 }
@@ -264,7 +264,7 @@ fn the_size_of_a_module_is_bounded() {
     let place = Place::new();
     let large = place.module("large.wasm", MODULE);
     let bytes = |length| {
-        File::options().write(true).open(&large).unwrap().set_len(length).unwrap();
+        fs::File::options().write(true).open(&large).unwrap().set_len(length).unwrap();
         file(&large).map(|code| code.len() as u64)
     };
     assert_eq!(bytes(MODULE_MAX), Ok(MODULE_MAX));
