@@ -325,6 +325,12 @@ impl Left {
     pub fn new(framing: Framing) -> Self {
         Left { framing, bytes: if let Framing::Length(n) = framing { n } else { 0 } }
     }
+
+    /// Whether the body has ended; known as soon as its last byte is read where it has a length, else with
+    /// [`Data::End`].
+    pub fn is_none(&self) -> bool {
+        self.bytes == 0 && matches!(self.framing, Framing::Empty | Framing::Length(_))
+    }
 }
 
 /// A piece of a body.

@@ -236,7 +236,7 @@ impl<'a> Exchange<'a> {
                 }
                 Data::End(trailers) => {
                     self.seen.trailers = trailers;
-                    self.shared.see(self.seen.clone());
+                    self.note();
                     return Ok(());
                 }
             }
@@ -254,14 +254,21 @@ impl<'a> Exchange<'a> {
             Framing::Empty => ("content-length", "0"),
             Framing::Chunked | Framing::Close => ("transfer-encoding", "chunked"),
         };
-        self.start("200 OK", &[field]).await?;
         let chunked = self.framing == Framing::Chunked;
         let mut left = Left::new(self.framing);
-        loop {
+        // Noted before the last byte of the answer goes: who has all of it may ask at once what was seen.
+        if left.is_none() {
+            self.note();
+        }
+        self.start("200 OK", &[field]).await?;
+        while !left.is_none() {
             match self.wire.data(&mut left).await? {
                 Data::Bytes(bytes) if bytes.is_empty() => {}
                 Data::Bytes(bytes) => {
                     self.seen.length += bytes.len() as u64;
+                    if left.is_none() {
+                        self.note();
+                    }
                     if chunked {
                         self.wire.send(format!("{:x}\r\n", bytes.len()).as_bytes()).await?;
                     }
@@ -271,15 +278,21 @@ impl<'a> Exchange<'a> {
                     }
                 }
                 Data::End(trailers) => {
-                    if chunked {
-                        self.wire.send(format!("0\r\n{}\r\n", wire::lines(&trailers)).as_bytes()).await?;
-                    }
+                    let lines = wire::lines(&trailers);
                     self.seen.trailers = trailers;
-                    self.shared.see(self.seen.clone());
-                    return Ok(());
+                    self.note();
+                    if chunked {
+                        self.wire.send(format!("0\r\n{lines}\r\n").as_bytes()).await?;
+                    }
                 }
             }
         }
+        Ok(())
+    }
+
+    /// The request was read to its end.
+    fn note(&self) {
+        self.shared.see(self.seen.clone());
     }
 
     async fn sized(&mut self, length: u64) -> io::Result<()> {
