@@ -7,6 +7,8 @@ use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use lacis_host::{Engine, Options, Plugin};
 
@@ -47,6 +49,24 @@ fn what_is_wrong_is_told() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.starts_with("lacis: not a valid WebAssembly module: "), "{said}");
     assert_eq!(fs::read_dir(&directory).expect("readable").count(), 0);
+}
+
+/// Where memory is short it goes, and not the sidecar.
+#[test]
+fn the_kernel_ends_it_first() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lacis"));
+    command.arg("compile").arg("--output").arg(directory.path().join("artifact")).stdin(Stdio::piped());
+    // It waits for its module.
+    let mut child = command.spawn().expect("lacis starts");
+    let score = || fs::read_to_string(format!("/proc/{}/oom_score_adj", child.id())).expect("it runs");
+    let end = Instant::now() + Duration::from_secs(60);
+    while score().trim() != "1000" {
+        assert!(Instant::now() < end, "{}", score());
+        thread::yield_now();
+    }
+    child.kill().expect("it runs");
+    child.wait().expect("it ends");
 }
 
 #[test]

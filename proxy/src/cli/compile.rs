@@ -1,6 +1,6 @@
 //! `lacis compile`: the compiler of filter modules, which `lacis run` starts in a process of its own.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
@@ -10,6 +10,9 @@ use lacis_host::{Engine, Options};
 
 use super::{Failure, Outcome};
 use crate::control::modules::{self, MODULE_MAX, TIME_MAX};
+
+/// What the compiler adds to its badness (`proc_pid_oom_score_adj(5)`): the kernel ends it first of all.
+const OOM_SCORE: &str = "1000";
 
 /// Compile a filter module for this version of lacis and this machine.
 #[derive(Debug, clap::Args)]
@@ -24,6 +27,8 @@ pub struct Compile {
 impl Compile {
     /// Runs the command.
     pub(super) fn execute(self) -> Outcome {
+        // Where memory is short, not the sidecar, which serves requests meanwhile. One that cannot be told so is better than none.
+        let _ = fs::write("/proc/self/oom_score_adj", OOM_SCORE);
         // Who started it stops it in time; unless that was killed, and then nobody else would.
         thread::spawn(|| {
             thread::sleep(TIME_MAX);
