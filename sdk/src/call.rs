@@ -17,6 +17,10 @@ use crate::task::{self, Root};
 /// How long a call may take unless it says so: a filter that waits longer keeps callers waiting for nothing.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Hosts do not say why.
+pub(crate) const NOT_TAKEN: &str =
+    "the proxy did not take it (it has no such service, none that this filter may call, or too many calls at once)";
+
 /// A request that the filter sends itself: to a service on Lacis, to a cluster on Envoy, by its name there.
 ///
 /// ```
@@ -128,7 +132,7 @@ impl Call {
             return Err(CallError::new(service, CallErrorKind::Refused(format!("{what} cannot stand in a message"))));
         }
         match pending(|| Host::call(&outgoing), |_| {}).await {
-            None => Err(CallError::new(service, CallErrorKind::Refused("the proxy did not take it".to_owned()))),
+            None => Err(CallError::new(service, CallErrorKind::Refused(NOT_TAKEN.to_owned()))),
             Some(Told::Answer(answer)) if !answer.headers.is_empty() => {
                 Ok(Answer { service: outgoing.service, ..answer })
             }

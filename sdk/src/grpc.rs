@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::backend::{Backend, Host};
-use crate::call::{CALL_TIMEOUT, Told, pending};
+use crate::call::{CALL_TIMEOUT, NOT_TAKEN, Told, pending};
 use crate::headers::{is_header_name, is_header_value};
 use crate::reply::Reply;
 
@@ -76,8 +76,11 @@ impl GrpcCall {
         let upstream = unary.upstream;
         match told {
             Some(Told::Message(message)) => Ok(message),
-            Some(Told::Closed(code)) => Err(GrpcError { upstream, code }),
-            Some(Told::Answer(_)) | None => Err(GrpcError { upstream, code: UNAVAILABLE }),
+            Some(Told::Closed(code)) => Err(GrpcError { upstream, code, refused: None }),
+            Some(Told::Answer(_)) | None => {
+                let refused = Some(if invalid { "its metadata cannot stand in a message" } else { NOT_TAKEN });
+                Err(GrpcError { upstream, code: UNAVAILABLE, refused })
+            }
         }
     }
 }
@@ -89,6 +92,8 @@ const UNAVAILABLE: u32 = 14;
 pub struct GrpcError {
     upstream: String,
     code: u32,
+    /// Why it was not made.
+    refused: Option<&'static str>,
 }
 
 impl GrpcError {
@@ -100,7 +105,11 @@ impl GrpcError {
 
 impl fmt::Display for GrpcError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} answered with gRPC status {}", self.upstream, self.code)
+        let Self { upstream, code, refused } = self;
+        match refused {
+            Some(why) => write!(f, "{upstream} could not be called: {why}"),
+            None => write!(f, "the call to {upstream} ended with gRPC status {code}"),
+        }
     }
 }
 

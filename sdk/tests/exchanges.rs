@@ -228,7 +228,9 @@ fn a_service_that_is_not_there_is_an_error() {
     let plugin = plugin::<Caller>();
     plugin.on_call("users", |_| Answer::new(200));
     assert_eq!(plugin.exchange().request(Message::get("/")).unwrap_err().status(), 503);
-    assert!(plugin.logs().iter().any(|(_, line)| line == "rights could not be called: the proxy did not take it"));
+    assert!(plugin.logs().iter().any(|(_, line)| {
+        line.starts_with("rights could not be called: the proxy did not take it (it has no such service")
+    }));
 }
 
 filter!(Many, HEADS, |request| {
@@ -236,7 +238,15 @@ filter!(Many, HEADS, |request| {
     let answers: Vec<String> = join_all(calls)
         .await
         .into_iter()
-        .map(|answer| answer.map_or_else(|error| error.code().to_string(), |bytes| String::from_utf8(bytes).unwrap()))
+        .map(|answer| {
+            answer.map_or_else(
+                |error| {
+                    lacis_sdk::info!("{error}");
+                    error.code().to_string()
+                },
+                |bytes| String::from_utf8(bytes).unwrap(),
+            )
+        })
         .collect();
     request.headers_mut().set("x-answers", answers.join(","))?;
     Ok(Flow::Continue)
@@ -249,6 +259,9 @@ fn grpc_calls_have_a_message_or_a_status() {
     plugin.on_grpc("b", |_| Err(7));
     let passed = plugin.exchange().request(Message::get("/")).unwrap();
     assert_eq!(passed.value("x-answers").as_deref(), Some("got a by /pkg.S/M,7,14"));
+    let lines: Vec<String> = plugin.logs().into_iter().map(|(_, line)| line).collect();
+    assert_eq!(lines[0], "the call to b ended with gRPC status 7");
+    assert!(lines[1].starts_with("c could not be called: the proxy did not take it ("), "{lines:?}");
 }
 
 #[derive(Default)]

@@ -114,7 +114,7 @@ impl Calls {
         let upstreams = self.reach.with(upstream).ok_or(Status::NotFound)?;
         let (filter, destination) = (self.metrics.name(plugin), self.metrics.name(upstream));
         let invalid = |why: String| {
-            tracing::warn!(target: "filter", why, "a call that cannot be made");
+            tracing::warn!(target: "filter", filter = plugin, why, "a call that cannot be made");
             Status::InternalFailure
         };
         let (owner, limit) = (self.owner.clone(), self.limit);
