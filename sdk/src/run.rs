@@ -41,9 +41,12 @@ fn read<C: DeserializeOwned + 'static>(config: &[u8]) -> Result<C, String> {
         b"" => serde_json::from_slice(b"null").or_else(|_| serde_json::from_slice(b"{}")),
         config => serde_json::from_slice(config),
     };
-    read.map_err(|error| match place(config, &error).as_str() {
-        "" => refused(error),
-        place => refused(format_args!("{error}, in {place}")),
+    read.map_err(|error| {
+        let what = if error.is_data() { "" } else { "it is not JSON: " };
+        match place(config, &error).as_str() {
+            "" => refused(format_args!("{what}{error}")),
+            place => refused(format_args!("{what}{error}, in {place}")),
+        }
     })
 }
 

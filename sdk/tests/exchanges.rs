@@ -520,5 +520,9 @@ fn a_mistake_in_a_configuration_is_told_with_its_place() {
         let said = Plugin::<Rules>::configure(config).err().unwrap_or_default();
         assert!(said.ends_with(end), "{config}: {said}");
         assert!(!said.contains("ret"), "no value: {said}");
+        assert!(!said.contains("JSON") || config.ends_with('"'), "{config}: {said}");
     }
+    // Who wrote a text where the filter wants a map is told which of the two it is.
+    let said = Plugin::<Rules>::configure("a text").err().unwrap_or_default();
+    assert_eq!(said, "the filter's configuration is refused: it is not JSON: expected value at line 1 column 1");
 }
