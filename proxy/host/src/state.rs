@@ -169,7 +169,13 @@ impl State {
     pub(crate) fn flush(&mut self, output: usize) -> Result<(), Fail> {
         let level = if output == 0 { Level::Info } else { Level::Error };
         let text = std::mem::take(&mut self.output[output]);
-        if text.is_empty() { Ok(()) } else { self.log(level, text.strip_suffix(b"\n").unwrap_or(&text)) }
+        // Rust writes an empty line before what a panic says, and after it how one may have a backtrace, which there is in
+        // any case: what was logged last is what the panic said.
+        let text = text.strip_prefix(b"\n").unwrap_or(&text);
+        if text.is_empty() || text.starts_with(b"note: run with `RUST_BACKTRACE=1` environment variable") {
+            return Ok(());
+        }
+        self.log(level, text.strip_suffix(b"\n").unwrap_or(text))
     }
 
     pub(crate) fn world(&self) -> Result<Ref<'_, dyn World + 'static>, Fail> {

@@ -46,6 +46,19 @@ fn output_without_an_end_is_logged_at_its_limit_and_at_death() {
 }
 
 #[test]
+fn what_a_panic_says_comes_last() {
+    let said = "\\nthread 'main' (1) panicked at src/lib.rs:3:5:\\non purpose\\n";
+    let note = "note: run with `RUST_BACKTRACE=1` environment variable to display a backtrace\\n";
+    let length = |text: &str| text.replace("\\n", "\n").len();
+    let (first, second) = (length(said), length(note));
+    let code = first_string(&[said, note].concat())
+        + &write(2, said)
+        + &format!("put(1024, {}); put(1028, {second}); num(fd_write(2, 1024, 1, 16)); num(at(16));", 4096 + first);
+    let lines = Guest::request(&code).lines();
+    assert_eq!(lines, ["thread 'main' (1) panicked at src/lib.rs:3:5:\non purpose", "0", "0", &second.to_string()]);
+}
+
+#[test]
 fn only_standard_output_can_be_written() {
     for (call, errno) in [
         ("fd_write(0, 1024, 0, 16)", 8),
