@@ -191,3 +191,20 @@ fn what_a_choice_has_looked_at() {
     assert_eq!(chosen[1]["considered"][0]["standing"], "fine");
     assert_eq!(chosen[1]["considered"][1]["standing"], "unreachable");
 }
+
+/// As many as may be asked for are told, however much each has to say.
+#[test]
+fn the_last_thousand_are_told() {
+    let why = json!({"telemetry": {"why": {}}});
+    let pair = Pair::inside(Mesh::new(), Link::Plaintext, App::start(), |a| a.with(why), |delta| delta);
+    let (mut client, path) = (pair.connect(), format!("/{}", "long".repeat(120)));
+    for id in 0..1000 {
+        let answer = client.request("GET", "nobody", &path, &[("x-request-id", &id.to_string())], None);
+        assert_eq!(answer.status(), 404);
+    }
+    records(&pair.alpha, "999", 1);
+    let told = lacis_why(&pair.alpha, &["--limit", "1000", "--output", "json"]);
+    let all: Value = serde_json::from_slice(&told.stdout).unwrap_or_else(|error| panic!("{error}: {told:?}"));
+    assert_eq!(all["requests"].as_array().map(Vec::len), Some(1000));
+    assert!(told.stdout.len() > 1 << 20, "{} bytes", told.stdout.len());
+}

@@ -17,8 +17,9 @@ use tokio::time::timeout;
 /// How long an answer may take: longer than the sidecar waits, so that its answer is what one sees.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Bytes of an answer's body. A sidecar's metrics are the longest.
-const MAX_BODY: usize = 1 << 20;
+/// Bytes of an answer's body. The longest is what a sidecar has to say of a thousand requests: some kilobytes of each,
+/// and a hundred of one that has tried everything.
+const MAX_BODY: usize = 256 << 20;
 
 /// Asks one server.
 #[derive(Debug)]
