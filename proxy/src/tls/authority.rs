@@ -121,7 +121,7 @@ pub enum AuthorityError {
         error: io::Error,
     },
     /// No authority in the directory.
-    #[error("{}: there is no authority here; make one with `lacis cert init`", .0.display())]
+    #[error("{place}: there is no authority here; make one with `lacis cert init --dir {place}`", place = .0.display())]
     Missing(PathBuf),
     /// There is an authority already.
     #[error("{}: there is an authority already, and nobody would trust what it signed any more; --force replaces it", .0.display())]
