@@ -43,11 +43,11 @@ const LOG_PATIENCE: Duration = Duration::from_secs(2);
 /// A deadline that no process lives to see.
 const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-/// Runs a sidecar until it has drained.
+/// Runs a sidecar until it has drained. Tells `started` what was bound, by name, once nothing keeps it from that.
 ///
 /// # Errors
 /// What keeps it from starting, in words for the operator.
-pub fn run(source: Source, config: Config) -> Result<(), String> {
+pub fn run(source: Source, config: Config, started: impl FnOnce(&[(String, SocketAddr)])) -> Result<(), String> {
     let config = Arc::new(config);
     let ports = Rc::new(Ports::new(config.workers));
     let bound = Bound::new(&config, &ports)?;
@@ -144,6 +144,7 @@ pub fn run(source: Source, config: Config) -> Result<(), String> {
     };
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| format!("cannot start: {e}"))?;
+    started(&control.addresses);
     tokio::task::LocalSet::new().block_on(&runtime, control.live(certificates, reload, bound.admin, workers))?;
     if let Some(ended) = log_end
         // The workers' ends of the queue are gone: the writer writes what is left and ends, unless nobody takes it.

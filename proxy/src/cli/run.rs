@@ -32,7 +32,7 @@ impl Run {
             let parent = thread::Builder::new().name("parent".into());
             parent.spawn(end_without_parent).map_err(|error| Failure::Input(format!("cannot start: {error}")))?;
         }
-        app::run(source, config).map_err(Failure::Input)
+        app::run(source, config, |_| {}).map_err(Failure::Input)
     }
 }
 

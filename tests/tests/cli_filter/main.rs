@@ -90,9 +90,14 @@ const KEY: (&str, &str) = ("x-api-key", "open-sesame");
 #[test]
 fn a_new_filter_answers_live_traffic() {
     let bench = Bench::new();
+    // What is said to be typed can be typed, wherever the filter is.
+    let said = bench.fine(".", &["filter", "new", "it's a place/my-filter"]);
+    assert!(said.contains("\n    cd 'it'\\''s a place/my-filter'\n"), "{said}");
     let said = bench.fine(".", &["filter", "new", "my-filter"]);
-    assert!(said.starts_with("my-filter: a filter in Rust ("), "{said}");
+    assert!(said.starts_with("my-filter: a filter in Rust (") && said.contains("\n    cd my-filter\n"), "{said}");
     let (code, out, err) = bench.lacis("my-filter", &["filter", "run"]);
+    assert!(code == Some(1) && out.is_empty() && err.contains("`lacis filter run --build` builds it"), "{out}{err}");
+    let (code, out, err) = bench.lacis(".", &["filter", "run", "-c", "my-filter/lacis.yaml"]);
     assert!(code == Some(1) && out.is_empty() && err.contains("`lacis filter run --build` builds it"), "{out}{err}");
     symlink(kept(), bench.path().join("my-filter/target")).expect("a link");
 
@@ -302,6 +307,7 @@ fn what_is_wrong_is_told_with_what_would_be_right() {
         (&["filter", "inspect", "text.wasm"], 1, "text.wasm is not a WebAssembly module"),
         (&["filter", "inspect", "builtin:nothing"], 1, "there is no builtin:nothing; there are builtin:auth"),
         (&["filter", "run"], 1, "lacis.yaml: cannot be read: there is no such file; name a module"),
+        (&["filter", "run", "none.wasm", "--listen", "127.0.0.1:0"], 1, "none.wasm: No such file"),
         (
             &["filter", "run", "builtin:metrics", "--upstream", "other=127.0.0.1:1"],
             1,
@@ -368,6 +374,12 @@ fn a_module_runs_without_a_file() {
     run.arg(r#"{"rules": [{"match": [{"from": {"header": "x-away"}}], "to": [{"service": "nowhere"}]}]}"#);
     let run = Process::start("lacis filter run", run);
     let address = listening(&run);
+    run.out.wait_for("it says where", |lines| {
+        lines
+            .iter()
+            .any(|line| *line == format!("http://{address} passes filter and goes to app; Ctrl-C ends it"))
+            .then_some(())
+    });
     assert!(body(address, &[]).1.starts_with("app: GET / HTTP/1.1\n"));
     assert_eq!(body(address, &[("x-away", "1")]).0, 404);
     run.signal("INT");

@@ -56,10 +56,11 @@ impl New {
         }
         let own: Vec<&str> = files.iter().map(|(file, _)| *file).filter(|file| !file.starts_with("vendor")).collect();
         print(&format!(
-            "{path}: a filter in {language} ({own})\n\n    cd {path}\n    lacis filter test           # its tests, then cases.yaml \
+            "{path}: a filter in {language} ({own})\n\n    cd {quoted}\n    lacis filter test           # its tests, then cases.yaml \
              against the module\n    lacis filter run --build    # a sidecar with just this filter; save a file, and the \
              change is live\n",
             path = path.display(),
+            quoted = quoted(&path),
             language = language.name(),
             own = own.join(", "),
         ));
@@ -81,6 +82,13 @@ fn fill(content: &[u8], name: &str, language: Language) -> Vec<u8> {
     let Ok(text) = std::str::from_utf8(content) else { return content.to_vec() };
     let module = language.module(name).display().to_string();
     text.replace(NAME, name).replace(SDK.0, SDK.1).replace("MODULE", &module).into_bytes()
+}
+
+/// A path as a shell takes it (POSIX, 2.2.2).
+fn quoted(path: &Path) -> String {
+    let path = path.display().to_string();
+    let plain = |c: char| c.is_alphanumeric() || "/._-+,@%".contains(c);
+    if path.chars().all(plain) { path } else { format!("'{}'", path.replace('\'', r"'\''")) }
 }
 
 fn write(path: &Path, content: &[u8]) -> std::io::Result<()> {

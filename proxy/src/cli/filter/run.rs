@@ -53,9 +53,8 @@ impl Run {
     /// Runs the command.
     pub(super) fn execute(self) -> Outcome {
         let Run { module, filter_config, config, listen, upstream, build } = self;
-        let project = build
-            .then(|| Project::find(config.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))));
-        let project = project.transpose()?;
+        let directory = config.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
+        let project = build.then(|| Project::find(&directory)).transpose()?;
         // Watched before it is built: what is saved meanwhile is built next.
         let project = project.map(|project| (Sources::of(&project), project));
         let built = project.as_ref().map(|(_, project)| project.build(Aim::Try)).transpose()?;
@@ -106,7 +105,7 @@ impl Run {
             }
         }
         let unbuilt = here.iter().find_map(|filter| match &filter.module {
-            Module::Path(path) if !path.exists() && Project::find(Path::new(".")).is_ok() => Some(path),
+            Module::Path(path) if !path.exists() && Project::find(&directory).is_ok() => Some(path),
             _ => None,
         });
         if let Some(path) = unbuilt {
@@ -119,13 +118,17 @@ impl Run {
             watching.map_err(cannot)?;
         }
         let filters: Vec<&str> = here.iter().map(|filter| &*filter.name).collect();
-        print(&format!(
-            "http://{} passes {} and goes to {}; Ctrl-C ends it\n",
-            outbound.listen,
+        let way = format!(
+            "passes {} and goes to {}; Ctrl-C ends it\n",
             if filters.is_empty() { "no filter".into() } else { filters.join(", ") },
-            services.join(" or ")
-        ));
-        app::run(source, config).map_err(Failure::Input)
+            if services.is_empty() { "no service".into() } else { services.join(" or ") }
+        );
+        let tell = move |bound: &[(String, SocketAddr)]| {
+            for (_, address) in bound.iter().filter(|(listener, _)| listener == "outbound") {
+                print(&format!("http://{address} {way}"));
+            }
+        };
+        app::run(source, config, tell).map_err(Failure::Input)
     }
 }
 
