@@ -20,7 +20,8 @@ use crate::reply::Reply;
 #[derive(Clone, Debug)]
 pub struct GrpcCall {
     unary: Unary,
-    invalid: bool,
+    /// Why it is not made.
+    invalid: Option<&'static str>,
 }
 
 /// A call as a host takes it.
@@ -35,12 +36,13 @@ pub(crate) struct Unary {
 }
 
 impl GrpcCall {
-    /// A call of a method of a gRPC service (with its package), sent to `upstream`.
+    /// A call of a method of a gRPC service (with its package), sent to `upstream`. Without a name for that none is made.
     pub fn new(upstream: &str, service: &str, method: &str) -> Self {
         let (metadata, message, timeout) = (Vec::new(), Vec::new(), CALL_TIMEOUT);
         let [upstream, service, method] = [upstream, service, method].map(str::to_owned);
-        let unary = Unary { upstream, service, method, metadata, message, timeout };
-        Self { unary, invalid: false }
+        // Envoy takes an empty name for a description of a service, and aborts because nothing stands in it.
+        let invalid = upstream.is_empty().then_some("it has no name");
+        Self { unary: Unary { upstream, service, method, metadata, message, timeout }, invalid }
     }
 
     /// Sets the message, encoded.
@@ -51,7 +53,9 @@ impl GrpcCall {
 
     /// Adds metadata. With a name or value that cannot stand in a message the call is not made.
     pub fn metadata(mut self, name: &str, value: impl AsRef<[u8]>) -> Self {
-        self.invalid |= !is_header_name(name) || !is_header_value(value.as_ref());
+        if !is_header_name(name) || !is_header_value(value.as_ref()) {
+            self.invalid = Some("its metadata cannot stand in a message");
+        }
         self.unary.metadata.push((name.to_owned(), value.as_ref().to_owned()));
         self
     }
@@ -70,16 +74,15 @@ impl GrpcCall {
     pub async fn send(self) -> Result<Vec<u8>, GrpcError> {
         let Self { unary, invalid } = self;
         let told = match invalid {
-            true => None,
-            false => pending(|| Host::grpc_call(&unary), Host::cancel_grpc).await,
+            Some(_) => None,
+            None => pending(|| Host::grpc_call(&unary), Host::cancel_grpc).await,
         };
         let upstream = unary.upstream;
         match told {
             Some(Told::Message(message)) => Ok(message),
             Some(Told::Closed(code)) => Err(GrpcError { upstream, code, refused: None }),
             Some(Told::Answer(_)) | None => {
-                let refused = Some(if invalid { "its metadata cannot stand in a message" } else { NOT_TAKEN });
-                Err(GrpcError { upstream, code: UNAVAILABLE, refused })
+                Err(GrpcError { upstream, code: UNAVAILABLE, refused: Some(invalid.unwrap_or(NOT_TAKEN)) })
             }
         }
     }

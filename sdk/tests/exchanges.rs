@@ -234,7 +234,7 @@ fn a_service_that_is_not_there_is_an_error() {
 }
 
 filter!(Many, HEADS, |request| {
-    let calls = ["a", "b", "c"].map(|service| GrpcCall::new(service, "pkg.S", "M").message(service).send());
+    let calls = ["a", "b", "c", ""].map(|service| GrpcCall::new(service, "pkg.S", "M").message(service).send());
     let answers: Vec<String> = join_all(calls)
         .await
         .into_iter()
@@ -258,7 +258,8 @@ fn grpc_calls_have_a_message_or_a_status() {
     plugin.on_grpc("a", |call| Ok([b"got ", call.body(), b" by ", call.path().as_bytes()].concat()));
     plugin.on_grpc("b", |_| Err(7));
     let passed = plugin.exchange().request(Message::get("/")).unwrap();
-    assert_eq!(passed.value("x-answers").as_deref(), Some("got a by /pkg.S/M,7,14"));
+    assert_eq!(passed.value("x-answers").as_deref(), Some("got a by /pkg.S/M,7,14,14"));
+    assert_eq!(plugin.calls().len(), 3, "a call of nobody is not made");
     let lines: Vec<String> = plugin.logs().into_iter().map(|(_, line)| line).collect();
     assert_eq!(lines[0], "the call to b ended with gRPC status 7");
     assert!(lines[1].starts_with("c could not be called: the proxy did not take it ("), "{lines:?}");
