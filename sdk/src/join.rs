@@ -113,7 +113,7 @@ impl Notify {
         Self { times: Cell::new(0), wakers: RefCell::new(Vec::new()) }
     }
 
-    /// Wakes all who wait now. Those of other exchanges are run a little later, in a callback of their own.
+    /// Wakes all who wait now. Those of other exchanges are run a little later, in callbacks of their own.
     pub fn notify(&self) {
         self.times.set(self.times.get() + 1);
         self.wakers.take().into_iter().for_each(|(_, waker)| waker.wake());

@@ -20,6 +20,10 @@ use crate::table::Table;
 /// The shortest period of a tick that there is: what is due is run after it.
 const SOON: Duration = Duration::from_millis(1);
 
+/// After so long a callback begins no further task: a thousand exchanges may have waited for one answer, and hosts end a
+/// filter whose callback takes long (on Lacis `limits.time`, 20 ms).
+const SLICE: Duration = Duration::from_millis(1);
+
 /// A plugin: one filter of one configuration, and all that waits in it.
 pub(crate) struct Root {
     pub(crate) context: u32,
@@ -101,14 +105,14 @@ impl Root {
     pub(crate) fn enter<T>(self: &Rc<Self>, callback: impl FnOnce() -> T) -> T {
         let before = CURRENT.replace(Some(Rc::clone(self)));
         let result = callback();
-        if READY.with_borrow(|ready| ready.iter().any(|(root, _)| *root == self.context)) {
+        if self.is_ready() {
             self.tick_at(Host::elapsed() + SOON);
         }
         CURRENT.set(before);
         result
     }
 
-    /// Runs a callback of the plugin itself, and then all tasks that are ready.
+    /// Runs a callback of the plugin itself, and then the tasks that are ready.
     pub(crate) fn enter_root<T>(self: &Rc<Self>, callback: impl FnOnce() -> T) -> T {
         let before = CURRENT.replace(Some(Rc::clone(self)));
         let result = callback();
@@ -150,8 +154,14 @@ impl Root {
         }
     }
 
+    /// Runs tasks that are ready, as many as fit into a [`SLICE`]; a tick runs the others.
     fn run(self: &Rc<Self>) {
+        let mut end = None;
         while let Some(task) = self.take_ready() {
+            // One alone does not need the clock, which is a call of the host.
+            if end.is_none() && self.is_ready() {
+                end = Some(Host::elapsed() + SLICE);
+            }
             let Some(waiting) = self.waiting.borrow_mut().remove(task) else { continue };
             match waiting {
                 Waiting::Exchange(exchange, half) => {
@@ -166,7 +176,14 @@ impl Root {
                     }
                 }
             }
+            if self.is_ready() && end.is_some_and(|end| Host::elapsed() >= end) {
+                return self.tick_at(Host::elapsed() + SOON);
+            }
         }
+    }
+
+    fn is_ready(&self) -> bool {
+        READY.with_borrow(|ready| ready.iter().any(|(root, _)| *root == self.context))
     }
 
     fn take_ready(&self) -> Option<u64> {

@@ -1,9 +1,10 @@
 //! Filters of the SDK: one module, the same requests, Lacis and Envoy.
 
 use std::sync::Once;
+use std::thread;
 
 use bytes::Bytes;
-use lacis_tests::client::Client;
+use lacis_tests::client::{self, Client};
 use lacis_tests::{Both, Side, sdk};
 use serde_json::json;
 
@@ -128,6 +129,19 @@ fn time_and_work_in_the_background() {
         lacis_tests::until("the task has run", || {
             side.get("/bytes/1", &[("x-do", "spawned")]);
             (seen(side).0 == text("/bytes/1")).then_some(())
+        });
+    });
+}
+
+/// Twenty exchanges wait for one thing, and work for 3 ms each once it is there: together for longer than a callback may take.
+#[test]
+fn a_herd_is_let_go_bit_by_bit() {
+    on_both(|side| {
+        let address = side.address();
+        let ask = || client::request(address, "GET", "app", "/bytes/1", &[("x-do", "herd")], None).status();
+        thread::scope(|scope| {
+            let all: Vec<_> = (0..20).map(|_| scope.spawn(ask)).collect();
+            all.into_iter().for_each(|one| assert_eq!(one.join().expect("an answer"), 200));
         });
     });
 }

@@ -1,11 +1,11 @@
 //! One filter that uses all that the SDK has: a request says by `x-do` what is done with it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
 use lacis_sdk::{
     Call, ConfigError, CounterFamily, End, Filter, Flow, Notify, Reads, Reply, Request, Response, Shared, Take,
-    TokenBucket, join, join_all, sleep, spawn, timeout,
+    TokenBucket, join, join_all, sleep, spawn, timeout, unix_time,
 };
 
 /// The filter.
@@ -13,7 +13,15 @@ pub(crate) struct All {
     ended: CounterFamily,
     fetched: RefCell<Option<String>>,
     changed: Notify,
+    herd: Notify,
+    waiting: Cell<u32>,
 }
+
+/// So many wait for each other.
+const HERD: u32 = 20;
+
+/// What each of them does then.
+const WORK: Duration = Duration::from_millis(3);
 
 impl Filter for All {
     type Config = ();
@@ -21,7 +29,8 @@ impl Filter for All {
 
     fn new((): ()) -> Result<Self, ConfigError> {
         let ended = CounterFamily::new("ended_total", &["status"], 10);
-        Ok(Self { ended, fetched: RefCell::default(), changed: Notify::new() })
+        let (changed, herd) = (Notify::new(), Notify::new());
+        Ok(Self { ended, fetched: RefCell::default(), changed, herd, waiting: Cell::new(0) })
     }
 
     async fn run(&self) {
@@ -125,6 +134,16 @@ impl Filter for All {
                 }
                 self.changed.wait().await;
             },
+            "herd" => {
+                self.waiting.set(self.waiting.get() + 1);
+                match self.waiting.get() {
+                    HERD => self.herd.notify(),
+                    _ => self.herd.wait().await,
+                }
+                let begin = unix_time();
+                while unix_time() < begin + WORK {}
+                "worked".to_owned()
+            }
             "late-no" => {
                 Call::get("helper", "/bytes/1").send().await?;
                 return Err(Reply::new(403).body("no\n"));
