@@ -21,6 +21,9 @@ type Templates = &'static [(&'static str, &'static [(&'static str, &'static [u8]
 
 static TEMPLATES: Templates = include!(concat!(env!("OUT_DIR"), "/templates.rs"));
 
+/// What YAML takes for something else, and the name of the package beside which one stands.
+const TAKEN: [&str; 4] = ["true", "false", "null", "lacis-sdk"];
+
 /// The name that the filters of the templates have.
 const NAME: &str = "doorkeeper";
 
@@ -34,8 +37,9 @@ impl New {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         if !is_name(name) {
             return Err(Failure::Input(format!(
-                "\"{}\" is not the name of a filter; write a-z, 0-9 and '-', beginning with a letter and not ending with '-'",
-                path.display()
+                "\"{}\" is not the name of a filter; write a-z, 0-9 and '-', beginning with a letter and not ending with '-', but none of {}",
+                path.display(),
+                TAKEN.join(", ")
             )));
         }
         let template = TEMPLATES.iter().find(|(own, _)| *own == language.word()).map(|(_, files)| *files);
@@ -71,7 +75,8 @@ impl New {
 /// Whether this can be the name of a filter, a package and a module in all languages.
 fn is_name(name: &str) -> bool {
     let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    name.len() <= 63
+    !TAKEN.contains(&name)
+        && name.len() <= 63
         && name.starts_with(|c: char| c.is_ascii_lowercase())
         && name.bytes().all(inner)
         && !name.ends_with('-')
@@ -107,7 +112,7 @@ mod tests {
         for name in ["a", "my-filter", "v2"] {
             assert!(is_name(name), "{name:?}");
         }
-        for name in ["", "2v", "-a", "a-", "A", "a_b", "..", "ä", &"x".repeat(64)] {
+        for name in ["", "2v", "-a", "a-", "A", "a_b", "..", "ä", "null", "lacis-sdk", &"x".repeat(64)] {
             assert!(!is_name(name), "{name:?}");
         }
     }
