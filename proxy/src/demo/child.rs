@@ -53,7 +53,11 @@ impl Directory {
         if path.pop() != Some(b'\n') {
             let _ = keeper.kill().and_then(|()| keeper.wait());
             let why = said.and_then(Result::err).map(|error| format!(": {error}")).unwrap_or_default();
-            return Err(format!("cannot make a directory in {}{why}", std::env::temp_dir().display()));
+            let place = std::env::temp_dir();
+            return Err(format!(
+                "cannot make a directory in {}{why}; set TMPDIR to one that can be written",
+                place.display()
+            ));
         }
         Ok(Directory { path: OsString::from_vec(path).into(), keeper })
     }
