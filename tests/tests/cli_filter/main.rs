@@ -206,6 +206,14 @@ fn scaffold(language: &str, programs: &[&str]) {
     let out = bench.fine("own", &["filter", "test"]);
     assert!(out.ends_with("6 cases, 0 failed\n"), "{out}");
     measured(&bench, "own", "own.wasm");
+    if language == "c" {
+        fs::remove_file(bench.path().join("own/cases.yaml")).expect("a file");
+        let (code, out, err) = bench.lacis("own", &["filter", "test"]);
+        assert!(
+            code == Some(0) && out.is_empty() && err.contains("there is no ./cases.yaml: nothing was tried"),
+            "{err}"
+        );
+    }
 }
 
 /// What the scaffold's module costs can be said.

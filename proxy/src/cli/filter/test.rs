@@ -48,6 +48,7 @@ impl Test {
                 let module = project.build(Aim::Ship)?;
                 let cases = project.cases();
                 if !cases.exists() {
+                    tracing::warn!("there is no {}: nothing was tried with {}", cases.display(), module.display());
                     return Ok(());
                 }
                 (module.display().to_string(), Some(cases))
