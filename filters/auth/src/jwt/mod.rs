@@ -20,7 +20,7 @@ use cache::Cache;
 use fetch::Remote;
 
 /// How many keys one token is tried with. Tokens name their key; without a name, an issuer with more keys of one kind
-/// than this would make each token a burden.
+/// than this would make each token a burden, and all of them must fit into what a callback may take, whoever sends the token.
 const TRIES: usize = 4;
 
 /// Checks tokens.
@@ -208,7 +208,7 @@ impl Provider {
 fn signed(keys: &KeySet, token: &Token, tries: &mut usize) -> Result<(), Refusal> {
     let mut named = false;
     for key in keys.candidates(token) {
-        *tries = tries.checked_sub(1).ok_or(Refusal::Signature)?;
+        *tries = tries.checked_sub(key.tries()).ok_or(Refusal::Signature)?;
         if token.is_signed_by(key) {
             return Ok(());
         }

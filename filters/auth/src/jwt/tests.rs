@@ -151,6 +151,21 @@ fn keys_without_names_are_tried_up_to_a_bound() {
     };
     assert_eq!(with(TRIES - 1), Ok(()));
     assert_eq!(with(TRIES), refused(Refusal::Signature));
+    // Those of the larger curve take twice as long and more.
+    let mut right = keys[3].clone();
+    right.as_object_mut().unwrap().remove("kid");
+    let wrong = json!({
+        "kty": "EC", "crv": "P-384",
+        "x": "-hTR0W9YargampE0_08PZksvA1mWRXw063BH-PrqpUH8fDplwZ6HkXQ-TffwX-RM",
+        "y": "2cT_RXVs7yWAoKB0c6IN1i0I7OJ4ehUL9QJYtqog-BSb_YsQx3dHF1OrbEMXUrln",
+    });
+    let token = &vectors::tokens().into_iter().find(|(algorithm, _)| algorithm == "ES384").unwrap().1;
+    let with = |wrongs: usize| {
+        let keys: Vec<&Value> = std::iter::repeat_n(&wrong, wrongs).chain([&right]).collect();
+        tokens(json!({"jwks": {"keys": keys}})).check(token, START, STEADY).map(|_| ())
+    };
+    assert_eq!(with(TRIES / 2 - 1), Ok(()));
+    assert_eq!(with(TRIES / 2), refused(Refusal::Signature));
 }
 
 fn remote() -> Tokens {
