@@ -100,7 +100,8 @@ const OTHER: &str = "other";
 ///
 /// A series is defined under the name `LABEL=.=VALUE;.;NAME`, as Istio's are. Lacis makes labels of that; Envoy does where
 /// its configuration has a rule in `stats_tags` for the label, and else shows all of it as the name, with `_` for what
-/// Prometheus does not allow there.
+/// Prometheus does not allow there. Lacis does so, too, where a label has no name that Prometheus allows, or is called
+/// `filter` or `le`.
 #[derive(Debug)]
 pub struct Family<M> {
     name: String,
