@@ -1,9 +1,11 @@
 //! A JSON document that is changed in places, and stays as it was written everywhere else: numbers keep their digits,
 //! members their order.
 
+use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -39,8 +41,11 @@ pub(crate) enum Node<'a> {
     Text(&'a RawValue),
     New(Value),
     Array(Vec<Node<'a>>),
-    Object(Vec<(String, Node<'a>)>),
+    Object(Vec<(Name<'a>, Node<'a>)>),
 }
+
+/// The name of a member: a piece of the text, if no escape is in it.
+type Name<'a> = Cow<'a, str>;
 
 impl<'a> Node<'a> {
     /// Reads a document; the error says where it is none.
@@ -67,7 +72,7 @@ impl<'a> Node<'a> {
                             name != last || place == index + 1
                         });
                     }
-                    None => members.push((last.clone(), value)),
+                    None => members.push((last.clone().into(), value)),
                 }
                 true
             }
@@ -112,7 +117,11 @@ impl<'a> Node<'a> {
                 out.push('{');
                 for (place, (name, value)) in members.iter().enumerate() {
                     out.push_str(if place == 0 { "" } else { "," });
-                    out.push_str(&Value::from(name.as_str()).to_string());
+                    match name {
+                        // As it was written.
+                        Cow::Borrowed(name) => out.extend(["\"", *name, "\""]),
+                        Cow::Owned(name) => out.push_str(&Value::from(name.as_str()).to_string()),
+                    }
                     out.push(':');
                     value.write(out);
                 }
@@ -131,7 +140,7 @@ impl<'a> Node<'a> {
                     let place = match members.iter().rposition(|(name, _)| name == token) {
                         Some(place) => place,
                         None if make => {
-                            members.push((token.clone(), Node::Object(Vec::new())));
+                            members.push((token.clone().into(), Node::Object(Vec::new())));
                             members.len() - 1
                         }
                         None => return None,
@@ -160,7 +169,7 @@ impl<'a> Node<'a> {
             },
             Node::New(Value::Object(members)) => {
                 let members = std::mem::take(members).into_iter();
-                Some(Node::Object(members.map(|(name, value)| (name, Node::New(value))).collect()))
+                Some(Node::Object(members.map(|(name, value)| (name.into(), Node::New(value))).collect()))
             }
             Node::New(Value::Array(items)) => {
                 Some(Node::Array(std::mem::take(items).into_iter().map(Node::New).collect()))
@@ -180,13 +189,13 @@ fn index(token: &str) -> Option<usize> {
 }
 
 /// The members of an object in their order, those of one name included.
-struct Members<'a>(Vec<(String, Node<'a>)>);
+struct Members<'a>(Vec<(Name<'a>, Node<'a>)>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Read;
         impl<'de> Visitor<'de> for Read {
-            type Value = Vec<(String, Node<'de>)>;
+            type Value = Vec<(Name<'de>, Node<'de>)>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
@@ -194,7 +203,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut members = Vec::new();
-                while let Some((name, value)) = map.next_entry::<String, &'de RawValue>()? {
+                while let Some((Key(name), value)) = map.next_entry::<Key<'de>, &'de RawValue>()? {
                     members.push((name, Node::Text(value)));
                 }
                 Ok(members)
@@ -203,6 +212,11 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
         deserializer.deserialize_map(Read).map(Members)
     }
 }
+
+/// A name as it is read. A `Cow` alone would always be a text of its own.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 
 #[cfg(test)]
 mod tests {
@@ -257,6 +271,7 @@ mod tests {
             (r#"{"a": [0, 1]}"#, "/b", None),
             (r#"{"a": [0, 1]}"#, "/b/c", None),
             (r#"{"": {"": 1}}"#, "//", Some(r#"{"":{}}"#)),
+            (r#"{"a": 0, "\u0061": 1, "b\"\u0041": 2}"#, "/a", Some(r#"{"b\"A":2}"#)),
         ] {
             assert_eq!(take(text, at).as_deref(), expected, "{text} {at}");
         }
