@@ -3,7 +3,7 @@
 mod words;
 
 use lacis_tests::wire::Response;
-use lacis_tests::{App, Link, Mesh, Sidecar, client, guest, on_links};
+use lacis_tests::{App, Link, Mesh, Sidecar, client, guest, on_links, unused};
 use serde_json::{Value, json};
 
 /// alpha with one filter on its outbound side, an application that it calls by `delta`, and one that the filter calls by
@@ -89,8 +89,7 @@ fn failures_are_answers() {
         let labels = [("filter", "mine"), ("destination", "auth"), ("result", result)];
         calls.alpha.counts(1.0, "lacis_filter_calls_total", &labels);
     }
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("a bound socket");
-    let gone = json!({"services": {"auth": {"endpoints": [nobody.to_string()]}}});
+    let gone = json!({"services": {"auth": {"endpoints": [unused().to_string()]}}});
     let refused = Calls::with(Link::Plaintext, guest("auth"), gone).get(&[]);
     assert_eq!(refused.head.field("x-status"), Some("503"));
     assert!(refused.text().starts_with("upstream connect error"), "{}", refused.text());
@@ -169,12 +168,11 @@ fn filters_of_one_module_wait_for_their_own_answers() {
 #[test]
 fn grpc_calls_and_streams() {
     let (words, _waiting) = words::serve();
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("a bound socket");
     let mesh = Mesh::new();
     let app = App::start();
     let config = json!({"filters": {"mine": guest("grpc")}, "outbound": {"filters": ["mine"]}});
     let alpha = mesh.sidecar("alpha").calls("delta", app.address(), Link::Plaintext);
-    let alpha = alpha.calls("words", words, Link::Plaintext).calls("nobody", nobody, Link::Plaintext);
+    let alpha = alpha.calls("words", words, Link::Plaintext).calls("nobody", unused(), Link::Plaintext);
     let alpha = alpha.with(config).start();
     let events = |method: &str, service: &str| {
         let fields = [("x-method", method), ("x-service", service)];

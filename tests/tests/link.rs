@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use lacis_tests::client::{H2c, h2_get};
 use lacis_tests::wire::{Data, Left};
-use lacis_tests::{App, Link, Mesh, Pair, Process, Relay, Sidecar, app, block_on, client, on_links, runtime, until};
+use lacis_tests::{
+    App, Link, Mesh, Pair, Process, Relay, Sidecar, app, block_on, client, on_links, runtime, until, unused,
+};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -57,11 +59,16 @@ struct Killed {
     waiting: client::Client,
 }
 
+fn inbound(listen: SocketAddr) -> Value {
+    json!({"inbound": {"listen": listen.to_string()}})
+}
+
 impl Killed {
     fn new(link: Link) -> Killed {
         let (mesh, app) = (Mesh::new(), App::named("one"));
-        let delta = mesh.sidecar("delta").application(&app).start();
-        let listen = delta.inbound();
+        // A place that nobody else takes while it is away.
+        let listen = unused();
+        let delta = mesh.sidecar("delta").application(&app).with(inbound(listen)).start();
         let policy = json!({"timeouts": {"request": "20s"}, "retries": {"on": ["connect_failure", "reset"]}});
         let policy = json!({"services": {"delta": policy}});
         let alpha = mesh.sidecar("alpha").calls("delta", listen, link).with(policy).start();
@@ -76,8 +83,7 @@ impl Killed {
     }
 
     fn come_back(&mut self) {
-        let listen = json!({"inbound": {"listen": self.listen.to_string()}});
-        self.delta = self.mesh.sidecar("delta").application(&self.app).with(listen).start();
+        self.delta = self.mesh.sidecar("delta").application(&self.app).with(inbound(self.listen)).start();
     }
 
     fn get(&self) -> u16 {

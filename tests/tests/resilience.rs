@@ -10,9 +10,8 @@ use std::time::{Duration, Instant};
 
 use backends::{Act, Backend, Net, OK, lock};
 use lacis_tests::client::Client;
-use lacis_tests::{Link, on_links, until};
+use lacis_tests::{Link, on_links, until, unused};
 use serde_json::{Value, json};
-use tokio::sync::watch;
 
 on_links! {
     /// By method, by key, by the word of the service; and with the body as it was.
@@ -190,14 +189,12 @@ on_links! {
 #[test]
 fn what_reached_nobody_goes_elsewhere() {
     let backend = Backend::new(|_, _| OK);
-    let gone = Backend::new(|_, _| OK);
-    let dead = Backend { address: gone.address, shared: gone.shared.clone(), alive: watch::channel(()).0 };
-    drop(gone);
-    until("its port is closed", || std::net::TcpStream::connect(dead.address).is_err().then_some(()));
-    for service in [json!({}), json!({"retries": {"budget": "0%"}}), json!({"outliers": {"consecutive": 1}})] {
-        let mut service = service;
+    for mut service in [json!({}), json!({"retries": {"budget": "0%"}}), json!({"outliers": {"consecutive": 1}})] {
         service["balance"] = json!("round_robin");
-        let net = Net::new(Link::Plaintext, &[&backend, &dead], service.clone());
+        let net = Net::with(Link::Plaintext, &[&backend], |_, alive| {
+            service["endpoints"] = json!([alive[0].to_string(), unused().to_string()]);
+            json!({"services": {"delta": service}})
+        });
         let sent: Vec<u16> = (0..12).map(|i| net.send("POST", &format!("p{i}"), &[], Some(b"body")).status()).collect();
         assert_eq!(sent, [200; 12], "{service}");
         assert!(net.alpha.metrics().sum("lacis_retries_total", &[("cause", "connection_refused")]) >= 1.0);

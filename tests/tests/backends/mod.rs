@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use lacis_tests::client::{self, Client};
 use lacis_tests::wire::{Response, Wire};
-use lacis_tests::{Link, Mesh, Sidecar, block_on, runtime, until};
+use lacis_tests::{Link, Mesh, Sidecar, block_on, runtime, until, unused};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -191,7 +191,14 @@ impl Net {
         let mesh = Mesh::new();
         let deltas: Vec<Sidecar> = match link {
             Link::Plaintext => Vec::new(),
-            _ => backends.iter().map(|backend| mesh.sidecar("delta").application_at(backend.address).start()).collect(),
+            // At places that nobody else takes while one of them is away.
+            _ => backends
+                .iter()
+                .map(|backend| {
+                    let listen = json!({"inbound": {"listen": unused().to_string()}});
+                    mesh.sidecar("delta").application_at(backend.address).with(listen).start()
+                })
+                .collect(),
         };
         let endpoints: Vec<SocketAddr> = match link {
             Link::Plaintext => backends.iter().map(|backend| backend.address).collect(),
