@@ -6,20 +6,20 @@ use std::sync::Arc;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use super::{Seen, Shared, pattern, route};
+use super::{Seen, Shared, Unread, pattern, route};
 use crate::wire::{self, Data, Framing, Head, Left, Wire};
 
 /// Serves a connection to its end.
 pub(super) async fn serve(stream: TcpStream, shared: &Arc<Shared>, connection: u64) -> io::Result<()> {
     let mut wire = Wire::new(stream);
     while let Some(head) = wire.head().await? {
-        shared.begin();
+        let unread = shared.begin();
         if let Some(bytes) = &shared.canned {
             wire.send(bytes).await?;
             return wire.io.shutdown().await;
         }
-        let mut exchange = Exchange::new(&mut wire, shared, connection, head)?;
-        match exchange.run().await? {
+        let then = Exchange::new(&mut wire, shared, connection, head, unread)?.run().await?;
+        match then {
             Then::Next => {}
             Then::Close => return wire.io.shutdown().await,
             Then::Reset => return wire.io.set_zero_linger(),
@@ -43,11 +43,18 @@ struct Exchange<'a> {
     head: Head,
     framing: Framing,
     seen: Seen,
+    unread: Option<Unread<'a>>,
     continued: bool,
 }
 
 impl<'a> Exchange<'a> {
-    fn new(wire: &'a mut Wire<TcpStream>, shared: &'a Shared, connection: u64, head: Head) -> io::Result<Self> {
+    fn new(
+        wire: &'a mut Wire<TcpStream>,
+        shared: &'a Shared,
+        connection: u64,
+        head: Head,
+        unread: Unread<'a>,
+    ) -> io::Result<Self> {
         let framing = head.request_framing()?;
         let mut words = head.start.splitn(3, ' ').map(str::to_owned);
         let mut word = || words.next().unwrap_or_default();
@@ -55,7 +62,7 @@ impl<'a> Exchange<'a> {
         let fields = head.fields.clone();
         let chunked = framing == Framing::Chunked;
         let seen = Seen { connection, method, target, version, fields, length: 0, chunked, trailers: Vec::new() };
-        Ok(Exchange { wire, shared, head, framing, seen, continued: false })
+        Ok(Exchange { wire, shared, head, framing, seen, unread: Some(unread), continued: false })
     }
 
     async fn run(&mut self) -> io::Result<Then> {
@@ -291,8 +298,10 @@ impl<'a> Exchange<'a> {
     }
 
     /// The request was read to its end.
-    fn note(&self) {
-        self.shared.see(self.seen.clone());
+    fn note(&mut self) {
+        if let Some(unread) = self.unread.take() {
+            unread.see(self.seen.clone());
+        }
     }
 
     async fn sized(&mut self, length: u64) -> io::Result<()> {

@@ -9,7 +9,7 @@ use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, Request, Response, StatusCode};
 use tokio::net::TcpStream;
 
-use super::{Seen, Shared, pattern, route};
+use super::{Seen, Shared, Unread, pattern, route};
 use crate::h2c::{fields, send};
 
 /// Streams that one connection may hold: more than any test opens, so that a bound is never the application's.
@@ -25,8 +25,8 @@ pub(super) async fn serve(stream: TcpStream, shared: &Arc<Shared>, connection: u
         let shared = shared.clone();
         // The test ends these with the connection: without it, every send fails.
         tokio::spawn(async move {
-            shared.begin();
-            let _ = Exchange::new(&shared, connection, request, respond).run().await;
+            let unread = shared.begin();
+            let _ = Exchange::new(&shared, connection, request, respond, unread).run().await;
         });
     }
     Ok(())
@@ -37,6 +37,7 @@ struct Exchange<'a> {
     body: RecvStream,
     respond: SendResponse<Bytes>,
     seen: Seen,
+    unread: Option<Unread<'a>>,
     head_only: bool,
 }
 
@@ -46,6 +47,7 @@ impl<'a> Exchange<'a> {
         connection: u64,
         request: Request<RecvStream>,
         respond: SendResponse<Bytes>,
+        unread: Unread<'a>,
     ) -> Exchange<'a> {
         let (head, body) = request.into_parts();
         let mut all = vec![
@@ -63,7 +65,8 @@ impl<'a> Exchange<'a> {
             chunked: false,
             trailers: Vec::new(),
         };
-        Exchange { shared, body, respond, head_only: head.method == http::Method::HEAD, seen }
+        let head_only = head.method == http::Method::HEAD;
+        Exchange { shared, body, respond, seen, unread: Some(unread), head_only }
     }
 
     async fn run(mut self) -> Result<(), h2::Error> {
@@ -207,8 +210,15 @@ impl<'a> Exchange<'a> {
             take(&bytes);
         }
         self.seen.trailers = self.body.trailers().await?.as_ref().map(fields).unwrap_or_default();
-        self.shared.see(self.seen.clone());
+        self.note();
         Ok(())
+    }
+
+    /// The request was read to its end.
+    fn note(&mut self) {
+        if let Some(unread) = self.unread.take() {
+            unread.see(self.seen.clone());
+        }
     }
 
     async fn mirror(&mut self) -> Result<(), h2::Error> {
@@ -221,7 +231,7 @@ impl<'a> Exchange<'a> {
         }
         let trailers = self.body.trailers().await?;
         self.seen.trailers = trailers.as_ref().map(fields).unwrap_or_default();
-        self.shared.see(self.seen.clone());
+        self.note();
         match trailers {
             Some(trailers) => stream.send_trailers(trailers),
             None => send(&mut stream, Bytes::new(), true).await,

@@ -105,6 +105,7 @@ struct Shared {
 struct Counts {
     seen: Vec<Seen>,
     started: u64,
+    unread: u64,
     held: u64,
 }
 
@@ -164,6 +165,11 @@ impl App {
         self.wait("requests", |counts| counts.started >= count);
     }
 
+    /// Waits until every request that it has begun to read was read to its end, or broke off.
+    pub fn wait_read(&self) {
+        self.wait("the rest of requests", |counts| counts.unread == 0);
+    }
+
     /// How many requests are held now.
     pub fn held(&self) -> u64 {
         lock(&self.shared.counts).held
@@ -214,14 +220,14 @@ impl Drop for App {
 }
 
 impl Shared {
-    fn begin(&self) {
-        lock(&self.counts).started += 1;
+    /// A request has begun, and is unread as long as this lives.
+    fn begin(&self) -> Unread<'_> {
+        let mut counts = lock(&self.counts);
+        counts.started += 1;
+        counts.unread += 1;
+        drop(counts);
         self.changed.notify_all();
-    }
-
-    fn see(&self, seen: Seen) {
-        lock(&self.counts).seen.push(seen);
-        self.changed.notify_all();
+        Unread(self)
     }
 
     /// Counts a request as held, as long as this lives.
@@ -232,6 +238,22 @@ impl Shared {
     /// Waits until the test lets go.
     async fn released(&self) {
         let _ = self.release.subscribe().wait_for(|go| *go).await;
+    }
+}
+
+struct Unread<'a>(&'a Shared);
+
+impl Unread<'_> {
+    /// It was read to its end.
+    fn see(self, seen: Seen) {
+        lock(&self.0.counts).seen.push(seen);
+    }
+}
+
+impl Drop for Unread<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.counts).unread -= 1;
+        self.0.changed.notify_all();
     }
 }
 

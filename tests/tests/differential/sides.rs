@@ -2,9 +2,8 @@
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
 
-use lacis_tests::{App, Envoy, Link, Mesh, Process, Sidecar, TRUST_DOMAIN, script, tls};
+use lacis_tests::{App, Envoy, Link, Mesh, Process, Sidecar, TRUST_DOMAIN, script, tls, unused};
 use serde_json::{Value, json};
 
 use crate::areas::Row;
@@ -13,9 +12,6 @@ use crate::request::{Door, PATIENCE, Request};
 
 /// A filter: its name, its script, and what else its section has.
 pub(crate) type Filter<'a> = (&'a str, &'a str, Value);
-
-/// How long an application may take to note a request that it has begun to read. One that was cut short it never notes.
-const NOTED: Duration = Duration::from_millis(300);
 
 /// Where the filters stand.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -139,12 +135,6 @@ impl Sides {
     }
 }
 
-/// Where nobody listens.
-fn refused() -> SocketAddr {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("a bound socket")
-}
-
 fn apps() -> Vec<(&'static str, App)> {
     vec![("app", App::named("app")), ("other", App::named("other")), ("grpc", App::h2c())]
 }
@@ -174,7 +164,7 @@ fn envoy(setting: Setting, filters: &[(String, Value)]) -> Option<Side> {
         .http_with("main", app, &filters, &more)
         .cluster("other", apps[1].1.address())
         .cluster_h2c("grpc", apps[2].1.address())
-        .cluster("refused", refused())
+        .cluster("refused", unused())
         .node(NODE.with(|node| node.clone()))
         .workers(workers);
     builder = match place {
@@ -216,7 +206,7 @@ fn lacis(setting: Setting, filters: &[(String, Value)]) -> Side {
     let sidecar = builder
         .calls("other", apps[1].1.address(), Link::Plaintext)
         .calls("grpc", apps[2].1.address(), Link::Plaintext)
-        .calls("refused", refused(), Link::Plaintext)
+        .calls("refused", unused(), Link::Plaintext)
         .with(json!({"filters": sections, "workers": workers, "node": NODE.with(|node| node.clone())}))
         .with(idle)
         .start();
@@ -234,7 +224,7 @@ thread_local!(static NODE: Value = json!({"id": "node-1", "cluster": "cluster-1"
 impl Side {
     /// Sends the request and waits until nothing more will come of it.
     fn run(&self, name: &str, row: &Row, filters: usize) -> Outcome {
-        let before: Vec<_> = self.apps.iter().map(|(_, app)| (app.seen().len(), app.requests())).collect();
+        let before: Vec<_> = self.apps.iter().map(|(_, app)| app.seen().len()).collect();
         let Row(_, request, scripts) = row;
         let mut fields = vec![("x-case", name)];
         // Where there are several filters, each has a part of its own: `script [b] script`.
@@ -254,17 +244,14 @@ impl Side {
             None if self.process().err.is_ended() => (Vec::new(), End::Died),
             None => (self.log(&lines.all()[start..], name), End::Never),
         };
-        for ((_, app), (seen, begun)) in self.apps.iter().zip(&before) {
-            // An application notes a request when it has read it, and may have answered by then.
-            let whole = || (app.seen().len() - seen) as u64 >= app.requests() - begun;
-            let end = Instant::now() + NOTED;
-            while !whole() && Instant::now() < end {
-                std::thread::yield_now();
-            }
+        if end == End::Whole {
+            // An application may have answered before it has read all of the request.
+            self.apps.iter().for_each(|(_, app)| app.wait_read());
         }
-        let seen = self.apps.iter().zip(before).flat_map(|((name, app), (before, _))| {
-            app.seen().split_off(before).into_iter().map(move |seen| (*name, seen))
-        });
+        let seen =
+            self.apps.iter().zip(before).flat_map(|((name, app), before)| {
+                app.seen().split_off(before).into_iter().map(move |seen| (*name, seen))
+            });
         Outcome { response, seen: seen.collect(), log, end }
     }
 
