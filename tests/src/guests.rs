@@ -77,6 +77,7 @@ pub fn foreign_guest(language: &str) -> Option<PathBuf> {
     let out = target().join("guests");
     let module = out.join(format!("{language}-{:016x}.wasm", digest(&all, (recipe.compiler, recipe.arguments))));
     if module.exists() {
+        translate(&module);
         return Some(module);
     }
     fs::create_dir_all(&out).expect("a directory");
@@ -94,8 +95,8 @@ pub fn foreign_guest(language: &str) -> Option<PathBuf> {
     Some(module)
 }
 
-/// Has it translated for this machine now, into the cache: of a module with a whole runtime in it that takes longer, where
-/// much else runs, than a test waits for a sidecar.
+/// Has it translated for this machine now, into the cache if it is not there: of a module with a whole runtime in it that
+/// takes longer, where much else runs, than a test waits for a sidecar. The cache is not kept as long as the module is.
 fn translate(module: &Path) {
     let config = json!({
         "node": {"service": "alpha"},
