@@ -135,12 +135,15 @@ on_links! {
         let pair = Pair::with(link, App::start(), |alpha| alpha.with(timeouts), |delta| delta);
         let late = pair.get("/hold");
         assert_eq!((late.status(), late.proxy_error().as_deref()), (504, Some("http_response_timeout")));
-        let mut client = pair.connect();
-        client.send("GET /drip HTTP/1.1\r\nhost: delta\r\n\r\n");
-        assert!(client.try_response("GET").is_err(), "a body that breaks off");
-        pair.alpha.counts(2.0, "lacis_requests_total", &[("reason", "stream_timeout")]);
-        assert_eq!(pair.get("/bytes/1").status(), 200);
-        pair.alpha.counts(2.0, "lacis_requests_total", &[("reason", "stream_timeout")]);
+        // On a busy machine the time may be over before anything has begun.
+        until("a body breaks off", || {
+            let mut client = pair.connect();
+            client.send("GET /drip HTTP/1.1\r\nhost: delta\r\n\r\n");
+            client.try_response("GET").is_err().then_some(())
+        });
+        pair.alpha.metric_becomes("lacis_requests_total", &[("reason", "stream_timeout")], |ended| ended >= 2.0);
+        until("what is quick is served", || (pair.get("/bytes/1").status() == 200).then_some(()));
+        pair.alpha.counts(1.0, "lacis_requests_total", &[("reason", "none"), ("status", "200")]);
     }
 }
 

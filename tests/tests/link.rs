@@ -141,7 +141,8 @@ on_links! {
     [H1, H2, H3] fn an_unused_link_is_closed(link) {
         let wired = Wired::with_timeouts(link, Relay::new, json!({"idle": "3s"}));
         for handshakes in [1.0, 2.0] {
-            assert_eq!(wired.get("/bytes/1").status(), 200);
+            // On a busy machine a request may do nothing for as long.
+            until("the link carries a request", || (wired.get("/bytes/1").status() == 200).then_some(()));
             wired.alpha.counts(handshakes, "lacis_link_handshakes_total", &[("link", link.name()), ("result", "ok")]);
             wired.delta.counts(handshakes, "lacis_connections_total", &[("direction", "inbound")]);
             wired.delta.counts(0.0, "lacis_connections_active", &[("direction", "inbound")]);

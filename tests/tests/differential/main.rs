@@ -14,6 +14,7 @@ mod word;
 
 use areas::Row;
 use differences::DIFFERENCES;
+use lacis_tests::{peer, until};
 use sides::{Place, Setting, Sides};
 
 /// Everything that one request can show with one filter.
@@ -71,8 +72,15 @@ fn with_tls() {
 fn idle_exchanges() {
     let filter = ("one", "", serde_json::json!({}));
     let setting = Setting { idle: Some(500), ..Setting::default() };
-    let Some(sides) = Sides::start_in(setting, &[filter]) else { return };
-    report(compare(sides, &[("idle", areas::IDLE)]));
+    if peer("envoy").is_none() {
+        return;
+    }
+    // On a busy machine an exchange may be idle that is not meant to be.
+    until("idle exchanges are the same", || {
+        let wrong = compare(Sides::start_in(setting, &[filter.clone()])?, &[("idle", areas::IDLE)]);
+        eprintln!("{}", wrong.join("\n"));
+        wrong.is_empty().then_some(())
+    });
 }
 
 /// Several workers have VMs of their own; data, queues and metrics are common.
