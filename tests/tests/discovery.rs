@@ -153,6 +153,7 @@ fn a_failing_server_changes_nothing() {
     let deltas = Deltas::new();
     deltas.are_at(&[ONE]);
     let alpha = deltas.alpha(Link::H2).start();
+    has(&alpha, &[deltas.one.inbound()]);
     assert_eq!(who(&alpha), "one");
     deltas.dns.says("delta.internal", Says::Failure);
     alpha.metric_becomes("lacis_discoveries_total", &[("origin", "dns"), ("result", "failed")], |n| n >= 2.0);
@@ -196,6 +197,7 @@ fn the_first_answer_is_waited_for() {
     assert_eq!((answer.status(), answer.proxy_error().as_deref()), (503, Some("dns_error")));
     deltas.are_at(&[ONE]);
     until("it is ready", || (alpha.admin_get("/ready").status() == 200).then_some(()));
+    has(&alpha, &[deltas.one.inbound()]);
     assert_eq!(who(&alpha), "one");
 }
 
@@ -215,6 +217,7 @@ fn a_reload_keeps_the_answers() {
     let deltas = Deltas::new();
     deltas.are_at(&[ONE]);
     let mut alpha = deltas.alpha(Link::H2).start();
+    has(&alpha, &[deltas.one.inbound()]);
     assert_eq!(who(&alpha), "one");
     deltas.dns.says("delta.internal", Says::Nothing);
     // A failure or silence: in neither case is there another answer.
@@ -229,7 +232,8 @@ fn a_reload_keeps_the_answers() {
     deltas.dns.is_at("echo.internal", &[TWO]);
     let dns = json!({"name": "echo.internal", "port": port, "server": deltas.dns.address().to_string()});
     let identity = json!([format!("spiffe://{}/ns/default/sa/delta", lacis_tests::TRUST_DOMAIN)]);
-    alpha.reload(json!({"services": {"echo": {"dns": dns, "link": "h2", "identity": identity}}}));
+    let timeouts = json!({"connect": "10s"});
+    alpha.reload(json!({"services": {"echo": {"dns": dns, "link": "h2", "identity": identity, "timeouts": timeouts}}}));
     assert_eq!(client::get(alpha.outbound(), "echo", "/bytes/1").field("x-app"), Some("two"));
 
     // From a name to a list and back.

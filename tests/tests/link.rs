@@ -188,6 +188,8 @@ on_links! {
             }
             begun += wave;
             pair.app.wait_held(begun as u64);
+            // What the peer allows now is on its way before this answer.
+            assert_eq!(pair.get("/bytes/1").status(), 200);
         }
         assert_eq!((begun, pair.app.held()), (10_000, 10_000));
         assert_eq!(pair.alpha.metrics().sum("lacis_link_handshakes_total", &[]), 1.0, "one link carries them all");

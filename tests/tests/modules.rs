@@ -90,11 +90,13 @@ fn utf8(path: &Path) -> &str {
     path.to_str().expect("a path of ours")
 }
 
-/// The one filter on `/filters`.
+/// The one filter on `/filters`, once that of the generation before has gone.
 fn filter_page(alpha: &Sidecar) -> Value {
-    let page: Value = serde_json::from_str(&alpha.admin_get("/filters").text()).expect("JSON");
-    let [filter] = page["filters"].as_array().expect("a list").as_slice() else { panic!("{page}") };
-    filter.clone()
+    until("there is one filter", || {
+        let page: Value = serde_json::from_str(&alpha.admin_get("/filters").text()).expect("JSON");
+        let [filter] = page["filters"].as_array().expect("a list").as_slice() else { return None };
+        Some(filter.clone())
+    })
 }
 
 fn get(alpha: &Sidecar) -> Response {

@@ -145,22 +145,27 @@ on_links! {
         });
         silent_first();
         let both = |id: &str| backends.iter().flat_map(|backend| backend.of(id)).collect::<Vec<_>>();
+        // Each endpoint once. On a busy machine the first try is cancelled before it has arrived.
+        let attempts = |id: &str| {
+            let mut attempts: Vec<_> = both(id).iter().map(|seen| seen.attempt).collect();
+            attempts.sort_unstable();
+            assert!([&[Some(1), Some(2)][..], &[Some(2)]].contains(&&attempts[..]), "{id}: {attempts:?}");
+        };
         assert_eq!(net.get("learned").status(), 200, "as long as half of them took");
-        assert_eq!(both("learned").len(), 2);
+        attempts("learned");
 
         net.alpha.reload(json!({"services": {"delta": {"retries": {"hedge": {"after": "20ms"}}}}}));
         assert_eq!(net.get("get").status(), 200);
-        let mut attempts: Vec<_> = both("get").iter().map(|seen| seen.attempt).collect();
-        attempts.sort_unstable();
-        assert_eq!(attempts, [Some(1), Some(2)], "each endpoint once");
+        attempts("get");
         let record = net.alpha.access("the hedged one", |record| record["request_id"] == "get");
-        let won = backends.iter().position(|backend| backend.of("get")[0].attempt == Some(2)).expect("one");
-        let place = net.deltas[won].inbound().to_string();
+        let won = backends.iter().position(|backend| backend.of("get").iter().any(|seen| seen.attempt == Some(2)));
+        let place = net.deltas[won.expect("one")].inbound().to_string();
         assert_eq!((&record["attempts"], &record["upstream_host"]), (&json!(2), &json!(place)));
 
         let key = [("idempotency-key", "k")];
         assert_eq!(net.send("POST", "key", &key, Some(b"body")).status(), 200);
-        assert!(both("key").len() == 2 && both("key").iter().all(|seen| seen.body == b"body"), "{:?}", both("key"));
+        attempts("key");
+        assert!(both("key").iter().all(|seen| seen.body == b"body"), "{:?}", both("key"));
         net.alpha.counts(3.0, "lacis_hedges_total", &[("destination", "delta"), ("result", "won")]);
         until("those that lost are cancelled", || {
             let endpoints = net.cluster()["endpoints"].clone();
@@ -291,7 +296,9 @@ on_links! {
         let mut net = Net::new(link, &[&backend], json!({"breaker": breaker}));
         assert!((0..6).all(|i| net.get(&format!("a{i}")).status() == 500));
         let answer = net.get("refused");
-        assert_eq!((answer.status(), answer.field("retry-after")), (503, Some("3600")));
+        assert_eq!(answer.status(), 503);
+        let wait = answer.field("retry-after").and_then(|seconds| seconds.parse().ok());
+        assert!(wait.is_some_and(|seconds: u64| (3000..=3600).contains(&seconds)), "what is left of an hour: {wait:?}");
         assert_eq!(answer.proxy_error().as_deref(), Some("destination_unavailable"));
         let record = net.alpha.access("the refused one", |record| record["request_id"] == "refused");
         assert_eq!((&record["response_flags"], &record["reason"]), (&json!("UO"), &json!("breaker_open")));
