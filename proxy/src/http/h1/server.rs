@@ -153,7 +153,8 @@ async fn exchange<S: Service>(
         if let Poll::Ready(response) = response {
             return Poll::Ready(Some(response));
         }
-        match written.is_err() || (!tunnel && is_gone(&mut wire.borrow_mut(), cx)) {
+        // The end of what CONNECT sends says nothing of who sent it.
+        match written.is_err() || (method != Method::CONNECT && is_gone(&mut wire.borrow_mut(), cx)) {
             true => Poll::Ready(None),
             false => Poll::Pending,
         }
@@ -177,9 +178,10 @@ async fn exchange<S: Service>(
     over
 }
 
-/// Whether the client went away: only known once its request is read, and only looked for within a bound.
+/// Whether the client went away. Looked for also while nobody reads what it sends, as where a filter holds an answer back; but only behind as
+/// much as may be read ahead.
 fn is_gone(wire: &mut Wire, cx: &mut Context<'_>) -> bool {
-    while wire.body_read() && wire.input.len() < READ_AHEAD {
+    while wire.input.len() < READ_AHEAD {
         match wire.poll_fill(cx) {
             Poll::Pending => return false,
             Poll::Ready(Ok(n)) if n > 0 => {}
