@@ -1,7 +1,7 @@
 //! Services whose endpoints the configuration does not list: a name in the DNS, or a file.
 
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 
 use lacis_tests::dns::{Dns, Says};
@@ -291,6 +291,26 @@ fn a_file_of_endpoints_is_followed() {
     assert_eq!((answer.status(), answer.proxy_error().as_deref()), (503, Some("destination_unavailable")));
     fs::remove_file(&path).expect("a file");
     source_fails(&alpha, true);
+}
+
+/// A request that waits for a link while its service moves goes to where that is now, and is not lost with the link.
+#[test]
+fn a_request_that_waits_for_a_link_follows_a_move() {
+    let mesh = Mesh::new();
+    let app = App::start();
+    let delta = mesh.sidecar("delta").application(&app).start();
+    let mute = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let list = |address: SocketAddr| json!({"endpoints": [address.to_string()]}).to_string();
+    let file = mesh.file("delta.yaml", list(mute.local_addr().expect("an address")));
+    let service = json!({"file": file, "link": "h2", "timeouts": {"connect": "30s"}});
+    let alpha = mesh.sidecar("alpha").with(json!({"services": {"delta": service}})).start();
+    let mut waiting = client::Client::connect(alpha.outbound());
+    waiting.send("GET /bytes/1 HTTP/1.1\r\nhost: delta\r\n\r\n");
+    let (link, _) = mute.accept().expect("a connection");
+    swap(&file, &list(delta.inbound()));
+    has(&alpha, &[delta.inbound()]);
+    drop(link);
+    assert_eq!(waiting.response("GET").status(), 200);
 }
 
 /// As a bad configuration, a bad file of endpoints keeps a sidecar from starting, and `check` tells it.

@@ -109,7 +109,8 @@ impl Members {
         &self.place
     }
 
-    fn addresses(&self) -> impl Iterator<Item = SocketAddr> + '_ {
+    /// Where each of them is.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = SocketAddr> + '_ {
         self.place.endpoints.iter().map(|endpoint| endpoint.address)
     }
 

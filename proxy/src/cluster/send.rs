@@ -88,7 +88,7 @@ impl Cluster {
                         came(&mut watch, Came::Failure(Cause::Reason(fault.reason)));
                     }
                     tried.push(endpoint.address);
-                    let elsewhere = self.count() > tried.len();
+                    let elsewhere = self.is_left(&tried);
                     // Where nothing is said of retries, an endpoint is not asked twice.
                     let kept = Some(request).filter(|_| elsewhere || self.settings.retries.is_some());
                     drop(under.take());
@@ -174,7 +174,7 @@ impl Cluster {
             };
             drop(watch);
             trail.put_down();
-            if tried.len() >= self.count() {
+            if !self.is_left(&tried) {
                 tried.clear();
             }
             repeated += 1;
@@ -327,6 +327,11 @@ impl Cluster {
     /// How many endpoints there are.
     fn count(&self) -> usize {
         self.members.borrow().count()
+    }
+
+    /// Whether there is an endpoint that was not tried: the service may have moved since those were.
+    fn is_left(&self, tried: &[SocketAddr]) -> bool {
+        self.members.borrow().addresses().any(|address| !tried.contains(&address))
     }
 
     /// Why there is no endpoint.
