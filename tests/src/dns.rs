@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
@@ -17,6 +17,8 @@ pub enum Says {
     Failure,
     /// Nothing at all.
     Nothing,
+    /// This IPv4 address, and nothing to a question for any other kind (RFC 4074 section 4.1).
+    OnlyIpv4(Ipv4Addr),
 }
 
 /// A server on a loopback UDP port. It ends with the process.
@@ -91,7 +93,8 @@ fn answer(query: &[u8], says: impl Fn(&str) -> Says) -> Option<Vec<u8>> {
         Says::Addresses(addresses, ttl) => (0, addresses, ttl),
         Says::NoName => (3, BTreeSet::new(), 0),
         Says::Failure => (2, BTreeSet::new(), 0),
-        Says::Nothing => return None,
+        Says::OnlyIpv4(address) if kind == A => (0, BTreeSet::from([address.into()]), 1),
+        Says::OnlyIpv4(_) | Says::Nothing => return None,
     };
     let data = |ip: &IpAddr| match (ip, kind) {
         (IpAddr::V4(ip), A) => Some(ip.octets().to_vec()),

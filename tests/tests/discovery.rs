@@ -211,6 +211,17 @@ fn a_silent_server_does_not_keep_it_from_being_ready() {
     assert_eq!((answer.status(), answer.proxy_error().as_deref()), (503, Some("dns_error")));
 }
 
+/// Addresses of one family are of use although nobody answers the question for the other.
+#[test]
+fn a_server_that_is_silent_about_aaaa_does_not_hold_up_a_records() {
+    let deltas = Deltas::new();
+    deltas.dns.says("delta.internal", Says::OnlyIpv4(Ipv4Addr::LOCALHOST));
+    let alpha = deltas.alpha(Link::H2).start();
+    assert_eq!(who(&alpha), "one", "as soon as it is ready");
+    deltas.dns.says("delta.internal", Says::OnlyIpv4(Ipv4Addr::new(127, 0, 0, 2)));
+    has(&alpha, &[deltas.two.inbound()]);
+}
+
 /// A new generation goes on with what is known, asks for nothing again, and keeps the links.
 #[test]
 fn a_reload_keeps_the_answers() {

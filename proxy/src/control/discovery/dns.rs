@@ -20,6 +20,11 @@ use crate::config::Dns;
 /// five seconds, twice.
 const LOOKUP_TIME: Duration = Duration::from_secs(15);
 
+/// The same for AAAA where there are A records, which are of use at once: some servers never answer such a question
+/// (RFC 4074 section 4.1). Enough for the resolver to give up one way of asking, after five seconds, and to try another: a
+/// TCP connection that a long answer has left behind may lead nowhere. One that is slow gets twice the time that it took for A.
+const OTHER_FAMILY_TIME: Duration = Duration::from_secs(7);
+
 /// What the DNS says of one family of addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Records {
@@ -40,13 +45,22 @@ pub(super) async fn lookup(dns: &Dns) -> Answers {
         Ok(both) => both,
         Err(error) => return [Err(error.to_string()), Err(error.to_string())],
     };
-    let four = records(&resolver, &mut name, RecordType::A).await;
+    let asked = Instant::now();
+    let four = records(&resolver, &mut name, RecordType::A, LOOKUP_TIME).await;
     let six = match &four {
-        Ok(_) => records(&resolver, &mut name, RecordType::AAAA).await,
+        Ok(found) => {
+            let patience = other_family(found, asked.elapsed());
+            records(&resolver, &mut name, RecordType::AAAA, patience).await
+        }
         // Who did not answer one question will not answer the other.
         Err(error) => Err(error.clone()),
     };
     [four, six]
+}
+
+/// How long AAAA records are waited for, once A records were found after this time.
+fn other_family(found: &Records, took: Duration) -> Duration {
+    if found.addresses.is_empty() { LOOKUP_TIME } else { (2 * took).clamp(OTHER_FAMILY_TIME, LOOKUP_TIME) }
 }
 
 fn resolver(dns: &Dns) -> Result<TokioResolver, NetError> {
@@ -80,9 +94,14 @@ fn name(dns: &Dns) -> Result<Name, NetError> {
 
 /// The records of this type. A name that was found with the search list is whole from then on: what has an A record
 /// under one domain must not get its AAAA records from another.
-async fn records(resolver: &TokioResolver, name: &mut Name, kind: RecordType) -> Result<Records, String> {
-    let answer = timeout(LOOKUP_TIME, resolver.lookup(name.clone(), kind)).await;
-    match answer.map_err(|_| format!("no answer within {} s", LOOKUP_TIME.as_secs()))? {
+async fn records(
+    resolver: &TokioResolver,
+    name: &mut Name,
+    kind: RecordType,
+    patience: Duration,
+) -> Result<Records, String> {
+    let answer = timeout(patience, resolver.lookup(name.clone(), kind)).await;
+    match answer.map_err(|_| format!("no answer within {patience:?}"))? {
         Ok(lookup) => {
             *name = lookup.query().name().clone();
             let address = |data: &RData| match data {
@@ -105,5 +124,20 @@ async fn records(resolver: &TokioResolver, name: &mut Name, kind: RecordType) ->
             Ok(Records { addresses: Vec::new(), valid, exists: none.response_code == ResponseCode::NoError })
         }
         Err(error) => Err(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_other_family_is_waited_for_as_long_as_nothing_else_is_known() {
+        let found = |addresses: &[IpAddr]| Records { addresses: addresses.to_vec(), valid: None, exists: true };
+        let (none, some) = (found(&[]), found(&[IpAddr::from([10, 0, 0, 1])]));
+        assert_eq!(other_family(&none, Duration::ZERO), LOOKUP_TIME);
+        assert_eq!(other_family(&some, Duration::ZERO), OTHER_FAMILY_TIME);
+        assert_eq!(other_family(&some, OTHER_FAMILY_TIME), 2 * OTHER_FAMILY_TIME);
+        assert_eq!(other_family(&some, LOOKUP_TIME), LOOKUP_TIME);
     }
 }
