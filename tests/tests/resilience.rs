@@ -189,6 +189,27 @@ on_links! {
         assert_eq!(both("pay").len(), 1, "nobody pays twice");
         drop(post);
     }
+
+    /// Who fails only after another was asked is known for it all the same, though nobody sees his answers.
+    [H2, H3] fn an_endpoint_whose_failures_others_make_good_is_ejected(link) {
+        let hold = || Backend::new(|seen, _| Act::Hold(if seen.attempt == Some(1) { 503 } else { 200 }));
+        let backends = [hold(), hold()];
+        let service = json!({
+            "retries": {"attempts": 1, "hedge": {"after": "20ms"}},
+            "outliers": {"consecutive": 1, "ejection": "1h", "max_ejection": "1h"},
+        });
+        let net = Net::new(link, &[&backends[0], &backends[1]], service);
+        let mut waits = net.begin("get");
+        backends.iter().for_each(|backend| backend.wait(1));
+        let asked = |attempt| backends.iter().position(|b| b.of("get")[0].attempt == Some(attempt)).expect("one");
+        let (first, second) = (asked(1), asked(2));
+        backends[first].release();
+        net.deltas[first].access("the first answer", |record| record["response_code"] == 503);
+        backends[second].release();
+        assert_eq!(waits.response("GET").status(), 200);
+        net.alpha.counts(1.0, "lacis_ejections_total", &[("destination", "delta"), ("cause", "503")]);
+        assert!(net.cluster()["endpoints"][first]["ejected"].is_object());
+    }
 }
 
 /// An endpoint that cannot be reached costs no request, body or not, whatever the method; and counts against no budget.

@@ -19,7 +19,7 @@ use super::send::{ATTEMPT_COUNT, Watch, came, of_answer};
 use super::{Carriage, Cluster, explain};
 use crate::clock;
 use crate::config::policy::After;
-use crate::fault::{Fault, Side};
+use crate::fault::{Fault, Reason, Side};
 use crate::http::body::Half;
 use crate::http::{Body, Request, Response};
 use crate::telemetry::labels::{Cause, Hedged};
@@ -45,6 +45,20 @@ pub(super) struct Second<'a> {
     answer: Result<Response, Fault>,
 }
 
+/// A request that is of no use, since another one was answered, or may be.
+pub(super) struct Lost {
+    /// What came of it, if it failed; else it was still under way.
+    answer: Option<Result<Response, Fault>>,
+    /// Until then, from when it was sent.
+    took: Duration,
+}
+
+impl Lost {
+    fn new(answer: Option<Result<Response, Fault>>, sent: Option<Instant>) -> Self {
+        Lost { answer, took: sent.map_or(Duration::ZERO, |sent| sent.elapsed()) }
+    }
+}
+
 impl Cluster {
     /// Whether a request is to be hedged, of which this was kept for a repetition.
     pub(super) fn hedging(&self, kept: Option<&Request>, repeated: u16) -> Option<Hedging> {
@@ -65,7 +79,8 @@ impl Cluster {
     }
 
     /// Waits for an answer that is under way, and asks other endpoints, too, when it takes long. Gives the first good
-    /// answer, and whose it is if it is not the one that was waited for. What is given up then is cancelled.
+    /// answer, and whose it is if it is not the one that was waited for, with what came of that. What is given up then is
+    /// cancelled.
     pub(super) async fn hedged<'a>(
         &'a self,
         first: impl Future<Output = Result<Response, Fault>>,
@@ -74,10 +89,10 @@ impl Cluster {
         replay: Option<&Rc<Replay>>,
         mut asked: Vec<SocketAddr>,
         trail: &'a Trail,
-    ) -> (Result<Response, Fault>, Option<Second<'a>>) {
+    ) -> (Result<Response, Fault>, Option<(Second<'a>, Lost)>) {
         let Hedging { after, most: mut left, repeated } = hedging;
         let (mut first, since) = (pin!(first), trail.sent());
-        let mut failed = None;
+        let mut failed: Option<Lost> = None;
         let mut others: Vec<Pin<Box<dyn Future<Output = Second<'a>> + 'a>>> = Vec::new();
         // Not the clock of the path, which is too coarse for it.
         let mut wait = pin!(tokio::time::sleep(after));
@@ -89,7 +104,7 @@ impl Cluster {
                 if others.is_empty() || is_good(&answer) {
                     return Poll::Ready((answer, None));
                 }
-                failed = Some(answer);
+                failed = Some(Lost::new(Some(answer), since));
             }
             loop {
                 let mut at = 0;
@@ -99,16 +114,21 @@ impl Cluster {
                         Poll::Ready(mut second) => {
                             drop(others.swap_remove(at));
                             if is_good(&second.answer) {
-                                let answer =
-                                    std::mem::replace(&mut second.answer, Err(Fault::new(crate::fault::Reason::None)));
+                                let answer = std::mem::replace(&mut second.answer, Err(Fault::new(Reason::None)));
                                 return Poll::Ready((answer, Some(second)));
                             }
                             self.counted(Hedged::Failed);
-                            second.failed(trail);
+                            if let Err(fault) = &second.answer {
+                                explain::failed(trail, fault, second.trail.sent().is_some());
+                            }
+                            let lost = Lost::new(Some(second.answer), second.trail.sent());
+                            self.lost(&second.endpoint, &mut second.watch, &lost);
                         }
                     }
                 }
-                if let Some(answer) = failed.take_if(|_| others.is_empty()) {
+                if others.is_empty()
+                    && let Some(answer) = failed.as_mut().and_then(|lost| lost.answer.take())
+                {
                     return Poll::Ready((answer, None));
                 }
                 // From the end of the request: until then it is the caller who takes long. And two can read what was kept
@@ -136,12 +156,33 @@ impl Cluster {
         if answer.is_ok() {
             self.learn(since);
         }
-        if let Some(second) = &won {
+        let won = won.map(|second| {
             self.counted(Hedged::Won);
             trail.adopt(&second.trail);
             trail.note(|own| What::Won(own.say(second.endpoint.address)));
-        }
+            (second, failed.unwrap_or_else(|| Lost::new(None, since)))
+        });
         (answer, won)
+    }
+
+    /// What a request that is of no use says of its endpoint. One that is slow, and then fails, would else never be
+    /// known as such: others answer in its place.
+    pub(super) fn lost(&self, endpoint: &Endpoint, watch: &mut Option<Box<Watch<'_>>>, lost: &Lost) {
+        match &lost.answer {
+            Some(Ok(response)) => {
+                self.answered(endpoint, &response.head, lost.took);
+                came(watch, of_answer(&response.head));
+            }
+            Some(Err(fault)) if fault.side() == Side::Upstream && fault.reason != Reason::RefusedStream => {
+                endpoint.load.failed(Duration::ZERO, clock::nanos());
+                came(watch, Came::Failure(Cause::Reason(fault.reason)));
+            }
+            Some(Err(_)) => {}
+            None => {
+                endpoint.load.unanswered(lost.took, clock::nanos());
+                self.took(endpoint, lost.took);
+            }
+        }
     }
 
     fn counted(&self, hedged: Hedged) {
@@ -203,22 +244,6 @@ impl Cluster {
         };
         drop(under);
         Second { endpoint, watch, trail, answer }
-    }
-}
-
-impl Second<'_> {
-    /// What came of it is of no use.
-    fn failed(&mut self, trail: &Trail) {
-        match &self.answer {
-            Ok(response) => came(&mut self.watch, of_answer(&response.head)),
-            Err(fault) => {
-                explain::failed(trail, fault, self.trail.sent().is_some());
-                if fault.side() == Side::Upstream {
-                    self.endpoint.load.failed(Duration::ZERO, clock::nanos());
-                    came(&mut self.watch, Came::Failure(Cause::Reason(fault.reason)));
-                }
-            }
-        }
     }
 }
 

@@ -110,7 +110,8 @@ impl Cluster {
                         // Boxed: few services have hedges, and each request would hold room for them.
                         let hedged = self.hedged(first, hedging, &mut kept, replay.as_ref(), asked, trail);
                         let (answer, won) = Box::pin(hedged).await;
-                        if let Some(second) = won {
+                        if let Some((second, lost)) = won {
+                            self.lost(&endpoint, &mut watch, &lost);
                             (endpoint, watch) = (second.endpoint, second.watch);
                         }
                         answer
@@ -267,7 +268,7 @@ impl Cluster {
 
     /// Notes how an endpoint has answered. One that says that it has too much to do, or has nobody behind it, does so
     /// quickly, and must not get more for it.
-    fn answered(&self, endpoint: &Endpoint, head: &ResponseHead, took: Duration) {
+    pub(super) fn answered(&self, endpoint: &Endpoint, head: &ResponseHead, took: Duration) {
         let now = clock::nanos();
         // Where nobody asks what it costs, nobody looks for it in the head.
         let compared = self.balancer.rules().policy == Balance::LeastLoad && self.count() > 1;
@@ -279,6 +280,11 @@ impl Cluster {
         } else {
             endpoint.load.answered(took, now, self.balancer.usual());
         }
+        self.took(endpoint, took);
+    }
+
+    /// Notes how long an answer took, where latencies are compared.
+    pub(super) fn took(&self, endpoint: &Endpoint, took: Duration) {
         if self.settings.outliers.as_ref().is_some_and(|outliers| outliers.latency.is_some()) {
             endpoint.health.took(took);
         }

@@ -90,6 +90,15 @@ impl Load {
         }
     }
 
+    /// It has not answered within this time, and nobody waits for it any more: its latency is no shorter.
+    pub fn unanswered(&self, after: Duration, now: u64) {
+        let after = after.as_nanos() as f32;
+        if after > self.latency.get() {
+            self.latency.set(after);
+            self.updated.set(now);
+        }
+    }
+
     /// It has asked not to be asked for this long: it is the second choice until then, [`MAX_HOLD`] at the most.
     pub fn hold(&self, wait: Duration, now: u64) {
         self.held.set(self.held.get().max(now.saturating_add(nanos(wait.min(MAX_HOLD)))));
@@ -193,6 +202,15 @@ mod tests {
         assert_eq!(millis(&load, SECOND, &usual), 9);
         load.answered(MILLI, 60 * SECOND, &usual);
         assert_eq!(millis(&load, 60 * SECOND, &usual), 1);
+    }
+
+    #[test]
+    fn who_is_not_waited_for_any_more_is_no_quicker_than_that() {
+        let (load, usual) = (Load::default(), Usual::default());
+        load.unanswered(10 * MILLI, 0);
+        assert_eq!(millis(&load, 0, &usual), 10);
+        load.unanswered(MILLI, 0);
+        assert_eq!((millis(&load, 0, &usual), load.failing(0)), (10, 0.0), "and that is all that is known");
     }
 
     #[test]
