@@ -1,5 +1,9 @@
 //! The end of a sidecar: nothing that was begun is lost, and nothing outlives it.
 
+use std::io::ErrorKind;
+use std::net::TcpStream;
+use std::time::Duration;
+
 use lacis_tests::{App, Link, Mesh, Pair, client, on_links};
 use serde_json::json;
 
@@ -72,6 +76,18 @@ fn a_draining_sidecar_is_not_ready() {
     pair.app.release();
     assert_eq!(held.response("GET").status(), 200);
     assert!(pair.delta().wait().success());
+}
+
+/// Who is told to leave and comes again at once is refused. Silence would cost a second, until it is asked again.
+#[test]
+fn who_is_told_to_leave_finds_the_port_closed() {
+    let pair = Pair::new(Link::H2);
+    let mut rests = pair.connect();
+    assert_eq!(rests.get("delta", "/bytes/1").status(), 200);
+    pair.alpha.signal("TERM");
+    assert!(rests.rest().is_empty());
+    let again = TcpStream::connect_timeout(&pair.alpha.outbound(), Duration::from_millis(900));
+    assert_eq!(again.expect_err("nobody listens").kind(), ErrorKind::ConnectionRefused);
 }
 
 /// A second SIGTERM means now, and the account of what it cut says so.

@@ -177,8 +177,14 @@ async fn work(seed: Seed) -> io::Result<()> {
             mirrors: Mirrors::default(),
         })
     };
-    let way =
-        |direction, drain| Way { hop: hop(direction), drain, source, limit: connections, connections: Rc::default() };
+    let way = |direction, drain| Way {
+        hop: hop(direction),
+        drain,
+        doors: Drain::default(),
+        source,
+        limit: connections,
+        connections: Rc::default(),
+    };
     let mut listeners = Vec::new();
     let mut enter = |place, listener: TcpListener, direction, service: Option<&str>| -> io::Result<()> {
         let entrance = Entrance::new(place, &listener, direction, service)?;
@@ -214,7 +220,7 @@ async fn work(seed: Seed) -> io::Result<()> {
     tokio::task::spawn_local(turn::run());
     tokio::task::spawn_local(sweep(Rc::clone(&worker)));
 
-    let drained = || Box::pin(drained(worker.inbound.drain.clone(), worker.outbound.drain.clone()));
+    let drained = || Box::pin(drained(Rc::clone(&worker)));
     let mut ending = None;
     loop {
         tokio::select! {
@@ -264,12 +270,16 @@ async fn work(seed: Seed) -> io::Result<()> {
     Ok(())
 }
 
-/// Inbound first, while the application may still need its own calls to finish what it is doing; then outbound.
-async fn drained(inbound: Drain, outbound: Drain) {
-    inbound.advance(Phase::Quiet);
-    inbound.idle().await;
-    outbound.advance(Phase::Quiet);
-    outbound.idle().await;
+/// Inbound first, while the application may still need its own calls to finish what it is doing; then outbound. Nobody is
+/// told to leave before the listeners are closed: those who come again at once must be refused, and go elsewhere, and not wait
+/// a second for a listener that lets nobody begin any more ([`listen::shut`](crate::net::listen::shut)).
+async fn drained(worker: Rc<Worker>) {
+    for way in [&worker.inbound, &worker.outbound] {
+        way.doors.advance(Phase::Quiet);
+        way.doors.idle().await;
+        way.drain.advance(Phase::Quiet);
+        way.drain.idle().await;
+    }
 }
 
 async fn sweep(worker: Rc<Worker>) {
@@ -302,7 +312,7 @@ pub fn quic_client() -> io::Result<quic::Endpoint> {
 impl Worker {
     fn identity(&self, settings: Arc<TlsSettings>, server: Option<&quic::Endpoint>) {
         if let Some(endpoint) = server
-            && self.inbound.drain.phase() == Phase::Running
+            && self.inbound.doors.phase() == Phase::Running
         {
             match quic::server(Arc::clone(settings.server_quic())) {
                 Ok(quic) => endpoint.set_server_config(Some(quic)),

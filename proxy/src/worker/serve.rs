@@ -34,6 +34,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) struct Way {
     pub(super) hop: Rc<Hop>,
     pub(super) drain: Drain,
+    /// Its listeners: quiet before `drain` is.
+    pub(super) doors: Drain,
     /// Our own service.
     pub(super) source: NameId,
     /// Connections that it serves at the most, and now.
@@ -105,11 +107,11 @@ impl Entrance {
 pub(super) async fn accept(worker: Rc<Worker>, entrance: Rc<Entrance>, listener: TcpListener) {
     let way = worker.way(entrance.direction);
     // The way has not ended before its queue is empty.
-    let _guard = way.drain.guard();
+    let _guards = (way.drain.guard(), way.doors.guard());
     loop {
         let (stream, from) = tokio::select! {
             accepted = listen::accept(&listener) => accepted,
-            () = way.drain.reached(Phase::Quiet) => break,
+            () = way.doors.reached(Phase::Quiet) => break,
             () = entrance.closing.reached(Phase::Quiet) => break,
         };
         worker.publish();
