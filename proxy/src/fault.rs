@@ -122,7 +122,7 @@ reasons! {
     LimitReached = "limit_reached", "connection_limit_reached", 503, 14, "UO", "upstream_reset_before_response_started{overflow}", Proxy, Unsafe;
     /// No failure.
     None = "none", "", 200, 0, "", "via_upstream", Proxy, Unsafe;
-    /// A bound of the whole sidecar is reached: requests in flight, or memory.
+    /// A bound of the whole sidecar is reached: requests in flight, memory, or what the system lets it open.
     Overload = "overload", "proxy_internal_response", 503, 14, "OM", "overload", Proxy, Unsafe;
     /// The server did not answer within `retries.per_try_timeout`, and the request was not sent again.
     PerTryTimeout = "per_try_timeout", "http_response_timeout", 504, 4, "UT", "upstream_per_try_timeout", Upstream, Unsafe;
