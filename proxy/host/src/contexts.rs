@@ -199,6 +199,13 @@ pub(crate) struct Side {
     pub(crate) ended: Cell<bool>,
 }
 
+/// The bit of a head that was held and went on with what follows it: it can still be reached, as in Envoy, until the guest lets the half go
+/// on by itself, but nothing comes of that.
+const LEFT: u8 = 8;
+
+/// A head that is held, or was.
+const HEAD: u8 = Part::Head as u8 | LEFT;
+
 /// A part of one half: a bit of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Part {
@@ -326,6 +333,11 @@ impl Exchange {
     }
 
     #[inline]
+    fn reaches_head(&self, half: Half) -> bool {
+        self.reaches(half, Part::Head) || self.side(half).held.get() & LEFT != 0
+    }
+
+    #[inline]
     fn reaches(&self, half: Half, part: Part) -> bool {
         let side = self.side(half);
         side.is_here(part) || half == Half::Response && side.is_released(part)
@@ -343,9 +355,9 @@ impl Exchange {
             Life::Logged | Life::Ended => Access::Nothing,
             Life::Open => {
                 let reachable = match map {
-                    Map::RequestHeaders => self.reaches(Half::Request, Part::Head),
+                    Map::RequestHeaders => self.reaches_head(Half::Request),
                     Map::RequestTrailers => self.reaches_trailers(Half::Request),
-                    Map::ResponseHeaders => self.reaches(Half::Response, Part::Head),
+                    Map::ResponseHeaders => self.reaches_head(Half::Response),
                     Map::ResponseTrailers => self.reaches_trailers(Half::Response),
                     _ => false,
                 };
@@ -406,7 +418,7 @@ impl Side {
     pub(crate) fn go(&self) {
         self.running.set(0);
         self.released.set(0);
-        self.held.set(0);
+        self.held.set(if self.held.get() & HEAD == 0 { 0 } else { LEFT });
     }
 
     /// A part that was stopped is gone all the same: no other callback reaches it.

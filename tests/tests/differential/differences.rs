@@ -426,12 +426,6 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         why: "what was stored can be read back",
     },
     Difference {
-        cases: &["held/released-by-a-piece"],
-        envoy: "rqb 0 1 | get 0 '/echo'",
-        lacis: "rqb 0 1 | get 2 ''",
-        why: "headers that have gone on cannot be reached, however they went; Envoy forgets to take them away here",
-    },
-    Difference {
         cases: &["bodies/changed-after-its-resume-at-once"],
         envoy: "cont 0 | buf 0 '' | setbuf 2",
         lacis: "cont 0 | buf 0 'hello' | setbuf 0",

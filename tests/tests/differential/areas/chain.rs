@@ -51,6 +51,16 @@ pub(crate) const HELD: &[Row] = &[
         "rq ret 1 ; rqb ret 1 ; rqbe rem 0 content-length, add 0 x-late 1, get 0 :path, setbuf 0 0 5 goodbye",
     ),
     Row("released-by-a-piece", "POST /echo <<hello", "rq ret 1 ; rqb1 get 0 :path ; rqbe get 0 :path"),
+    Row(
+        "changed-after-a-piece",
+        "POST /echo <<hello >>x-t:1",
+        "rq ret 1 ; rqb1 add 0 x-too-late 1 ; rqt add 0 x-too-late 2, get 0 x-too-late",
+    ),
+    Row(
+        "response-changed-after-a-piece",
+        "GET /trailers te:trailers",
+        "rs ret 1 ; rsb1 get 2 :status ; rst add 2 x-too-late 2, get 2 x-too-late, rep 2 :status 404, get 2 :status",
+    ),
     Row("no-body", "GET /echo", "rq later go, ret 1 ; go eff, add 0 x-late 1, cont 0"),
     Row("stop-all", "POST /echo <hello", "rq later go, ret 4 ; rqb buf 0 0 9 ; go eff, cont 0"),
     Row("response", "GET /bytes/3", "rs ret 1 ; rsb ret 1 ; rsbe rep 2 :status 418, get 2 :status, ret 0"),
