@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
+use wasmparser::{Parser, Payload};
 use wasmtime::{
     Config, EngineWeak, InstanceAllocationStrategy, Memory, MemoryType, PoolingAllocationConfig, Store,
     WasmBacktraceDetails,
@@ -74,6 +75,12 @@ pub enum LoadError {
     /// It has no memory that the host could reach.
     #[error("the module exports no 32-bit memory named \"memory\"")]
     NoMemory,
+    /// It has more tables than there is room for.
+    #[error("the module has {0} tables, and there is room for {max}", max = limits::TABLES)]
+    Tables(u32),
+    /// It has a table that is larger than any may be.
+    #[error("the module needs a table of {0} elements at once, and none may have more than {max}", max = limits::TABLE_ELEMENTS)]
+    Table(u64),
     /// It has no allocator.
     #[error("the module exports neither malloc nor proxy_on_memory_allocate")]
     NoAllocator,
@@ -158,6 +165,7 @@ impl Engine {
     pub(crate) fn extended(&self, code: &[u8]) -> Result<Vec<u8>, LoadError> {
         // Before: what the module must not name might be there afterwards.
         wasmtime::Module::validate(&self.wasm, code).map_err(|e| LoadError::Compile(format!("{e:#}")))?;
+        tables(code)?;
         joint::extend(joint::hide(code).as_deref().unwrap_or(code))
             .ok_or_else(|| LoadError::Compile("what the host adds to a module does not fit into it".into()))
     }
@@ -205,6 +213,20 @@ fn extensions() -> impl Hash {
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 fn extensions() -> impl Hash {}
 
+/// Whether there is room for a module's tables, of which the pool would speak in words of its own.
+fn tables(code: &[u8]) -> Result<(), LoadError> {
+    let mut count = 0;
+    for payload in Parser::new(0).parse_all(code) {
+        let Ok(Payload::TableSection(tables)) = payload else { continue };
+        count += tables.count();
+        let most = tables.into_iter().flatten().map(|table| table.ty.initial).max();
+        if let Some(needs) = most.filter(|needs| *needs > limits::TABLE_ELEMENTS as u64) {
+            return Err(LoadError::Table(needs));
+        }
+    }
+    if count > limits::TABLES { Err(LoadError::Tables(count)) } else { Ok(()) }
+}
+
 fn config(options: &Options, placement: Placement) -> Config {
     let mut config = Config::new();
     config
@@ -237,7 +259,8 @@ fn pool(options: &Options) -> PoolingAllocationConfig {
     let mut pool = PoolingAllocationConfig::new();
     pool.total_core_instances(options.vms)
         .total_memories(options.vms)
-        .total_tables(options.vms)
+        .total_tables(options.vms.saturating_mul(limits::TABLES))
+        .max_tables_per_module(limits::TABLES)
         .max_core_instance_size(limits::INSTANCE)
         .table_elements(limits::TABLE_ELEMENTS)
         .max_memory_size(limits::MEMORY_MAX)

@@ -29,6 +29,9 @@ pub const MEMORY_MAX: usize = 1 << 30;
 /// in it; the pool sets aside room for it in each instance, which is why no setting goes beyond.
 pub const TABLE_ELEMENTS: usize = 65_536;
 
+/// Most tables of a module: compilers make one, and the pool sets aside room for all of them in each instance. Each has the bound of its own.
+pub const TABLES: u32 = 4;
+
 /// Most bytes that the engine keeps of one VM beside memory and table: 32 for each function that may be in the table, and its
 /// globals. Only a bound; a usual module needs some KiB.
 pub const INSTANCE: usize = 4 << 20;

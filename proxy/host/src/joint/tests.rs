@@ -1,5 +1,6 @@
 use super::*;
 use crate::engine::{Engine, Options};
+use crate::limits;
 
 const CALLBACKS: &str = r#"
     (func (export "proxy_on_context_create") (param i32 i32))
@@ -135,6 +136,8 @@ fn any_valid_module_stays_valid() {
             wide_arithmetic_enabled: false,
             memory64_enabled: false,
             threads_enabled: false,
+            max_tables: limits::TABLES as usize,
+            max_table_elements: limits::TABLE_ELEMENTS as u64,
             ..config
         };
         let module = wasm_smith::Module::new(config, &mut arbitrary::Unstructured::new(&chance)).unwrap();

@@ -6,7 +6,7 @@ use lacis_host::testing::{TestStream, TestWorld};
 use lacis_host::{Cause, Engine, Half, Headers, Limit, Options, Plugin, StartError, Vm, limits};
 
 use crate::abi;
-use crate::guest::Guest;
+use crate::guest::{ENGINE, Guest};
 
 #[test]
 fn a_trap_kills_the_vm_and_names_the_functions() {
@@ -150,6 +150,30 @@ fn tables_are_bounded() {
         }
         other => panic!("{other:?}"),
     }
+}
+
+/// Each of several tables has the bound; what there is no room for is said when the module is compiled.
+#[test]
+fn several_tables_are_bounded_each() {
+    let grown = |table: &str| format!("(call $num (table.grow {table} (ref.null func) (i32.const 9)))");
+    let tick = ["$a", "$b", "$b"].map(grown).concat();
+    let items = format!(
+        "(table $a 2 funcref) (table $b 2 funcref) (elem (table $b) (i32.const 1) func $two)
+         (func $two (result i32) (i32.const 2))
+         (func (export \"proxy_on_tick\") (param i32)
+           (call $num (call_indirect $b (result i32) (i32.const 1))) {tick})"
+    );
+    let mut guest = Guest::new().items(&items);
+    guest.settings.limits.table = 11;
+    let mut run = guest.start();
+    run.vm.tick(run.root).unwrap();
+    assert_eq!(run.lines(), ["2", "2", "2", "4294967295"]);
+    let why = |items: &str| Plugin::compile(&ENGINE, &Guest::new().items(items).code()).unwrap_err().to_string();
+    assert_eq!(why(&"(table 1 funcref)".repeat(5)), "the module has 5 tables, and there is room for 4");
+    assert_eq!(
+        why("(table 65537 funcref)"),
+        "the module needs a table of 65537 elements at once, and none may have more than 65536"
+    );
 }
 
 #[test]
