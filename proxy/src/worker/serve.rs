@@ -259,9 +259,8 @@ impl Worker {
         };
         tokio::select! {
             biased;
-            spoken = detect(stream) => spoken.ok(),
             // An application may open connections in advance.
-            () = tokio::time::sleep(h1::IDLE_TIMEOUT) => None,
+            spoken = detect(stream, h1::IDLE_TIMEOUT, h1::HEAD_TIMEOUT) => spoken.ok(),
             () = quiet => None,
         }
     }

@@ -21,7 +21,7 @@ use crate::http::{Interim, Request, Response, Service};
 use crate::net::io::Io;
 
 /// From the first byte of a head to its last (slowloris). Envoy and nginx allow 10 and 60 s; a sidecar's clients are near.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// An unused connection stays this long: longer than clients keep theirs, so that it is they who close.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
