@@ -419,11 +419,11 @@ fn path(path: &[u8]) -> Result<PathAndQuery, String> {
 
 /// Fields of a guest's header lines, without pseudo-headers and what belongs to a connection.
 fn fields(lines: &Lines, clean: impl FnOnce(&mut Fields)) -> Result<Fields, String> {
-    let (mut headers, mut broken) = (Fields::new(), None);
+    let (mut headers, mut broken) = (Fields::new(), guest::Broken::default());
     for (name, value) in lines.iter().filter(|(name, _)| !name.starts_with(b":")) {
         guest::append(&mut headers, &mut broken, name, value);
     }
     headers.remove(header::TE);
     clean(&mut headers);
-    broken.map_or(Ok(headers), Err)
+    broken.take().map_or(Ok(headers), Err)
 }

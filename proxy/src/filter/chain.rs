@@ -381,11 +381,11 @@ fn local_reply(reply: Reply, grpc: bool) -> Response {
         u16::try_from(status).ok().and_then(|s| StatusCode::from_u16(s).ok()).filter(|s| !s.is_informational());
     let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut head = ResponseHead::new(status);
-    let mut broken = None;
+    let mut broken = guest::Broken::default();
     for (name, value) in headers.iter().filter(|(name, _)| !name.starts_with(b":") && name != b"content-length") {
         guest::append(&mut head.headers, &mut broken, name, value);
     }
-    if let Some(broken) = broken {
+    if let Some(broken) = broken.take() {
         tracing::warn!(target: "filter", broken, "a field of a local reply was left out");
     }
     if grpc {

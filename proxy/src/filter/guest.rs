@@ -29,7 +29,7 @@ pub(super) struct GuestRequest {
     length: Length,
     /// Pseudo-headers that the guest removed and did not set again, as bits: authority, path, method, scheme.
     missing: u8,
-    broken: Option<String>,
+    broken: Broken,
 }
 
 /// A response head in a guest's hands.
@@ -40,14 +40,14 @@ pub(super) struct GuestResponse {
     odd: Option<Box<[u8]>>,
     length: Length,
     missing: bool,
-    broken: Option<String>,
+    broken: Broken,
 }
 
 /// Trailers in a guest's hands.
 #[derive(Debug, Default)]
 pub(super) struct GuestTrailers {
     pub(super) fields: Fields,
-    broken: Option<String>,
+    broken: Broken,
 }
 
 /// What a head may say of the length of its content.
@@ -72,7 +72,7 @@ const SCHEME: u8 = 8;
 impl GuestRequest {
     /// `open` where filters will see content, and may say how long it becomes.
     pub(super) fn new(head: Shared<RequestHead>, open: bool) -> Self {
-        GuestRequest { head: head.into_rc(), length: Length::new(open), missing: 0, broken: None }
+        GuestRequest { head: head.into_rc(), length: Length::new(open), missing: 0, broken: Broken::default() }
     }
 
     /// Filters will see the content.
@@ -98,7 +98,7 @@ impl GuestRequest {
     #[inline]
     pub(super) fn check(&mut self) -> Result<(), String> {
         let is_whole = self.missing & (AUTHORITY | PATH | METHOD) == 0;
-        if is_whole && self.broken.is_none() && !self.length.is_touched() { Ok(()) } else { self.mend() }
+        if is_whole && self.broken.is_empty() && !self.length.is_touched() { Ok(()) } else { self.mend() }
     }
 
     #[cold]
@@ -137,10 +137,54 @@ impl GuestRequest {
             _ => Some(0),
         };
         match set {
-            Some(bit) => self.missing &= !bit,
-            None => self.broken = Some(invalid("value for", name)),
+            Some(bit) => {
+                self.missing &= !bit;
+                self.broken.mend(once(name));
+            }
+            None => self.broken.note(once(name), invalid("value for", name)),
         }
     }
+}
+
+/// What a guest has written that cannot be sent, and why not, by name. It is judged when the head goes on: what is set anew or taken away
+/// until then is mended.
+#[derive(Debug, Default)]
+pub(super) struct Broken(Vec<(Box<[u8]>, String)>);
+
+/// A guest that has written more names that cannot be sent mends none of them.
+const MENDED: usize = 16;
+
+impl Broken {
+    #[inline]
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    #[cold]
+    fn note(&mut self, name: &[u8], why: String) {
+        self.mend(name);
+        if self.0.len() <= MENDED {
+            self.0.push((name.into(), why));
+        }
+    }
+
+    /// Nothing is left of what was written under this name.
+    #[inline]
+    fn mend(&mut self, name: &[u8]) {
+        if (1..=MENDED).contains(&self.0.len()) {
+            self.0.retain(|(broken, _)| **broken != *name);
+        }
+    }
+
+    /// Why a message cannot be sent, if it cannot: the last cause. None is left.
+    pub(super) fn take(&mut self) -> Option<String> {
+        std::mem::take(&mut self.0).pop().map(|(_, why)| why)
+    }
+}
+
+/// The one name of what has two.
+fn once(name: &[u8]) -> &[u8] {
+    if name == b"host" { b":authority" } else { name }
 }
 
 /// A path in origin form; `*` only where it was.
@@ -202,6 +246,7 @@ impl Headers for GuestRequest {
             return self.set(name, value);
         }
         self.length.touch(&self.head.headers, name);
+        self.broken.mend(name);
         let place = self.head.headers.place(name);
         // No copy of what is there already: mostly from a filter before.
         if !place.is_some_and(|place| self.head.headers.is_only(place, value)) {
@@ -210,6 +255,7 @@ impl Headers for GuestRequest {
     }
 
     fn remove(&mut self, name: &[u8]) {
+        self.broken.mend(once(name));
         match name {
             b":authority" | b"host" => self.missing |= AUTHORITY,
             b":path" => self.missing |= PATH,
@@ -223,6 +269,7 @@ impl Headers for GuestRequest {
     }
 
     fn clear(&mut self) {
+        self.broken = Broken::default();
         self.length.touch(&self.head.headers, LENGTH);
         Rc::make_mut(&mut self.head).headers.clear();
         self.missing = AUTHORITY | PATH | METHOD | SCHEME;
@@ -230,7 +277,7 @@ impl Headers for GuestRequest {
 
     /// None where [`GuestRequest::check`] has something to do.
     fn lines(&self) -> Option<u32> {
-        let sound = self.missing & !SCHEME == 0 && self.broken.is_none() && !matches!(self.length, Length::Fixed(_));
+        let sound = self.missing & !SCHEME == 0 && self.broken.is_empty() && !matches!(self.length, Length::Fixed(_));
         sound.then(|| self.count())
     }
 }
@@ -238,7 +285,13 @@ impl Headers for GuestRequest {
 impl GuestResponse {
     /// See [`GuestRequest::new`].
     pub(super) fn new(head: Shared<ResponseHead>, open: bool) -> Self {
-        GuestResponse { head: head.into_rc(), odd: None, length: Length::new(open), missing: false, broken: None }
+        GuestResponse {
+            head: head.into_rc(),
+            odd: None,
+            length: Length::new(open),
+            missing: false,
+            broken: Broken::default(),
+        }
     }
 
     pub(super) fn count(&self) -> u32 {
@@ -254,7 +307,7 @@ impl GuestResponse {
     /// See [`GuestRequest::check`].
     #[inline]
     pub(super) fn check(&mut self) -> Result<(), String> {
-        if !self.missing && self.broken.is_none() && !self.length.is_touched() { Ok(()) } else { self.mend() }
+        if !self.missing && self.broken.is_empty() && !self.length.is_touched() { Ok(()) } else { self.mend() }
     }
 
     #[cold]
@@ -284,10 +337,11 @@ impl GuestResponse {
                 Rc::make_mut(&mut self.head).status = status;
                 self.odd = None;
                 self.missing = false;
+                self.broken.mend(name);
             }
             None => {
                 self.odd = Some(value.into());
-                self.broken = Some("invalid header value for: :status".into());
+                self.broken.note(name, invalid("value for", name));
             }
         }
     }
@@ -328,6 +382,7 @@ impl Headers for GuestResponse {
             return self.set(name, value);
         }
         self.length.touch(&self.head.headers, name);
+        self.broken.mend(name);
         let place = self.head.headers.place(name);
         // No copy of what is there already: mostly from a filter before.
         if !place.is_some_and(|place| self.head.headers.is_only(place, value)) {
@@ -336,6 +391,7 @@ impl Headers for GuestResponse {
     }
 
     fn remove(&mut self, name: &[u8]) {
+        self.broken.mend(name);
         match name {
             b":status" => self.missing = true,
             _ => {
@@ -346,6 +402,7 @@ impl Headers for GuestResponse {
     }
 
     fn clear(&mut self) {
+        self.broken = Broken::default();
         self.length.touch(&self.head.headers, LENGTH);
         Rc::make_mut(&mut self.head).headers.clear();
         self.missing = true;
@@ -359,14 +416,14 @@ impl Headers for GuestResponse {
             Length::Open => !self.head.is_without_content(),
             Length::Theirs => self.has_sound_length() && !self.head.is_without_content(),
         };
-        let sound = framed && !self.missing && self.broken.is_none();
+        let sound = framed && !self.missing && self.broken.is_empty();
         sound.then(|| self.count())
     }
 }
 
 impl GuestTrailers {
     pub(super) fn new(fields: Fields) -> Self {
-        GuestTrailers { fields, broken: None }
+        GuestTrailers { fields, broken: Broken::default() }
     }
 
     pub(super) fn count(&self) -> u32 {
@@ -395,15 +452,18 @@ impl Headers for GuestTrailers {
     }
 
     fn replace(&mut self, name: &[u8], value: &[u8]) {
+        self.broken.mend(name);
         let place = self.fields.place(name);
         put(&mut self.fields, &mut self.broken, name, place, value);
     }
 
     fn remove(&mut self, name: &[u8]) {
+        self.broken.mend(name);
         self.fields.remove(name);
     }
 
     fn clear(&mut self) {
+        self.broken = Broken::default();
         self.fields.clear();
     }
 }
@@ -458,25 +518,25 @@ fn field<'a>(headers: &'a Fields, name: &[u8]) -> Option<&'a [u8]> {
 }
 
 /// Adds a line where it can be part of a message, and is the guest's.
-pub(super) fn append(headers: &mut Fields, broken: &mut Option<String>, name: &[u8], value: &[u8]) {
-    let Some(known) = names::name(name) else { return *broken = Some(invalid("name", name)) };
-    let Some(value) = Written::of(value) else { return *broken = Some(invalid("value for", name)) };
+pub(super) fn append(headers: &mut Fields, broken: &mut Broken, name: &[u8], value: &[u8]) {
+    let Some(known) = names::name(name) else { return broken.note(name, invalid("name", name)) };
+    let Some(value) = Written::of(value) else { return broken.note(name, invalid("value for", name)) };
     // The connection is not the guest's (RFC 9110 section 7.6.1).
     if rules::is_of_connection(name) {
         return;
     }
     if !headers.takes_more() {
-        return *broken = Some("too many headers".into());
+        return broken.note(name, "too many headers".into());
     }
     headers.append(known, value);
 }
 
 /// Sets the one value of a name, whose lines are in this place; where that cannot be, it has none any more.
-fn put(headers: &mut Fields, broken: &mut Option<String>, name: &[u8], place: Option<Place>, value: &[u8]) {
+fn put(headers: &mut Fields, broken: &mut Broken, name: &[u8], place: Option<Place>, value: &[u8]) {
     let Some(place) = place else { return append(headers, broken, name, value) };
     let made = Written::of(value);
     if made.is_none() {
-        *broken = Some(invalid("value for", name));
+        broken.note(name, invalid("value for", name));
     }
     match made {
         Some(value) if !rules::is_of_connection(name) => headers.set(place, value),

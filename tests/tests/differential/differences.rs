@@ -98,12 +98,6 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         why: "as above",
     },
     Difference {
-        cases: &["request-headers/mended"],
-        envoy: "status 200",
-        lacis: "status 500",
-        why: "what cannot be sent is noted when it is set, whatever is set after it",
-    },
-    Difference {
         cases: &["request-headers/length-without-body"],
         envoy: "no whole response",
         lacis: "status 200",

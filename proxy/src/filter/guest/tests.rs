@@ -94,6 +94,44 @@ fn nothing_that_cannot_be_sent_passes() {
 }
 
 #[test]
+fn what_is_mended_in_time_passes() {
+    let mut map = request();
+    for (bad, value, good) in [
+        ("a", "b\r\nc: d", "1"),
+        ("new", "\0", "1"),
+        (":path", "x", "/x"),
+        (":method", "GET /x", "POST"),
+        (":authority", "a b", "delta"),
+    ] {
+        map.add(bad.as_bytes(), value.as_bytes());
+        map.replace(bad.as_bytes(), good.as_bytes());
+    }
+    map.replace(b"host", b"a b");
+    map.replace(b":authority", b"delta");
+    map.add(b"a b", b"");
+    map.remove(b"a b");
+    assert_eq!(map.check(), Ok(()));
+    assert_eq!(pairs(&map), ":authority=delta :path=/x :method=POST :scheme=http a=1 content-length=5 new=1");
+    map.add(b"a", b"\n");
+    map.add(b"b", b"\n");
+    map.replace(b"a", b"2");
+    assert_eq!(map.check(), Err("invalid header value for: b".into()), "one of two");
+    map.add(b"a", b"\n");
+    map.add(b"a", b"3");
+    assert!(map.check().is_err(), "another line mends none");
+    for number in 0..=MENDED {
+        map.add(format!("{number} ").as_bytes(), b"");
+    }
+    for number in 0..=MENDED {
+        map.remove(format!("{number} ").as_bytes());
+    }
+    assert!(map.check().is_err(), "more than anybody mends");
+    map.add(b"a b", b"");
+    map.clear();
+    assert_eq!(map.check(), Err("missing required header: :authority".into()));
+}
+
+#[test]
 fn framing_is_not_the_guests() {
     let mut map = request();
     map.add(b"transfer-encoding", b"chunked");
