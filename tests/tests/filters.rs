@@ -373,3 +373,30 @@ fn each_filter_is_told_of_the_end_of_each_exchange() {
         assert!(if crash.is_none() { cases.len() == EXCHANGES } else { cases.len() < EXCHANGES }, "{told:?}");
     }
 }
+
+/// The access record of what no service has answered says so, in the words of the filter that did.
+#[test]
+fn an_answer_of_a_filters_own_is_not_the_services() {
+    let redirect =
+        json!({"matches": [{"path": {"exact": "/moved"}}], "filters": [{"redirect": {"host": "new.example"}}]});
+    let config = json!({"filters": {"one": script("")}, "outbound": {"filters": ["one"]},
+        "routes": [{"service": "delta", "rules": [redirect, {}]}]});
+    let pair = Pair::with(Link::Plaintext, App::start(), |alpha| alpha.with(config), |delta| delta);
+    for (path, script, status, details) in [
+        ("/bytes/1", "rq ret 0", 200, "via_upstream"),
+        ("/bytes/2", "rq reply 403 no%20key no ~, ret 1 ; lg prop response.code_details", 403, "no_key"),
+        ("/bytes/3", "rq reply 403 ~ no ~, ret 1", 403, "direct_response"),
+        ("/bytes/4", "rs reply 403 ~ no ~, ret 1", 403, "direct_response"),
+        ("/moved", "lg prop response.code_details", 302, "direct_response"),
+    ] {
+        let mut client = pair.connect();
+        let answer = client.request("GET", "delta", path, &[("x-case", path), ("x-script", script)], None);
+        assert_eq!(answer.status(), status, "{path}");
+        let record = pair.alpha.access(path, |record| record["path"] == path);
+        assert_eq!(record["response_code_details"], details, "{path}");
+        if script.starts_with("lg") || script.contains("; lg") {
+            let told = format!("prop 0 '{details}'");
+            pair.alpha.log(&told, |line| line["message"].as_str().is_some_and(|message| message.contains(&told)));
+        }
+    }
+}

@@ -308,6 +308,7 @@ impl Passage<'_> {
         match (reply, last) {
             (Some(reply), Some(last)) => {
                 run.said(last, Outcome::Reply);
+                run.exchange.replied(&reply.details);
                 Stop::Reply(Box::new(local_reply(*reply, self.grpc)))
             }
             _ => Stop::Fault(fault),

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
+use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 
 use crate::clock::Deadline;
@@ -75,6 +76,9 @@ pub struct Ledger {
     pub why: Ring,
 }
 
+/// Envoy's `response_code_details` of what no service has answered.
+const REPLIED: &str = "direct_response";
+
 /// One exchange, from the first header to the last byte.
 pub struct Exchange {
     /// Its connection.
@@ -102,6 +106,8 @@ pub struct Exchange {
     reason: Cell<Reason>,
     /// It failed when the response had begun.
     broken_off: Cell<bool>,
+    /// It is answered here, and not by the service.
+    replied: Cell<bool>,
     bytes: [Cell<u64>; 2],
     /// Only where an access log is written.
     line: RefCell<Option<Box<Line>>>,
@@ -119,6 +125,7 @@ struct Line {
     request_id: Text,
     trace_id: Option<[u8; 16]>,
     failure: Text,
+    details: Text,
     service_time: Option<Duration>,
     authorization: Option<(Authorization, Arc<str>)>,
     delayed: bool,
@@ -156,6 +163,7 @@ impl Exchange {
                 trace_id: TraceContext::read(head.headers.get_all("traceparent").map(|v| v.as_bytes()))
                     .map(|t| t.trace_id()),
                 failure: Text::None,
+                details: Text::None,
                 service_time: None,
                 authorization: None,
                 delayed: false,
@@ -182,6 +190,7 @@ impl Exchange {
             status: Cell::new(0),
             reason: Cell::new(Reason::None),
             broken_off: Cell::new(false),
+            replied: Cell::new(false),
             bytes: [Cell::new(0), Cell::new(0)],
             line: RefCell::new(line),
         })
@@ -243,6 +252,17 @@ impl Exchange {
                 line.failure = Text::Shared(fault.to_string().into());
             }
             self.trail.write(|record| record.failed(fault));
+        }
+    }
+
+    /// It is answered here, and not by the service; whoever does says why, if it does.
+    pub fn replied(&self, details: &[u8]) {
+        self.replied.set(true);
+        if let Some(line) = self.line.borrow_mut().as_mut() {
+            line.details = match details {
+                [] => Text::Static(REPLIED),
+                _ => Text::Bytes(Bytes::copy_from_slice(details)),
+            };
         }
     }
 
@@ -353,7 +373,10 @@ impl Exchange {
 
     /// How it ended, as `response_code_details`.
     pub fn details(&self) -> Cow<'static, str> {
-        self.reason.get().details(self.broken_off.get())
+        match self.reason.get() {
+            Reason::None if self.replied.get() => REPLIED.into(),
+            reason => reason.details(self.broken_off.get()),
+        }
     }
 
     /// Content bytes that passed.
@@ -464,6 +487,7 @@ impl Drop for Exchange {
                 request_id,
                 trace_id,
                 failure,
+                details,
                 service_time,
                 authorization,
                 delayed,
@@ -481,6 +505,7 @@ impl Drop for Exchange {
                 broken_off: self.broken_off.get(),
                 delayed,
                 failure,
+                details,
                 bytes_received: record.request_bytes,
                 bytes_sent: record.response_bytes,
                 duration,

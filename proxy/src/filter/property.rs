@@ -114,7 +114,7 @@ fn response(seen: &Seen, path: &[&[u8]]) -> Found {
         [b"code"] => number(status?.as_u16().into()),
         [b"code_details"] => match (&seen.details, exchange.reason()) {
             (Some(details), _) => Some(details.clone()),
-            (None, Reason::None) => status.map(|_| Reason::None.row().details.into()),
+            (None, Reason::None) => status.map(|_| exchange.details().as_bytes().into()),
             (None, _) => Some(exchange.details().as_bytes().into()),
         },
         [b"flags"] => number(flag(exchange.reason().row().flag)),

@@ -133,6 +133,7 @@ pub(super) fn route<'a>(
     if let Some(redirect) = &rule.redirect {
         let mut head = route::redirect(head, redirect, prefix)?;
         route::fields(&mut head.headers, &rule.response);
+        exchange.replied(b"");
         return Err(Stop::Reply(Box::new(Response { head: head.into(), body: Body::empty(Half::Response) })));
     }
     if let Some(rewrite) = &rule.rewrite {

@@ -108,6 +108,8 @@ pub struct Record {
     pub delayed: bool,
     /// What the failure was caused by, in words.
     pub failure: Text,
+    /// What is said of an answer that is not the service's.
+    pub details: Text,
     /// Body bytes from downstream.
     pub bytes_received: u64,
     /// Body bytes to downstream.
@@ -338,6 +340,7 @@ fn line(record: &Record, out: &mut Vec<u8>) {
         broken_off,
         delayed,
         failure,
+        details,
         bytes_received,
         bytes_sent,
         duration,
@@ -374,7 +377,10 @@ fn line(record: &Record, out: &mut Vec<u8>) {
     object.text("protocol", protocol.map(|version| version_text(version).as_bytes()));
     object.number("response_code", status);
     object.plain("response_flags", Some(format_args!("{both}{flag}")));
-    object.text("response_code_details", Some(reason.details(*broken_off).as_bytes()));
+    match details.bytes().filter(|_| *reason == Reason::None) {
+        None => object.text("response_code_details", Some(reason.details(*broken_off).as_bytes())),
+        own => object.text("response_code_details", own),
+    }
     object.text("reason", Some(row.token.as_bytes()));
     object.text("upstream_transport_failure_reason", failure.bytes());
     object.number("bytes_received", bytes_received);
