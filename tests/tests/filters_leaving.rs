@@ -42,6 +42,18 @@ on_links! {
         }
     }
 
+    /// A request that breaks off while a filter holds it: no answer is made that nobody reads.
+    [H2, H3] fn a_request_breaks_off(link) {
+        let pair = scripted(link);
+        let mut client = pair.connect();
+        client.send(format!("{UPLOAD}host: delta\r\nx-case: broken\r\nx-script: rq ret 1\r\n\r\nabc"));
+        logs(&pair, link, "broken new rq 1 0 => 1");
+        drop(client);
+        logs(&pair, link, "broken dl ");
+        let seen = pair.delta().err.all().iter().filter(|line| line.contains("broken rs ")).count();
+        assert_eq!(seen, 0, "the filter is shown an answer");
+    }
+
     /// A request for another protocol that a filter holds, or that nobody answers.
     [Plaintext, H1, H2, H3] fn an_upgrade_is_under_way(link) {
         let pair = scripted(link);

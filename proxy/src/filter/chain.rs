@@ -267,8 +267,8 @@ impl Passage<'_> {
         }
         // Guests are much code, and so is what else is ready: behind it, responses find what the one before left in caches.
         turn::gather().await;
-        if run.seen.borrow().closed {
-            // What a filter closed has no response (Envoy); what ends it for whoever waits passes no filter.
+        if run.seen.borrow().closed || run.exchange.reason() == Reason::DownstreamAborted {
+            // What a filter closed has no response (Envoy), nor has what a client has left; what ends it for whoever waits passes no filter.
             return Ok(());
         }
         let Response { head, body } = response;
