@@ -2,7 +2,7 @@
 
 use lacis_tests::client::Client;
 use lacis_tests::wire::{Data, Framing, Left, Response};
-use lacis_tests::{App, Link, Pair, Process, guest, on_links, script};
+use lacis_tests::{App, Link, Pair, Process, SidecarBuilder, guest, on_links, script};
 use serde_json::{Value, json};
 
 /// A pair with filters on delta's inbound side, in this order: their names and sections.
@@ -329,4 +329,53 @@ fn a_streaming_filter_costs_no_memory() {
         }
     });
     assert!(grown[0] < 16, "grew by {} MiB", grown[0]);
+}
+
+/// How long an answer may take counts from when the service has the request: what filters hold of it does not count.
+#[test]
+fn what_is_held_of_a_request_is_not_waited_for_by_the_service() {
+    let (other, filter) = (App::start(), json!({"filters": {"one": script("")}, "outbound": {"filters": ["one"]}}));
+    let timeouts = json!({"services": {"delta": {"timeouts": {"request": "300ms"}}}});
+    let alpha =
+        |alpha: SidecarBuilder| alpha.with(filter).with(timeouts).calls("other", other.address(), Link::Plaintext);
+    let pair = Pair::with(Link::Plaintext, App::start(), alpha, |delta| delta);
+    let held = "call other :method=GET&:path=/hold&:authority=other a 60000, ret 1 ; a eff, cont 0";
+    let begin = |callback: &str, content: &str| {
+        let mut client = pair.connect();
+        client.send(format!("POST /echo HTTP/1.1\r\nhost: delta\r\nx-script: {callback} {held}\r\n{content}"));
+        client
+    };
+    let mut clients = [
+        begin("rqb ret 1 ; rqbe", "content-length: 3\r\n\r\nabc"),
+        begin("rqt", "transfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nx-sum: 3\r\n\r\n"),
+    ];
+    other.wait_held(2);
+    // It begins later, and its time is over.
+    assert_eq!(pair.get("/silent").status(), 504);
+    other.release();
+    for client in &mut clients {
+        assert_eq!((client.response("POST").status(), pair.app.seen().last().map(|seen| seen.length)), (200, Some(3)));
+    }
+    // From then on it does.
+    let mut client = pair.connect();
+    client.send("POST /silent HTTP/1.1\r\nhost: delta\r\ncontent-length: 3\r\nx-script: rqb ret 1 ; rqbe buf 0 0 9, ret 0\r\n\r\nabc");
+    assert_eq!(client.response("POST").status(), 504);
+}
+
+/// A filter that never lets go on what it holds of a request is waited for as long as nothing may move.
+#[test]
+fn what_is_held_of_a_request_for_ever_is_given_up() {
+    let config = json!({"filters": {"one": script("")}, "outbound": {"filters": ["one"]},
+        "services": {"delta": {"timeouts": {"idle": "300ms"}}}});
+    let pair = Pair::with(Link::Plaintext, App::start(), |alpha| alpha.with(config), |delta| delta);
+    for (script, content, status) in [
+        ("rqb ret 1", "content-length: 3\r\n\r\nabc", 504),
+        ("rqb ret 1", "content-length: 3\r\n\r\nab", 408),
+        ("rqt ret 1", "transfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nx-sum: 3\r\n\r\n", 504),
+    ] {
+        let mut client = pair.connect();
+        client.send(format!("POST /echo HTTP/1.1\r\nhost: delta\r\nx-script: {script}\r\n{content}"));
+        assert_eq!(client.response("POST").status(), status, "{script} {content}");
+    }
+    pair.alpha.metric_becomes("lacis_requests_active", &[], |active| active == 0.0);
 }

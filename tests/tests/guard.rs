@@ -145,6 +145,18 @@ on_links! {
         until("what is quick is served", || (pair.get("/bytes/1").status() == 200).then_some(()));
         pair.alpha.counts(1.0, "lacis_requests_total", &[("reason", "none"), ("status", "200")]);
     }
+
+    /// A request that does not go on is given up after `timeouts.idle`; no other bound runs before it has ended.
+    [Plaintext, H1, H2, H3] fn a_request_that_stops_is_given_up(link) {
+        let timeouts = json!({"services": {"delta": {"timeouts": {"idle": "300ms"}}}});
+        let pair = Pair::with(link, App::start(), |alpha| alpha.with(timeouts), |delta| delta);
+        let mut client = pair.connect();
+        client.send("POST /echo HTTP/1.1\r\nhost: delta\r\ncontent-length: 10\r\n\r\nabc");
+        let answer = client.response("POST");
+        assert_eq!((answer.status(), answer.proxy_error().as_deref()), (408, Some("http_request_error")));
+        pair.alpha.counts(1.0, "lacis_requests_total", &[("reason", "request_timeout"), ("status", "408")]);
+        pair.alpha.metric_becomes("lacis_requests_active", &[], |active| active == 0.0);
+    }
 }
 
 on_links! {

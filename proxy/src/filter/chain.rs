@@ -226,6 +226,9 @@ impl Passage<'_> {
             if let Some(length) = flow.body(&request.head.headers, &mut request.body)? {
                 request.head.headers.insert(header::CONTENT_LENGTH, length);
             }
+            if self.run.as_ref().is_some_and(|run| !run.goes_by(Half::Request)) {
+                exchange.filtered(&mut request.body);
+            }
         }
         Ok(())
     }

@@ -16,10 +16,10 @@ use crate::clock::Deadline;
 use crate::config::Timeouts;
 use crate::drain::{Drain, Guard, Phase};
 use crate::fault::{Fault, Reason};
-use crate::http::Fields;
 use crate::http::body::{Half, Observer};
 use crate::http::fields::Value;
 use crate::http::head::{RequestHead, Version};
+use crate::http::{Body, Fields};
 use crate::telemetry::access::{AccessLog, Record, Text, Verdict};
 use crate::telemetry::labels::{Authorization, Direction, Link, Method, NameId, Protocol};
 use crate::telemetry::metrics::{Metrics, RequestRecord};
@@ -101,7 +101,11 @@ pub struct Exchange {
     idle: Deadline,
     /// Runs out when the exchange is not over in time, if that is bounded.
     stream: OnceCell<Deadline>,
+    /// All of the request has come.
+    request_read: Cell<bool>,
     request_ended: Cell<bool>,
+    /// The request has ended when it has passed the filters, and not when it was read.
+    filtered: Cell<bool>,
     status: Cell<u16>,
     reason: Cell<Reason>,
     /// It failed when the response had begun.
@@ -186,7 +190,9 @@ impl Exchange {
             timeouts: Cell::new(Timeouts::NONE),
             idle: Deadline::new(),
             stream: OnceCell::new(),
+            request_read: Cell::new(false),
             request_ended: Cell::new(false),
+            filtered: Cell::new(false),
             status: Cell::new(0),
             reason: Cell::new(Reason::None),
             broken_off: Cell::new(false),
@@ -221,6 +227,22 @@ impl Exchange {
         }
         if self.request_ended.get() {
             self.deadline.set(timeouts.request);
+        }
+    }
+
+    /// This is what follows the head of the request when filters have seen it. What they hold back the service does not have: how long its
+    /// answer may take counts from the end of this.
+    pub fn filtered(self: &Rc<Self>, body: &mut Body) {
+        self.filtered.set(true);
+        self.request_ended.set(false);
+        body.observe(Rc::new(Filtered(Rc::clone(self))));
+    }
+
+    /// All of the request is there.
+    fn request_ended(&self) {
+        self.request_ended.set(true);
+        if self.status.get() == 0 {
+            self.deadline.set(self.timeouts.get().request);
         }
     }
 
@@ -329,6 +351,12 @@ impl Exchange {
         self.stream.get().map_or(Poll::Pending, |stream| stream.poll(cx))
     }
 
+    /// Ready when nothing has moved for too long while the service does not have all of the request; when it has, `deadline` counts. Its body
+    /// alone does not tell: that is not looked at while a filter holds what there is of it, or the service takes nothing.
+    pub fn poll_stalled(&self, cx: &mut Context<'_>) -> Poll<Fault> {
+        if self.request_ended.get() { Poll::Pending } else { self.poll_idle(cx) }
+    }
+
     /// Since its first byte.
     pub fn elapsed(&self) -> Duration {
         self.ended.get().unwrap_or_else(|| self.started.elapsed())
@@ -425,9 +453,9 @@ impl Observer for Exchange {
         match (half, outcome) {
             (_, Some(Err(fault))) => self.failed(fault),
             (Half::Request, Some(Ok(()))) => {
-                self.request_ended.set(true);
-                if self.status.get() == 0 {
-                    self.deadline.set(self.timeouts.get().request);
+                self.request_read.set(true);
+                if !self.filtered.get() {
+                    self.request_ended();
                 }
             }
             (Half::Request, None) => {}
@@ -444,7 +472,29 @@ impl Observer for Exchange {
         if self.poll_stream(cx).is_ready() {
             return Poll::Ready(Fault::new(Reason::StreamTimeout));
         }
-        self.idle.poll(cx).map(|()| Fault::new(Reason::StreamIdleTimeout))
+        // Before an answer it is who still sends a request that is waited for; else a filter, or the service.
+        let sends = !self.request_read.get() && self.status.get() == 0;
+        let reason = if sends { Reason::RequestTimeout } else { Reason::StreamIdleTimeout };
+        self.idle.poll(cx).map(|()| Fault::new(reason).detail("nothing has moved for `timeouts.idle`"))
+    }
+}
+
+/// Learns of the end of a request that filters have seen. What it carries was counted when it came.
+struct Filtered(Rc<Exchange>);
+
+impl Observer for Filtered {
+    fn data(&self, _: Half, _: usize) {}
+
+    fn trailers(&self, _: Half, _: &Fields) {}
+
+    fn end(&self, _: Half, outcome: Option<Result<(), &Fault>>) {
+        if let Some(Ok(())) = outcome {
+            self.0.request_ended();
+        }
+    }
+
+    fn poll_idle(&self, _: &mut Context<'_>) -> Poll<Fault> {
+        Poll::Pending
     }
 }
 

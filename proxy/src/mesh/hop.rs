@@ -118,7 +118,8 @@ async fn run(hop: &Hop, conn: &Rc<Conn>, pinned: Option<&Rc<str>>, mut request: 
             // Its answer waits for no end of it.
             exchange.deadline.set(target.timeouts().request);
         }
-        // Bounded by `timeouts.request`, which counts from the end of the request, and by a filter that answers meanwhile.
+        // Bounded by `timeouts.request`, which counts from the end of the request, by `timeouts.idle` until then, and by a filter that answers
+        // meanwhile.
         // Pinned here, not handed to a function: that would hold room for it twice.
         let mut sent = pin!(target.cluster.send(request, target.per_try(), &exchange.trail));
         let answered = poll_fn(|cx| match sent.as_mut().poll(cx) {
@@ -129,6 +130,9 @@ async fn run(hop: &Hop, conn: &Rc<Conn>, pinned: Option<&Rc<str>>, mut request: 
                         exchange.trail.expire();
                         exchange.trail.note(|own| target.cluster.noted(own));
                         return Poll::Ready(Err(Fault::new(Reason::StreamTimeout).detail("no answer in time")));
+                    }
+                    if let Poll::Ready(fault) = exchange.poll_stalled(cx) {
+                        return Poll::Ready(Err(fault));
                     }
                     let passed = exchange.deadline.poll(cx).is_ready();
                     if !passed && due.as_ref().is_none_or(|due| due.poll(cx).is_pending()) {
