@@ -379,3 +379,17 @@ fn what_is_held_of_a_request_for_ever_is_given_up() {
     }
     pair.alpha.metric_becomes("lacis_requests_active", &[], |active| active == 0.0);
 }
+
+/// A request that a filter makes a HEAD has an answer without content, which announces none: what comes next is another answer.
+#[test]
+fn a_request_that_becomes_a_head_has_no_content() {
+    let config = json!({"filters": {"one": script("")}, "outbound": {"filters": ["one"]}});
+    let pair = Pair::with(Link::Plaintext, App::start(), |alpha| alpha.with(config), |delta| delta);
+    let mut client = pair.connect();
+    for script in ["rq rep 0 :method HEAD", "rq rep 0 :method HEAD ; rs get 2 :status ; rsb buf 1 0 9"] {
+        let answer = client.request("GET", "delta", "/bytes/5", &[("x-script", script)], None);
+        assert_eq!((answer.status(), answer.framing, &answer.body[..]), (200, Framing::Length(0), &b""[..]));
+    }
+    assert_eq!(client.get("delta", "/bytes/5").body.len(), 5);
+    assert_eq!(pair.app.seen().iter().map(|seen| &*seen.method).collect::<Vec<_>>(), ["HEAD", "HEAD", "GET"]);
+}

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use http::Method;
+use http::{Method, header};
 
 use super::generation::Generation;
 use super::mirror::Mirrors;
@@ -162,6 +162,12 @@ async fn run(hop: &Hop, conn: &Rc<Conn>, pinned: Option<&Rc<str>>, mut request: 
         // An answer of ours to HEAD has its content only announced (RFC 9110 section 9.3.2). What comes with no length is
         // none, though filters may be shown some.
         response.body = Body::empty(Half::Response);
+    } else if response.body.length() == Length::Known(0)
+        && !response.head.is_bodiless(&method)
+        && response.head.headers.get(header::CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0")
+    {
+        // A filter has made another request a HEAD: its answer announces what does not come, and who asked would take the next answer for it.
+        response.head.headers.remove(header::CONTENT_LENGTH);
     }
     exchange.answered(response.head.status);
     if let Some(settings) = generation.why() {
