@@ -160,6 +160,20 @@ on_links! {
 }
 
 on_links! {
+    /// Who does not go on with a request holds it, and what it has opened, no longer than `timeouts.idle`.
+    [H2, H3] fn a_request_that_stops_half_way_ends(link) {
+        let timeouts = json!({"services": {"delta": {"timeouts": {"request": "0s", "idle": "1s"}}}});
+        let pair = Pair::with(link, App::start(), |alpha| alpha.with(timeouts), |delta| delta);
+        let mut client = pair.connect();
+        client.send("POST /echo HTTP/1.1\r\nhost: delta\r\ncontent-length: 10\r\n\r\nhalf");
+        let late = client.response("POST");
+        assert_eq!((late.status(), late.proxy_error().as_deref()), (408, Some("http_request_error")));
+        pair.alpha.counts(1.0, "lacis_requests_total", &[("reason", "request_timeout")]);
+        pair.delta().counts(0.0, "lacis_requests_active", &[]);
+    }
+}
+
+on_links! {
     /// What matters least is refused first, and at once; what matters most is let in to the end.
     [H2, H3] fn a_sidecar_that_has_enough_refuses_the_least_important(link) {
         let overload = json!({"overload": {"requests": 10, "priorities": [
