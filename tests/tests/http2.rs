@@ -7,6 +7,8 @@ use http::{HeaderMap, HeaderValue, Request};
 use lacis_tests::client::{self, H2c, collect, h2_get, send};
 use lacis_tests::wire::{Data, Left};
 use lacis_tests::{App, Pair, app, block_on, on_links};
+use serde_json::json;
+use tokio::net::TcpStream;
 
 fn post(path: &str) -> Request<()> {
     Request::post(format!("http://delta{path}")).header("te", "trailers").body(()).expect("a request")
@@ -103,6 +105,22 @@ on_links! {
             }
             send(&mut stream, Bytes::new(), true).await.expect("an end");
             assert_eq!(collect(&mut body).await.expect("an end").0.len(), 0);
+        });
+    }
+
+    /// A client that makes no room for a response holds it no longer than `timeouts.idle`, small as it is.
+    [H2, H3] fn a_response_that_nobody_makes_room_for_ends(link) {
+        let timeouts = json!({"services": {"delta": {"timeouts": {"idle": "1s"}}}});
+        let pair = Pair::with(link, App::start(), |alpha| alpha.with(timeouts), |delta| delta);
+        block_on(async {
+            let stream = TcpStream::connect(pair.alpha.outbound()).await.expect("a connection");
+            let opened = h2::client::Builder::new().initial_window_size(0).handshake::<_, Bytes>(stream).await;
+            let (h2, connection) = opened.expect("h2c");
+            tokio::spawn(connection);
+            let (answer, _) = h2.ready().await.expect("room").send_request(h2_get("delta", "/bytes/1000"), true).expect("a stream");
+            let mut body = answer.await.expect("a head").into_body();
+            let end = body.data().await.expect("no whole response").expect_err("no room for content");
+            assert_eq!(end.reason(), Some(Reason::INTERNAL_ERROR));
         });
     }
 

@@ -74,6 +74,16 @@ impl Pump {
             }
             self.sent = true;
         }
+        if self.half == Half::Response && self.writer.poll_room(cx).is_pending() {
+            // A client that makes no room for the end would hold it for ever.
+            return match self.body.poll_upload(cx) {
+                Ok(()) => Poll::Pending,
+                Err(fault) => {
+                    self.writer.cancel(Code::INTERNAL_ERROR);
+                    Poll::Ready(Err(fault))
+                }
+            };
+        }
         self.body.poll_uploaded(cx)
     }
 
