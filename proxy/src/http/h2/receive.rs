@@ -290,7 +290,11 @@ impl Connection {
         match self.streams.by_id(id) {
             Some((_, stream)) if stream.has_reader && stream.cause.is_none() => {
                 let small = data.len() < if unread > BEHIND { PIECE } else { SMALL };
-                stream.inbox.push(if small { Bytes::copy_from_slice(&data) } else { data });
+                if small {
+                    stream.inbox.push_copy(&data)
+                } else {
+                    stream.inbox.push(data)
+                }
                 stream.wake_reader();
             }
             // Nobody reads it.

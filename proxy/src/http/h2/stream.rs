@@ -106,6 +106,12 @@ pub(super) enum After {
     Trailers(Box<Fields>),
 }
 
+/// Pieces that wait beyond which small ones are joined: each of them costs more than its few bytes.
+const MANY: usize = 64;
+
+/// A piece of this much is none that others are joined to.
+const JOINED: usize = 4 * 1024;
+
 /// Content that was not read yet. Most messages have one piece of it at a time, for which nothing is allocated.
 #[derive(Debug, Default)]
 pub(super) struct Inbox {
@@ -120,6 +126,24 @@ impl Inbox {
         } else if !data.is_empty() {
             self.more.push_back(data);
         }
+    }
+
+    /// Adds a copy of a small piece. Where many wait, it is joined to the last one: a peer that says each byte in a frame of its own
+    /// must not have them kept apart.
+    pub(super) fn push_copy(&mut self, data: &[u8]) {
+        if self.more.len() >= MANY
+            && let Some(last) = self.more.back_mut().filter(|last| last.len() < JOINED)
+        {
+            match std::mem::take(last).try_into_mut() {
+                Ok(mut own) => {
+                    own.extend_from_slice(data);
+                    *last = own.freeze();
+                    return;
+                }
+                Err(shared) => *last = shared,
+            }
+        }
+        self.push(Bytes::copy_from_slice(data));
     }
 
     pub(super) fn pop(&mut self) -> Option<Bytes> {
@@ -320,6 +344,15 @@ mod tests {
         assert_eq!((inbox.take_only(|_| true), inbox.is_empty()), (None, true));
         inbox.push(Bytes::from("four"));
         assert_eq!((inbox.clear(), inbox.pop()), (4, None));
+    }
+
+    #[test]
+    fn many_small_pieces_are_joined() {
+        let (mut inbox, all) = (Inbox::default(), vec![b'x'; 100 * JOINED]);
+        all.iter().for_each(|byte| inbox.push_copy(&[*byte]));
+        let pieces: Vec<_> = std::iter::from_fn(|| inbox.pop()).collect();
+        assert!((MANY..MANY + 110).contains(&pieces.len()), "{} pieces", pieces.len());
+        assert_eq!(pieces.concat(), all);
     }
 
     #[test]
