@@ -80,6 +80,8 @@ pub(super) struct Connection {
 
     /// What we may still send.
     pub(super) send_window: i64,
+    /// By how much the windows of all streams have changed that is not in them yet.
+    pub(super) resized: i64,
     /// Streams that have something to send, in the order in which they may.
     pub(super) row: VecDeque<(Key, u32)>,
     /// The next stream that we open.
@@ -148,6 +150,7 @@ impl Connection {
             resets: VecDeque::new(),
             forgotten: 0,
             send_window: DEFAULT_WINDOW.into(),
+            resized: 0,
             row: VecDeque::new(),
             next: 1,
             final_goaway: None,

@@ -71,7 +71,7 @@ pub(super) struct Block {
 impl Connection {
     /// Takes what was read; what is left in the buffer waits for the rest of its frame.
     pub(super) fn receive(&mut self, buffer: &mut BytesMut) {
-        match self.read(buffer) {
+        match self.read(buffer).and_then(|()| self.resize_windows()) {
             Ok(()) => {}
             Err(Wrong::Connection(code, what) | Wrong::Stream(_, code, what)) => self.fail(code, what),
         }
@@ -393,7 +393,7 @@ impl Connection {
             Err(Broken::Refused(fault)) => Err(fault),
             Err(Broken::TooLarge) => Err(Fault::new(Reason::RequestHeaderSectionSize)),
         };
-        let mut stream = Stream::new(id, STREAM_WINDOW, self.peer.window.into());
+        let mut stream = Stream::new(id, STREAM_WINDOW, i64::from(self.peer.window) - self.resized);
         if let Ok((_, Length::Known(length))) = request {
             stream.left = Some(length);
             if end && length > 0 {
@@ -499,7 +499,9 @@ impl Connection {
             }
         }
         if let Some(window) = window {
-            self.resize_windows(window)?;
+            // All streams are gone through when what was read is done with, once.
+            self.resized += i64::from(window) - i64::from(self.peer.window);
+            self.peer.window = window;
         }
         self.answers += HEADER;
         self.write(kind::SETTINGS, flag::ACK, 0, &[]);

@@ -213,10 +213,12 @@ impl Connection {
         self.reset(id, code);
     }
 
-    /// The peer makes the windows of all streams larger or smaller (RFC 9113 section 6.9.2).
-    pub(super) fn resize_windows(&mut self, window: u32) -> Result<(), Wrong> {
-        let change = i64::from(window) - i64::from(self.peer.window);
-        self.peer.window = window;
+    /// The peer has made the windows of all streams larger or smaller (RFC 9113 section 6.9.2).
+    pub(super) fn resize_windows(&mut self) -> Result<(), Wrong> {
+        let change = std::mem::take(&mut self.resized);
+        if change == 0 {
+            return Ok(());
+        }
         let mut freed = VecDeque::new();
         for (key, stream) in self.streams.iter_mut() {
             stream.send_window += change;
@@ -259,7 +261,7 @@ impl Connection {
             return Err(Wrong::Stream(id, Code::PROTOCOL_ERROR, "a window that grows by nothing"));
         }
         stream.send_window += i64::from(more);
-        if stream.send_window > MAX_31_BITS.into() {
+        if stream.send_window + self.resized > MAX_31_BITS.into() {
             return Err(Wrong::Stream(id, Code::FLOW_CONTROL_ERROR, "a window beyond the limit"));
         }
         self.queue(key);

@@ -247,6 +247,24 @@ fn the_last_window_of_a_frame_counts() {
     assert_eq!(peer.codes(), [(0, Code::FLOW_CONTROL_ERROR)], "and each has to be one");
 }
 
+/// However many settings are read at once, streams are gone through when that is done with: with many of both, each would cost all.
+#[test]
+fn windows_that_change_with_streams_that_open_are_right() {
+    let mut peer = Peer::new();
+    let mut bytes = BytesMut::new();
+    let block = peer.block(&[(":method", "POST"), (":scheme", "http"), (":path", "/"), (":authority", "a")]);
+    for (id, window) in [(1, 7_u8), (3, 5), (5, 9)] {
+        frame::write(&mut bytes, kind::HEADERS, flag::END_HEADERS, id, &block);
+        frame::write(&mut bytes, kind::SETTINGS, 0, 0, &[0, 4, 0, 0, 0, window]);
+    }
+    frame::write(&mut bytes, kind::WINDOW_UPDATE, 0, 3, &(frame::MAX_31_BITS - 9).to_be_bytes());
+    peer.feed(&bytes);
+    let windows = [1, 3, 5].map(|id| peer.connection.streams.by_id(id).expect("open").1.send_window);
+    assert_eq!((windows, peer.connection.over), ([9, frame::MAX_31_BITS.into(), 9], None));
+    peer.frame(kind::SETTINGS, 0, 0, b"\0\x04\0\0\0\x0a");
+    assert_eq!(peer.codes(), [(0, Code::FLOW_CONTROL_ERROR)]);
+}
+
 /// Rapid reset (CVE-2023-44487): nobody is asked what its client does not want any more.
 #[test]
 fn a_request_that_was_reset_before_it_was_taken_is_not_served() {
