@@ -25,7 +25,7 @@ use crate::control::ports::Ports;
 use crate::control::reload::{Pursue, Reload, Source};
 use crate::control::{memory, text};
 use crate::mesh::generation::Snapshot;
-use crate::net::listen;
+use crate::net::{descriptors, listen};
 use crate::telemetry::labels::Certificate;
 use crate::telemetry::metrics::{Metrics, Registry};
 use crate::telemetry::{access, log};
@@ -49,6 +49,8 @@ const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// What keeps it from starting, in words for the operator.
 pub fn run(source: Source, config: Config, started: impl FnOnce(&[(String, SocketAddr)])) -> Result<(), String> {
     let config = Arc::new(config);
+    // A quarter of the descriptors for strangers who have not shown yet who they are.
+    let handshakes = (descriptors::raise() / 4 / config.workers).clamp(1, worker::MAX_HANDSHAKES);
     let ports = Rc::new(Ports::new(config.workers));
     let bound = Bound::new(&config, &ports)?;
     let certificates = match &config.identity {
@@ -108,6 +110,7 @@ pub fn run(source: Source, config: Config, started: impl FnOnce(&[(String, Socke
             mailbox,
             peers: Arc::clone(&peers),
             connections: worker::MAX_CONNECTIONS,
+            handshakes,
         };
         workers.push(spawn(&format!("worker-{number}"), move || worker::run(seed))?);
     }

@@ -1,7 +1,8 @@
 //! Who is on the other side: certificates, SPIFFE identities, who may call, and rotation under load.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::io::Read;
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
@@ -327,4 +328,24 @@ fn private_keys_are_private() {
 
 fn path(path: &Path) -> &str {
     path.to_str().expect("a path of ours")
+}
+
+/// Strangers who connect and say nothing get a part of the descriptors: who comes in good faith is served meanwhile.
+#[test]
+fn strangers_who_say_nothing_leave_room_for_others() {
+    // A quarter of the descriptors is for handshakes.
+    const DESCRIPTORS: usize = 256;
+    const STRANGERS: usize = 400;
+    let few = format!("--nofile={DESCRIPTORS}:{DESCRIPTORS}");
+    let pair = Pair::with(Link::H2, App::start(), |alpha| alpha, |delta| delta.under(&["prlimit", &few]));
+    let delta = pair.delta();
+    let connect = |_| TcpStream::connect(delta.inbound()).expect("a place in the queue");
+    let strangers: Vec<_> = (0..STRANGERS).map(connect).collect();
+    let turned_away = [("link", "h2"), ("result", "limit_reached")];
+    let beyond = (STRANGERS - DESCRIPTORS / 4) as f64;
+    delta.metric_becomes("lacis_link_handshakes_total", &turned_away, |count| count >= beyond);
+    assert_eq!(pair.get("/bytes/1").status(), 200);
+    let mut first = &strangers[0];
+    assert!(matches!(first.read(&mut [0]), Ok(0) | Err(_)), "the oldest made room");
+    delta.counts(1.0, "lacis_link_handshakes_total", &[("result", "ok")]);
 }

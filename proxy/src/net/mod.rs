@@ -1,6 +1,7 @@
 //! Sockets.
 
 pub mod connect;
+pub mod descriptors;
 pub mod detect;
 pub mod io;
 pub mod listen;

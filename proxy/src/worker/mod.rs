@@ -4,6 +4,7 @@
 mod change;
 mod order;
 mod serve;
+mod shaking;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -20,6 +21,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use change::Generations;
 pub use order::{Next, Order, Port, Report};
 use serve::{Entrance, Way};
+use shaking::Handshakes;
+pub use shaking::MAX_HANDSHAKES;
 
 use crate::clock;
 use crate::cluster::Dialer;
@@ -66,6 +69,8 @@ pub struct Seed {
     pub peers: Arc<Peers>,
     /// Connections that it serves at a time on each way; [`MAX_CONNECTIONS`] but in tests of that limit.
     pub connections: usize,
+    /// Handshakes with peers at a time, [`MAX_HANDSHAKES`] where there are descriptors enough.
+    pub handshakes: usize,
 }
 
 /// A worker's listening sockets.
@@ -128,6 +133,7 @@ struct Worker {
     outbound: Way,
     inbound: Way,
     tls: Rc<RefCell<Option<Arc<TlsSettings>>>>,
+    handshakes: Handshakes,
     /// By place.
     entrances: RefCell<HashMap<usize, Rc<Entrance>>>,
     generations: Generations,
@@ -149,7 +155,8 @@ pub fn run(seed: Seed) -> io::Result<()> {
 }
 
 async fn work(seed: Seed) -> io::Result<()> {
-    let Seed { number, snapshot, sockets, tls, registry, access, shared, mut mailbox, peers, connections } = seed;
+    let Seed { number, snapshot, sockets, tls, registry, access, shared, mut mailbox, peers, connections, handshakes } =
+        seed;
     let tls = Rc::new(RefCell::new(tls));
     let (tcp, udp) = sockets.inbound.map_or((None, None), |(tcp, udp)| (Some(tcp), Some(udp)));
     let server = udp.map(|udp| quic_server(udp, number, tls.borrow().as_deref())).transpose()?;
@@ -205,6 +212,7 @@ async fn work(seed: Seed) -> io::Result<()> {
         outbound: way(Direction::Outbound, drain_out),
         inbound: way(Direction::Inbound, drain_in),
         tls,
+        handshakes: Handshakes::new(handshakes),
         entrances: RefCell::new(listeners.iter().map(|(entrance, _)| (entrance.place, Rc::clone(entrance))).collect()),
         generations,
         peers,

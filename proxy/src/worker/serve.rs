@@ -15,6 +15,7 @@ use tokio::sync::mpsc::error::SendError;
 
 use super::{Order, Sockets, Worker};
 use crate::drain::{Drain, Guard, Phase};
+use crate::fault::{Fault, Reason};
 use crate::filter::exchange::Conn;
 use crate::http::{h1, h2, h3};
 use crate::mesh::hop::{Hop, Pinned, Served};
@@ -156,12 +157,11 @@ pub(super) async fn accept_quic(worker: Rc<Worker>, endpoint: quic::Endpoint) {
         let (worker, unproven) = (Rc::clone(&worker), Rc::clone(&unproven));
         unproven.set(unproven.get() + 1);
         tokio::task::spawn_local(async move {
-            let shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, connecting).await;
+            let from = connecting.remote_address();
+            let shaken = worker.shaken(from, Link::H3, async { connecting.await.map_err(h3::handshake_fault) }).await;
             unproven.set(unproven.get() - 1);
-            match shaken {
-                Ok(Ok(connection)) => worker.quic(connection).await,
-                Ok(Err(error)) => tracing::info!(%error, "a QUIC handshake failed"),
-                Err(_) => tracing::info!("a QUIC handshake took too long"),
+            if let Some(connection) = shaken {
+                worker.quic(connection).await;
             }
             drop(admitted);
         });
@@ -283,25 +283,37 @@ impl Worker {
     async fn welcome(&self, stream: TcpStream, from: SocketAddr) -> Option<(Io, Conn)> {
         let local = stream.local_addr().ok()?;
         let settings = self.tls.borrow().clone()?;
+        // One that fails counts as one of HTTP/2, which nearly all are.
+        let Accepted { stream, alpn, peer, server_name } =
+            self.shaken(from, Link::H2, tls::handshake::accept(stream, settings)).await?;
+        let spoken = if alpn == Some(Alpn::Http2) { (Protocol::H2, Link::H2) } else { (Protocol::Http1, Link::H1) };
+        self.inbound.hop.ledger.metrics.link_handshake(spoken.1, Ok(()));
+        Some((Io::tls(stream), self.inbound_conn(spoken, local, from, peer, server_name)))
+    }
+
+    /// What comes of a peer's handshake; nothing if it is turned away.
+    async fn shaken<T>(
+        &self,
+        from: SocketAddr,
+        link: Link,
+        handshake: impl Future<Output = Result<T, Fault>>,
+    ) -> Option<T> {
+        let place = self.handshakes.begin();
         let shaken = tokio::select! {
-            shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls::handshake::accept(stream, settings)) => shaken,
+            biased;
+            shaken = handshake => shaken,
+            () = place.given_up() => Err(Fault::new(Reason::LimitReached).detail("its handshake made room for newer ones")),
+            () = tokio::time::sleep(HANDSHAKE_TIMEOUT) => {
+                Err(Fault::new(Reason::ConnectionTimeout).detail("its handshake took too long"))
+            }
             () = self.inbound.drain.reached(Phase::Cut) => return None,
         };
-        match shaken {
-            Ok(Ok(Accepted { stream, alpn, peer, server_name })) => {
-                let spoken =
-                    if alpn == Some(Alpn::Http2) { (Protocol::H2, Link::H2) } else { (Protocol::Http1, Link::H1) };
-                Some((Io::tls(stream), self.inbound_conn(spoken, local, from, peer, server_name)))
-            }
-            Ok(Err(fault)) => {
-                tracing::info!(%fault, peer = %from, "a peer was turned away");
-                None
-            }
-            Err(_) => {
-                tracing::info!(peer = %from, "a TLS handshake took too long");
-                None
-            }
-        }
+        shaken.map_err(|fault| self.turned_away(from, link, &fault)).ok()
+    }
+
+    fn turned_away(&self, from: SocketAddr, link: Link, fault: &Fault) {
+        self.inbound.hop.ledger.metrics.link_handshake(link, Err(fault.reason));
+        tracing::info!(%fault, peer = %from, "a peer was turned away");
     }
 
     /// A QUIC connection of a peer, after its handshake.
@@ -313,11 +325,12 @@ impl Worker {
         let peer = match settings.peer(Role::Client, &chain) {
             Ok(peer) => peer,
             Err(error) => {
-                tracing::info!(fault = %tls::refusal(&error), peer = %from, "a peer was turned away");
+                self.turned_away(from, Link::H3, &tls::refusal(&error));
                 connection.close(0u32.into(), b"");
                 return;
             }
         };
+        way.hop.ledger.metrics.link_handshake(Link::H3, Ok(()));
         let local = self.entrances.borrow().get(&Sockets::INBOUND).map(|entrance| entrance.local);
         let server_name = quic::server_name(&connection);
         let conn = self.inbound_conn((Protocol::H3, Link::H3), local.unwrap_or(from), from, peer, server_name);

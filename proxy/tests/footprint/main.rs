@@ -212,6 +212,7 @@ fn blocks(telemetry: &str, warm: usize, requests: usize) -> usize {
         mailbox,
         peers: Arc::new(Peers::new(vec![orders.clone()])),
         connections: 10,
+        handshakes: worker::MAX_HANDSHAKES,
     };
     let running = thread::spawn(move || worker::run(seed));
     let mut client = TcpStream::connect(address).expect("a connection");

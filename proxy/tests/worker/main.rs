@@ -80,6 +80,7 @@ fn start(
         mailbox,
         peers: Arc::new(Peers::new(vec![orders.clone()])),
         connections,
+        handshakes: worker::MAX_HANDSHAKES,
     };
     (orders, thread::spawn(move || worker::run(seed)))
 }

@@ -81,7 +81,7 @@ impl Link {
             .map_err(|error| internal("a connection attempt", error))?;
         let quic = tokio::select! {
             biased;
-            quic = connecting => quic.map_err(handshake)?,
+            quic = connecting => quic.map_err(handshake_fault)?,
             () = alive::refused(address) => {
                 return Err(Fault::new(Reason::ConnectionRefused).detail("nobody has its UDP port"));
             }
@@ -91,7 +91,7 @@ impl Link {
         let ends = ends.transpose().map_err(|error| tls::refusal(&error))?;
         let local = quic.local_ip().zip(endpoint.local_addr().ok()).map(|(ip, bound)| (ip, bound.port()).into());
         let carrier = Rc::new(Carrier { local, ends });
-        let ours = Ours::open(&quic).await.map_err(handshake)?;
+        let ours = Ours::open(&quic).await.map_err(handshake_fault)?;
         let wire = Wire::new(quic.clone(), Side::Upstream);
         let theirs = Theirs::new(Rc::clone(&wire), &ours);
         let (refused, refusal, begins) = (Cell::new(None), Notify::new(), Rc::new(Notify::new()));
@@ -122,7 +122,7 @@ impl Link {
         });
         match settings.await {
             Ok(()) => Ok(Link(link)),
-            Err(_) => Err(handshake(quic.close_reason().unwrap_or(quinn::ConnectionError::LocallyClosed))),
+            Err(_) => Err(handshake_fault(quic.close_reason().unwrap_or(quinn::ConnectionError::LocallyClosed))),
         }
     }
 
@@ -450,7 +450,7 @@ async fn watch(state: Weak<State>, begins: Rc<Notify>, address: SocketAddr) -> I
 }
 
 /// Why no connection came about.
-fn handshake(error: quinn::ConnectionError) -> Fault {
+pub fn handshake_fault(error: quinn::ConnectionError) -> Fault {
     let code = match &error {
         quinn::ConnectionError::TransportError(error) => u64::from(error.code),
         quinn::ConnectionError::ConnectionClosed(close) => u64::from(close.error_code),

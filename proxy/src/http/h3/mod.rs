@@ -19,7 +19,7 @@ mod stream;
 mod tests;
 
 pub use body::{Incoming, Pump};
-pub use client::Link;
+pub use client::{Link, handshake_fault};
 pub use server::serve;
 
 /// What the fuzz targets call.
