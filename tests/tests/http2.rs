@@ -203,6 +203,16 @@ on_links! {
     }
 }
 
+/// Whoever breaks the rules of HTTP/2 loses the connection, and the log says what for.
+#[test]
+fn the_log_says_what_a_connection_was_closed_for() {
+    let pair = Pair::new(lacis_tests::Link::H2);
+    let mut client = pair.connect();
+    client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0\x08\x06\0\0\0\0\x0112345678");
+    let told = |line: &serde_json::Value| line["message"] == "a connection was closed for what its client did";
+    assert_eq!(pair.alpha.log("what was wrong", told)["what"], "PING on a stream");
+}
+
 /// Failures of ours that a gRPC client meets are trailers-only answers with gRPC's code.
 #[test]
 fn our_failures_speak_grpc_to_grpc() {

@@ -245,7 +245,7 @@ impl Worker {
         let io = Io::tcp(stream, read);
         match protocol {
             Protocol::Tcp => Box::pin(opaque::serve(io, served, way.drain.clone())).await,
-            Protocol::H2 => h2::serve(io, served, way.drain.clone()).await,
+            Protocol::H2 => violated(h2::serve(io, served, way.drain.clone()).await, from),
             Protocol::Http1 | Protocol::H3 => Box::pin(h1::serve(io, served, way.drain.clone())).await,
         }
         drop(counted);
@@ -273,7 +273,7 @@ impl Worker {
         let served = self.served(way, conn, None);
         let counted = Counted::new(&way.hop, Direction::Inbound, protocol);
         match protocol {
-            Protocol::H2 => h2::serve(io, served, way.drain.clone()).await,
+            Protocol::H2 => violated(h2::serve(io, served, way.drain.clone()).await, from),
             _ => Box::pin(h1::serve(io, served, way.drain.clone())).await,
         }
         drop(counted);
@@ -335,7 +335,8 @@ impl Worker {
         let server_name = quic::server_name(&connection);
         let conn = self.inbound_conn((Protocol::H3, Link::H3), local.unwrap_or(from), from, peer, server_name);
         let counted = Counted::new(&way.hop, Direction::Inbound, Protocol::H3);
-        h3::serve(connection, self.served(way, conn, None), way.drain.clone()).await;
+        let wrong = h3::serve(connection, self.served(way, conn, None), way.drain.clone()).await;
+        violated(wrong, from);
         drop(counted);
     }
 
@@ -369,6 +370,13 @@ impl Worker {
 
     fn served(&self, way: &Way, conn: Conn, pinned: Option<Pinned>) -> Rc<Served> {
         Rc::new(Served { hop: Rc::clone(&way.hop), conn: Rc::new(conn), pinned })
+    }
+}
+
+/// Tells what a client did wrong, if that ended its connection: no request shows it.
+fn violated(wrong: Option<&'static str>, peer: SocketAddr) {
+    if let Some(what) = wrong {
+        tracing::info!(what, %peer, "a connection was closed for what its client did");
     }
 }
 

@@ -36,8 +36,8 @@ thread_local! {
     static SPARE: Cell<VecDeque<Accepted>> = const { Cell::new(VecDeque::new()) };
 }
 
-/// Serves one connection until it ends.
-pub async fn serve<S: Service>(io: Io, service: Rc<S>, drain: Drain) {
+/// Serves one connection until it ends. What its client did wrong, if it ended for that.
+pub async fn serve<S: Service>(io: Io, service: Rc<S>, drain: Drain) -> Option<&'static str> {
     let mut driver = Driver::new(io, true);
     let shared = driver.shared();
     let mut quiet = pin!(drain.reached(Phase::Quiet));
@@ -45,7 +45,7 @@ pub async fn serve<S: Service>(io: Io, service: Rc<S>, drain: Drain) {
     let mut draining = false;
     poll_fn(|cx| {
         if cut.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(());
+            return Poll::Ready(None);
         }
         if !draining && quiet.as_mut().poll(cx).is_ready() {
             draining = true;
@@ -67,17 +67,18 @@ pub async fn serve<S: Service>(io: Io, service: Rc<S>, drain: Drain) {
         }
         driver.write(cx);
         let connection = shared.borrow();
-        if let Some(Over::Violated(what)) = connection.over {
-            tracing::debug!(what, "an HTTP/2 connection broke");
-        }
         if connection.over.is_some() || connection.is_drained() && driver.is_written(&connection) {
+            let wrong = match connection.over {
+                Some(Over::Violated(what)) => Some(what),
+                _ => None,
+            };
             drop(connection);
             driver.shutdown(cx);
-            return Poll::Ready(());
+            return Poll::Ready(wrong);
         }
         Poll::Pending
     })
-    .await;
+    .await
 }
 
 /// One request and its response.

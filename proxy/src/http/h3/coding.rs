@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::code::Code;
 use bytes::{Bytes, BytesMut};
 
-use super::frame::{kind, write_varint};
+use super::frame::{Violation, kind, write_varint};
 use super::qpack::Section;
 use super::{Broken, section};
 use crate::fault::Side;
@@ -30,11 +30,13 @@ pub(super) struct Wire {
     /// Most that a section may count which the peer takes (SETTINGS_MAX_FIELD_SECTION_SIZE, RFC 9114 section 7.2.4.1).
     wanted: Cell<u64>,
     section: RefCell<Section>,
+    /// What the peer did wrong, for which it was closed.
+    wrong: Cell<Option<&'static str>>,
 }
 
 impl Wire {
     pub(super) fn new(quic: quinn::Connection, peer: Side) -> Rc<Self> {
-        Rc::new(Wire { quic, peer, wanted: Cell::new(u64::MAX), section: RefCell::default() })
+        Rc::new(Wire { quic, peer, wanted: Cell::new(u64::MAX), section: RefCell::default(), wrong: Cell::default() })
     }
 
     pub(super) fn quic(&self) -> &quinn::Connection {
@@ -58,6 +60,17 @@ impl Wire {
     /// Closes the connection at once.
     pub(super) fn close(&self, reason: Code, what: &str) {
         self.quic.close(reason.into(), what.as_bytes());
+    }
+
+    /// Closes the connection at once for what the peer did.
+    pub(super) fn violated(&self, (reason, what): Violation) {
+        self.wrong.set(self.wrong.get().or(Some(what)));
+        self.close(reason, what);
+    }
+
+    /// What the peer did wrong, if it was closed for that.
+    pub(super) fn wrong(&self) -> Option<&'static str> {
+        self.wrong.get()
     }
 
     /// The frame that carries the head of a request, whose authority is known.
@@ -104,7 +117,7 @@ impl Wire {
     /// A section that cannot be decoded closes the connection: what later ones mean is unknown (RFC 9204 section 2.2).
     fn check(&self, broken: &Broken) {
         if let Broken::Garbled(what) = broken {
-            self.close(Code::QPACK_DECOMPRESSION_FAILED, what);
+            self.violated((Code::QPACK_DECOMPRESSION_FAILED, what));
         }
     }
 }

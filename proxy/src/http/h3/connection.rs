@@ -99,8 +99,7 @@ impl Theirs {
         }
         if let Poll::Ready(stopped) = self.stopped.as_mut().poll(cx) {
             if stopped {
-                let (reason, what) = STOPPED;
-                self.wire.close(reason, what);
+                self.wire.violated(STOPPED);
             }
             return Poll::Ready(None);
         }
@@ -115,8 +114,8 @@ impl Theirs {
                     return Poll::Ready(Some(said));
                 }
                 Poll::Ready(Ok(None)) => drop(self.streams.swap_remove(number)),
-                Poll::Ready(Err((reason, what))) => {
-                    self.wire.close(reason, what);
+                Poll::Ready(Err(violation)) => {
+                    self.wire.violated(violation);
                     return Poll::Ready(None);
                 }
             }

@@ -41,10 +41,10 @@ const ANY_REQUEST: u64 = (1 << 62) - 4;
 /// when this has.
 ///
 /// In [`Phase::Quiet`] the client is sent GOAWAY, what it asked for until then is answered, and the connection is
-/// closed; in [`Phase::Cut`] it is closed at once. Must run in a `LocalSet`.
-pub async fn serve<S: Service>(quic: quinn::Connection, service: Rc<S>, drain: Drain) {
+/// closed; in [`Phase::Cut`] it is closed at once. Must run in a `LocalSet`. What the client did wrong, if it was closed for that.
+pub async fn serve<S: Service>(quic: quinn::Connection, service: Rc<S>, drain: Drain) -> Option<&'static str> {
     let _guard = drain.guard();
-    let Ok(ours) = Ours::open(&quic).await else { return };
+    let Ok(ours) = Ours::open(&quic).await else { return None };
     let wire = Wire::new(quic, Side::Downstream);
     let mut theirs = Theirs::new(Rc::clone(&wire), &ours);
     // What a client says matters to the wire alone: its GOAWAY is about pushes, which there are none of.
@@ -59,6 +59,7 @@ pub async fn serve<S: Service>(quic: quinn::Connection, service: Rc<S>, drain: D
     // All see the end of the connection.
     requests.open.idle().await;
     let _ = listen.await;
+    wire.wrong()
 }
 
 /// The requests of a connection.

@@ -113,9 +113,9 @@ impl Reader {
     }
 
     /// Closes the connection for what the peer did.
-    fn violation(&self, (reason, what): Violation) -> Broken {
-        self.wire.close(reason, what);
-        Broken::Malformed(what)
+    fn violation(&self, violation: Violation) -> Broken {
+        self.wire.violated(violation);
+        Broken::Malformed(violation.1)
     }
 }
 
