@@ -166,11 +166,10 @@ where
             Ok(Step::Done) if incoming.shown == 0 => return Ok((io, incoming.bytes)),
             Ok(Step::Done) => return Err(broken(PeerMisbehaved::KeyEpochWithPendingFragment.into())),
             Err(error) => {
-                // One step more gives the alert that was made of it, which is written as far as it can be at once. None answers an alert, and
-                // a session that failed is asked for nothing else.
-                if !is_alert(&error) {
-                    let _ = incoming.step(session, &mut outgoing);
-                }
+                // The steps that are left give the alert that was made of it, behind what else was to be said, which is written as far as it can
+                // be at once. None answers an alert, and a session that failed is asked for nothing else.
+                let answered = !is_alert(&error);
+                while answered && session.wants_write() && incoming.step(session, &mut outgoing).is_ok() {}
                 if !outgoing.is_empty() {
                     let _ = poll_fn(|cx| Poll::Ready(Pin::new(&mut io).poll_write(cx, &outgoing))).await;
                 }

@@ -379,6 +379,15 @@ async fn both_hear_why_a_handshake_failed() {
     near.read_to_end(&mut told).await.expect("read");
     assert_eq!((told[0], told.len()), (21, 7), "an alert");
 
+    // The alert comes behind the hello of the server.
+    let (near, far) = duplex(10_000);
+    let mut other = rustls::ClientConfig::clone(&stranger(None));
+    other.alpn_protocols = vec![b"other".to_vec()];
+    let here = TlsConnector::from(std::sync::Arc::new(other)).connect(server_name("delta"), near);
+    let (told, fault) = tokio::join!(here, async { accept(far, delta.clone()).await.err().expect("refused") });
+    assert_eq!(fault.reason, Reason::TlsProtocolError);
+    assert_eq!(told.expect_err("refused").to_string(), "received fatal alert: NoApplicationProtocol");
+
     let (near, far) = duplex(10_000);
     drop(near);
     let fault = accept(far, delta.clone()).await.err().expect("refused");
