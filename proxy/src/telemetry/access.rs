@@ -42,7 +42,10 @@ pub fn open(path: &Path) -> io::Result<(Queue, Writer)> {
     let (sender, receiver) = sync_channel(MAX_WAITING);
     let reopen = Arc::new(AtomicBool::new(false));
     let queue = Queue { sender, reopen: reopen.clone() };
-    Ok((queue, Writer { receiver, reopen, path: path.to_owned(), sink, lines: Vec::new(), waiting: 0, failing: false }))
+    Ok((
+        queue,
+        Writer { receiver, reopen, path: path.to_owned(), sink, lines: Vec::new(), failing: false, torn: false },
+    ))
 }
 
 /// The way into the log; clones lead to the same one. The log ends when every clone and every [`AccessLog`] is gone.
@@ -220,10 +223,11 @@ pub struct Writer {
     reopen: Arc<AtomicBool>,
     path: PathBuf,
     sink: Sink,
-    /// Lines not written yet, and how many.
+    /// Lines not written yet.
     lines: Vec<u8>,
-    waiting: u64,
     failing: bool,
+    /// A write has failed within a line: what follows begins a new one.
+    torn: bool,
 }
 
 impl Writer {
@@ -244,7 +248,10 @@ impl Writer {
             if self.reopen.swap(false, Ordering::Relaxed) {
                 self.flush(lost);
                 match Sink::open(&self.path) {
-                    Ok(sink) => self.sink = sink,
+                    Ok(sink) => {
+                        self.torn &= !sink.is_empty();
+                        self.sink = sink;
+                    }
                     Err(error) => {
                         tracing::warn!(path = %self.path.display(), %error, "access log stays with its old file")
                     }
@@ -252,7 +259,6 @@ impl Writer {
             }
             if let Message::Record(record) = message {
                 line(&record, &mut self.lines);
-                self.waiting += 1;
             }
             if self.lines.len() >= WRITE_BYTES {
                 self.flush(lost);
@@ -263,17 +269,27 @@ impl Writer {
     }
 
     fn flush(&mut self, lost: &Counter) {
-        match self.sink.write(&self.lines) {
-            Ok(()) => self.failing = false,
+        if self.lines.is_empty() {
+            return;
+        }
+        let mends = self.torn;
+        if mends {
+            self.lines.insert(0, b'\n');
+        }
+        let mut written = 0;
+        match self.sink.write(&self.lines, &mut written) {
+            Ok(()) => (self.failing, self.torn) = (false, false),
             Err(error) => {
-                lost.add(self.waiting);
+                let (whole, rest) = self.lines.split_at(written);
+                self.torn = whole.last().map_or(self.torn, |last| *last != b'\n');
+                let ends = rest.iter().filter(|byte| **byte == b'\n').count();
+                lost.add((ends - usize::from(mends && whole.is_empty())) as u64);
                 if !std::mem::replace(&mut self.failing, true) {
                     tracing::warn!(path = %self.path.display(), %error, "access log cannot be written; records are lost");
                 }
             }
         }
         self.lines.clear();
-        self.waiting = 0;
     }
 }
 
@@ -311,17 +327,27 @@ impl Sink {
         }
     }
 
-    fn write(&mut self, lines: &[u8]) -> io::Result<()> {
-        match self {
-            _ if lines.is_empty() => Ok(()),
-            Sink::Stdout => {
-                let mut out = io::stdout().lock();
-                out.write_all(lines)?;
-                out.flush()
+    /// Whether what follows is the begin of a file.
+    fn is_empty(&self) -> bool {
+        matches!(self, Sink::File(file) if file.metadata().is_ok_and(|file| file.is_file() && file.len() == 0))
+    }
+
+    /// Writes all of it, or says how much was `written` until that failed.
+    fn write(&mut self, lines: &[u8], written: &mut usize) -> io::Result<()> {
+        let out: &mut dyn Write = match self {
+            Sink::Stdout => &mut io::stdout().lock(),
+            Sink::Stderr => &mut io::stderr().lock(),
+            Sink::File(file) => file,
+        };
+        while let Some(rest) = lines.get(*written..).filter(|rest| !rest.is_empty()) {
+            match out.write(rest) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(more) => *written += more,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
             }
-            Sink::Stderr => io::stderr().lock().write_all(lines),
-            Sink::File(file) => file.write_all(lines),
         }
+        out.flush()
     }
 }
 

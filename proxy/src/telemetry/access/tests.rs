@@ -1,3 +1,7 @@
+use std::io::Read as _;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+
 use super::*;
 
 #[test]
@@ -130,6 +134,37 @@ fn records_that_cannot_be_written_are_counted() {
     let first = writer.receiver.recv().unwrap();
     writer.turn(first, &lost);
     assert_eq!(lost.read(), 3);
+}
+
+/// A disk that is full in the middle of a record, and has room again later.
+#[test]
+fn what_a_failure_tore_is_a_line_of_its_own() {
+    let metrics = Registry::default().metrics();
+    let directory = tempfile::tempdir().unwrap();
+    let (queue, mut writer) = open(&directory.path().join("access.log")).unwrap();
+    let (log, lost) = (queue.log(&metrics), Counter::default());
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    theirs.set_nonblocking(true).unwrap();
+    writer.sink = Sink::File(File::from(OwnedFd::from(ours)));
+    let mut text = Vec::new();
+    let mut total = 0;
+    for records in [MAX_WAITING, 1] {
+        for _ in 0..records {
+            log.write(Box::new(full()));
+        }
+        total += records as u64;
+        let first = writer.receiver.recv().unwrap();
+        writer.turn(first, &lost);
+        // Takes what is there; then there is room.
+        assert_eq!(theirs.read_to_end(&mut text).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
+    let text = String::from_utf8(text).unwrap();
+    let whole = text.lines().filter(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()).count() as u64;
+    assert!(lost.read() > 0 && whole > 1, "{whole} and {}", lost.read());
+    assert_eq!(whole + lost.read(), total, "each is there or counted");
+    assert!(text.lines().count() as u64 <= whole + 1, "but for one they are whole");
+    assert!(text.ends_with('\n') && !text.contains("\n\n"));
 }
 
 #[test]
