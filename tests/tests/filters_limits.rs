@@ -339,3 +339,21 @@ fn a_filter_is_shown_with_its_callbacks_and_calls() {
     alpha.reload(json!({"outbound": {"filters": []}}));
     called(&alpha, "cancelled", 1.0);
 }
+/// A request that comes while the VM is away has an outcome that is none of the filter's, by its policy.
+#[test]
+fn requests_that_come_while_a_vm_is_away_are_counted() {
+    for (failure, result, status) in [("closed", "refused", 503), ("open", "skipped", 200)] {
+        let place = Place::new(&module("", "unreachable"), json!({"failure": failure}));
+        let away =
+            || place.alpha.metrics().sum("lacis_filter_unavailable_total", &[("filter", "mine"), ("result", result)]);
+        until("one came while it was away", || {
+            assert_eq!(place.status(), status);
+            (away() > 0.0).then_some(())
+        });
+        let metrics = place.alpha.metrics();
+        let met = metrics.sum("lacis_filter_requests_total", &[("filter", "mine")]);
+        place.alpha.counts(met + away(), "lacis_requests_total", &[]);
+        assert_eq!(metrics.sum("lacis_filter_unavailable_total", &[]), away(), "the other result");
+        assert_eq!(place.page()["unavailable"][result].as_f64(), Some(away()));
+    }
+}

@@ -206,6 +206,8 @@ fn a_missing_module_is_waited_for() {
     assert_eq!(refused.status(), 503);
     assert_eq!((refused.text().trim(), refused.field("x-mark")), ("filter_unavailable", None));
     alpha.counts(1.0, "lacis_requests_total", &[("reason", "filter_unavailable"), ("status", "503")]);
+    alpha.counts(1.0, "lacis_filter_unavailable_total", &[("filter", "far"), ("result", "refused")]);
+    alpha.counts(0.0, "lacis_filter_unavailable_total", &[("filter", "far"), ("result", "skipped")]);
     let expected = format!("filter far: its module {} is missing", web.url("/m"));
     alpha.log("why it failed", |line| line["message"] == "request failed" && line.to_string().contains(&expected));
     assert_eq!(place.app.requests(), 0);
@@ -272,6 +274,8 @@ fn a_missing_module_that_fails_open_is_skipped() {
     let mut alpha = place.alpha(&web, json!({"far": filter})).start_unready();
     assert_eq!(alpha.admin_get("/ready").status(), 503);
     assert_eq!(get(&alpha).status(), 200);
+    alpha.counts(1.0, "lacis_filter_unavailable_total", &[("filter", "far"), ("result", "skipped")]);
+    alpha.counts(0.0, "lacis_filter_unavailable_total", &[("filter", "far"), ("result", "refused")]);
     // A configuration that does without it is complete.
     alpha.reload(json!({"outbound": {"filters": []}, "filters": null}));
     assert_eq!(alpha.admin_get("/ready").status(), 200);

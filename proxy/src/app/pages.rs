@@ -424,6 +424,7 @@ pub(super) fn missing(config: &Config, generation: u64, waits_for: impl Fn(&str)
             "contexts": 0,
             "memory_bytes": 0,
             "calls": {},
+            "unavailable": null,
             "duration_seconds": null,
             "callback_seconds": {},
             "traps": 0,
@@ -474,6 +475,11 @@ fn filter(of_workers: &[(usize, &FilterReport)]) -> Value {
         (outcome.token(), all().map(count).sum::<u64>())
     });
     let outcomes: Vec<_> = outcomes.collect();
+    let unavailable = first.metrics.unavailables().map(|(result, _)| {
+        let count =
+            |f: &FilterReport| f.metrics.unavailables().filter(|(own, _)| *own == result).map(|(_, n)| n).sum::<u64>();
+        (result.token().to_owned(), json!(all().map(count).sum::<u64>()))
+    });
     let traps: u64 = outcomes.iter().filter(|(token, _)| matches!(*token, "trap" | "timeout")).map(|(_, n)| n).sum();
     json!({
         "name": *first.name,
@@ -489,6 +495,7 @@ fn filter(of_workers: &[(usize, &FilterReport)]) -> Value {
         "contexts": all().filter_map(|f| f.contexts).sum::<usize>(),
         "memory_bytes": all().map(|f| f.memory).sum::<usize>(),
         "calls": outcomes.iter().map(|(token, count)| ((*token).to_owned(), json!(count))).collect::<Map<_, _>>(),
+        "unavailable": unavailable.collect::<Map<_, _>>(),
         "duration_seconds": histogram(&all().map(|f| f.metrics.duration()).collect::<Vec<_>>()),
         "callback_seconds": callbacks(all().map(|f| &f.callbacks)),
         "traps": traps,

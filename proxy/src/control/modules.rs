@@ -248,9 +248,10 @@ fn prepare_with(
         return Err(refusals);
     }
     let mut plan = Plan::new(filters);
-    for (index, filter) in config.filters.iter().enumerate().filter(|(_, filter)| filter.failure == Failure::Closed) {
+    for (index, filter) in config.filters.iter().enumerate() {
         if let Some(missing) = missing.iter().find(|missing| missing.wanted.filter == filter.name) {
-            plan.miss(index, &format!("filter {}: its module {} is missing", filter.name, missing.wanted.remote.url));
+            let why = format!("filter {}: its module {} is missing", filter.name, missing.wanted.remote.url);
+            plan.miss(index, &filter.name, Some(&*why).filter(|_| filter.failure == Failure::Closed));
         }
     }
     Ok((plan, missing))

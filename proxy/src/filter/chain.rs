@@ -25,7 +25,8 @@ use crate::fault::{Fault, Reason};
 use crate::http::body::{self, Length, Observer};
 use crate::http::{Body, Request, Response, ResponseHead, Shared};
 use crate::net::turn;
-use crate::telemetry::labels::Outcome;
+use crate::telemetry::labels::{Away, Outcome};
+use crate::telemetry::metrics::FilterMetrics;
 
 /// Why an exchange ends before it has gone all the way; either way the answer is a response.
 pub enum Stop {
@@ -45,8 +46,15 @@ impl From<Fault> for Stop {
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
     filters: Vec<Option<Arc<Compiled>>>,
-    /// Filters without a module that fail closed, and what is said of them.
-    missing: BTreeMap<usize, Arc<str>>,
+    missing: BTreeMap<usize, Missing>,
+}
+
+/// A filter without a module.
+#[derive(Clone, Debug)]
+struct Missing {
+    name: Arc<str>,
+    /// What is said of it where it fails closed; nothing where it fails open.
+    why: Option<Arc<str>>,
 }
 
 impl Plan {
@@ -60,10 +68,10 @@ impl Plan {
         self.filters.iter().all(Option::is_none)
     }
 
-    /// The filter at this place of the configuration cannot be had yet, and must not be passed by without it: what has to
-    /// pass it is refused. One that fails open needs no word: it is none of `filters`.
-    pub fn miss(&mut self, filter: usize, why: &str) {
-        self.missing.insert(filter, why.into());
+    /// The filter at this place of the configuration cannot be had yet. What has to pass it is refused with these words, or
+    /// passes without it where there are none.
+    pub fn miss(&mut self, filter: usize, name: &str, why: Option<&str>) {
+        self.missing.insert(filter, Missing { name: name.into(), why: why.map(Arc::from) });
     }
 
     /// The filters that are used.
@@ -75,7 +83,7 @@ impl Plan {
 /// The filters of a configuration in one worker. One that stands in several chains is one plugin.
 pub struct Filters {
     filters: Vec<Option<Rc<Filter>>>,
-    missing: BTreeMap<usize, Arc<str>>,
+    missing: BTreeMap<usize, Absent>,
     /// The chain of those who name no filter: one for all of them.
     none: Chain,
 }
@@ -91,8 +99,10 @@ impl Filters {
         let filters: Vec<_> = plan.filters.iter().map(|filter| filter.as_ref().map(make)).collect();
         let failures: Vec<_> = filters.iter().flatten().filter_map(|filter| filter.ready(generation).err()).collect();
         let ready = if failures.is_empty() { Ok(()) } else { Err(failures.join("\n")) };
-        let none = Chain { filters: Rc::default(), node: Rc::clone(machines.node()), missing: None };
-        (Filters { filters, missing: plan.missing.clone(), none }, ready)
+        let absent = |Missing { name, why }: &Missing| Absent { metrics: machines.metrics(name), why: why.clone() };
+        let missing = plan.missing.iter().map(|(place, filter)| (*place, absent(filter))).collect();
+        let none = Chain { filters: Rc::default(), node: Rc::clone(machines.node()), absent: None };
+        (Filters { filters, missing, none }, ready)
     }
 
     /// Some of them in order, by their place in the configuration.
@@ -101,8 +111,9 @@ impl Filters {
             return self.none.clone();
         }
         let filters = order.iter().filter_map(|i| self.filters.get(*i)?.clone()).collect();
-        let missing = order.iter().find_map(|i| self.missing.get(i).cloned());
-        Chain { filters, node: Rc::clone(&self.none.node), missing }
+        let absent: Vec<_> = order.iter().filter_map(|i| self.missing.get(i).cloned()).collect();
+        let absent = (!absent.is_empty()).then(|| absent.into());
+        Chain { filters, node: Rc::clone(&self.none.node), absent }
     }
 
     /// The chain without a filter.
@@ -126,17 +137,21 @@ impl Filters {
 pub struct Chain {
     pub(super) filters: Rc<[Rc<Filter>]>,
     pub(super) node: Rc<NodeFacts>,
-    /// One of its filters is missing, and nothing passes without it.
-    missing: Option<Arc<str>>,
+    /// Those that have no module, if there are such.
+    absent: Option<Rc<[Absent]>>,
+}
+
+/// A filter without a module, in one worker.
+#[derive(Clone)]
+struct Absent {
+    metrics: FilterMetrics,
+    why: Option<Arc<str>>,
 }
 
 impl Chain {
-    /// Refuses what would have to pass a filter that is missing.
+    /// Counts what comes to filters that are missing, and refuses it where one of them fails closed.
     pub(super) fn complete(&self) -> Result<(), Fault> {
-        match &self.missing {
-            Some(why) => Err(Fault::new(Reason::FilterUnavailable).detail(why.to_string())),
-            None => Ok(()),
-        }
+        self.absent.as_ref().map_or(Ok(()), |absent| absent.iter().try_for_each(Absent::met))
     }
 
     /// Whether there is none.
@@ -148,6 +163,17 @@ impl Chain {
     pub fn open(&self, grpc: bool) -> Passage<'_> {
         let method = Method::GET;
         Passage { chain: self, run: None, flow: None, expects: false, grpc, method, answered: false }
+    }
+}
+
+impl Absent {
+    fn met(&self) -> Result<(), Fault> {
+        let Some(why) = &self.why else {
+            self.metrics.unavailable(Away::Skipped);
+            return Ok(());
+        };
+        self.metrics.unavailable(Away::Refused);
+        Err(Fault::new(Reason::FilterUnavailable).detail(why.to_string()))
     }
 }
 

@@ -124,6 +124,11 @@ impl Machines {
         started
     }
 
+    /// The metrics of a filter, be it here or not.
+    pub(super) fn metrics(&self, filter: &str) -> FilterMetrics {
+        self.ledger.metrics.filter(filter)
+    }
+
     /// What is known of the node.
     pub(super) fn node(&self) -> &Rc<NodeFacts> {
         &self.node

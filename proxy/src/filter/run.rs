@@ -398,6 +398,11 @@ impl Run {
                     continue;
                 }
                 self.filter(at).lost()?;
+                // It did not let it go on.
+                let skips = half == Half::Request && self.seen.borrow_mut().stages[at].leave().is_some();
+                if skips {
+                    self.filter(at).skipped();
+                }
             }
             if head != Head::Stopped {
                 self.forward(half, at)?;

@@ -17,7 +17,7 @@ use crate::config::Failure;
 use crate::fault::{Fault, Reason};
 use crate::telemetry::access::Verdict;
 use crate::telemetry::cell::Histogram;
-use crate::telemetry::labels::{Callback, Limit, Outcome};
+use crate::telemetry::labels::{Away, Callback, Limit, Outcome};
 use crate::telemetry::metrics::FilterMetrics;
 
 /// The callback by which a guest learns of a context.
@@ -224,13 +224,13 @@ impl Filter {
                 }
                 Some(Ok(())) => self.on_headers(place, Half::Request, count, end).map(Some),
                 Some(Err(trap)) => self.trapped(&trap).map(|()| None),
-                None => self.lost().map(|()| None),
+                None => self.unavailable(self.vm_died()),
             };
         }
         match self.machine.call(|vm| vm.begin(place.context, 1, count, end)) {
             Some(Ok((_, action))) => Ok(Some(self.held(Half::Request, action))),
             Some(Err((_, trap))) => self.ended_by(&trap),
-            None => self.lost().map(|()| None),
+            None => self.unavailable(self.vm_died()),
         }
     }
 
@@ -385,11 +385,18 @@ impl Filter {
     /// If the filter fails closed.
     pub(super) fn lost(&self) -> Result<(), Fault> {
         match self.compiled.settings.failure {
-            Failure::Closed => {
-                Err(Fault::new(Reason::FilterUnavailable).detail(format!("filter {}: its VM died", self.account.name)))
-            }
+            Failure::Closed => self.unavailable(self.vm_died()),
             Failure::Open => Ok(()),
         }
+    }
+
+    fn vm_died(&self) -> Fault {
+        Fault::new(Reason::FilterUnavailable).detail(format!("filter {}: its VM died", self.account.name))
+    }
+
+    /// Counts a request that passes without it.
+    pub(super) fn skipped(&self) {
+        self.account.metrics.unavailable(Away::Skipped);
     }
 
     /// One callback for an exchange. `None` if there is no VM for it and the filter fails open.
@@ -499,10 +506,16 @@ impl Filter {
         }
     }
 
-    fn unavailable<T>(&self, fault: Fault) -> Result<Option<T>, Fault> {
+    fn unavailable<T: Default>(&self, fault: Fault) -> Result<T, Fault> {
         match self.compiled.settings.failure {
-            Failure::Closed => Err(fault),
-            Failure::Open => Ok(None),
+            Failure::Closed => {
+                self.account.metrics.unavailable(Away::Refused);
+                Err(fault)
+            }
+            Failure::Open => {
+                self.skipped();
+                Ok(T::default())
+            }
         }
     }
 

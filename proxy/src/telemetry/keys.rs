@@ -1,9 +1,9 @@
 //! The keys of metrics: which labels each has.
 
 use super::labels::{
-    Authorization, CallResult, Callback, Cause, Certificate, Check, Checked, Direction, Discovered, Handshake, Hedged,
-    Label as _, Labels, Limit, Link, Method, Mirrored, NameId, Names, Origin, Outcome, Protocol, Reload, Status,
-    StatusClass, label,
+    Authorization, Away, CallResult, Callback, Cause, Certificate, Check, Checked, Direction, Discovered, Handshake,
+    Hedged, Label as _, Labels, Limit, Link, Method, Mirrored, NameId, Names, Origin, Outcome, Protocol, Reload,
+    Status, StatusClass, label,
 };
 use crate::fault::Reason;
 
@@ -134,6 +134,14 @@ keys! {
         filter: NameId,
         /// How it left the request.
         outcome: Outcome,
+    }
+
+    /// Labels of a request that came to a filter while that was away.
+    pub struct FilterAwayKey {
+        /// Its name in the configuration.
+        filter: NameId,
+        /// What became of the request.
+        result: Away,
     }
 
     /// Labels of what a filter was refused.

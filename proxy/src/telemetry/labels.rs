@@ -137,6 +137,14 @@ words! {
         Timeout = "timeout",
     }
 
+    /// What became of a request that came to a filter while that was away.
+    pub enum Away {
+        /// It passed without the filter, which fails open.
+        Skipped = "skipped",
+        /// It was refused, for the filter fails closed.
+        Refused = "refused",
+    }
+
     /// What a filter reached, or wanted without being allowed. The first ones are named as in `limits`.
     pub enum Limit {
         /// A message that it holds back, or an answer to a call of its own.

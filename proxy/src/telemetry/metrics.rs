@@ -13,11 +13,11 @@ use super::cell::{Counter, FILTER_SECONDS, Gauge, Histogram, REQUEST_SECONDS, Sa
 use super::family::{Family, Kind, Readable};
 use super::guest::{GuestMetrics, GuestShared, Guests};
 use super::labels::{
-    Authorization, AuthorizationKey, CallResult, Callback, Cause, CauseKey, Certificate, CertificateKey, Check,
+    Authorization, AuthorizationKey, Away, CallResult, Callback, Cause, CauseKey, Certificate, CertificateKey, Check,
     CheckKey, Checked, ConnectionKey, Direction, DirectionKey, Discovered, DiscoveryKey, EdgeKey, EdgeStatusKey,
-    FilterCallKey, FilterCallbackKey, FilterKey, FilterLimitKey, FilterOutcomeKey, Handshake, HandshakeKey, HealthKey,
-    HedgeKey, Hedged, Labels, Limit, Link, LinkCauseKey, Method, MirrorKey, Mirrored, NameId, Names, Origin, Outcome,
-    PriorityKey, Protocol, RateLimitKey, Reload, ReloadKey, RequestKey, Status,
+    FilterAwayKey, FilterCallKey, FilterCallbackKey, FilterKey, FilterLimitKey, FilterOutcomeKey, Handshake,
+    HandshakeKey, HealthKey, HedgeKey, Hedged, Labels, Limit, Link, LinkCauseKey, Method, MirrorKey, Mirrored, NameId,
+    Names, Origin, Outcome, PriorityKey, Protocol, RateLimitKey, Reload, ReloadKey, RequestKey, Status,
 };
 use crate::fault::Reason;
 
@@ -104,6 +104,8 @@ metrics! {
         "Requests that were refused because a rate limit was used up.";
     filter_requests: "lacis_filter_requests_total", Counter(Counter::default) by FilterOutcomeKey,
         "Requests that a filter has seen, by how it left them.";
+    filter_unavailable: "lacis_filter_unavailable_total", Counter(Counter::default) by FilterAwayKey,
+        "Requests that came to a filter while its VM was being replaced or its module missing, by what became of them.";
     filter_duration: "lacis_filter_duration_seconds", Histogram(|| Histogram::new(&FILTER_SECONDS)) by FilterKey,
         "Time from a filter's first callback for a request until it let the request go on or answered it. Of requests that go on at once one in 61 is measured, and stands for those up to the next.";
     filter_callback: "lacis_filter_callback_seconds", Histogram(|| Histogram::new(&FILTER_SECONDS)) by FilterCallbackKey,
@@ -354,8 +356,10 @@ impl Metrics {
         let filter = self.name(name);
         let names = self.names.borrow();
         let outcome = |outcome| self.families.filter_requests.cell(FilterOutcomeKey { filter, outcome }, &names);
+        let away = |result| self.families.filter_unavailable.cell(FilterAwayKey { filter, result }, &names);
         FilterMetrics {
             outcomes: [Outcome::Continue, Outcome::Reply, Outcome::Trap, Outcome::Timeout].map(outcome),
+            away: [Away::Skipped, Away::Refused].map(away),
             duration: self.families.filter_duration.cell(FilterKey { filter }, &names),
             memory: self.families.filter_memory.cell(FilterKey { filter }, &names),
         }
@@ -436,6 +440,7 @@ impl Metrics {
 #[derive(Clone, Debug)]
 pub struct FilterMetrics {
     outcomes: [Arc<Counter>; Outcome::ALL.len()],
+    away: [Arc<Counter>; Away::ALL.len()],
     duration: Arc<Histogram>,
     memory: Arc<Gauge>,
 }
@@ -458,6 +463,21 @@ impl FilterMetrics {
     /// Requests that the filter has left so far, by how.
     pub fn requests(&self) -> impl Iterator<Item = (Outcome, u64)> {
         Outcome::ALL.iter().copied().zip(self.outcomes.iter().map(|counter| counter.read()))
+    }
+
+    /// Counts a request that came while the filter was away.
+    pub fn unavailable(&self, result: Away) {
+        let [skipped, refused] = &self.away;
+        match result {
+            Away::Skipped => skipped,
+            Away::Refused => refused,
+        }
+        .add(1);
+    }
+
+    /// Requests that came while the filter was away so far, by what became of them.
+    pub fn unavailables(&self) -> impl Iterator<Item = (Away, u64)> {
+        Away::ALL.iter().copied().zip(self.away.iter().map(|counter| counter.read()))
     }
 
     /// The time that it spent on each.
