@@ -107,14 +107,16 @@ impl Run {
 
     /// A filter has let the head go on: what it made of it must be one that can be sent.
     pub(super) fn head_goes(&self, half: Half, at: usize) -> Result<(), Fault> {
-        let (left, checked) = {
+        let (left, place, checked) = {
             let mut seen = self.seen.borrow_mut();
             let stage = &mut seen.stages[at];
             stage.parts[half as usize].head = Head::Gone;
             let left = if half == Half::Request { stage.leave() } else { None };
-            (left, seen.check(half))
+            let place = stage.place;
+            (left, place, seen.check(half))
         };
-        if let Some(left) = left {
+        // One whose VM has died of it was counted for that, and lets nothing go on.
+        if let Some(left) = left.filter(|left| self.filters[left.number].has(place)) {
             self.count(left, Outcome::Continue);
         }
         checked.map_err(|why| Fault::new(Reason::FilterInvalid).detail(why))

@@ -392,6 +392,10 @@ impl Run {
             if !waits {
                 continue;
             }
+            if resumed && half == Half::Request {
+                // Whatever has become of its VM since.
+                self.said(at, Outcome::Continue);
+            }
             if !resumed {
                 let place = self.seen.borrow().stages[at].place;
                 if self.filter(at).has(place) {
