@@ -305,6 +305,27 @@ fn a_reload_waits_for_a_server_and_not_for_a_404() {
     assert_eq!(web.asked().iter().filter(|asked| asked.target == "/late").count(), 2);
 }
 
+/// A correction is not kept waiting by what it corrects: it takes the place of an attempt that still fetches.
+#[test]
+fn a_newer_save_supersedes_an_attempt_that_fetches() {
+    let place = Place::new();
+    let web = Web::start(|_| Page::status(503));
+    let mut alpha = place.alpha(&web, json!({})).start();
+    let far = json!({"module": web.url("/m"), "sha256": "0".repeat(64)});
+    alpha.reconfigure(json!({"outbound": {"filters": ["far"]}, "filters": {"far": far}}));
+    until("the module is asked for", || (!web.asked().is_empty()).then_some(()));
+    alpha.reconfigure(json!({"outbound": {"filters": []}, "filters": null, "services": {"delta": {"hosts": ["new"]}}}));
+    let now = alpha.generation("another generation", |now| now["number"].as_u64() > Some(1));
+    assert_eq!(
+        (&now["number"], &now["state"]),
+        (&json!(2), &json!("active")),
+        "the attempt goes on with what is right: {now}"
+    );
+    assert!(web.asked().len() < 6, "it was given up: {}", web.asked().len());
+    assert_eq!(client::get(alpha.outbound(), "new", "/echo").status(), 200);
+    assert_eq!(alpha.metrics().sum("lacis_config_reloads_total", &[("result", "rejected")]), 0.0);
+}
+
 /// An image: its manifest, and its blobs by digest.
 struct Image {
     manifest: String,

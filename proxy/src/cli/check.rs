@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{Failure, Outcome, Output, print};
 use crate::config::{self, Config, Problem, Warning};
-use crate::control::modules::{Refusal, Workshop};
+use crate::control::modules::{Refusal, Stop, Workshop};
 use crate::tls::{self, IdentityError, TlsSettings};
 
 /// Tell every problem of a config file, as file:line:column: what is wrong, and what would be right.
@@ -65,7 +65,13 @@ impl Check {
             "" => self.problem(&["filters"], why),
             filter => self.problem(&["filters", filter], why),
         };
-        Workshop::default().prepare(config).err().unwrap_or_default().into_iter().map(problem).collect()
+        Workshop::default()
+            .prepare(config, &Stop::default())
+            .err()
+            .unwrap_or_default()
+            .into_iter()
+            .map(problem)
+            .collect()
     }
 
     /// What is wrong with the files of the identity, and whether that would be so elsewhere: the place where a config is checked

@@ -6,6 +6,7 @@ mod canary;
 mod compiler;
 mod producers;
 mod remote;
+mod stop;
 #[cfg(test)]
 mod tests;
 
@@ -26,6 +27,7 @@ use self::compiler::Compiler;
 pub use self::compiler::TIME_MAX;
 pub use self::remote::{Absence, Missing};
 use self::remote::{Patience, Wanted};
+pub use self::stop::{Stop, Wish};
 use crate::config::{AppProtocol, Config, Failure, Filter, Module, Node, ServiceProtocol, file};
 use crate::filter::builtin;
 use crate::filter::chain::Plan;
@@ -70,7 +72,7 @@ impl Tools {
     }
 
     /// The module with this digest, compiled; mostly that was done before.
-    fn plugin(&self, code: &[u8], digest: &str) -> Result<Plugin, String> {
+    fn plugin(&self, code: &[u8], digest: &str, stop: &Stop) -> Result<Plugin, String> {
         let Tools { engine, cache, .. } = self;
         let key = format!("{digest}-{:016x}", engine.compatibility());
         let cached = cache.find(&key, Form::Artifact).map(|artifact| Plugin::load(engine, &artifact));
@@ -79,17 +81,17 @@ impl Tools {
             Some(Err(LoadError::Artifact { path, why })) => {
                 tracing::warn!(artifact = %path.display(), why, "cannot use a compiled module, compiling it again");
                 let _ = std::fs::remove_file(path);
-                self.compile(&key, code)
+                self.compile(&key, code, stop)
             }
             Some(loaded) => loaded.map_err(|error| error.to_string()),
-            None => self.compile(&key, code),
+            None => self.compile(&key, code, stop),
         }
     }
 
-    fn compile(&self, key: &str, code: &[u8]) -> Result<Plugin, String> {
+    fn compile(&self, key: &str, code: &[u8], stop: &Stop) -> Result<Plugin, String> {
         let started = Instant::now();
         let Tools { engine, compiler, cache } = self;
-        let artifact = cache.add(key, Form::Artifact, |output| compiler.compile(code, output))?;
+        let artifact = cache.add(key, Form::Artifact, |output| compiler.compile(code, output, stop))?;
         tracing::info!(artifact = %artifact.display(), duration = ?started.elapsed(), "compiled a module");
         Plugin::load(engine, &artifact).map_err(|error| error.to_string())
     }
@@ -133,12 +135,12 @@ impl Workshop {
     /// before, else as long as that takes.
     ///
     /// It may go without the modules that are missing in what is in use already: who waits for one of them must be able to
-    /// change what has nothing to do with it.
+    /// change what has nothing to do with it. It gives up when it is to stop.
     ///
     /// # Errors
-    /// Everything that is wrong with the filters; that another module cannot be fetched is.
-    pub fn prepare(&mut self, config: &Config) -> Result<(Plan, Vec<Missing>), Vec<Refusal>> {
-        let (plan, missing) = self.make(config, Patience::Retries)?;
+    /// Everything that is wrong with the filters; that another module cannot be fetched is. Anything, where it gave up.
+    pub fn prepare(&mut self, config: &Config, stop: &Stop) -> Result<(Plan, Vec<Missing>), Vec<Refusal>> {
+        let (plan, missing) = self.make(config, Patience::Retries, stop)?;
         let known = |missing: &Missing| self.absent.iter().any(|absent| absent.is(&missing.wanted));
         if missing.iter().all(known) {
             return Ok((plan, missing));
@@ -152,7 +154,7 @@ impl Workshop {
     /// # Errors
     /// Everything else that is wrong with the filters.
     pub fn start(&mut self, config: &Config) -> Result<(Plan, Vec<Missing>), Vec<Refusal>> {
-        self.make(config, Patience::Once)
+        self.make(config, Patience::Once, &Stop::default())
     }
 
     /// Goes on fetching what is missing, on a thread of its own, until it is in the cache, where the next generation finds
@@ -171,7 +173,7 @@ impl Workshop {
         Absence::begin(missing, Arc::clone(&tools.cache), heard, over).map(Some)
     }
 
-    fn make(&mut self, config: &Config, patience: Patience) -> Result<(Plan, Vec<Missing>), Vec<Refusal>> {
+    fn make(&mut self, config: &Config, patience: Patience, stop: &Stop) -> Result<(Plan, Vec<Missing>), Vec<Refusal>> {
         if used(config).is_empty() {
             return Ok((Plan::new(vec![None; config.filters.len()]), Vec::new()));
         }
@@ -179,7 +181,7 @@ impl Workshop {
             Ok(tools) => self.tools.insert(tools),
             Err(why) => return Err(vec![Refusal { filter: String::new(), why }]),
         };
-        prepare_with(config, &self.ready, &self.absent, tools, patience)
+        prepare_with(config, &self.ready, &self.absent, tools, patience, stop)
     }
 
     /// Reads and compiles one module, as a filter's would be; nothing of it runs. A path, or `builtin:NAME`.
@@ -195,7 +197,9 @@ impl Workshop {
             Some(tools) => self.tools.insert(tools),
             None => self.tools.insert(Tools::new()?),
         };
-        let plugin = tools.plugin(&code, &sha256(&code)).map_err(|problem| line(&format!("{module}: {problem}")))?;
+        let plugin = tools
+            .plugin(&code, &sha256(&code), &Stop::default())
+            .map_err(|problem| line(&format!("{module}: {problem}")))?;
         let language = producers::language(&code).or_else(|| plugin.language().map(|known| known.name().to_owned()));
         Ok(Loaded { code, plugin, language })
     }
@@ -213,23 +217,27 @@ fn prepare_with(
     absent: &[Wanted],
     tools: &Tools,
     patience: Patience,
+    stop: &Stop,
 ) -> Result<(Plan, Vec<Missing>), Vec<Refusal>> {
     let used = used(config);
     let wanted = used.iter().filter_map(|index| Wanted::of(config.filters.get(*index)?, ready, &tools.cache));
     // Somebody asks for them again and again already.
     let (pursued, wanted) = wanted.partition(|wanted| absent.iter().any(|absent| absent.is(wanted)));
-    let mut missing = remote::fetch(wanted, &tools.cache, patience);
-    missing.extend(remote::fetch(pursued, &tools.cache, Patience::Once));
+    let mut missing = remote::fetch(wanted, &tools.cache, patience, stop);
+    missing.extend(remote::fetch(pursued, &tools.cache, Patience::Once, stop));
     let whole = |filter: &Compiled| match &filter.settings.allow.functions {
         None => Some(filter.plugin.clone()),
         Some(_) => filter.plugin.unrestricted().ok(),
     };
     let loaded = ready.iter().filter_map(|filter| Some((filter.digest.clone(), whole(filter)?))).collect();
-    let mut shop = Shop { tools, node: &config.node, ready, loaded };
+    let mut shop = Shop { tools, node: &config.node, ready, loaded, stop };
     let mut filters = vec![None; config.filters.len()];
     let mut refusals = Vec::new();
     let opaque = opaque(config);
     for index in used {
+        if stop.is_due() {
+            return Err(Vec::new());
+        }
         let (Some(place), Some(filter)) = (filters.get_mut(index), config.filters.get(index)) else { continue };
         if missing.iter().any(|missing| missing.wanted.filter == filter.name) {
             continue;
@@ -278,6 +286,7 @@ struct Shop<'a> {
     ready: &'a [Arc<Compiled>],
     /// By SHA-256 of the module: filters of one module share its code.
     loaded: HashMap<String, Plugin>,
+    stop: &'a Stop,
 }
 
 impl Shop<'_> {
@@ -323,7 +332,7 @@ impl Shop<'_> {
         if let Some(plugin) = self.loaded.get(digest) {
             return Ok(plugin.clone());
         }
-        let plugin = self.tools.plugin(code, digest)?;
+        let plugin = self.tools.plugin(code, digest, self.stop)?;
         self.loaded.insert(digest.to_owned(), plugin.clone());
         Ok(plugin)
     }

@@ -14,7 +14,7 @@ use tokio::time::{Instant as Moment, timeout_at};
 use super::discovery::{Discovery, FIRST_ANSWER};
 use super::generations::Generations;
 use super::health::Health;
-use super::modules::{self, Absence, Missing, Workshop};
+use super::modules::{self, Absence, Missing, Wish, Workshop};
 use super::ports::Ports;
 use super::watch::Watcher;
 use crate::config::{self, Config, Module, Problem, Warning};
@@ -28,6 +28,10 @@ use crate::worker::{Next, Order, Peers};
 /// How long all workers together may take until each has made a generation ready. A worker does that between two
 /// requests, and each new filter may take a second to start.
 const PREPARE_TIME: Duration = Duration::from_secs(30);
+
+/// How often an attempt is begun anew because the files have changed while its modules were fetched and compiled. Then one is
+/// carried through: who saves faster than a module compiles must not keep it from being compiled.
+const ANEW_MAX: u32 = 8;
 
 /// The config file and what it refers to, watched.
 pub struct Source {
@@ -132,17 +136,22 @@ impl Reload {
     /// Makes a generation whenever a file has changed or somebody asks.
     pub async fn run(mut self) {
         loop {
-            tokio::select! {
-                _ = self.source.watcher.changed() => {}
-                () = self.asked.notified() => {}
-            }
+            wish(&mut self.source.watcher, &self.asked).await;
             self.change().await;
         }
     }
 
     async fn change(&mut self) {
         let (number, started) = (self.generations.begin(), Instant::now());
-        let outcome = self.attempt(number).await;
+        let mut anew = 0;
+        let outcome = loop {
+            match self.attempt(number, anew < ANEW_MAX).await {
+                Ok(made) => break Ok(made),
+                Err(Failure::Refused(why)) => break Err(why),
+                Err(Failure::Superseded) => anew += 1,
+            }
+            tracing::info!(generation = number, "the files have changed again: their modules are made ready anew");
+        };
         let (files, now) = (self.source.files().to_vec(), SystemTime::now());
         match outcome {
             Ok((config, missing)) => {
@@ -172,19 +181,20 @@ impl Reload {
         self.discovery.keep(&self.generations.config());
     }
 
-    async fn attempt(&mut self, number: u64) -> Result<(Arc<Config>, Vec<Missing>), String> {
+    /// Tries what the files are now, unless they change again and it may be `superseded`.
+    async fn attempt(&mut self, number: u64, superseded: bool) -> Result<(Arc<Config>, Vec<Missing>), Failure> {
         let path = &self.source.path;
         // As at the start it may be a pipe. That is read once: whoever tries again waits, and so do signals and probes.
         if fs::metadata(path).is_ok_and(|about| !about.is_file()) {
-            return Err(format!("{}: cannot be read again: it is not a file", path.display()));
+            return Err(format!("{}: cannot be read again: it is not a file", path.display()).into());
         }
         let config = Arc::new(self.source.read().map_err(lines)?);
         let fixed = fixed(&self.generations.config(), &config);
         if !fixed.is_empty() {
             let (keys, verb) = (fixed.join(", "), if fixed.len() == 1 { "needs" } else { "need" });
-            return Err(format!("{keys}: cannot change while the sidecar runs and {verb} a restart"));
+            return Err(format!("{keys}: cannot change while the sidecar runs and {verb} a restart").into());
         }
-        let (plan, missing) = self.prepare(&config).await?;
+        let (plan, missing) = self.prepare(&config, superseded).await?;
         self.discovery.follow(&config);
         self.discovery.answers(&config, FIRST_ANSWER, |_| {}).await;
         let mut ports = self.ports.change(&config)?;
@@ -205,7 +215,7 @@ impl Reload {
         });
         if let Err(why) = all_ready(answers).await {
             self.peers.tell(|| Order::Discard(number));
-            return Err(why);
+            return Err(why.into());
         }
         let mut answers = Vec::new();
         self.peers.tell(|| {
@@ -225,19 +235,52 @@ impl Reload {
     }
 
     /// Compiles and tries the filters on a thread of its own: this one has signals and probes to answer.
-    async fn prepare(&mut self, config: &Arc<Config>) -> Result<(Plan, Vec<Missing>), String> {
-        let (done, prepared) = oneshot::channel();
+    async fn prepare(&mut self, config: &Arc<Config>, superseded: bool) -> Result<(Plan, Vec<Missing>), Failure> {
+        let (done, mut prepared) = oneshot::channel();
+        let (wanted, stop) = Wish::new();
+        let mut wanted = Some(wanted);
         let (mut workshop, config) = (std::mem::take(&mut self.workshop), Arc::clone(config));
         let work = move || {
-            let plan = workshop.prepare(&config);
+            let plan = workshop.prepare(&config, &stop);
             // Whoever waits has not gone: only the end of the process ends it.
             let _ = done.send((workshop, plan));
         };
         let thread = thread::Builder::new().name("reload".into()).spawn(work);
         thread.map_err(|error| format!("cannot start a thread to make filters: {error}"))?;
-        let (workshop, plan) = prepared.await.map_err(|_| "making filters hit a defect of lacis, see the log")?;
+        let prepared = loop {
+            tokio::select! {
+                prepared = &mut prepared => break prepared,
+                () = wish(&mut self.source.watcher, &self.asked), if superseded && wanted.is_some() => wanted = None,
+            }
+        };
+        let (workshop, plan) = prepared.map_err(|_| "making filters hit a defect of lacis, see the log".to_owned())?;
         self.workshop = workshop;
-        plan.map_err(|refusals| modules::told(&refusals))
+        if wanted.is_none() {
+            return Err(Failure::Superseded);
+        }
+        Ok(plan.map_err(|refusals| modules::told(&refusals))?)
+    }
+}
+
+/// Why an attempt at a generation came to nothing.
+enum Failure {
+    /// It is wrong, and why.
+    Refused(String),
+    /// The files have changed, or somebody has asked, while it was made ready.
+    Superseded,
+}
+
+impl From<String> for Failure {
+    fn from(why: String) -> Self {
+        Failure::Refused(why)
+    }
+}
+
+/// Waits until a file has changed or somebody asks.
+async fn wish(watcher: &mut Watcher, asked: &Notify) {
+    tokio::select! {
+        _ = watcher.changed() => {}
+        () = asked.notified() => {}
     }
 }
 

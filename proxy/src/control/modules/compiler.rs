@@ -6,6 +6,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::stop::Stop;
 use crate::control::memory::resident;
 
 /// Longest time that a module may compile, because the start waits for it. The largest modules we know, with the runtime
@@ -55,8 +56,8 @@ impl Compiler {
     /// Compiles a module to an artifact in the file `output`.
     ///
     /// # Errors
-    /// What is wrong with the module, or what kept it from being compiled.
-    pub(super) fn compile(&self, module: &[u8], output: &Path) -> Result<(), String> {
+    /// What is wrong with the module, or what kept it from being compiled; that it was to stop, too.
+    pub(super) fn compile(&self, module: &[u8], output: &Path, stop: &Stop) -> Result<(), String> {
         let mut child = Command::new(&self.program)
             .args(&self.arguments)
             .arg("--output")
@@ -81,7 +82,7 @@ impl Compiler {
         };
         let (ended, words) = thread::scope(|scope| {
             let words = scope.spawn(talk);
-            let ended = self.wait(&mut child);
+            let ended = self.wait(&mut child, stop);
             (ended, words.join().unwrap_or_default())
         });
         match ended? {
@@ -93,12 +94,13 @@ impl Compiler {
         }
     }
 
-    /// Waits for the end of the child, and makes it end where it takes too much of time or memory.
-    fn wait(&self, child: &mut Child) -> Result<ExitStatus, String> {
+    /// Waits for the end of the child, and makes it end where it takes too much of time or memory, or nobody waits for it.
+    fn wait(&self, child: &mut Child, stop: &Stop) -> Result<ExitStatus, String> {
         let started = Instant::now();
         loop {
             let problem = match child.try_wait() {
                 Ok(Some(status)) => return Ok(status),
+                Ok(None) if stop.is_due() => "nobody waits for the module any more".into(),
                 Ok(None) if started.elapsed() >= self.time => {
                     format!("the module takes longer than {:?} to compile", self.time)
                 }
@@ -121,6 +123,7 @@ impl Compiler {
 
 #[cfg(test)]
 mod tests {
+    use super::super::stop::Wish;
     use super::*;
 
     /// With a compiler that is a shell script; `$2` is the output.
@@ -128,7 +131,22 @@ mod tests {
         let output = tempfile::NamedTempFile::new().unwrap();
         let compiler =
             Compiler { program: "/bin/sh".into(), arguments: vec!["-c", script, "compiler"], time, memory: 64 << 20 };
-        compiler.compile(module, output.path()).map(|()| std::fs::read(output.path()).unwrap())
+        compiler.compile(module, output.path(), &Stop::default()).map(|()| std::fs::read(output.path()).unwrap())
+    }
+
+    #[test]
+    fn it_ends_when_nobody_waits_for_it() {
+        let (wish, stop) = Wish::new();
+        let output = tempfile::NamedTempFile::new().unwrap();
+        let compiler = Compiler {
+            program: "/bin/sh".into(),
+            arguments: vec!["-c", "exec sleep 600", "compiler"],
+            time: TIME_MAX,
+            memory: 64 << 20,
+        };
+        drop(wish);
+        let given_up = compiler.compile(b"", output.path(), &stop);
+        assert_eq!(given_up, Err("nobody waits for the module any more".into()));
     }
 
     #[test]
@@ -170,7 +188,7 @@ mod tests {
     fn where_there_is_none_it_is_named() {
         let compiler =
             Compiler { program: "/nonexistent".into(), arguments: vec![], time: TIME_MAX, memory: MEMORY_MAX };
-        let error = compiler.compile(b"", Path::new("/dev/null")).unwrap_err();
+        let error = compiler.compile(b"", Path::new("/dev/null"), &Stop::default()).unwrap_err();
         assert!(error.starts_with("cannot start the compiler /nonexistent: "), "{error}");
     }
 }

@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 
 use self::web::{Client, Trouble};
 use super::cache::{Cache, Form};
-use super::{Refusal, sha256};
+use super::{Refusal, Stop, sha256};
 use crate::config::{Filter, Module, Place, Remote};
 use crate::filter::compiled::Compiled;
 
@@ -94,8 +94,8 @@ impl From<Missing> for Refusal {
     }
 }
 
-/// Fetches modules into the cache. Blocks. What could not be had comes back.
-pub(super) fn fetch(wanted: Vec<Wanted>, cache: &Arc<Cache>, patience: Patience) -> Vec<Missing> {
+/// Fetches modules into the cache. Blocks. What could not be had comes back, unless it was to stop.
+pub(super) fn fetch(wanted: Vec<Wanted>, cache: &Arc<Cache>, patience: Patience, stop: &Stop) -> Vec<Missing> {
     if wanted.is_empty() {
         return Vec::new();
     }
@@ -112,7 +112,7 @@ pub(super) fn fetch(wanted: Vec<Wanted>, cache: &Arc<Cache>, patience: Patience)
         }
     }
     let (mut tasks, mut missing) = (JoinSet::new(), Vec::new());
-    runtime.block_on(async {
+    let fetched = async {
         loop {
             while tasks.len() < PARALLEL
                 && let Some(wanted) = queue.pop_front()
@@ -133,6 +133,12 @@ pub(super) fn fetch(wanted: Vec<Wanted>, cache: &Arc<Cache>, patience: Patience)
                 Some(Err(_)) => {}
                 None => return,
             }
+        }
+    };
+    runtime.block_on(async {
+        tokio::select! {
+            () = fetched => {}
+            () = stop.due() => {}
         }
     });
     // Not by dropping it, which waits for a name server that does not answer.
@@ -225,7 +231,7 @@ fn pursue(mut wanted: Vec<Wanted>, cache: &Arc<Cache>, stopped: &mpsc::Receiver<
             Err(RecvTimeoutError::Timeout) => {}
             Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
         }
-        let missing = fetch(wanted, cache, Patience::Once);
+        let missing = fetch(wanted, cache, Patience::Once, &Stop::default());
         heard(&missing);
         if missing.is_empty() {
             return;

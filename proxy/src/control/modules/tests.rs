@@ -69,7 +69,7 @@ impl Place {
     /// The same beside filters that are in use.
     fn plan(&self, filters: &[(&str, String)], ready: &[Arc<Compiled>]) -> Result<Plan, String> {
         let config = config(filters, filters.iter().map(|(name, _)| *name));
-        prepare_with(&config, ready, &[], &self.tools, Patience::Once)
+        prepare_with(&config, ready, &[], &self.tools, Patience::Once, &Stop::default())
             .map(|(plan, _)| plan)
             .map_err(|refusals| told(&refusals))
     }
@@ -136,9 +136,10 @@ fn what_no_listener_uses_is_not_touched() {
     let place = Place::new();
     let filters = [("one", "module: /nonexistent".to_owned())];
     let config = config(&filters, std::iter::empty());
-    assert_eq!(prepare_with(&config, &[], &[], &place.tools, Patience::Once).map(drop).ok(), Some(()));
+    let stop = Stop::default();
+    assert_eq!(prepare_with(&config, &[], &[], &place.tools, Patience::Once, &stop).map(drop).ok(), Some(()));
     let mut workshop = Workshop::default();
-    assert_eq!(workshop.prepare(&config).map(drop), Ok(()));
+    assert_eq!(workshop.prepare(&config, &stop).map(drop), Ok(()));
     assert!(workshop.tools.is_none(), "no engine where nothing runs");
 }
 
