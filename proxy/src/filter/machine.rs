@@ -202,8 +202,8 @@ pub(super) struct Machine {
     life: Cell<u32>,
     since: Cell<Instant>,
     revival: Cell<(Instant, Duration)>,
-    metrics: FilterMetrics,
-    memory: Cell<u64>,
+    /// What is counted of its memory, and for which of the plugins.
+    memory: RefCell<Option<(Rc<Account>, u64)>>,
     plugins: RefCell<Vec<(RootId, Rc<Account>)>>,
     /// Plugins that have asked for time at their end, and how long that is.
     leaving: RefCell<Vec<(RootId, Instant)>>,
@@ -230,8 +230,7 @@ impl Machine {
             life: Cell::new(0),
             since: Cell::new(now),
             revival: Cell::new((now, REVIVAL)),
-            metrics: ledger.metrics.filter(&compiled.settings.name),
-            memory: Cell::new(0),
+            memory: RefCell::default(),
             plugins: RefCell::default(),
             leaving: RefCell::default(),
         }
@@ -281,6 +280,7 @@ impl Machine {
         match started {
             Ok(root) => {
                 self.plugins.borrow_mut().push((root, Rc::clone(account)));
+                self.account();
                 Ok((root, self.life.get()))
             }
             Err(StartError::Trap(trap)) if self.vm.borrow().is_some() => {
@@ -316,7 +316,6 @@ impl Machine {
         // What it wished until it failed is not for the next one, whose plugins have the same numbers.
         let root = new.start_root(filter.plugin_settings()).inspect_err(|_| self.ticks.clear())?;
         self.since.set(Instant::now());
-        self.account(new.memory() as u64);
         *vm = Some(new);
         Ok(root)
     }
@@ -330,8 +329,8 @@ impl Machine {
             return;
         }
         self.life.set(self.life.get().wrapping_add(1));
-        self.account(0);
         self.plugins.borrow_mut().clear();
+        self.account();
         self.leaving.borrow_mut().clear();
         self.ticks.clear();
         self.world.borrow_mut().calls.clear();
@@ -370,10 +369,9 @@ impl Machine {
             }
             stays
         });
-        if let Some(vm) = vm.as_ref() {
-            self.account(vm.memory() as u64);
-        }
+        drop(vm);
         gone.into_iter().for_each(|root| self.forget(root));
+        self.account();
     }
 
     fn tick(&self, root: RootId) {
@@ -421,17 +419,24 @@ impl Machine {
         }
     }
 
-    /// The gauge is the sum over workers, so each adds and takes away its own.
-    fn account(&self, bytes: u64) {
-        let before = self.memory.replace(bytes);
-        self.metrics.memory().add(bytes);
-        self.metrics.memory().sub(before);
+    /// The gauge is the sum over workers, so each adds and takes away its own: once, for the first plugin of those that there
+    /// are, so that the sum over filters is what they take together.
+    fn account(&self) {
+        let bytes = self.vm.borrow().as_ref().map_or(0, |vm| vm.memory() as u64);
+        let first = self.plugins.borrow().first().map(|(_, account)| (Rc::clone(account), bytes));
+        if let Some((account, bytes)) = &first {
+            account.metrics.memory().add(*bytes);
+        }
+        if let Some((account, bytes)) = self.memory.replace(first) {
+            account.metrics.memory().sub(bytes);
+        }
     }
 }
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        self.account(0);
+        self.plugins.borrow_mut().clear();
+        self.account();
     }
 }
 

@@ -115,7 +115,7 @@ metrics! {
     filter_refusals: "lacis_filter_refusals_total", Counter(Counter::default) by FilterLimitKey,
         "What a filter was refused because it reached a limit or is not allowed it.";
     filter_memory: "lacis_filter_memory_bytes", Gauge(Gauge::default) by FilterKey,
-        "Linear memory of a filter's virtual machines.";
+        "Linear memory of virtual machines, each counted for the first of the filters in it.";
     config_generation: "lacis_config_generation", Gauge(Gauge::default) by (),
         "Number of the configuration in use.";
     config_reloads: "lacis_config_reloads_total", Counter(Counter::default) by ReloadKey,
