@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use lacis::config::resolve::{Host, Outcome};
 use lacis::config::{self, Balance, Endpoints, Failure, LinkPolicy, Module};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 fn golden_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config")
@@ -155,7 +155,6 @@ fn in_routes(text: &str, line: &str) -> bool {
 #[test]
 fn the_schema_agrees() {
     let schema: Value = serde_json::from_str(&config::schema::text()).expect("JSON");
-    let structural = ["unknown key", "is missing", "expected ", "not supported yet; remove", "; write one of: "];
     let (mut accepted, mut refused) = (0, 0);
     for (name, text) in cases() {
         let Ok(value) = serde_saphyr::from_str::<Value>(&text) else { continue };
@@ -166,7 +165,7 @@ fn the_schema_agrees() {
                 accepted += 1;
             }
             Err(problems) => {
-                let stated = problems.iter().find(|p| structural.iter().any(|s| p.message.contains(s)));
+                let stated = problems.iter().find(|p| STRUCTURAL.iter().any(|s| p.message.contains(s)));
                 assert!(stated.is_none() || wrong.is_some(), "{name}: the schema takes it");
                 refused += usize::from(wrong.is_some());
             }
@@ -174,6 +173,60 @@ fn the_schema_agrees() {
     }
     assert!(accepted >= 5 && refused >= 25, "accepted {accepted}, refused {refused}");
 }
+
+/// The same of configs that nobody would write: whatever stands in the place of each value of those that are good.
+#[test]
+fn the_schema_agrees_on_whatever_stands_in_a_place() {
+    let schema: Value = serde_json::from_str(&config::schema::text()).expect("JSON");
+    let odd = [json!(null), json!(true), json!(-1), json!(0), json!(1), json!(1.5), json!(1_u64 << 40)]
+        .into_iter()
+        .chain([json!("word"), json!(""), json!([]), json!([null]), json!({}), json!({"x": null})]);
+    let odd: Vec<Value> = odd.collect();
+    let (mut taken, mut refused, mut differ) = (0, 0, BTreeSet::new());
+    for (name, text) in cases().into_iter().filter(|(name, _)| name.starts_with("good-")) {
+        let Ok(whole) = serde_saphyr::from_str::<Value>(&text) else { continue };
+        let mut places = Vec::new();
+        self::places(&whole, "", &mut places);
+        for (place, other) in places.iter().flat_map(|place| odd.iter().map(move |other| (place, other))) {
+            let mut changed = whole.clone();
+            *changed.pointer_mut(place).expect("a value") = other.clone();
+            let wrong = mismatch(&schema, &schema, &changed, "$");
+            match parse(&changed.to_string()) {
+                Ok(_) if wrong.is_some() => {
+                    _ = differ.insert(format!("{name}{place}: {other}: taken, but not by the schema"))
+                }
+                Ok(_) => taken += 1,
+                Err(problems) => {
+                    let stated = problems.iter().find(|p| STRUCTURAL.iter().any(|words| p.message.contains(words)));
+                    if let Some(problem) = stated.filter(|_| wrong.is_none()) {
+                        differ.insert(format!("{name}{place}: {other}: taken by the schema, but {problem}"));
+                    }
+                    refused += 1;
+                }
+            }
+        }
+    }
+    assert!(differ.is_empty(), "{} differ:\n{}", differ.len(), differ.into_iter().collect::<Vec<_>>().join("\n"));
+    assert!(taken > 300 && refused > 5000, "taken {taken}, refused {refused}");
+}
+
+/// The places of all values below one, as JSON Pointers.
+fn places(value: &Value, at: &str, all: &mut Vec<String>) {
+    let mut below = |key: &str, value: &Value| {
+        let at = format!("{at}/{}", key.replace('~', "~0").replace('/', "~1"));
+        places(value, &at, all);
+        all.push(at);
+    };
+    match value {
+        Value::Object(map) => map.iter().for_each(|(key, value)| below(key, value)),
+        Value::Array(items) => items.iter().enumerate().for_each(|(i, item)| below(&i.to_string(), item)),
+        _ => {}
+    }
+}
+
+/// What is said of what a schema can say, too.
+const STRUCTURAL: [&str; 5] =
+    ["unknown key", "is missing", "expected ", "not supported yet; remove", "; write one of: "];
 
 /// Where a value is not what a schema says: the part of JSON Schema that ours uses, without patterns.
 fn mismatch(root: &Value, schema: &Value, value: &Value, at: &str) -> Option<String> {
@@ -408,4 +461,19 @@ fn a_file_that_cannot_be_read() {
         problems[0].to_string(),
         "/nonexistent/lacis.yaml: cannot be read: No such file or directory (os error 2)"
     );
+}
+#[test]
+fn a_file_that_is_no_utf8() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("lacis.yaml");
+    let said = |bytes: &[u8]| {
+        fs::write(&path, bytes).expect("writable");
+        let problems = config::load(&path).expect_err("wrong");
+        problems[0].to_string().replace(dir.path().to_str().expect("UTF-8"), "DIR")
+    };
+    let wrong = "DIR/lacis.yaml: cannot be read: line 2 is not UTF-8; save the file as UTF-8";
+    assert_eq!(said(b"node: {service: alpha}\n# \xe4\n"), wrong);
+    // The end of what is read is within a character.
+    let long = "\u{e4}".repeat(4 << 20);
+    assert_eq!(said(long.as_bytes()), "DIR/lacis.yaml:1:1: the file is larger than 4 MiB");
 }

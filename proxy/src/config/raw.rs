@@ -18,12 +18,13 @@ use std::time::Duration;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
-use serde::de::{self, Deserializer, Visitor};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, Deserializer, MapAccess, Visitor};
 
 use self::admission::{AccessRule, Concurrency, Overload, RateLimit};
 use self::filter::Filter;
 use super::reader::{Entries, Field, Whole};
-use super::word::{LogFormat, Percent, Word};
+use super::word::{LogFormat, Number, Percent, Word};
 use super::{AppProtocol, LinkPolicy, MAX_RECORDS, ServiceProtocol, Tell};
 use crate::identity::SpiffeId;
 
@@ -108,7 +109,30 @@ pub(super) struct Node {
     pub(super) locality: Field<Locality>,
     /// What filters and control planes see as `node.metadata`.
     #[serde(default)]
-    pub(super) metadata: Field<serde_json::Map<String, serde_json::Value>>,
+    pub(super) metadata: Field<Metadata>,
+}
+
+/// What is not ours to know the keys of. Not serde's own map, which nothing is one for, too.
+#[derive(Debug, Default, JsonSchema)]
+#[schemars(inline)]
+pub(super) struct Metadata(pub(super) serde_json::Map<String, serde_json::Value>);
+
+impl<'de> Deserialize<'de> for Metadata {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Read;
+        impl<'de> Visitor<'de> for Read {
+            type Value = Metadata;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Metadata, A::Error> {
+                serde_json::Map::deserialize(MapAccessDeserializer::new(map)).map(Metadata)
+            }
+        }
+        deserializer.deserialize_map(Read)
+    }
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -348,8 +372,8 @@ pub(super) struct Why {
     pub(super) sample: Field<Word<Percent>>,
     /// The last so many, of each worker.
     #[serde(default)]
-    #[schemars(extend("default" = KEEP, "maximum" = MAX_RECORDS))]
-    pub(super) keep: Field<usize>,
+    #[schemars(extend("default" = KEEP, "minimum" = 1, "maximum" = MAX_RECORDS))]
+    pub(super) keep: Field<Number>,
     /// Which responses say their id in `x-lacis-why`: those to requests that ask for it, those that failed, too, or all.
     #[serde(default)]
     #[schemars(extend("default" = "asked"))]

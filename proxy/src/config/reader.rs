@@ -315,7 +315,8 @@ impl de::Error for Refused {
             Unexpected::Str(text) => format!("the text \"{}\"", clip(text)),
             Unexpected::Signed(number) => format!("the number {number}"),
             Unexpected::Unsigned(number) => format!("the number {number}"),
-            Unexpected::Float(number) => format!("the number {number}"),
+            // Told from a whole one.
+            Unexpected::Float(number) => format!("the number {number:?}"),
             Unexpected::Bool(truth) => truth.to_string(),
             Unexpected::Unit => "nothing".into(),
             Unexpected::Seq => "a list".into(),

@@ -118,9 +118,21 @@ fn read(path: &Path) -> std::io::Result<String> {
 }
 
 fn contents(file: File) -> std::io::Result<String> {
-    let mut text = String::new();
-    file.take(MAX_FILE_BYTES as u64 + 1).read_to_string(&mut text)?;
-    Ok(text)
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    match String::from_utf8(bytes) {
+        Ok(text) => Ok(text),
+        // Whoever reads it says so; the cut may be within a character.
+        Err(error) if error.as_bytes().len() > MAX_FILE_BYTES => Ok(String::from_utf8_lossy(error.as_bytes()).into()),
+        Err(error) => {
+            let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+            let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+            Err(std::io::Error::new(
+                std::io::ErrorKind::InvalidData,
+                format!("line {line} is not UTF-8; save the file as UTF-8"),
+            ))
+        }
+    }
 }
 
 /// Where the value of a key stands in a file that [`load`] has taken, for problems that show only when it is used: line
@@ -286,7 +298,7 @@ impl Resolver<'_> {
                 }
             });
         let (id, cluster) = (id.or(String::new()), cluster.or(String::new()));
-        let metadata = metadata.or(serde_json::Map::new());
+        let metadata = metadata.or(raw::Metadata::default()).map(|raw::Metadata(map)| map);
         let locality = self.optional(locality, Locality::default(), |raw, _| {
             let raw::Locality { region, zone, sub_zone } = raw;
             let (region, zone, sub_zone) =
@@ -384,9 +396,9 @@ impl Resolver<'_> {
         let why = self.optional(why, None, |raw, _| {
             let raw::Why { sample, keep, header, trusted } = raw;
             let sample = self.word(sample, raw::SAMPLE).map(|Percent(sample)| sample);
-            let keep = self.optional(keep, raw::KEEP, |keep, spot| match keep {
-                1..=MAX_RECORDS => Some(keep),
-                _ => self.refuse(spot, format!("not a number of records; write 1 to {MAX_RECORDS}")),
+            let keep = self.optional(keep, raw::KEEP, |keep, spot| {
+                let keep = keep.within(1..=MAX_RECORDS);
+                keep.or_else(|| self.refuse(spot, format!("not a number of records; write 1 to {MAX_RECORDS}")))
             });
             let header = header.or(Word(Tell::Asked)).map(|Word(tell)| tell);
             let trusted = trusted.or(Vec::new()).and_then(|all| self.each(all, |Word(id), _| Some(id)));

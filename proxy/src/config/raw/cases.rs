@@ -9,6 +9,7 @@ use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
 use super::super::reader::{Entries, Field, Whole};
+use super::super::word::Number;
 use super::filter::Payload;
 
 /// Cases of a filter, for `lacis filter test`.
@@ -55,7 +56,7 @@ pub(in super::super) struct Case {
     /// How often the request is sent; what is expected is of the last time.
     #[serde(default)]
     #[schemars(extend("default" = 1, "minimum" = 1, "maximum" = 10000))]
-    pub(in super::super) repeat: Field<u32>,
+    pub(in super::super) repeat: Field<Number>,
     /// What time it is, in seconds since 1970. The clock stands still, but for the filter's timer: while that is all that
     /// the filter waits for, time goes on from one tick to the next.
     #[serde(default)]
@@ -63,7 +64,7 @@ pub(in super::super) struct Case {
     /// How often the filter's timer goes off before the request.
     #[serde(default)]
     #[schemars(extend("default" = 0, "minimum" = 0, "maximum" = 10000))]
-    pub(in super::super) ticks: Field<u32>,
+    pub(in super::super) ticks: Field<Number>,
     /// What the filter can read of the exchange, by dotted paths: `source.address: 10.0.0.1:4711`.
     #[serde(default)]
     pub(in super::super) properties: Field<Entries<Property>>,
@@ -115,7 +116,7 @@ pub(in super::super) struct Request {
 pub(in super::super) struct Response {
     #[serde(default)]
     #[schemars(extend("default" = 200, "minimum" = 200, "maximum" = 599))]
-    pub(in super::super) status: Field<u32>,
+    pub(in super::super) status: Field<Number>,
     #[serde(default)]
     pub(in super::super) headers: Field<Entries<Lines>>,
     #[serde(default)]
@@ -136,7 +137,7 @@ pub(in super::super) struct Answer {
     pub(in super::super) path: Field<String>,
     #[serde(default)]
     #[schemars(extend("default" = 200, "minimum" = 200, "maximum" = 599))]
-    pub(in super::super) status: Field<u32>,
+    pub(in super::super) status: Field<Number>,
     #[serde(default)]
     pub(in super::super) headers: Field<Entries<Lines>>,
     #[serde(default)]
@@ -157,7 +158,7 @@ pub(in super::super) struct Answer {
 pub(in super::super) struct Grpc {
     #[serde(default)]
     #[schemars(extend("default" = 0, "minimum" = 0, "maximum" = 16))]
-    pub(in super::super) status: Field<u32>,
+    pub(in super::super) status: Field<Number>,
     /// The text of the status.
     #[serde(default)]
     pub(in super::super) text: Field<String>,
@@ -208,7 +209,8 @@ pub(in super::super) struct Expect {
 pub(in super::super) struct Message {
     /// Of a response.
     #[serde(default)]
-    pub(in super::super) status: Field<u32>,
+    #[schemars(extend("minimum" = 100, "maximum" = 599))]
+    pub(in super::super) status: Field<Number>,
     /// Of a call: the service.
     #[serde(default)]
     pub(in super::super) service: Field<String>,

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::super::fault::Portion;
 use super::super::reader::{Field, nearest};
-use super::super::word::{Notation, Word};
+use super::super::word::{Notation, Number, Word};
 use super::super::yaml::clip;
 use super::matching::TextMatch;
 use super::policy::{Count, GRPC};
@@ -42,7 +42,7 @@ pub(in super::super) struct Abort {
     /// With this status, 200 to 599;
     #[serde(default)]
     #[schemars(extend("minimum" = 200, "maximum" = 599))]
-    pub(in super::super) http_status: Field<u16>,
+    pub(in super::super) http_status: Field<Number>,
     /// or this code of gRPC, by its name.
     #[serde(default)]
     pub(in super::super) grpc_status: Field<Word<GrpcCode>>,

@@ -10,7 +10,7 @@ use serde::de::{self, Deserializer, Visitor};
 
 use super::super::reader::Field;
 use super::super::route::{GrpcKind, Scheme};
-use super::super::word::Word;
+use super::super::word::{Number, Word};
 use super::MAX_WEIGHT;
 use super::admission::RateLimit;
 use super::fault::{Fault, Mirror};
@@ -154,8 +154,8 @@ pub(in super::super) struct Redirect {
     pub(in super::super) host: Field<String>,
     /// Its port; with `scheme` by default that of the scheme.
     #[serde(default)]
-    #[schemars(extend("minimum" = 1))]
-    pub(in super::super) port: Field<u16>,
+    #[schemars(extend("minimum" = 1, "maximum" = u16::MAX))]
+    pub(in super::super) port: Field<Number>,
     /// Its path.
     #[serde(default)]
     pub(in super::super) path: Field<PathChange>,

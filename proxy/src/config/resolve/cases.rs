@@ -13,6 +13,7 @@ use super::super::cases::{
 use super::super::raw::cases as raw;
 use super::super::raw::filter::Payload;
 use super::super::reader::{Entries, Field, Spot};
+use super::super::word::Number;
 use super::super::yaml::clip;
 use super::Resolver;
 
@@ -87,9 +88,9 @@ impl Resolver<'_> {
         }
         let config = config.or(Payload(common.to_vec()));
         let count = |field, least, default, what: &str| {
-            self.optional(field, default, |count, spot| match count {
-                count if (least..=MAX_COUNT).contains(&count) => Some(count),
-                _ => self.refuse(spot, format!("not a number of {what}; write {least} to {MAX_COUNT}")),
+            self.optional(field, default, |count: Number, spot| {
+                let count = count.within(least..=MAX_COUNT);
+                count.or_else(|| self.refuse(spot, format!("not a number of {what}; write {least} to {MAX_COUNT}")))
             })
         };
         let (repeat, ticks) = (count(repeat, 1, 1, "repetitions"), count(ticks, 0, 0, "ticks"));
@@ -142,14 +143,14 @@ impl Resolver<'_> {
 
     fn response(
         &self,
-        status: Field<u32>,
+        status: Field<Number>,
         headers: Field<Entries<raw::Lines>>,
         body: Field<raw::Pieces>,
         trailers: Field<Entries<raw::Lines>>,
     ) -> Option<Message> {
-        let status = self.optional(status, 200, |status, spot| match status {
-            200..=599 => Some(status),
-            _ => self.refuse(spot, "not the status of a response; write 200 to 599"),
+        let status = self.optional(status, 200u32, |status, spot| {
+            let status = status.within(200..=599);
+            status.or_else(|| self.refuse(spot, "not the status of a response; write 200 to 599"))
         });
         let head = status.map(|status| vec![(":status".to_owned(), status.to_string())]);
         self.message(head, headers, body, trailers)
@@ -189,9 +190,9 @@ impl Resolver<'_> {
         let outcome = match grpc {
             Field::Bad => return None,
             Field::Given(raw::Grpc { status, text, messages }, _) => {
-                let status = self.optional(status, 0, |status, spot| match status {
-                    0..=16 => Some(status),
-                    _ => self.refuse(spot, "not a status of gRPC; write 0 to 16"),
+                let status = self.optional(status, 0, |status, spot| {
+                    let status = status.within(0..=16);
+                    status.or_else(|| self.refuse(spot, "not a status of gRPC; write 0 to 16"))
                 });
                 let messages = messages
                     .or(Vec::new())
@@ -295,7 +296,13 @@ impl Resolver<'_> {
             values: vec![value],
         };
         if let Some((status, spot)) = status.given() {
-            all.push(self.wanted(spot, field(":status", status.to_string())));
+            match status.within(100u16..=599) {
+                Some(status) => all.push(self.wanted(spot, field(":status", status.to_string()))),
+                None => {
+                    self.report.wrong(spot, "not a status; write 100 to 599");
+                    good = false;
+                }
+            }
         }
         if let (Some((service, spot)), Whose::Call(number)) = (service.given(), of) {
             all.push(self.wanted(spot, Expected::Service(number, service)));

@@ -34,9 +34,9 @@ impl Resolver<'_> {
             let abort = self.optional(abort, None, |raw::Abort { http_status, grpc_status, percentage }, at| {
                 let portion = self.percentage(percentage, at);
                 let abort = match (http_status, grpc_status) {
-                    (Field::Given(status, spot), Field::Absent) => match status {
-                        200..=599 => Some(Abort::Http(status)),
-                        _ => self.refuse(spot, "not a status of a response; write 200 to 599"),
+                    (Field::Given(status, spot), Field::Absent) => match status.within(200..=599) {
+                        Some(status) => Some(Abort::Http(status)),
+                        None => self.refuse(spot, "not a status of a response; write 200 to 599"),
                     },
                     (Field::Absent, Field::Given(Word(raw::GrpcCode(code)), _)) => Some(Abort::Grpc(code)),
                     (Field::Bad, _) | (_, Field::Bad) => None,

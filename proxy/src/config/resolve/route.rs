@@ -449,9 +449,9 @@ impl Resolver<'_> {
     fn redirect(&self, raw: raw::Redirect) -> Option<Redirect> {
         let raw::Redirect { scheme, host, port, path, status } = raw;
         let scheme = self.optional(scheme, None, |Word(scheme), _| Some(Some(scheme)));
-        let port = self.optional(port, None, |port, spot| match port {
-            0 => self.refuse(spot, "not a port; write 1 to 65535"),
-            port => Some(Some(port)),
+        let port = self.optional(port, None, |port, spot| match port.within(1..=u16::MAX) {
+            None => self.refuse(spot, "not a port; write 1 to 65535"),
+            port => Some(port),
         });
         let (host, path, status) = (self.new_host(host), self.path_change(path), status.or(raw::RedirectStatus(302)));
         Some(Redirect { scheme: scheme?, host: host?, port: port?, path: path?, status: status?.0 })
