@@ -344,6 +344,21 @@ filters: {auth: {module: 'builtin:auth'}, own: {module: f/own.wasm, config: {b: 
     assert_eq!((limits.table, limits.log_lines, limits.metrics, limits.shared_data), (65_536, 1000, 1000, 16 << 20));
 }
 
+/// Limits of filters, at their bounds; those beyond are in `filter-limits-too-large`.
+#[test]
+fn limits_of_filters_have_edges() {
+    let limits = |limits: &str| {
+        let filter = format!("{{own: {{module: own.wasm, limits: {{{limits}}}}}}}");
+        let config = parse(&format!("node: {{service: alpha}}\noutbound: {{}}\nfilters: {filter}\n")).expect("valid").0;
+        let config::FilterLimits { queues, queue_items, queue_size, ticks, .. } = config.filters[0].limits;
+        (queues, queue_items, queue_size, ticks)
+    };
+    assert_eq!(limits(""), (64, 8192, 4 << 20, 20));
+    assert_eq!(limits("queues: 0, queue_items: 0, queue_size: 0B, ticks: 1%"), (0, 0, 0, 1));
+    let most = "queues: 1000, queue_items: 1000000, queue_size: 256MiB, ticks: 100%";
+    assert_eq!(limits(&format!("memory: 1GiB, {most}")), (1000, 1_000_000, 256 << 20, 100));
+}
+
 /// The names of an image, at their bounds.
 #[test]
 fn names_of_images_are_bounded() {
@@ -454,15 +469,6 @@ DIR/other.yaml:1:13: endpoints[0]: \"nowhere\" is not an IP address and a port s
 }
 
 #[test]
-fn a_file_that_cannot_be_read() {
-    let path = Path::new("/nonexistent/lacis.yaml");
-    let problems = config::load(path).expect_err("not there");
-    assert_eq!(
-        problems[0].to_string(),
-        "/nonexistent/lacis.yaml: cannot be read: No such file or directory (os error 2)"
-    );
-}
-#[test]
 fn a_file_that_is_no_utf8() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("lacis.yaml");
@@ -476,4 +482,14 @@ fn a_file_that_is_no_utf8() {
     // The end of what is read is within a character.
     let long = "\u{e4}".repeat(4 << 20);
     assert_eq!(said(long.as_bytes()), "DIR/lacis.yaml:1:1: the file is larger than 4 MiB");
+}
+
+#[test]
+fn a_file_that_cannot_be_read() {
+    let path = Path::new("/nonexistent/lacis.yaml");
+    let problems = config::load(path).expect_err("not there");
+    assert_eq!(
+        problems[0].to_string(),
+        "/nonexistent/lacis.yaml: cannot be read: No such file or directory (os error 2)"
+    );
 }

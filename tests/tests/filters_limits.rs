@@ -12,6 +12,8 @@ fn module(items: &str, code: &str) -> Vec<u8> {
           (import "env" "proxy_log" (func $log (param i32 i32 i32) (result i32)))
           (import "env" "proxy_define_metric" (func $define (param i32 i32 i32 i32) (result i32)))
           (import "env" "proxy_set_shared_data" (func $share (param i32 i32 i32 i32 i32) (result i32)))
+          (import "env" "proxy_register_shared_queue" (func $register (param i32 i32 i32) (result i32)))
+          (import "env" "proxy_enqueue_shared_queue" (func $enqueue (param i32 i32 i32) (result i32)))
           (import "env" "proxy_http_call"
             (func $call (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)))
           (import "env" "proxy_send_local_response"
@@ -84,6 +86,8 @@ fn what_is_too_much_is_refused_and_counted() {
     let share = |size: u32| {
         format!("(call $share (i32.const 100) (i32.const 5) (i32.const 1024) (i32.const {size}) (i32.const 0))")
     };
+    let register = |name: u32| format!("(call $register (i32.const {name}) (i32.const 5) (i32.const 200))");
+    let enqueue = |size: u32| format!("(call $enqueue (i32.load (i32.const 200)) (i32.const 1024) (i32.const {size}))");
     // The status is 200 and the ABI's status of what comes last.
     let say = |what: &str| format!("(call $say (i32.add (i32.const 200) {what}))");
     for (limit, settings, code, status) in [
@@ -91,10 +95,23 @@ fn what_is_too_much_is_refused_and_counted() {
         ("metrics", json!({"limits": {"metrics": 1}}), format!("(drop {}){}", define(29), say(&define(100))), 200),
         ("shared_data", json!({"limits": {"shared_data": "64KiB"}}), say(&share(60_000)), 200),
         ("shared_data", json!({"limits": {"shared_data": "32KiB"}}), say(&share(60_000)), 208),
+        ("queues", json!({"limits": {"queues": 1}}), format!("(drop {}){}", register(100), say(&register(29))), 210),
+        (
+            "queues",
+            json!({"limits": {"queue_items": 1}}),
+            format!("(drop {})(drop {}){}", register(100), enqueue(1), say(&enqueue(1))),
+            201,
+        ),
+        (
+            "queues",
+            json!({"limits": {"queue_size": "4B"}}),
+            format!("(drop {})(drop {}){}", register(100), enqueue(4), say(&enqueue(1))),
+            201,
+        ),
         ("calls", json!({"limits": {"calls": 1}}), format!("(drop (call $ask)){}", say("(call $ask)")), 210),
         (
             "service",
-            json!({"allow": {"calls": [], "functions": ["http", "log", "metrics", "reply", "shared_data"]}}),
+            json!({"allow": {"calls": [], "functions": ["http", "log", "metrics", "queues", "reply", "shared_data"]}}),
             say("(call $ask)"),
             202,
         ),
@@ -165,6 +182,50 @@ fn metrics_of_a_filter_are_bounded_however_often_it_dies() {
     let metrics = alpha.metrics();
     let made = ["a1", "a2", "a3", "b2", "b3"].map(|name| metrics.select(name, &[]).count());
     assert_eq!(made, [1, 1, 0, 0, 0]);
+}
+
+/// Ticks take their share of a worker's time and no more: those that are long come later.
+#[test]
+fn ticks_that_are_long_come_later() {
+    let text = r#"(module
+      (import "env" "proxy_set_tick_period_milliseconds" (func $tick (param i32) (result i32)))
+      (memory (export "memory") 1)
+      (func (export "proxy_abi_version_0_2_1"))
+      (func (export "proxy_on_memory_allocate") (param i32) (result i32) (i32.const 1024))
+      (func (export "proxy_on_context_create") (param i32 i32))
+      (func (export "proxy_on_configure") (param i32 i32) (result i32) (drop (call $tick (i32.const 1))) (i32.const 1))
+      (func (export "proxy_on_tick") (param i32) (local $left i32)
+        (local.set $left (i32.const 10000000))
+        (loop $more (br_if $more (local.tee $left (i32.sub (local.get $left) (i32.const 1)))))))"#;
+    let code = wat::parse_str(text).expect("a module");
+    for (share, is) in [("20%", true), ("100%", false)] {
+        let place = Place::new(&code, json!({"limits": {"ticks": share, "time": "1s"}}));
+        let measured = [("filter", "mine"), ("callback", "aside")];
+        // One in 61 is measured.
+        place.alpha.metric_becomes("lacis_filter_callback_seconds_count", &measured, |count| count >= 1.0);
+        if is {
+            place.alpha.metric_becomes("lacis_filter_refusals_total", &[("limit", "ticks")], |count| count >= 1.0);
+            place.alpha.log("which key would change that", |line| line.to_string().contains("limits.ticks"));
+        } else {
+            assert_eq!(place.alpha.metrics().sum("lacis_filter_refusals_total", &[]), 0.0);
+        }
+    }
+}
+
+/// The memory of a VM is counted once, for whoever is the first in it.
+#[test]
+fn the_memory_of_a_vm_is_counted_for_the_first_filter_in_it() {
+    let (mesh, app) = (Mesh::new(), App::start());
+    let mine = mesh.file("mine.wasm", module("", "(i32.const 0)"));
+    let filters = json!({"one": {"module": mine}, "two": {"module": mine, "config": "x"}});
+    let config = json!({"outbound": {"filters": ["one", "two"]}, "filters": filters});
+    let mut alpha = mesh.sidecar("alpha").calls("delta", app.address(), Link::Plaintext).with(config).start();
+    let memory = |alpha: &Sidecar, filter| alpha.metrics().sum("lacis_filter_memory_bytes", &[("filter", filter)]);
+    assert_eq!(["one", "two"].map(|filter| memory(&alpha, filter)), [65536.0, 0.0]);
+    alpha.reload(json!({"outbound": {"filters": ["two"]}}));
+    for (bytes, filter) in [(65536.0, "two"), (0.0, "one")] {
+        alpha.counts(bytes, "lacis_filter_memory_bytes", &[("filter", filter)]);
+    }
 }
 
 /// Messages for a service that reads nothing are the sidecar's: those of all streams of a filter are bounded together.
@@ -278,6 +339,25 @@ fn a_vm_that_dies_again_and_again_is_replaced_less_and_less_often() {
     assert!(requests > 5.0, "{requests} requests, and each of them a VM");
 }
 
+/// A request that comes while the VM is away has an outcome that is none of the filter's, by its policy.
+#[test]
+fn requests_that_come_while_a_vm_is_away_are_counted() {
+    for (failure, result, status) in [("closed", "refused", 503), ("open", "skipped", 200)] {
+        let place = Place::new(&module("", "unreachable"), json!({"failure": failure}));
+        let away =
+            || place.alpha.metrics().sum("lacis_filter_unavailable_total", &[("filter", "mine"), ("result", result)]);
+        until("one came while it was away", || {
+            assert_eq!(place.status(), status);
+            (away() > 0.0).then_some(())
+        });
+        let metrics = place.alpha.metrics();
+        let met = metrics.sum("lacis_filter_requests_total", &[("filter", "mine")]);
+        place.alpha.counts(met + away(), "lacis_requests_total", &[]);
+        assert_eq!(metrics.sum("lacis_filter_unavailable_total", &[]), away(), "the other result");
+        assert_eq!(place.page()["unavailable"][result].as_f64(), Some(away()));
+    }
+}
+
 /// A trap is told with the functions that it happened in, by the names that people gave them.
 #[test]
 fn a_trap_is_told_with_its_functions() {
@@ -338,22 +418,4 @@ fn a_filter_is_shown_with_its_callbacks_and_calls() {
     let mut alpha = place.alpha;
     alpha.reload(json!({"outbound": {"filters": []}}));
     called(&alpha, "cancelled", 1.0);
-}
-/// A request that comes while the VM is away has an outcome that is none of the filter's, by its policy.
-#[test]
-fn requests_that_come_while_a_vm_is_away_are_counted() {
-    for (failure, result, status) in [("closed", "refused", 503), ("open", "skipped", 200)] {
-        let place = Place::new(&module("", "unreachable"), json!({"failure": failure}));
-        let away =
-            || place.alpha.metrics().sum("lacis_filter_unavailable_total", &[("filter", "mine"), ("result", result)]);
-        until("one came while it was away", || {
-            assert_eq!(place.status(), status);
-            (away() > 0.0).then_some(())
-        });
-        let metrics = place.alpha.metrics();
-        let met = metrics.sum("lacis_filter_requests_total", &[("filter", "mine")]);
-        place.alpha.counts(met + away(), "lacis_requests_total", &[]);
-        assert_eq!(metrics.sum("lacis_filter_unavailable_total", &[]), away(), "the other result");
-        assert_eq!(place.page()["unavailable"][result].as_f64(), Some(away()));
-    }
 }

@@ -425,6 +425,14 @@ pub struct FilterLimits {
     pub metrics: u32,
     /// Bytes of the shared data of its `vm_id`.
     pub shared_data: u64,
+    /// Shared queues of its `vm_id`.
+    pub queues: u32,
+    /// Items that wait in one of them.
+    pub queue_items: u32,
+    /// Bytes that wait in one of them.
+    pub queue_size: u64,
+    /// Of a hundred parts of a worker's time, those that its ticks may take.
+    pub ticks: u8,
 }
 
 /// Where access records go.

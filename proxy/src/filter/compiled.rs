@@ -54,8 +54,20 @@ impl Compiled {
 
     /// How its VMs are made.
     pub fn vm_settings(&self, shared: &Arc<SharedData>) -> VmSettings {
-        let config::FilterLimits { memory, time, calls, table, log_lines, metrics, shared_data, buffer: _ } =
-            self.settings.limits;
+        let config::FilterLimits {
+            memory,
+            time,
+            calls,
+            table,
+            log_lines,
+            metrics,
+            shared_data,
+            queues,
+            queue_items,
+            queue_size,
+            buffer: _,
+            ticks: _,
+        } = self.settings.limits;
         let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
         VmSettings {
             vm_id: self.settings.vm_id.clone(),
@@ -71,6 +83,9 @@ impl Compiled {
                 log_lines,
                 metrics: metrics as usize,
                 shared_bytes: size(shared_data),
+                queues: queues as usize,
+                queue_items: queue_items as usize,
+                queue_bytes: size(queue_size),
                 body: limits::BODY.max(self.buffer_limit()),
                 ..Limits::default()
             },

@@ -375,8 +375,14 @@ impl Machine {
     }
 
     fn tick(&self, root: RootId) {
+        let began = Instant::now();
         match self.aside(Some(root), |vm| vm.tick(root)) {
-            Some(()) => self.ticks.ticked(root),
+            Some(()) => {
+                let late = self.ticks.ticked(root, began.elapsed(), self.compiled.settings.limits.ticks);
+                if let Some(account) = self.plugin(Some(root)).filter(|_| late) {
+                    self.refused(&account.name, Limit::Ticks);
+                }
+            }
             // It is not there, or not any more: its wish would be due for ever.
             None => self.ticks.wish(root, None),
         }
@@ -396,14 +402,17 @@ impl Machine {
         self.aside(Some(root), |vm| vm.on_grpc(id, event));
     }
 
+    /// The plugin with this root context; the first where that is not known.
+    fn plugin(&self, root: Option<RootId>) -> Option<Rc<Account>> {
+        let plugins = self.plugins.borrow();
+        let own = plugins.iter().find(|(own, _)| root.is_none_or(|root| *own == root));
+        own.map(|(_, account)| Rc::clone(account))
+    }
+
     /// A callback that belongs to no exchange. `None` if there is no VM, or it died of it: at the cost of the plugin with
     /// this root context, or of the first where that is not known.
     fn aside<T>(&self, root: Option<RootId>, f: impl FnOnce(&mut Vm) -> Result<T, Trap>) -> Option<T> {
-        let account = {
-            let plugins = self.plugins.borrow();
-            let own = plugins.iter().find(|(own, _)| root.is_none_or(|root| *own == root));
-            own.map(|(_, account)| Rc::clone(account))
-        };
+        let account = self.plugin(root);
         let called = match &account {
             Some(account) => account.meter.measure(Callback::Aside, || self.call(f)),
             None => self.call(f),

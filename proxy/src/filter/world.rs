@@ -63,12 +63,14 @@ impl Ticks {
         }
     }
 
-    /// The plugin's tick has returned: its period begins anew.
-    pub(super) fn ticked(&self, root: RootId) {
+    /// The plugin's tick has returned after so long: its period begins anew, and is longer where ticks would take more than
+    /// their share, in percent. Whether it is.
+    pub(super) fn ticked(&self, root: RootId, took: Duration, share: u8) -> bool {
         let mut wishes = self.wishes.borrow_mut();
-        if let Some((_, period, at)) = wishes.iter_mut().find(|(own, ..)| *own == root) {
-            *at = Instant::now() + *period;
-        }
+        let Some((_, period, at)) = wishes.iter_mut().find(|(own, ..)| *own == root) else { return false };
+        let pause = pause(took, share);
+        *at = Instant::now() + pause.max(*period);
+        pause > *period
     }
 
     /// A plugin wants ticks, or no more.
@@ -86,6 +88,11 @@ impl Ticks {
         self.wishes.borrow_mut().clear();
         self.changed.notify_one();
     }
+}
+
+/// How long there must be none after ticks that took so long, so that they take no more than this share, in percent.
+fn pause(took: Duration, share: u8) -> Duration {
+    took.saturating_mul(100_u32.saturating_sub(share.into())) / u32::from(share.max(1))
 }
 
 impl FilterWorld {
@@ -150,10 +157,13 @@ fn told(limit: labels::Limit) -> &'static str {
         labels::Limit::Metrics => "it defines more metrics than limits.metrics, or one with too long a name",
         labels::Limit::SharedData => "it puts more into shared data than limits.shared_data, or too large an entry",
         labels::Limit::Table => "it wants a larger table than limits.table",
+        labels::Limit::Ticks => "its ticks want more of the worker's time than limits.ticks, and come later",
         labels::Limit::Time => "it ran longer than limits.time",
         labels::Limit::Body => "it makes a body larger than it may be",
         labels::Limit::Headers => "it writes more headers and properties than one exchange may have",
-        labels::Limit::Queues => "its shared queues are full, or too many",
+        labels::Limit::Queues => {
+            "its shared queues are full (limits.queue_items, limits.queue_size), or more than limits.queues"
+        }
         labels::Limit::Function => "it called a host function that allow.functions does not name",
         labels::Limit::Service => "it called a service that allow.calls does not name",
     }
@@ -288,5 +298,18 @@ impl World for FilterWorld {
                 Limit::Upstream => labels::Limit::Service,
             },
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_that_take_long_come_later() {
+        let millis = Duration::from_millis;
+        for (took, share, then) in [(0, 20, 0), (10, 20, 40), (100, 50, 100), (20, 1, 1980), (1000, 100, 0)] {
+            assert_eq!(pause(millis(took), share), millis(then), "{took} ms of {share} %");
+        }
     }
 }

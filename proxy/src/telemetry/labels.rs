@@ -157,18 +157,20 @@ words! {
         Memory = "memory",
         /// Metrics that it defines.
         Metrics = "metrics",
+        /// Shared queues, and what waits in one.
+        Queues = "queues",
         /// Shared data.
         SharedData = "shared_data",
         /// Elements of a table.
         Table = "table",
+        /// Time of all ticks together.
+        Ticks = "ticks",
         /// Time of a callback.
         Time = "time",
         /// A body as it has changed it.
         Body = "body",
         /// Headers and properties that it wrote for one exchange.
         Headers = "headers",
-        /// Shared queues.
-        Queues = "queues",
         /// A host function that it is not allowed.
         Function = "function",
         /// A call to a service that it is not allowed.

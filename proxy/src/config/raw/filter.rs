@@ -12,13 +12,16 @@ use serde::de::{self, Deserializer, MapAccess, Visitor};
 
 use super::super::Failure;
 use super::super::reader::{Entries, Field};
-use super::super::word::{Size, Word};
+use super::super::word::{Number, Percent, Size, Word};
 
 pub(in super::super) const FILTER_MEMORY: &str = "64MiB";
 pub(in super::super) const FILTER_TIME: &str = "20ms";
 pub(in super::super) const FILTER_BUFFER: &str = "1MiB";
 pub(in super::super) const FILTER_CALLS: u32 = 100;
 pub(in super::super) const FILTER_SHARED_DATA: &str = "16MiB";
+pub(in super::super) const FILTER_QUEUE_SIZE: &str = "4MiB";
+/// A worker has requests to serve; what a filter does beside them is mostly far less.
+pub(in super::super) const FILTER_TICKS: &str = "20%";
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, expecting = "a map")]
@@ -89,11 +92,11 @@ pub(in super::super) struct Payload(pub(in super::super) Vec<u8>);
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, expecting = "a map such as {memory: 64MiB, time: 20ms}")]
 pub(in super::super) struct FilterLimits {
-    /// Memory of the VM.
+    /// Memory of the VM, from 64KiB to 1GiB.
     #[serde(default)]
     #[schemars(extend("default" = FILTER_MEMORY))]
     pub(in super::super) memory: Field<Word<Size>>,
-    /// Time of one callback.
+    /// Time of one callback, measured in steps of 10ms: less than that is as much.
     #[serde(default)]
     #[schemars(extend("default" = FILTER_TIME))]
     pub(in super::super) time: Field<Word<Duration>>,
@@ -104,23 +107,39 @@ pub(in super::super) struct FilterLimits {
     /// Calls of its own that may be under way at once, in each worker.
     #[serde(default)]
     #[schemars(extend("default" = FILTER_CALLS, "minimum" = 0, "maximum" = 10000))]
-    pub(in super::super) calls: Field<u32>,
+    pub(in super::super) calls: Field<Number>,
     /// Elements of a table of functions.
     #[serde(default)]
     #[schemars(extend("default" = limits::TABLE_ELEMENTS, "minimum" = 0, "maximum" = limits::TABLE_ELEMENTS))]
-    pub(in super::super) table: Field<u32>,
+    pub(in super::super) table: Field<Number>,
     /// Lines that it may log in a second, in each worker.
     #[serde(default)]
     #[schemars(extend("default" = limits::LOG_LINES, "minimum" = 0, "maximum" = 1_000_000))]
-    pub(in super::super) log_lines: Field<u32>,
+    pub(in super::super) log_lines: Field<Number>,
     /// Metrics that it may define.
     #[serde(default)]
     #[schemars(extend("default" = limits::METRICS, "minimum" = 0, "maximum" = limits::METRICS))]
-    pub(in super::super) metrics: Field<u32>,
+    pub(in super::super) metrics: Field<Number>,
     /// Shared data of its `vm_id`, keys and values.
     #[serde(default)]
     #[schemars(extend("default" = FILTER_SHARED_DATA))]
     pub(in super::super) shared_data: Field<Word<Size>>,
+    /// Shared queues of its `vm_id`.
+    #[serde(default)]
+    #[schemars(extend("default" = limits::QUEUES, "minimum" = 0, "maximum" = 1000))]
+    pub(in super::super) queues: Field<Number>,
+    /// Items that may wait in one shared queue.
+    #[serde(default)]
+    #[schemars(extend("default" = limits::QUEUE_ITEMS, "minimum" = 0, "maximum" = 1_000_000))]
+    pub(in super::super) queue_items: Field<Number>,
+    /// What may wait in one shared queue, all items together.
+    #[serde(default)]
+    #[schemars(extend("default" = FILTER_QUEUE_SIZE))]
+    pub(in super::super) queue_size: Field<Word<Size>>,
+    /// The share of its worker's time that its ticks may take: they come later than it asks for where they take more.
+    #[serde(default)]
+    #[schemars(extend("default" = FILTER_TICKS))]
+    pub(in super::super) ticks: Field<Word<Percent>>,
 }
 
 impl<'de> Deserialize<'de> for Payload {

@@ -8,7 +8,7 @@ use lacis_host::limits;
 use super::super::names::is_label;
 use super::super::raw;
 use super::super::reader::{Entries, Field, Spot};
-use super::super::word::Word;
+use super::super::word::{Number, Percent, Word};
 use super::super::yaml::clip;
 use super::super::{Allow, Failure, Filter, FilterLimits, Module};
 use super::{Resolver, Size, not_label};
@@ -29,6 +29,15 @@ const MAX_LOG_LINES: u32 = 1_000_000;
 
 /// Most bytes of shared data: it lives outside of every memory that `limits.memory` bounds.
 const MAX_SHARED_DATA: u64 = 256 << 20;
+
+/// Most shared queues of a `vm_id`.
+const MAX_QUEUES: u32 = 1000;
+
+/// Most items of one: each takes some bytes beside its own.
+const MAX_QUEUE_ITEMS: u32 = 1_000_000;
+
+/// Most bytes of one: as shared data.
+const MAX_QUEUE_SIZE: u64 = 256 << 20;
 
 /// Longest time of one callback: its worker does nothing else meanwhile.
 const MAX_TIME: Duration = Duration::from_secs(10);
@@ -172,11 +181,26 @@ impl Resolver<'_> {
     }
 
     fn filter_limits(&self, field: Field<raw::filter::FilterLimits>) -> Option<FilterLimits> {
-        let raw::filter::FilterLimits { memory, time, buffer, calls, table, log_lines, metrics, shared_data } =
-            field.or(raw::filter::FilterLimits::default())?;
+        let raw::filter::FilterLimits {
+            memory,
+            time,
+            buffer,
+            calls,
+            table,
+            log_lines,
+            metrics,
+            shared_data,
+            queues,
+            queue_items,
+            queue_size,
+            ticks,
+        } = field.or(raw::filter::FilterLimits::default())?;
         let memory = match memory {
             Field::Given(Word(Size(bytes)), spot) if bytes < MIN_MEMORY => {
                 self.refuse(spot, "a WebAssembly module needs at least one page; write 64KiB or more")
+            }
+            Field::Given(Word(Size(bytes)), spot) if bytes > limits::MEMORY_MAX as u64 => {
+                self.refuse(spot, "more than any filter gets; write 1GiB or less")
             }
             memory => self.word(memory, raw::filter::FILTER_MEMORY),
         };
@@ -193,9 +217,9 @@ impl Resolver<'_> {
             buffer => self.word(buffer, raw::filter::FILTER_BUFFER),
         };
         let count = |field, default, most: u32| {
-            self.optional(field, default, |count, spot| match count {
-                count if count > most => self.refuse(spot, format!("too many; write 0 to {most}")),
-                count => Some(count),
+            self.optional(field, default, |number: Number, spot| {
+                let count = number.within(0..=most);
+                count.or_else(|| self.refuse(spot, format!("not within its bounds; write 0 to {most}")))
             })
         };
         let calls = count(calls, raw::filter::FILTER_CALLS, MAX_CALLS);
@@ -208,9 +232,37 @@ impl Resolver<'_> {
             }
             shared_data => self.word(shared_data, raw::filter::FILTER_SHARED_DATA),
         };
+        let queues = count(queues, limits::QUEUES as u32, MAX_QUEUES);
+        let queue_items = count(queue_items, limits::QUEUE_ITEMS as u32, MAX_QUEUE_ITEMS);
+        let queue_size = match queue_size {
+            Field::Given(Word(Size(bytes)), spot) if bytes > MAX_QUEUE_SIZE => {
+                self.refuse(spot, "it is outside of every bounded memory; write 256MiB or less")
+            }
+            queue_size => self.word(queue_size, raw::filter::FILTER_QUEUE_SIZE),
+        };
+        let ticks = match ticks {
+            Field::Given(Word(Percent(0)), spot) => {
+                self.refuse(spot, "a filter cannot tick in no time at all; write 1% to 100%")
+            }
+            ticks => self.word(ticks, raw::filter::FILTER_TICKS),
+        };
         let (Size(memory), time, Size(buffer), Size(shared_data)) = (memory?, time?, buffer?, shared_data?);
         let (calls, table, log_lines, metrics) = (calls?, table?, log_lines?, metrics?);
-        Some(FilterLimits { memory, time, buffer, calls, table, log_lines, metrics, shared_data })
+        let (queues, queue_items, Size(queue_size), Percent(ticks)) = (queues?, queue_items?, queue_size?, ticks?);
+        Some(FilterLimits {
+            memory,
+            time,
+            buffer,
+            calls,
+            table,
+            log_lines,
+            metrics,
+            shared_data,
+            queues,
+            queue_items,
+            queue_size,
+            ticks,
+        })
     }
 
     /// The environment of a VM: its own variables, then those of the host.
