@@ -93,6 +93,9 @@ fn limits_are_where_they_say() {
     let many = RULES.replace("MORE", r#", "errors": 2"#).replace(r#""maxItems": 2"#, r#""items": {"type": "null"}"#);
     let many = Plugin::<Validate>::configure(&many).unwrap();
     assert_eq!(answer(&many, json("GET", "/search", "[1, 2, 3]")).1.len(), 2);
+    let usual = self::plugin("");
+    let long = |bytes: usize| answer(&usual, json("GET", "/search", &format!("[\"{}\"]", "x".repeat(bytes - 4)))).0;
+    assert_eq!([long(131_072), long(131_073)], [200, 413]);
 }
 
 #[test]

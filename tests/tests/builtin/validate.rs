@@ -13,7 +13,7 @@ fn bodies_must_fit_their_schema() {
             "type": "object", "required": ["name"],
             "properties": {"name": {"type": "string", "pattern": "^\\p{L}+$"}, "in": {"$ref": "tree"}}}}],
         "schemas": {"tree": {"type": "object", "properties": {"in": {"$ref": "tree"}}}},
-        "depth": 64,
+        "depth": 64, "limit": 1 << 20,
     });
     both("validate", config).run(|side| {
         let post = |path: &str, body: &str| side.ask("POST", path, &[JSON], Some(body.as_bytes()));
