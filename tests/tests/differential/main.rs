@@ -70,14 +70,14 @@ fn with_tls() {
 /// What becomes of exchanges in which nothing happens.
 #[test]
 fn idle_exchanges() {
-    let filter = ("one", "", serde_json::json!({}));
+    let filter = [("one", "", serde_json::json!({}))];
     let setting = Setting { idle: Some(500), ..Setting::default() };
     if peer("envoy").is_none() {
         return;
     }
     // On a busy machine an exchange may be idle that is not meant to be.
     until("idle exchanges are the same", || {
-        let wrong = compare(Sides::start_in(setting, &[filter.clone()])?, &[("idle", areas::IDLE)]);
+        let wrong = compare(Sides::start_in(setting, &filter)?, &[("idle", areas::IDLE)]);
         eprintln!("{}", wrong.join("\n"));
         wrong.is_empty().then_some(())
     });
