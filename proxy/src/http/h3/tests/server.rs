@@ -100,7 +100,7 @@ fn what_breaks_the_protocol_closes_the_connection() {
         ("a cut head", [announce(1, 10), vec![0, 0]].concat(), Code::FRAME_ERROR),
         ("an unknown index", headers(&[GET, &[0xff, 0xff, 0x01]]), Code::QPACK_DECOMPRESSION_FAILED),
     ] {
-        run(async {
+        let close = closed_with(what, async || {
             let net = Net::new();
             net.serve(|mut request| async move {
                 let _ = read(&mut request.body).await;
@@ -110,9 +110,9 @@ fn what_breaks_the_protocol_closes_the_connection() {
             let (mut send, _receive) = client.open_bi().await.unwrap();
             send.write_all(&frames).await.unwrap();
             send.finish().unwrap();
-            let quinn::ConnectionError::ApplicationClosed(close) = client.closed().await else { panic!("{what}") };
-            assert_eq!(close.error_code, code(reason), "{what}");
+            client.closed().await
         });
+        assert_eq!(close, code(reason), "{what}");
     }
 }
 
@@ -130,46 +130,47 @@ fn what_a_client_says_of_pushes_is_checked() {
         ("a CANCEL_PUSH of no push", frame(3, &[0]), Code::ID_ERROR),
         ("a MAX_PUSH_ID that falls", falling, Code::ID_ERROR),
     ] {
-        run(async {
+        let close = closed_with(what, async || {
             let net = Net::new();
             net.serve(|_| async { response(200, text("no")) });
             let connecting = net.client.connect_with(net.config.clone(), net.address(), "localhost").unwrap();
             let client = connecting.await.unwrap();
             let mut control = client.open_uni().await.unwrap();
             control.write_all(&[SETTINGS, &frames].concat()).await.unwrap();
-            let quinn::ConnectionError::ApplicationClosed(close) = client.closed().await else { panic!("{what}") };
-            assert_eq!(close.error_code, code(reason), "{what}");
+            client.closed().await
         });
+        assert_eq!(close, code(reason), "{what}");
     }
-    run(async {
+    let close = closed_with("a push stream", async || {
         let net = Net::new();
         net.serve(|_| async { response(200, text("fine")) });
         let client = net.raw_client().await;
         let mut push = client.open_uni().await.unwrap();
         push.write_all(&[1]).await.unwrap();
-        let quinn::ConnectionError::ApplicationClosed(close) = client.closed().await else { panic!() };
-        assert_eq!(close.error_code, code(Code::STREAM_CREATION_ERROR));
+        client.closed().await
     });
+    assert_eq!(close, code(Code::STREAM_CREATION_ERROR));
 }
 
 /// RFC 9114 section 6.2.1: also on a connection on which nothing else happens.
 #[test]
 fn to_stop_a_control_stream_closes_the_connection() {
-    async fn stop(peer: quinn::Connection) -> VarInt {
+    async fn stop(peer: quinn::Connection) -> quinn::ConnectionError {
         peer.accept_uni().await.unwrap().stop(code(Code::NO_ERROR)).unwrap();
-        let quinn::ConnectionError::ApplicationClosed(close) = peer.closed().await else { panic!("not closed") };
-        close.error_code
+        peer.closed().await
     }
-    run(async {
+    let served = closed_with("by a client", async || {
         let net = Net::new();
         net.serve(|_| async { response(200, text("fine")) });
-        assert_eq!(stop(net.raw_client().await).await, code(Code::CLOSED_CRITICAL_STREAM));
+        stop(net.raw_client().await).await
     });
-    run(async {
+    let linked = closed_with("by a server", async || {
         let (link, server, _control) = Net::new().raw_server().await;
-        assert_eq!(stop(server).await, code(Code::CLOSED_CRITICAL_STREAM));
+        let closed = stop(server).await;
         assert!(link.is_closed());
+        closed
     });
+    assert_eq!([served, linked], [code(Code::CLOSED_CRITICAL_STREAM); 2]);
 }
 
 #[test]
@@ -289,7 +290,14 @@ fn varint(bytes: &mut &[u8]) -> Option<u64> {
 
 #[test]
 fn draining_answers_what_was_asked_and_refuses_the_rest() {
-    run(async {
+    // On a busy machine a request comes too late that was on its way before the client knew.
+    while !drains_with_a_request_on_its_way() {}
+}
+
+/// Whether that request was still served.
+fn drains_with_a_request_on_its_way() -> bool {
+    let served = Cell::new(false);
+    let close = closed_with("drained", async || {
         let net = Net::new();
         let gate = Drain::default();
         net.serve({
@@ -310,28 +318,36 @@ fn draining_answers_what_was_asked_and_refuses_the_rest() {
             send.finish().unwrap();
             receive
         };
+        let refused = async |mut stream: quinn::RecvStream| {
+            let error = stream.read_chunk(1, true).await.unwrap_err();
+            assert_eq!(error, quinn::ReadError::Reset(code(Code::REQUEST_REJECTED)));
+        };
         let mut first = open().await;
         net.drain.advance(Phase::Quiet);
         while ids.borrow().is_empty() {
             tokio::task::yield_now().await;
         }
-        assert_eq!(*ids.borrow(), [(1 << 62) - 4]);
-        // On its way before the client knew: still served.
+        assert_eq!(ids.borrow()[0], (1 << 62) - 4);
         let mut second = open().await;
         while ids.borrow().len() < 2 {
             tokio::task::yield_now().await;
         }
-        assert_eq!(*ids.borrow(), [(1 << 62) - 4, 8]);
-        let mut third = open().await;
-        let refused = third.read_chunk(1, true).await.unwrap_err();
-        assert_eq!(refused, quinn::ReadError::Reset(code(Code::REQUEST_REJECTED)));
+        served.set(*ids.borrow() == [(1 << 62) - 4, 8]);
+        refused(open().await).await;
         gate.advance(Phase::Quiet);
         assert!(first.read_to_end(1000).await.unwrap().ends_with(b"answered"));
-        assert!(second.read_to_end(1000).await.unwrap().ends_with(b"answered"));
-        let quinn::ConnectionError::ApplicationClosed(close) = client.closed().await else { panic!() };
-        assert_eq!(close.error_code, code(Code::NO_ERROR));
+        if served.get() {
+            assert!(second.read_to_end(1000).await.unwrap().ends_with(b"answered"));
+        } else {
+            assert_eq!(*ids.borrow(), [(1 << 62) - 4, 4]);
+            refused(second).await;
+        }
+        let closed = client.closed().await;
         net.drain.idle().await;
+        closed
     });
+    assert_eq!(close, code(Code::NO_ERROR));
+    served.get()
 }
 
 #[test]
