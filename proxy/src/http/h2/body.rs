@@ -66,7 +66,7 @@ impl Pump {
                 if fault.side() != self.gone().row().side {
                     // What the reader has is not the whole: it must not look so.
                     self.writer.cancel(match fault.reason {
-                        Reason::DownstreamAborted | Reason::RequestIncomplete => Code::CANCEL,
+                        Reason::DownstreamAborted | Reason::RequestIncomplete | Reason::RequestTimeout => Code::CANCEL,
                         _ => Code::INTERNAL_ERROR,
                     });
                 }
