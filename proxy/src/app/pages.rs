@@ -30,7 +30,8 @@ use crate::control::generations::{Entry, Generations, State};
 use crate::control::health::{Health, HealthReport};
 use crate::filter::wasm::FilterReport;
 use crate::telemetry::cell::Histogram;
-use crate::telemetry::labels::Callback;
+use crate::telemetry::labels::{Callback, Outcome};
+use crate::telemetry::metrics::FilterMetrics;
 use crate::telemetry::why::Explanation;
 use crate::tls::settings::date;
 use crate::worker::{Order, Peers, Report};
@@ -469,18 +470,13 @@ fn filter(of_workers: &[(usize, &FilterReport)]) -> Value {
     // Filters that share a VM each show it, with its memory.
     let vms: BTreeSet<_> =
         of_workers.iter().filter(|(_, f)| f.contexts.is_some()).map(|(w, f)| (*w, f.machine)).collect();
-    let outcomes = first.metrics.requests().map(|(outcome, _)| {
-        let count =
-            |f: &FilterReport| f.metrics.requests().filter(|(own, _)| *own == outcome).map(|(_, n)| n).sum::<u64>();
-        (outcome.token(), all().map(count).sum::<u64>())
-    });
-    let outcomes: Vec<_> = outcomes.collect();
-    let unavailable = first.metrics.unavailables().map(|(result, _)| {
-        let count =
-            |f: &FilterReport| f.metrics.unavailables().filter(|(own, _)| *own == result).map(|(_, n)| n).sum::<u64>();
-        (result.token().to_owned(), json!(all().map(count).sum::<u64>()))
-    });
-    let traps: u64 = outcomes.iter().filter(|(token, _)| matches!(*token, "trap" | "timeout")).map(|(_, n)| n).sum();
+    let outcomes = sums(all(), FilterMetrics::requests);
+    let unavailable = sums(all(), FilterMetrics::unavailables);
+    let traps: u64 = outcomes
+        .iter()
+        .filter(|(outcome, _)| matches!(outcome, Outcome::Trap | Outcome::Timeout))
+        .map(|(_, n)| n)
+        .sum();
     json!({
         "name": *first.name,
         "generation": first.generation,
@@ -494,8 +490,8 @@ fn filter(of_workers: &[(usize, &FilterReport)]) -> Value {
         "vms": vms.len(),
         "contexts": all().filter_map(|f| f.contexts).sum::<usize>(),
         "memory_bytes": all().map(|f| f.memory).sum::<usize>(),
-        "calls": outcomes.iter().map(|(token, count)| ((*token).to_owned(), json!(count))).collect::<Map<_, _>>(),
-        "unavailable": unavailable.collect::<Map<_, _>>(),
+        "calls": outcomes.iter().map(|(outcome, n)| (outcome.token().to_owned(), json!(n))).collect::<Map<_, _>>(),
+        "unavailable": unavailable.iter().map(|(result, n)| (result.token().to_owned(), json!(n))).collect::<Map<_, _>>(),
         "duration_seconds": histogram(&all().map(|f| f.metrics.duration()).collect::<Vec<_>>()),
         "callback_seconds": callbacks(all().map(|f| &f.callbacks)),
         "traps": traps,
@@ -511,6 +507,19 @@ fn callbacks<'a>(all: impl Iterator<Item = &'a Vec<(Callback, Arc<Histogram>)>> 
         (!times.is_empty()).then(|| (callback.token().to_owned(), histogram(&times)))
     };
     Callback::ALL.iter().filter_map(|callback| of(*callback)).collect()
+}
+
+/// What all have counted together, by label. Each names the same labels in the same order.
+fn sums<'a, L, I>(all: impl Iterator<Item = &'a FilterReport>, counts: impl Fn(&'a FilterMetrics) -> I) -> Vec<(L, u64)>
+where
+    I: Iterator<Item = (L, u64)>,
+{
+    all.map(|report| counts(&report.metrics).collect::<Vec<_>>())
+        .reduce(|mut sums, more| {
+            sums.iter_mut().zip(more).for_each(|((_, sum), (_, count))| *sum += count);
+            sums
+        })
+        .unwrap_or_default()
 }
 
 /// The sum of histograms with equal bounds, its buckets cumulative as on `/metrics`.

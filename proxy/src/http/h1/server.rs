@@ -179,7 +179,8 @@ async fn exchange<S: Service>(
 }
 
 /// Whether the client went away. Looked for also while nobody reads what it sends, as where a filter holds an answer back; but only behind as
-/// much as may be read ahead.
+/// much as may be read ahead. Takes nothing from a reader that waits: that has looked in this very poll, before which the driver has said
+/// what there is.
 fn is_gone(wire: &mut Wire, cx: &mut Context<'_>) -> bool {
     while wire.input.len() < READ_AHEAD {
         match wire.poll_fill(cx) {
