@@ -1,10 +1,13 @@
 //! What a filter costs: `cost ARTIFACT` runs whole exchanges through one VM on one thread, entered as a sidecar with little to do
 //! enters it, and prints, in nanoseconds of CPU for each exchange, the best of several rounds; then the memory of the process, with
 //! the filter loaded from an artifact as the sidecar does it. `cost bare MODULE` is the floor under it: the same callbacks of the
-//! same module on wasmtime alone.
+//! same module on wasmtime alone, one exchange after the other, and with a request and its answer on two connections between them,
+//! which leave to the callbacks the caches that a proxy leaves to them.
 
 use std::fmt::{self, Display};
 use std::fs;
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::ops::Sub;
 use std::time::Instant;
 
@@ -21,6 +24,9 @@ const EXCHANGES: u32 = 100_000;
 /// Lines of the heads of request and response, and the content of the latter.
 const LINES: [usize; 2] = [10, 4];
 const BODY: &[u8] = b"hello, world";
+
+/// Bytes of a request and of its answer on connections.
+const MESSAGES: [usize; 2] = [200, 1200];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -154,27 +160,105 @@ fn bare(module: &str) -> Result<(), Box<dyn std::error::Error>> {
     let delete = Callback::<u32, ()>::of(&instance, &mut store, "proxy_on_delete");
     create.call(&mut store, (1, 0))?;
     configure.call(&mut store, (1, 0))?;
-    let (mut best, mut id) = (f64::INFINITY, 1_u32);
-    for _ in 0..ROUNDS {
-        let begin = cpu()?;
-        for _ in 0..EXCHANGES {
-            id += 1;
-            create.call(&mut store, (id, 1))?;
-            for (head, lines) in heads.iter().zip(LINES) {
-                head.call(&mut store, (id, lines as u32, 0))?;
+    let mut id = 1_u32;
+    let mut called = |phase: Phase| {
+        match phase {
+            Phase::Request => {
+                id += 1;
+                create.call(&mut store, (id, 1))?;
+                heads[0].call(&mut store, (id, LINES[0] as u32, 1))?;
             }
-            body.call(&mut store, (id, BODY.len() as u32, 1))?;
-            log.call(&mut store, id)?;
-            done.call(&mut store, id)?;
-            delete.call(&mut store, id)?;
+            Phase::Response => {
+                heads[1].call(&mut store, (id, LINES[1] as u32, 0))?;
+                body.call(&mut store, (id, BODY.len() as u32, 1))?;
+            }
+            Phase::End => {
+                log.call(&mut store, id)?;
+                done.call(&mut store, id)?;
+                delete.call(&mut store, id)?;
+            }
         }
-        best = best.min((cpu()? - begin) / f64::from(EXCHANGES));
+        Ok(())
+    };
+    let warm = rounds(|| [Phase::Request, Phase::Response, Phase::End].into_iter().try_for_each(&mut called))?;
+    let mut hop = Hop::new()?;
+    // In turn, as the machine may change its pace: what differs is the callbacks.
+    let mut added = Vec::with_capacity(ROUNDS);
+    for _ in 0..ROUNDS {
+        let without = round(|| hop.pass(|_| Ok(())))?;
+        added.push(round(|| hop.pass(&mut called))? - without);
     }
-    println!(
-        "one exchange on wasmtime alone: {best:.0} ns; written last: {:?}",
-        String::from_utf8_lossy(&store.data().written)
-    );
+    added.sort_unstable_by(f64::total_cmp);
+    let cold = added.get(ROUNDS / 2).copied().unwrap_or_default();
+    println!("one exchange on wasmtime alone: {warm:.0} ns; between those of connections: {cold:.0} ns");
+    println!("written last: {:?}", String::from_utf8_lossy(&store.data().written));
     Ok(())
+}
+
+/// The callbacks of an exchange that follow each other.
+#[derive(Clone, Copy)]
+enum Phase {
+    Request,
+    Response,
+    End,
+}
+
+/// What a proxy does at the least: it reads a request from one connection and writes it to another, and so with the answer. Both
+/// ends of both connections are here: what they cost is in the round without callbacks, too.
+struct Hop {
+    /// The application's end and ours.
+    near: [TcpStream; 2],
+    /// Ours and the service's.
+    far: [TcpStream; 2],
+    buffer: Vec<u8>,
+}
+
+impl Hop {
+    fn new() -> io::Result<Self> {
+        let pair = || {
+            let listener = TcpListener::bind("127.0.0.1:0")?;
+            let near = TcpStream::connect(listener.local_addr()?)?;
+            let (far, _) = listener.accept()?;
+            near.set_nodelay(true)?;
+            far.set_nodelay(true)?;
+            io::Result::Ok([near, far])
+        };
+        Ok(Hop { near: pair()?, far: pair()?, buffer: vec![0; MESSAGES[1]] })
+    }
+
+    fn pass(&mut self, mut called: impl FnMut(Phase) -> wasmtime::Result<()>) -> wasmtime::Result<()> {
+        let Hop { near: [application, here], far: [there, service], buffer } = self;
+        let ways = [
+            (Phase::Request, [&*application, here, there, service], MESSAGES[0]),
+            (Phase::Response, [&*service, there, here, application], MESSAGES[1]),
+        ];
+        for (phase, [mut sender, mut receives, mut sends, mut receiver], size) in ways {
+            let bytes = buffer.get_mut(..size).unwrap_or_default();
+            sender.write_all(bytes)?;
+            receives.read_exact(bytes)?;
+            called(phase)?;
+            sends.write_all(bytes)?;
+            receiver.read_exact(bytes)?;
+        }
+        called(Phase::End)
+    }
+}
+
+/// The best of several rounds, in nanoseconds for each exchange.
+fn rounds(mut exchange: impl FnMut() -> wasmtime::Result<()>) -> Result<f64, Box<dyn std::error::Error>> {
+    let mut best = f64::INFINITY;
+    for _ in 0..ROUNDS {
+        best = best.min(round(&mut exchange)?);
+    }
+    Ok(best)
+}
+
+fn round(mut exchange: impl FnMut() -> wasmtime::Result<()>) -> Result<f64, Box<dyn std::error::Error>> {
+    let begin = cpu()?;
+    for _ in 0..EXCHANGES {
+        exchange()?;
+    }
+    Ok((cpu()? - begin) / f64::from(EXCHANGES))
 }
 
 /// An export, if the module has it.
