@@ -301,6 +301,22 @@ fn a_link_that_cannot_be_opened_is_no_health() {
     alpha.counts(0.0, "lacis_endpoints_checked", &[]);
 }
 
+/// Who is checked in another way from now on is not checked in the old way beside.
+#[test]
+fn checks_end_with_their_configuration() {
+    let backends = backends(1);
+    let health = |path: &str| json!({"health": {"http": {"path": path}, "interval": "100ms", "timeout": "20s"}});
+    let mut net = Net::new(Link::Plaintext, &all(&backends), health("/old"));
+    let seen = |path: &str| backends[0].seen().iter().filter(|seen| seen.path == path).count();
+    until("it is checked", || (seen("/old") > 0).then_some(()));
+    net.alpha.reload(json!({"services": {"delta": health("/new")}}));
+    until("it is checked in the new way", || (seen("/new") > 0).then_some(()));
+    let old = seen("/old");
+    until("it is checked again and again", || (seen("/new") > 10).then_some(()));
+    // One may have been on its way.
+    assert!(seen("/old") <= old + 1, "{} more in the old way", seen("/old") - old);
+}
+
 /// A server of `grpc.health.v1.Health`, and of nothing else.
 struct Health {
     address: SocketAddr,

@@ -140,17 +140,17 @@ impl Health {
     /// Checks the services of this configuration, which workers have just begun to use, and no others. What is known
     /// of those that have not changed stays, and is told again: some of their endpoints may be new to the workers.
     pub fn follow(self: &Rc<Self>, config: &Config) {
-        let mut before = self.services.take();
+        let before = self.services.take();
         let mut now = HashMap::new();
         for service in &config.services {
             let Some(check) = &service.health else { continue };
-            let same = before.remove(&service.name).filter(|known| {
+            let same = before.get(&service.name).filter(|known| {
                 let Service { link, identity, protocol, health, .. } = &known.service;
                 (link, identity, protocol) == (&service.link, &service.identity, &service.protocol)
                     && health == &service.health
                     && known.service.endpoints == service.endpoints
             });
-            let followed = same.unwrap_or_else(|| {
+            let followed = same.cloned().unwrap_or_else(|| {
                 Rc::new(Followed {
                     service: service.clone(),
                     check: Arc::clone(check),
@@ -161,8 +161,16 @@ impl Health {
             });
             now.insert(service.name.clone(), followed);
         }
-        let gone = before.into_values().filter(|gone| !now.contains_key(&gone.service.name));
-        gone.for_each(|gone| self.count(gone.id, [0; 3]));
+        for (name, followed) in &before {
+            let successor = now.get(name);
+            if !successor.is_some_and(|next| Rc::ptr_eq(next, followed)) {
+                // What checks them holds what it checks, and would go on for ever.
+                followed.endpoints.take();
+            }
+            if successor.is_none() {
+                self.count(followed.id, [0; 3]);
+            }
+        }
         *self.services.borrow_mut() = now;
         let services: Vec<_> = self.services.borrow().values().map(Rc::clone).collect();
         for followed in services {
