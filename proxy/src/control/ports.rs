@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -67,7 +68,14 @@ impl Ports {
                 bound.push(Bound { service, ..ours.clone() });
                 continue;
             }
-            let cannot = |error| format!("cannot listen on {wanted} (services.{}): {error}", service.name);
+            let cannot = |error: io::Error| {
+                let same =
+                    |port: &&Bound| error.kind() == io::ErrorKind::AddrInUse && port.wanted.port() == wanted.port();
+                let why = before.iter().find(same).map_or_else(String::new, |Bound { service, wanted, .. }| {
+                    format!("; it is open as {wanted} of {service} until the change: choose another port, or restart")
+                });
+                format!("cannot listen on {wanted} (services.{}): {error}{why}", service.name)
+            };
             let listeners = listen::tcp(wanted, self.workers).map_err(cannot)?;
             let address = listeners.first().map_or(Ok(wanted), |first| first.local_addr()).map_err(cannot)?;
             let (place, service) = (self.next.replace(self.next.get() + 1), Arc::<str>::from(service.name.as_str()));
@@ -165,6 +173,12 @@ mod tests {
         assert_eq!((fifth.next_worker().len(), fifth.closed(), fifth.moved()), (0, vec![], moved.to_vec()));
         ports.keep(fifth);
         assert_eq!(ports.addresses(), [("a".to_owned(), two), ("c".to_owned(), one)]);
+        let _ours = std::net::TcpListener::bind(two).expect("as a worker has it");
+        let wider = ports.change(&config(&[("a", SocketAddr::from(([0, 0, 0, 0], two.port())))])).map(drop);
+        assert!(
+            wider.as_ref().is_err_and(|why| why.contains(&format!("; it is open as {two} of a until"))),
+            "{wider:?}"
+        );
         let other = std::net::TcpListener::bind(any).expect("a port");
         let address = other.local_addr().expect("an address");
         let taken = ports.change(&config(&[("b", address)])).map(drop);
