@@ -121,6 +121,35 @@ outbound: {}
     );
 }
 
+#[test]
+fn check_the_access_log() {
+    let (dir, path) = file("");
+    let directory = dir.path().to_str().expect("UTF-8").to_owned();
+    for (log, code, said) in [
+        (".", 1, format!("{directory}/. cannot be opened: Is a directory (os error 21); write the path of a file, ")),
+        (
+            "lacis.yaml/log",
+            1,
+            format!("{directory}/lacis.yaml/log cannot be opened: Not a directory (os error 20); write "),
+        ),
+        (
+            "no/log",
+            0,
+            format!("{directory}/no/log cannot be opened: No such file or directory (os error 2); its directory "),
+        ),
+        ("log", 0, String::new()),
+    ] {
+        let config = format!("node: {{service: alpha}}\noutbound: {{}}\ntelemetry: {{access_log: {{path: {log}}}}}\n");
+        std::fs::write(&path, config).expect("writable");
+        let output = lacis(&["check", "-c", &path]);
+        assert_eq!(output.status.code(), Some(code), "{}", text_of(&output));
+        let kind = if code == 0 { "warning: " } else { "" };
+        let told = format!("{path}:3:32: {kind}telemetry.access_log.path: {said}");
+        assert_eq!(text(&output.stdout).contains(&told), !said.is_empty(), "{told}\n{}", text_of(&output));
+        assert!(!dir.path().join("log").exists(), "checking makes no log");
+    }
+}
+
 fn text_of(output: &Output) -> String {
     format!("{}{}", text(&output.stdout), text(&output.stderr))
 }

@@ -9,13 +9,14 @@ use serde_json::{Value, json};
 use super::{Failure, Outcome, Output, print};
 use crate::config::{self, Config, Problem, Warning};
 use crate::control::modules::{Refusal, Stop, Workshop};
+use crate::telemetry::access;
 use crate::tls::{self, IdentityError, TlsSettings};
 
 /// Tell every problem of a config file, as file:line:column: what is wrong, and what would be right.
 ///
 /// The files of the identity are read, and filters that a listener names are fetched, compiled, started and configured once, as
 /// `run` does it. Exit code 1 if there is a problem. Warnings are told too, and are no problems; so are files of the identity that
-/// cannot be read here.
+/// cannot be read here, and an access log for which there is no directory here, or which may not be written.
 #[derive(Debug, clap::Args)]
 pub struct Check {
     /// The config file.
@@ -32,10 +33,12 @@ impl Check {
         let (summary, warnings, problems) = match config::load(&self.config) {
             Ok((config, mut warnings)) => {
                 let mut problems = self.filters(&config);
-                match self.identity(&config) {
-                    Some((problem, true)) => problems.insert(0, problem),
-                    Some((problem, false)) => warnings.push(Warning(problem)),
-                    None => {}
+                for (problem, certain) in self.access_log(&config).into_iter().chain(self.identity(&config)) {
+                    if certain {
+                        problems.insert(0, problem);
+                    } else {
+                        warnings.push(Warning(problem));
+                    }
                 }
                 (summary(&config), warnings, problems)
             }
@@ -91,6 +94,19 @@ impl Check {
             _ => true,
         };
         Some((self.problem(&["identity", key], error.to_string()), certain))
+    }
+
+    /// What keeps the access log from being opened, and whether that would be so elsewhere, as another user.
+    fn access_log(&self, config: &Config) -> Option<(Problem, bool)> {
+        let path = &config.access_log.as_ref()?.path;
+        let error = access::check(path).err()?;
+        let (certain, right) = match error.kind() {
+            ErrorKind::NotFound => (false, "; its directory is not made by `lacis run`"),
+            ErrorKind::PermissionDenied => (false, ""),
+            _ => (true, "; write the path of a file, /dev/stdout or /dev/stderr"),
+        };
+        let message = format!("{} cannot be opened: {error}{right}", path.display());
+        Some((self.problem(&["telemetry", "access_log", "path"], message), certain))
     }
 
     /// One at the value of a key.

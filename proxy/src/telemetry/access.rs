@@ -38,7 +38,7 @@ pub const MAX_VALUE_BYTES: usize = 4096;
 /// # Errors
 /// If the file cannot be opened.
 pub fn open(path: &Path) -> io::Result<(Queue, Writer)> {
-    let sink = Sink::open(path)?;
+    let sink = Sink::open(path, true)?;
     let (sender, receiver) = sync_channel(MAX_WAITING);
     let reopen = Arc::new(AtomicBool::new(false));
     let queue = Queue { sender, reopen: reopen.clone() };
@@ -46,6 +46,17 @@ pub fn open(path: &Path) -> io::Result<(Queue, Writer)> {
         queue,
         Writer { receiver, reopen, path: path.to_owned(), sink, lines: Vec::new(), failing: false, torn: false },
     ))
+}
+
+/// Whether the log at a path can be opened on this machine. Makes no file: where there is none, its directory has to be there.
+///
+/// # Errors
+/// Those of the system.
+pub fn check(path: &Path) -> io::Result<()> {
+    match (Sink::open(path, false), path.parent()) {
+        (Err(error), Some(directory)) if error.kind() == io::ErrorKind::NotFound => directory.metadata().map(drop),
+        (opened, _) => opened.map(drop),
+    }
 }
 
 /// The way into the log; clones lead to the same one. The log ends when every clone and every [`AccessLog`] is gone.
@@ -247,7 +258,7 @@ impl Writer {
         while let Some(message) = next {
             if self.reopen.swap(false, Ordering::Relaxed) {
                 self.flush(lost);
-                match Sink::open(&self.path) {
+                match Sink::open(&self.path, true) {
                     Ok(sink) => {
                         self.torn &= !sink.is_empty();
                         self.sink = sink;
@@ -313,7 +324,7 @@ enum Sink {
 }
 
 impl Sink {
-    fn open(path: &Path) -> io::Result<Self> {
+    fn open(path: &Path, create: bool) -> io::Result<Self> {
         // Opening these paths fails where they are sockets, as they are under some supervisors.
         match path.to_str() {
             Some("/dev/stdout") => Ok(Sink::Stdout),
@@ -322,7 +333,7 @@ impl Sink {
                 // To open a pipe for writing alone waits for somebody who reads it.
                 let pipe = path.metadata().is_ok_and(|known| known.file_type().is_fifo());
                 // Paths, addresses and identities of users: not for everyone's eyes.
-                OpenOptions::new().read(pipe).append(true).create(true).mode(0o640).open(path).map(Sink::File)
+                OpenOptions::new().read(pipe).append(true).create(create).mode(0o640).open(path).map(Sink::File)
             }
         }
     }

@@ -170,6 +170,22 @@ fn what_a_failure_tore_is_a_line_of_its_own() {
 #[test]
 fn a_path_that_cannot_be_opened_is_an_error_at_once() {
     assert!(open(Path::new("/nowhere/at/all")).is_err());
+    let dir = tempfile::tempdir().unwrap();
+    let (new, file) = (dir.path().join("new"), dir.path().join("file"));
+    std::fs::write(&file, "before\n").unwrap();
+    for (path, fine) in [
+        (Path::new("/nowhere/at/all"), false),
+        (dir.path(), false),
+        (&file.join("below"), false),
+        (&file, true),
+        (&new, true),
+        (Path::new("/dev/stdout"), true),
+    ] {
+        assert_eq!(check(path).is_ok(), fine, "{}", path.display());
+        assert!(path != new || !new.exists(), "a look makes no file");
+        assert_eq!(open(path).is_ok(), fine, "{}", path.display());
+    }
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "before\n");
 }
 
 #[test]
