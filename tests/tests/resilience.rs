@@ -212,6 +212,25 @@ on_links! {
     }
 }
 
+/// Who never answers is ejected although others answer in its place.
+#[test]
+fn an_endpoint_that_others_always_outrun_is_ejected() {
+    let (well, ill) = (Backend::new(|_, _| OK), Backend::new(|_, _| Act::Silent));
+    let service = json!({
+        "balance": "round_robin",
+        "retries": {"attempts": 1, "hedge": {"after": "20ms"}},
+        "outliers": {"consecutive": 3, "ejection": "1h", "max_ejection": "1h"},
+    });
+    let net = Net::new(Link::H2, &[&well, &ill], service);
+    until("it is ejected", || {
+        assert_eq!(net.get("get").status(), 200);
+        (net.cluster()["endpoints"][1]["ejected"]["cause"] == "http_response_timeout").then_some(())
+    });
+    let before = ill.count();
+    (0..4).for_each(|_| assert_eq!(net.get("after").status(), 200));
+    assert_eq!(ill.count(), before);
+}
+
 /// An endpoint that cannot be reached costs no request, body or not, whatever the method; and counts against no budget.
 #[test]
 fn what_reached_nobody_goes_elsewhere() {

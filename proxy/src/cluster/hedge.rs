@@ -181,6 +181,7 @@ impl Cluster {
             None => {
                 endpoint.load.unanswered(lost.took, clock::nanos());
                 self.took(endpoint, lost.took);
+                came(watch, Came::Outrun);
             }
         }
     }

@@ -4,14 +4,17 @@ use std::cell::{Cell, OnceCell};
 use std::time::{Duration, Instant};
 
 use crate::config::Outliers;
+use crate::fault::Reason;
 use crate::telemetry::labels::Cause;
 
 /// How an endpoint did, as this worker sees it.
 #[derive(Debug)]
 pub struct Health {
     state: Cell<State>,
-    /// Failures in a row.
+    /// Failures in a row,
     failures: Cell<u32>,
+    /// and when the first of them was.
+    since: Cell<Option<Instant>>,
     /// Ejections that are not forgotten: the next lasts so much longer.
     ejections: Cell<u32>,
     /// Requests in this interval, and those of them that succeeded.
@@ -31,6 +34,10 @@ const SHORTEST: Duration = Duration::from_micros(100);
 /// An endpoint with a shorter median is not ejected for its latency, whatever the others' is: nobody waits for that, and
 /// chance makes factors of it.
 pub const SLOW: Duration = Duration::from_millis(5);
+
+/// How long an endpoint must have answered nothing, however many requests others have answered in its place. Some are
+/// always late, and hedges are for those; one that never answers is no better than one that fails.
+pub const SILENCE: Duration = Duration::from_secs(1);
 
 impl Default for Times {
     fn default() -> Self {
@@ -86,6 +93,8 @@ pub enum Result {
     Error,
     /// None, or one of a gateway that had none.
     Failure(Cause),
+    /// None until another endpoint had answered.
+    Outrun,
 }
 
 /// What is shown of an ejected endpoint.
@@ -104,6 +113,7 @@ impl Default for Health {
         Health {
             state: Cell::new(State::In),
             failures: Cell::new(0),
+            since: Cell::new(None),
             ejections: Cell::new(0),
             requests: Cell::new(0),
             successes: Cell::new(0),
@@ -157,6 +167,11 @@ impl Health {
                 self.eject(cause, policy, now);
                 return Some(cause);
             }
+            Some(Result::Outrun) if self.fails_on(true, policy, now) => {
+                self.eject(SILENT, policy, now);
+                return Some(SILENT);
+            }
+            Some(Result::Outrun) => self.state.set(State::Out(now, before)),
             Some(Result::Success | Result::Error) => {
                 self.state.set(State::In);
                 self.failures.set(0);
@@ -177,7 +192,9 @@ impl Health {
         if self.is_ejected() {
             return None;
         }
-        self.requests.set(self.requests.get().saturating_add(1));
+        if result != Result::Outrun {
+            self.requests.set(self.requests.get().saturating_add(1));
+        }
         let cause = match result {
             Result::Success => {
                 self.successes.set(self.successes.get().saturating_add(1));
@@ -189,13 +206,24 @@ impl Health {
                 return None;
             }
             Result::Failure(cause) => cause,
+            Result::Outrun => SILENT,
         };
-        self.failures.set(self.failures.get().saturating_add(1));
-        if policy.consecutive == 0 || self.failures.get() < policy.consecutive || !may() {
+        if !self.fails_on(result == Result::Outrun, policy, now) || !may() {
             return None;
         }
         self.eject(cause, policy, now);
         Some(cause)
+    }
+
+    /// One more failure in a row. Whether there are enough of them.
+    fn fails_on(&self, outrun: bool, policy: &Outliers, now: Instant) -> bool {
+        let failures = self.failures.get().saturating_add(1);
+        self.failures.set(failures);
+        if failures == 1 {
+            self.since.set(Some(now));
+        }
+        let lasts = self.since.get().is_some_and(|since| now.saturating_duration_since(since) >= SILENCE);
+        policy.consecutive > 0 && failures >= policy.consecutive && (lasts || !outrun)
     }
 
     /// How long it took to answer, for those who compare that.
@@ -213,6 +241,9 @@ impl Health {
         self.state.set(State::Out(now + length, cause));
     }
 }
+
+/// Why an endpoint is ejected that others outran.
+const SILENT: Cause = Cause::Reason(Reason::HttpResponseTimeout);
 
 /// Whether one more of so many may be ejected. Never the last; one always, unless none may be.
 pub fn may_eject(ejected: usize, total: usize, policy: &Outliers) -> bool {
@@ -294,7 +325,6 @@ fn stragglers(medians: &[(usize, f64)], factor: u32) -> Vec<usize> {
 mod tests {
     use super::*;
     use crate::config::policy::{Latency, SuccessRate};
-    use crate::fault::Reason;
 
     const SECOND: Duration = Duration::from_secs(1);
     const DOWN: Result = Result::Failure(Cause::Reason(Reason::ConnectionRefused));
@@ -324,6 +354,35 @@ mod tests {
         assert!(fail(&health, 1, now).is_some(), "now one may");
         assert!(health.is_ejected() && !health.is_usable(now + 30 * SECOND - Duration::from_nanos(1)));
         assert_eq!(fail(&health, 9, now), None, "what comes late proves nothing");
+    }
+
+    /// Hedges answer for it: that some of its requests are late is nothing, that all are for long is a failure.
+    #[test]
+    fn who_is_outrun_for_long_is_ejected() {
+        let (health, start) = (Health::default(), Instant::now());
+        let outrun = |now| health.note(Result::Outrun, &POLICY, now, || true);
+        assert_eq!((0..100).find_map(|_| outrun(start)), None, "at once");
+        assert_eq!(outrun(start + SILENCE - Duration::from_nanos(1)), None);
+        assert_eq!(health.note(Result::Success, &POLICY, start + SILENCE, || true), None, "it lives");
+        let again = start + SILENCE;
+        assert_eq!((outrun(again), outrun(again + SILENCE)), (None, None), "two");
+        assert_eq!(outrun(again + SILENCE), Some(SILENT));
+        assert_eq!((health.requests.get(), health.successes.get()), (1, 1), "no answer, no rate");
+
+        // It is tried, with the same patience.
+        let mut now = again + SILENCE + 30 * SECOND;
+        let tried = |now| {
+            assert!(health.begin(now));
+            health.tried(Some(Result::Outrun), &POLICY, now)
+        };
+        assert_eq!((tried(now), tried(now)), (None, None));
+        now += SILENCE;
+        assert_eq!(tried(now), Some(SILENT));
+        assert_eq!(health.ejected(now).map(|ejected| ejected.times), Some(2));
+
+        let never = Outliers { consecutive: 0, ..POLICY };
+        let health = Health::default();
+        assert!((0..9).all(|n| health.note(Result::Outrun, &never, start + n * SILENCE, || true).is_none()));
     }
 
     #[test]

@@ -161,7 +161,8 @@ pub(in super::super) struct EndpointLimits {
     expecting = "a map such as {consecutive: 5, interval: 10s, ejection: 30s, max_ejected: 50%}"
 )]
 pub(in super::super) struct Outliers {
-    /// Failures in a row (502, 503, 504, or no answer) after which an endpoint is passed over; 0: they do not count.
+    /// Failures in a row (502, 503, 504, or no answer) after which an endpoint is passed over; 0: they do not count. With
+    /// hedges also requests that others answer first, if it has answered none for a second.
     #[serde(default)]
     #[schemars(extend("default" = CONSECUTIVE, "minimum" = 0))]
     pub(in super::super) consecutive: Field<Count>,
