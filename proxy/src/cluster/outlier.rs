@@ -245,10 +245,10 @@ impl Health {
 /// Why an endpoint is ejected that others outran.
 const SILENT: Cause = Cause::Reason(Reason::HttpResponseTimeout);
 
-/// Whether one more of so many may be ejected. Never the last; one always, unless none may be.
+/// Whether one more of so many may be ejected. Never the last; of several one always.
 pub fn may_eject(ejected: usize, total: usize, policy: &Outliers) -> bool {
     let share = usize::from(policy.max_ejected);
-    ejected + 1 < total && share > 0 && (ejected == 0 || (ejected + 1) * 100 <= share * total)
+    ejected + 1 < total && (ejected == 0 || (ejected + 1) * 100 <= share * total)
 }
 
 /// An interval is over, or several: forgets an ejection of those that stayed for each, compares success rates and latencies,
@@ -427,7 +427,7 @@ mod tests {
     fn never_all_of_a_group() {
         let policy = |max_ejected| Outliers { max_ejected, ..POLICY };
         for (percent, total, most) in
-            [(50, 1, 0), (50, 2, 1), (50, 3, 1), (50, 4, 2), (10, 5, 1), (100, 5, 4), (0, 5, 0)]
+            [(50, 1, 0), (50, 2, 1), (50, 3, 1), (50, 4, 2), (10, 5, 1), (100, 5, 4), (1, 5, 1)]
         {
             let ejected = (0..total).take_while(|ejected| may_eject(*ejected, total, &policy(percent))).count();
             assert_eq!(ejected, most, "{percent}% of {total}");

@@ -125,9 +125,10 @@ pub(in super::super) struct Limits {
     #[serde(default)]
     #[schemars(extend("minimum" = 1))]
     pub(in super::super) connections: Field<Count>,
-    /// Requests that wait for a connection, in each worker. Beyond it they are answered 503 at once.
+    /// Requests that wait for a connection, those for which it is opened included, in each worker. Beyond it they are
+    /// answered 503 at once.
     #[serde(default)]
-    #[schemars(extend("minimum" = 0))]
+    #[schemars(extend("minimum" = 1))]
     pub(in super::super) pending: Field<Count>,
     /// Requests in flight, in each worker. Beyond it they are answered 503 at once.
     #[serde(default)]
@@ -179,7 +180,7 @@ pub(in super::super) struct Outliers {
     #[serde(default)]
     #[schemars(extend("default" = MAX_EJECTION))]
     pub(in super::super) max_ejection: Field<Word<Duration>>,
-    /// Endpoints that may be ejected at once; one may always be if there are others.
+    /// Endpoints that may be ejected at once, 1% or more; one may always be if there are others.
     #[serde(default)]
     #[schemars(extend("default" = MAX_EJECTED))]
     pub(in super::super) max_ejected: Field<Word<Percent>>,

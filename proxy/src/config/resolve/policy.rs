@@ -122,7 +122,9 @@ impl Resolver<'_> {
             let raw::Limits { connections, pending, requests, retries, endpoint } = raw;
             let none = "nothing could pass; write at least 1, or remove it";
             let connections = self.at_least(connections, u32::MAX, 1, none);
-            let pending = self.at_least(pending, u32::MAX, 0, none);
+            // Whoever opens a connection waits for it.
+            let pending =
+                self.at_least(pending, u32::MAX, 1, "no connection could be opened; write at least 1, or remove it");
             let requests = self.at_least(requests, u32::MAX, 1, none);
             let retries = self.at_least(retries, u32::MAX, 0, none);
             let endpoint = self.optional(endpoint, Limits::NONE.endpoint, |raw, _| {
@@ -150,7 +152,12 @@ impl Resolver<'_> {
             let ejection = self.duration(ejection, raw::EJECTION, Duration::from_millis(1));
             let (longest, said) = (max_ejection.spot(), max_ejection.spot().is_some());
             let max_ejection = self.word(max_ejection, raw::MAX_EJECTION);
-            let max_ejected = self.word(max_ejected, raw::MAX_EJECTED);
+            let max_ejected = match max_ejected {
+                Field::Given(Word(Percent(0)), spot) => {
+                    self.refuse(spot, "nothing would be ejected; write at least 1%, or remove `outliers`")
+                }
+                share => self.word(share, raw::MAX_EJECTED),
+            };
             let success_rate = self.optional(success_rate, None, |raw, _| {
                 let raw::SuccessRate { endpoints, requests, deviation } = raw;
                 let few = "too few to compare one with the others; write at least 3";
