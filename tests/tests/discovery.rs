@@ -220,6 +220,13 @@ fn a_server_that_is_silent_about_aaaa_does_not_hold_up_a_records() {
     assert_eq!(who(&alpha), "one", "as soon as it is ready");
     deltas.dns.says("delta.internal", Says::OnlyIpv4(Ipv4Addr::new(127, 0, 0, 2)));
     has(&alpha, &[deltas.two.inbound()]);
+    let error = source_fails(&alpha, true)["last_error"].as_str().expect("a text").to_owned();
+    assert!(error.starts_with("no AAAA records: "), "{error}");
+    let told =
+        |text: &'static str| alpha.log(text, |line| line["message"] == text && line["source"] == "delta.internal");
+    told("some endpoints cannot be found: the others are used");
+    deltas.are_at(&[ONE]);
+    told("all endpoints can be found again");
 }
 
 /// A new generation goes on with what is known, asks for nothing again, and keeps the links.

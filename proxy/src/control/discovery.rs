@@ -79,6 +79,8 @@ pub struct Status {
     pub answered: Option<Instant>,
     /// Why it does not, if it has failed since.
     pub error: Option<String>,
+    /// Why only one family of addresses is known, or only one anew.
+    pub lacks: Option<String>,
 }
 
 impl Discovery {
@@ -249,21 +251,30 @@ impl Discovery {
         let source = Source::File(path.to_owned());
         let Some(followed) = self.sources.borrow().get(&source).map(Rc::clone) else { return };
         let outcome = match config::endpoints(path) {
-            Ok(endpoints) => Ok(Place { endpoints: endpoints.into(), unknown: None }),
+            Ok(endpoints) => Ok((Place { endpoints: endpoints.into(), unknown: None }, None)),
             Err(problems) => Err(problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n")),
         };
         self.told(&source, &followed, outcome);
     }
 
-    /// A source has answered, or failed; the former is told to the workers if it is new, the latter once to the operator.
-    fn told(&self, source: &Source, followed: &Followed, outcome: Result<Place, String>) {
+    /// A source has answered, and maybe lacks something, or failed; the former is told to the workers if it is new, the others
+    /// once to the operator.
+    fn told(&self, source: &Source, followed: &Followed, outcome: Result<(Place, Option<String>), String>) {
         let shown = Shown(source);
         let mut status = followed.status.borrow_mut();
         let (place, result) = match outcome {
-            Ok(place) => {
+            Ok((place, lacks)) => {
                 if status.error.take().is_some() {
                     tracing::info!(source = %shown, "endpoints can be found again");
                 }
+                match (&status.lacks, &lacks) {
+                    (None, Some(error)) => {
+                        tracing::warn!(source = %shown, error, "some endpoints cannot be found: the others are used");
+                    }
+                    (Some(_), None) => tracing::info!(source = %shown, "all endpoints can be found again"),
+                    _ => {}
+                }
+                status.lacks = lacks;
                 status.answered = Some(Instant::now());
                 let result = if place == **followed.place.borrow() { Discovered::Same } else { Discovered::Changed };
                 (Some(place), result)
@@ -331,11 +342,11 @@ struct Known {
 }
 
 impl Known {
-    /// What an answer comes to, and when to ask again. A family without an answer keeps its last one: servers that do
-    /// not know AAAA must not cost the A records.
-    fn take(&mut self, dns: &Dns, answers: Answers) -> (Result<Place, String>, Duration) {
+    /// What an answer comes to, with what it lacks, and when to ask again. A family without an answer keeps its last one:
+    /// servers that do not know AAAA must not cost the A records.
+    fn take(&mut self, dns: &Dns, answers: Answers) -> (Result<(Place, Option<String>), String>, Duration) {
         let (mut holds, mut exists, mut error) = (Vec::new(), true, None);
-        for (known, answer) in self.families.iter_mut().zip(answers) {
+        for ((known, answer), kind) in self.families.iter_mut().zip(answers).zip(["A", "AAAA"]) {
             match answer {
                 Ok(records) => {
                     let some = !records.addresses.is_empty();
@@ -344,7 +355,7 @@ impl Known {
                     exists &= records.exists;
                     *known = Some(records.addresses);
                 }
-                Err(why) => error = error.or(Some(why)),
+                Err(why) => error = error.or(Some((kind, why))),
             }
         }
         let addresses: Vec<_> = self.families.iter().flatten().flatten().copied().collect();
@@ -357,12 +368,13 @@ impl Known {
                 let why = if exists { "has no address" } else { "does not exist (NXDOMAIN)" };
                 let unknown = addresses.is_empty().then(|| format!("{} {why}", dns.name).into());
                 let endpoint = |ip| Endpoint::new(SocketAddr::new(ip, dns.port));
-                (Ok(Place { endpoints: addresses.into_iter().map(endpoint).collect(), unknown }), valid)
+                let place = Place { endpoints: addresses.into_iter().map(endpoint).collect(), unknown };
+                (Ok((place, error.map(|(kind, why)| format!("no {kind} records: {why}")))), valid)
             }
             (_, error) => {
                 let pause = RETRY.saturating_mul(1 << self.failures.min(16)).min(RETRY_MAX);
                 self.failures = self.failures.saturating_add(1);
-                (Err(error.unwrap_or_default()), pause)
+                (Err(error.map(|(_, why)| why).unwrap_or_default()), pause)
             }
         }
     }
@@ -392,10 +404,12 @@ mod tests {
         let dns = Dns { name: "delta.internal".into(), port: 7, server: None };
         let (outcome, pause) = known.take(&dns, [four, six]);
         let said = match outcome {
-            Ok(Place { endpoints, unknown: None }) => {
-                endpoints.iter().map(|e| e.address.to_string()).collect::<Vec<_>>().join(" ")
+            Ok((Place { endpoints, unknown: None }, lacks)) => {
+                let all = endpoints.iter().map(|e| e.address.to_string()).chain(lacks);
+                all.collect::<Vec<_>>().join(" ")
             }
-            Ok(Place { endpoints, unknown: Some(why) }) => {
+            Ok((Place { endpoints, unknown: Some(why) }, lacks)) => {
+                assert_eq!(lacks, None);
                 assert!(endpoints.is_empty());
                 why.to_string()
             }
@@ -430,9 +444,11 @@ mod tests {
         let known = &mut Known::default();
         assert_eq!(take(known, failed(), failed()), ("error: refused".into(), 1));
         assert_eq!(take(known, records(&[], 5), failed()), ("error: refused".into(), 2), "there may be others");
-        assert_eq!(take(known, records(&["10.0.0.1"], 60), failed()), ("10.0.0.1:7".into(), 60), "no AAAA, no harm");
+        let said = take(known, records(&["10.0.0.1"], 60), failed());
+        assert_eq!(said, ("10.0.0.1:7 no AAAA records: refused".into(), 60), "no AAAA, no harm");
         assert_eq!(take(known, records(&["10.0.0.1"], 60), records(&["fd00::1"], 60)).0, "10.0.0.1:7 [fd00::1]:7");
-        assert_eq!(take(known, records(&["10.0.0.2"], 60), failed()).0, "10.0.0.2:7 [fd00::1]:7");
+        let said = take(known, records(&["10.0.0.2"], 60), failed()).0;
+        assert_eq!(said, "10.0.0.2:7 [fd00::1]:7 no AAAA records: refused");
         let pauses: Vec<_> = (0..7).map(|_| take(known, failed(), failed()).1).collect();
         assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30]);
         assert_eq!(take(known, records(&[], 5), records(&[], 5)).0, "delta.internal has no address");

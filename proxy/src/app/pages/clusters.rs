@@ -73,7 +73,7 @@ fn choice(choice: &ChoiceReport) -> Value {
 pub(in super::super) fn sources(discovery: &Discovery, config: &Config) -> Value {
     let about = |(name, from, status): (&str, &Source, Status)| {
         let age = status.answered.map(|answered| seconds(answered.elapsed()));
-        (name.to_owned(), json!({"source": source(from), "answer_age_seconds": age, "last_error": status.error}))
+        (name.to_owned(), json!({"source": source(from), "answer_age_seconds": age, "last_error": status.error.or(status.lacks)}))
     };
     Value::Object(discovery.report(config).map(about).collect())
 }
