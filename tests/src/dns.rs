@@ -26,6 +26,7 @@ pub enum Says {
 pub struct Dns {
     address: SocketAddr,
     names: Arc<Mutex<BTreeMap<String, Says>>>,
+    asked: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Dns {
@@ -43,10 +44,13 @@ impl Dns {
         let address = socket.local_addr()?;
         let names = Arc::<Mutex<BTreeMap<String, Says>>>::default();
         let known = names.clone();
+        let asked = Arc::<Mutex<BTreeSet<String>>>::default();
+        let noted = asked.clone();
         thread::spawn(move || {
             let mut message = [0; 512];
             while let Ok((length, from)) = socket.recv_from(&mut message) {
                 let says = |name: &str| {
+                    noted.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
                     known.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned().unwrap_or(Says::NoName)
                 };
                 if let Some(answer) = answer(&message[..length], says) {
@@ -54,7 +58,12 @@ impl Dns {
                 }
             }
         });
-        Ok(Dns { address, names })
+        Ok(Dns { address, names, asked })
+    }
+
+    /// How many names it was asked for.
+    pub fn asked(&self) -> usize {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// Where it is asked.

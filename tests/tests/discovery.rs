@@ -229,6 +229,23 @@ fn a_server_that_is_silent_about_aaaa_does_not_hold_up_a_records() {
     told("all endpoints can be found again");
 }
 
+/// A server that answers nothing takes neither the descriptors nor the memory of a sidecar with many names.
+#[test]
+fn not_all_names_are_asked_for_at_once() {
+    let dns = Dns::start();
+    let service = |n: usize| {
+        dns.says(&format!("s{n}.internal"), Says::Nothing);
+        let dns = json!({"name": format!("s{n}.internal"), "port": 80, "server": dns.address().to_string()});
+        (format!("s{n}"), json!({"dns": dns, "link": "plaintext"}))
+    };
+    let services: serde_json::Map<_, _> = (0..300).map(service).collect();
+    let alpha = Mesh::new().sidecar("alpha").with(json!({"services": services})).start_unready();
+    until("as many are asked for as may be", || (dns.asked() >= 64).then_some(()));
+    let (asked, open) = (dns.asked(), alpha.descriptors());
+    // A question is given up after some seconds, which a busy machine may take to get here.
+    assert!(asked <= 2 * 64 && open < 4 * 64, "{asked} names, {open} descriptors");
+}
+
 /// A new generation goes on with what is known, asks for nothing again, and keeps the links.
 #[test]
 fn a_reload_keeps_the_answers() {

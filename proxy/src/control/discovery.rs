@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
@@ -45,6 +45,10 @@ const UNSAID: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
+/// Most questions to one server at a time. One that has no answer holds three sockets for seconds, and there may be thousands of
+/// names: a server that is silent must not take the descriptors that requests need.
+const MAX_LOOKUPS: usize = 64;
+
 /// A new generation waits for first answers for so long, and is then taken into use without them.
 pub const FIRST_ANSWER: Duration = Duration::from_secs(2);
 
@@ -57,6 +61,8 @@ pub struct Discovery {
     peers: Arc<Peers>,
     metrics: Rc<Metrics>,
     sources: RefCell<HashMap<Source, Rc<Followed>>>,
+    /// By the server that is asked, or none for those of the system.
+    turns: RefCell<HashMap<Option<SocketAddr>, Rc<Semaphore>>>,
     /// Other sources are followed than before.
     others: Notify,
     /// A source has answered, or failed.
@@ -86,9 +92,9 @@ pub struct Status {
 impl Discovery {
     /// Follows nothing yet.
     pub fn new(peers: Arc<Peers>, metrics: Rc<Metrics>) -> Rc<Self> {
-        let (sources, others, heard) = (RefCell::default(), Notify::new(), Notify::new());
+        let (sources, turns, others, heard) = (RefCell::default(), RefCell::default(), Notify::new(), Notify::new());
         let (moves, moving) = (RefCell::default(), Notify::new());
-        Rc::new(Discovery { peers, metrics, sources, others, heard, moves, moving })
+        Rc::new(Discovery { peers, metrics, sources, turns, others, heard, moves, moving })
     }
 
     /// Follows the sources of a configuration besides those that are followed. Files are read at once; for an answer of
@@ -240,8 +246,14 @@ impl Discovery {
     async fn ask(self: Rc<Self>, dns: Dns, followed: Rc<Followed>) {
         let source = Source::Dns(dns.clone());
         let mut known = Known::default();
+        let turns = Rc::clone(
+            self.turns.borrow_mut().entry(dns.server).or_insert_with(|| Rc::new(Semaphore::new(MAX_LOOKUPS))),
+        );
         loop {
-            let (outcome, pause) = known.take(&dns, dns::lookup(&dns).await);
+            let turn = turns.acquire().await;
+            let answers = dns::lookup(&dns).await;
+            drop(turn);
+            let (outcome, pause) = known.take(&dns, answers);
             self.told(&source, &followed, outcome);
             sleep(spread(pause, fastrand::f64())).await;
         }
