@@ -324,10 +324,15 @@ impl de::Error for Refused {
             other => other.to_string(),
         };
         let quotes = found.starts_with("the number") || matches!(found.as_str(), "true" | "false");
+        let text = found.starts_with("the text");
         let expected = expected.to_string();
         let expected = match expected.as_str() {
             "a string" if quotes => return Refused(format!("expected a text, found {found}; put it in quotes")),
             "a string" => "a text",
+            "a sequence" if text => return Refused(format!("expected a list, found {found}; put it in brackets")),
+            "a sequence" if found == "a map" => {
+                return Refused("expected a list, found a map; begin each item with `- `".into());
+            }
             "a sequence" => "a list",
             "a boolean" => "true or false",
             "u8" => "a whole number from 0 to 255",
@@ -372,9 +377,11 @@ impl<'a> Reader<'_, 'a> {
             if let Some(line) = first.insert(entry.key.as_str(), entry.place.line) {
                 complain(format!("the key \"{key}\" was there before, at line {line}; keep one"));
             } else if let Some(known) = known.filter(|known| !known.contains(&entry.key.as_str())) {
-                let right = match self.report.suggest(&entry.key, known.iter().copied()) {
-                    Some(word) => format!("did you mean \"{word}\"?"),
-                    None => format!("known: {}", known.join(", ")),
+                let colon = |word: &&&str| entry.key.strip_prefix(**word).is_some_and(|rest| rest.starts_with(':'));
+                let right = match (known.iter().find(colon), self.report.suggest(&entry.key, known.iter().copied())) {
+                    (Some(word), _) => format!("write a space after the colon of \"{word}\""),
+                    (None, Some(word)) => format!("did you mean \"{word}\"?"),
+                    (None, None) => format!("known: {}", known.join(", ")),
                 };
                 complain(format!("unknown key \"{key}\"; {right}"));
             } else {

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use serde_saphyr::granit_parser::{Event, Marker, Parser, ScalarStyle, options};
+use serde_saphyr::granit_parser::{ErrorKind, Event, Marker, Parser, ScalarStyle, options};
 
 /// What is said of a file without content.
 pub(super) const EMPTY: &str = "the file is empty";
@@ -83,7 +83,10 @@ impl Document {
             options! { flow_nesting_limit: MAX_DEPTH + 1, block_nesting_limit: MAX_DEPTH + 1, emit_comments: false };
         let mut builder = Builder::default();
         for event in Parser::new_from_str_with_options(text, options) {
-            let (event, span) = event.map_err(|e| (place(e.marker()), e.info()))?;
+            let (event, span) = event.map_err(|error| {
+                let right = right(error.kind()).map_or_else(String::new, |right| format!("; {right}"));
+                (place(error.marker()), format!("{}{right}", error.info()))
+            })?;
             let at = place(&span.start);
             builder.event(event, at).map_err(|message| (at, message))?;
         }
@@ -129,6 +132,44 @@ pub(super) fn clip(text: &str) -> String {
         shown.push('…');
     }
     shown
+}
+
+/// What would be right where the text is no YAML, for the mistakes that people make.
+fn right(wrong: &ErrorKind) -> Option<&'static str> {
+    Some(match wrong {
+        ErrorKind::TabNotAllowed
+        | ErrorKind::TabInBlockIndentation
+        | ErrorKind::TabInIndentation
+        | ErrorKind::TabAtBlockScalarStart => "indent with spaces",
+        ErrorKind::ExpectedBlockMappingKey
+        | ErrorKind::ExpectedBlockSequenceEntry
+        | ErrorKind::BlockSequenceEntryNotAllowed
+        | ErrorKind::InvalidIndentation
+        | ErrorKind::InvalidBlockScalarIndent
+        | ErrorKind::InvalidQuotedScalarIndent
+        | ErrorKind::InvalidFlowScalarIndent => {
+            "indent this line as those that belong with it, and close what is open before it"
+        }
+        ErrorKind::ExpectedFlowMappingSeparator | ErrorKind::UnexpectedEofFlowMapping => {
+            "separate what is between { and } by commas, and close it"
+        }
+        ErrorKind::ExpectedFlowSequenceSeparator | ErrorKind::UnexpectedEofFlowSequence => {
+            "separate what is between [ and ] by commas, and close it"
+        }
+        ErrorKind::UnclosedFlowCollection { .. } | ErrorKind::MismatchedFlowCollectionEnd { .. } => {
+            "close each [ with ] and each { with }"
+        }
+        ErrorKind::SimpleKeyExpected | ErrorKind::InvalidSimpleKey => "write a colon and a space after a key",
+        ErrorKind::MappingValueNotAllowed | ErrorKind::MappingKeyNotAllowed => {
+            "each key has a line of its own; put a text that has a colon and a space in it in quotes"
+        }
+        ErrorKind::UnknownAnchor | ErrorKind::MissingAnchorOrAliasName | ErrorKind::UnexpectedCharacter { .. } => {
+            "put a text that begins so in quotes"
+        }
+        ErrorKind::UnknownQuotedScalarEscape => "in single quotes a backslash is a backslash",
+        ErrorKind::UnclosedQuotedScalar => "close it with the same quote",
+        _ => return None,
+    })
 }
 
 const START: Place = Place { line: 1, column: 1 };
@@ -335,7 +376,14 @@ mod tests {
             ("a: !!str 1\n", "1:10: YAML tags"),
             ("a: {b: 1}\n<<: {c: 2}\n", "2:1: merge keys"),
             ("[a]: 1\n", "1:1: a key that is not a text"),
-            ("a: 'open\n", "1:4: "),
+            ("a: 'open\n", "1:4: unclosed quote; close it"),
+            ("a:\n\tb: 1\n", "2:2: tabs disallowed within this context (block indentation); indent with spaces"),
+            ("a:\n  b: 1\n c: 2\n", "3:2: while parsing a block mapping, did not find expected key; indent this line"),
+            ("a: {b: 1\nc: 2\n", "2:2: "),
+            ("a: *.b\n", "1:4: while parsing node, found unknown anchor; put a text that begins so in quotes"),
+            ("a: @b\n", "1:4: unexpected character: `@'; put a text that begins so in quotes"),
+            ("a: \"\\d\"\n", "1:4: while parsing a quoted scalar, found unknown escape character; in single quotes"),
+            ("a: b: c\n", "1:5: mapping values are not allowed in this context; each key"),
         ] {
             assert!(refused(text).starts_with(why), "{text:?}: {}", refused(text));
         }

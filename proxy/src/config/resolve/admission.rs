@@ -121,7 +121,7 @@ impl Resolver<'_> {
         })?;
         match names.insert(name.clone()) {
             true => Some(name),
-            false => self.refuse(spot, format!("\"{name}\" is the name of a rule already")),
+            false => self.refuse(spot, format!("\"{name}\" is the name of a rule already; choose another")),
         }
     }
 

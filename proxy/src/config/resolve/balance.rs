@@ -123,7 +123,11 @@ impl Resolver<'_> {
             (Field::Absent, Field::Absent, query, _) => {
                 let (name, spot) = query.given()?;
                 let sound = !name.is_empty() && !name.contains(['&', '=', '#']);
-                if sound { Some(HashKey::Query(name)) } else { self.refuse(spot, "not the name of a parameter") }
+                if sound {
+                    Some(HashKey::Query(name))
+                } else {
+                    self.refuse(spot, "not the name of a parameter such as user")
+                }
             }
             (Field::Absent, cookie, ..) => {
                 let (name, spot) = cookie.given()?;
@@ -136,7 +140,9 @@ impl Resolver<'_> {
                         self.refuse(spot, "every request to a service has the same one; hash something else")
                     }
                     Ok(name) => Some(HashKey::Header(name)),
-                    Err(_) => self.refuse(spot, format!("\"{}\" is not the name of a field", clip(&name))),
+                    Err(_) => {
+                        self.refuse(spot, format!("\"{}\" is not the name of a field such as x-user", clip(&name)))
+                    }
                 }
             }
         };

@@ -141,7 +141,12 @@ impl Resolver<'_> {
             }
             return self.refuse(spot, not_label(name, "the name of a built-in filter"));
         }
-        Some((self.path(module, spot).map(Module::Path)?, sha256))
+        let name = is_label(&module).then(|| module.clone());
+        let path = self.path(module, spot)?;
+        if let Some(name) = name.filter(|_| !(self.host.exists)(&path)) {
+            self.report.warn(spot, format!("of the filters that ship one would be named builtin:{name}"));
+        }
+        Some((Module::Path(path), sha256))
     }
 
     fn allow(&self, field: Field<raw::filter::Allowed>, services: Option<&[&str]>) -> Option<Allow> {

@@ -111,7 +111,9 @@ impl Resolver<'_> {
         let (base, max) = (self.word(base, raw::BACKOFF), self.word(max, raw::MAX_BACKOFF));
         let (base, max) = (base?, max?);
         match spot {
-            Some(spot) if max < base => self.refuse(spot, format!("the first wait is up to {base:?} already")),
+            Some(spot) if max < base => {
+                self.refuse(spot, format!("shorter than the first wait, {base:?}; write at least that"))
+            }
             // As Envoy: ten times the first, unless it is said.
             _ => Some(Backoff { base, max: if given { max } else { base * 10 } }),
         }
@@ -179,7 +181,8 @@ impl Resolver<'_> {
                 return None;
             }
             if let Some(spot) = longest.filter(|_| max_ejection < ejection) {
-                return self.refuse(spot, format!("the first ejection takes {ejection:?} already"));
+                return self
+                    .refuse(spot, format!("shorter than the first ejection, {ejection:?}; write at least that"));
             }
             let Percent(max_ejected) = max_ejected?;
             Some(Some(Outliers {

@@ -120,7 +120,8 @@ impl Resolver<'_> {
         });
         let name = name.and_then(|name| match gathered.names.insert(name.clone()) {
             true => Some(name),
-            false => self.refuse(name_spot, format!("\"{name}\" is the name of a rule of this service already")),
+            false => self
+                .refuse(name_spot, format!("\"{name}\" is the name of a rule of this service already; choose another")),
         });
         let matches = self.matches(matches, service, gathered, known);
         let actions = self.actions(filters, known);
@@ -436,7 +437,10 @@ impl Resolver<'_> {
                 let name = self.required(text, at, "name", "the name of a field").and_then(|(t, spot)| name(t, spot));
                 let value = self.required(value, at, "value", "its value").and_then(|(text, spot)| {
                     let value = HeaderValue::try_from(text.as_str()).ok().filter(|_| text.len() <= MAX_VALUE_BYTES);
-                    value.or_else(|| self.refuse(spot, format!("\"{}\" is not the value of a field", clip(&text))))
+                    let right = "write it without control characters such as line breaks, of at most 4096 bytes";
+                    value.or_else(|| {
+                        self.refuse(spot, format!("\"{}\" is not the value of a field; {right}", clip(&text)))
+                    })
                 });
                 Some((name?, value?))
             })
@@ -482,7 +486,7 @@ impl Resolver<'_> {
 
     pub(super) fn field_name(&self, text: &str, spot: Spot) -> Option<HeaderName> {
         let name = HeaderName::from_bytes(text.as_bytes()).ok();
-        name.or_else(|| self.refuse(spot, format!("\"{}\" is not the name of a field", clip(text))))
+        name.or_else(|| self.refuse(spot, format!("\"{}\" is not the name of a field such as x-user", clip(text))))
     }
 
     /// The position of a service that speaks HTTP.
