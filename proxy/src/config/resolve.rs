@@ -259,6 +259,7 @@ impl Resolver<'_> {
             Workers::Count(count) => count,
         };
         self.clashes(&listeners, application);
+        self.circles(services.as_deref().unwrap_or_default(), &service_spots, &listeners);
         if listeners.is_empty() && outbound.is_some() && inbound.is_some() && services.is_some() {
             self.report.wrong_key(root, "nothing to listen on; add `outbound`, `inbound`, or `listen` to a service");
         }

@@ -271,6 +271,25 @@ impl Resolver<'_> {
         Some(Dns { name: name?, port: port?.0.0, server: server? })
     }
 
+    /// Warns of services whose requests come back to this sidecar.
+    pub(super) fn circles(&self, services: &[Service], spots: &HashMap<String, Spot>, listeners: &[Listener]) {
+        let of_requests = |listener: &&Listener| !matches!(listener.name.as_str(), "inbound" | "admin");
+        let by_port: HashMap<u16, &Listener> =
+            listeners.iter().filter(of_requests).map(|listener| (listener.address.port(), listener)).collect();
+        let own = |endpoint: &Endpoint| {
+            let (listener, ip) = (by_port.get(&endpoint.address.port())?, endpoint.address.ip());
+            let here = listener.address.ip() == ip || listener.address.ip().is_unspecified() && ip.is_loopback();
+            here.then_some((endpoint.address, &listener.name))
+        };
+        for Service { name, endpoints, .. } in services {
+            let Endpoints::Listed(endpoints) = endpoints else { continue };
+            if let (Some((address, listener)), Some(spot)) = (endpoints.iter().find_map(own), spots.get(name)) {
+                let message = format!("{address} is this sidecar's own listener `{listener}`: its requests come back");
+                self.report.warn(*spot, format!("{message}, and go in circles; write where the service is"));
+            }
+        }
+    }
+
     /// What a file of endpoints says; an empty list is a service that has none now.
     pub(super) fn endpoints_file(&self, raw: raw::EndpointsFile, at: Spot) -> Option<Vec<Endpoint>> {
         let raw::EndpointsFile { endpoints } = raw;
