@@ -9,8 +9,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use backends::{Act, Backend, Net, OK, lock};
-use lacis_tests::client::Client;
-use lacis_tests::{Link, on_links, until, unused};
+use lacis_tests::client::{self, Client};
+use lacis_tests::{Link, Mesh, on_links, until, unused};
 use serde_json::{Value, json};
 
 on_links! {
@@ -246,6 +246,23 @@ fn what_reached_nobody_goes_elsewhere() {
         assert!(net.alpha.metrics().sum("lacis_retries_total", &[("cause", "connection_refused")]) >= 1.0);
     }
     assert_eq!(backend.count(), 36);
+}
+
+/// Where no connection can be opened for want of descriptors, those that are open do.
+#[test]
+fn without_descriptors_requests_take_the_connections_that_are_open() {
+    const FILES: usize = 60;
+    let (mesh, backend) = (Mesh::new(), Backend::new(|_, _| OK));
+    let few = format!("--nofile={FILES}:{FILES}");
+    let alpha = mesh.sidecar("alpha").calls("delta", backend.address, Link::Plaintext).under(&["prlimit", &few]);
+    let alpha = alpha.with(json!({"services": {"delta": {"timeouts": {"connect": "20s"}}}})).start();
+    assert_eq!(client::get(alpha.outbound(), "delta", "/").status(), 200);
+    let mut clients: Vec<Client> = (0..FILES).map(|_| Client::connect(alpha.outbound())).collect();
+    alpha.log("no descriptor is left", |line| line["message"] == "cannot accept connections for the moment");
+    clients.iter_mut().for_each(|client| client.send("GET / HTTP/1.1\r\nhost: delta\r\n\r\n"));
+    for mut client in clients {
+        assert_eq!(client.response("GET").status(), 200);
+    }
 }
 
 /// What a server asks for decides: a wait that is too long is the caller's.

@@ -505,15 +505,38 @@ impl Cluster {
             return Ok(Link::H1 { wire, home, reused: true });
         }
         let lease = home.lease();
+        let connect = self.settings.timeouts.connect;
         // Boxed: every request would hold the room of a handshake.
-        let wire = match identity {
+        let opened = match identity {
             Some(identity) => {
-                let connect = self.settings.timeouts.connect;
-                Box::pin(self.dialer.http1_tls(endpoint.address, &self.name, identity, connect, lease)).await?
+                Box::pin(self.dialer.http1_tls(endpoint.address, &self.name, identity, connect, lease)).await
             }
-            None => Box::pin(self.dialer.http1(endpoint.address, self.settings.timeouts.connect, lease)).await?,
+            None => Box::pin(self.dialer.http1(endpoint.address, connect, lease)).await,
         };
-        Ok(Link::H1 { wire, home, reused: false })
+        match opened {
+            Ok(wire) => Ok(Link::H1 { wire, home, reused: false }),
+            // There is no descriptor for another connection. One of those that are open will do, too, once it is free.
+            Err(fault) if fault.reason == Reason::Overload => {
+                let spare = Box::pin(tokio::time::timeout(connect, self.spare(endpoint))).await;
+                let wire = spare.ok().flatten().ok_or(fault)?;
+                Ok(Link::H1 { wire, home, reused: true })
+            }
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// Waits for a connection that is kept; none as soon as none is open.
+    async fn spare(&self, endpoint: &Endpoint) -> Option<Rc<RefCell<h1::Wire>>> {
+        loop {
+            let freed = endpoint.h1.freed();
+            if let Some(wire) = endpoint.h1.take() {
+                return Some(wire);
+            }
+            if endpoint.h1.open() == 0 {
+                return None;
+            }
+            freed.await;
+        }
     }
 
     /// Waits for a connection that is kept, or (none) for one to be closed in whose place another may be opened.
