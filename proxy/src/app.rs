@@ -325,10 +325,8 @@ impl Control {
     fn admin(&self, readiness: Readiness, stop: &Rc<Stop>) -> Admin {
         let (generations, ports, addresses) =
             (Rc::clone(&self.generations), Rc::clone(&self.ports), self.addresses.clone());
-        let config = move || {
-            let all: Vec<_> = addresses.iter().cloned().chain(ports.addresses()).collect();
-            pages::config(&generations.config(), generations.current(), &all)
-        };
+        let config =
+            move || pages::config(generations.config(), generations.current(), addresses.clone(), ports.addresses());
         let (discovery, configs) = (Rc::clone(&self.discovery), Rc::clone(&self.generations));
         let sources = move || pages::sources(&discovery, &configs.config());
         let health = Rc::clone(&self.health);
@@ -341,10 +339,12 @@ impl Control {
         Admin {
             readiness,
             metrics: self.registry.clone(),
-            config: Box::new(config),
-            clusters: Box::new(move || Box::pin(pages::clusters(pages::ask(&clusters), sources(), checks()))),
-            filters: Box::new(move || Box::pin(pages::filters(pages::ask(&filters), missing()))),
-            generations: Box::new(move || Box::pin(pages::generations(pages::ask(&history.0), Rc::clone(&history.1)))),
+            config: Box::new(move || Box::pin(config())),
+            clusters: Box::new(move || Box::pin(pages::clusters(pages::ask(&clusters, true), sources(), checks()))),
+            filters: Box::new(move || Box::pin(pages::filters(pages::ask(&filters, false), missing()))),
+            generations: Box::new(move || {
+                Box::pin(pages::generations(pages::ask(&history.0, false), Rc::clone(&history.1)))
+            }),
             requests: Box::new(move |id, most| Box::pin(pages::requests(&requests, id, most))),
             logging: Box::new(|levels| {
                 levels.map_or(Ok(()), log::set_level)?;

@@ -6,7 +6,7 @@ use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 
 use lacis_tests::client::Client;
-use lacis_tests::{App, Link, Mesh, Pair, client, command, on_links};
+use lacis_tests::{App, Link, Mesh, Pair, client, command, on_links, unused};
 use serde_json::{Value, json};
 
 /// The names of product.md that any traffic makes appear, with their types.
@@ -181,6 +181,20 @@ fn the_clusters_page_shows_endpoints() {
     pair.get("/bytes/1");
     let text = pair.alpha.admin_get("/clusters").text();
     assert!(text.contains("delta") && text.contains(&pair.delta().inbound().to_string()), "{text}");
+}
+
+/// `/clusters` shows the application beside a service of its name: one file may be for all sidecars of a mesh.
+#[test]
+fn the_clusters_page_shows_the_own_service_and_the_application() {
+    let (mesh, elsewhere) = (Mesh::new(), unused());
+    let application = unused();
+    let alpha = mesh.sidecar("alpha").application_at(application).calls("alpha", elsewhere, Link::H2).start();
+    let clusters = alpha.admin_get("/clusters").json()["workers"][0]["clusters"].clone();
+    let address = |name: &str| clusters[name]["endpoints"][0]["address"].clone();
+    assert_eq!(
+        (address("alpha"), address("alpha (application)")),
+        (json!(elsewhere.to_string()), json!(application.to_string()))
+    );
 }
 
 /// The log level can be changed while it runs.

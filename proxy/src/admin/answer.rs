@@ -7,6 +7,7 @@ use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderName,
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use serde_json::Value;
+use tokio::task::spawn_blocking;
 
 use super::{Admin, requests};
 use crate::telemetry::text::{self, Format};
@@ -42,8 +43,8 @@ pub(super) async fn answer<B>(admin: &Admin, request: &Request<B>, loopback: boo
             let format = Format::negotiate(accept);
             respond(StatusCode::OK, format.content_type(), text::expose(&admin.metrics, format))
         }
-        Endpoint::Config => json_page(&(admin.config)()),
-        Endpoint::Clusters => json_page(&(admin.clusters)().await),
+        Endpoint::Config => large_page((admin.config)().await).await,
+        Endpoint::Clusters => large_page((admin.clusters)().await).await,
         Endpoint::Filters => json_page(&(admin.filters)().await),
         Endpoint::Generations => json_page(&(admin.generations)().await),
         Endpoint::Requests => requests::answer(admin, id, request.uri().query().unwrap_or_default()).await,
@@ -192,6 +193,14 @@ pub(super) fn decode(text: &str) -> Option<String> {
         bytes.extend_from_slice(rest.as_bytes());
     }
     String::from_utf8(bytes).ok()
+}
+
+/// A page on which thousands of services may be: probes must not wait until it is written.
+async fn large_page(value: Value) -> Response<Full<Bytes>> {
+    match spawn_blocking(move || json_page(&value)).await {
+        Ok(page) => page,
+        Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+    }
 }
 
 pub(super) fn json_page(value: &Value) -> Response<Full<Bytes>> {

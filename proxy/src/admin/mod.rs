@@ -54,7 +54,7 @@ pub struct Admin {
     /// Answers `/metrics`.
     pub metrics: Registry,
     /// Answers `/config`: the configuration in use, and the addresses that were bound.
-    pub config: Box<dyn Fn() -> Value>,
+    pub config: Box<Asked>,
     /// Answers `/clusters`.
     pub clusters: Box<Asked>,
     /// Answers `/filters`.
@@ -80,7 +80,7 @@ impl fmt::Debug for Admin {
 /// Changes the log levels, if there are new ones; tells those in use, or what is wrong with the new ones.
 pub type Logging = dyn Fn(Option<&str>) -> Result<String, String>;
 
-/// Asks every worker when it is called, and gives the page when they have answered: see [`gather`].
+/// Asks every worker when it is called, if that is needed, and gives the page when they have answered: see [`gather`].
 pub type Asked = dyn Fn() -> Pin<Box<dyn Future<Output = Value>>>;
 
 /// Asks every worker for what it knows of the last requests: of those with an id or of all, the newest first, so many

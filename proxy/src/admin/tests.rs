@@ -227,7 +227,7 @@ fn run<F: Future<Output = ()>>(test: impl FnOnce(Rc<Admin>, SocketAddr, Rc<RefCe
         let admin = Rc::new(Admin {
             readiness: Readiness::default(),
             metrics: Registry::default(),
-            config: Box::new(|| json!({"workers": 4})),
+            config: Box::new(|| Box::pin(async { json!({"workers": 4}) })),
             clusters: Box::new(|| {
                 let said = |said: Option<Value>| -> Pin<Box<dyn Future<Output = Option<Value>>>> {
                     Box::pin(std::future::ready(said))

@@ -23,13 +23,13 @@ use crate::telemetry::why::Explanation;
 use crate::tls::settings::date;
 use crate::worker::{Order, Peers, Report};
 
-/// Asks every worker how it is.
-pub(super) fn ask(peers: &Peers) -> Vec<impl Future<Output = Option<Report>> + use<>> {
+/// Asks every worker how it is, and its `clusters`.
+pub(super) fn ask(peers: &Peers, clusters: bool) -> Vec<impl Future<Output = Option<Report>> + use<>> {
     let mut asked: Vec<oneshot::Receiver<Report>> = Vec::new();
     peers.tell(|| {
         let (answer, report) = oneshot::channel();
         asked.push(report);
-        Order::Report(answer)
+        Order::Report { clusters, answer }
     });
     asked.into_iter().map(|report| async move { report.await.ok() }).collect()
 }

@@ -82,13 +82,13 @@ impl Generations {
         }
     }
 
-    pub(super) fn report(&self) -> Report {
+    pub(super) fn report(&self, clusters: bool) -> Report {
         let current = self.current();
         let in_use = (current.number(), current.exchanges().guards());
         let ending = self.ending.borrow();
         let ending = ending.iter().map(|(number, exchanges)| (*number, exchanges.guards()));
         Report {
-            clusters: current.clusters().map(|cluster| cluster.report()).collect(),
+            clusters: current.clusters().filter(|_| clusters).map(|cluster| cluster.report()).collect(),
             filters: self.machines.alive().map(|filter| filter.report()).collect(),
             generations: std::iter::once(in_use).chain(ending.filter(|(_, exchanges)| *exchanges > 0)).collect(),
         }

@@ -247,7 +247,7 @@ async fn work(seed: Seed) -> io::Result<()> {
                 Some(Order::Checked { service, address, healthy }) => {
                     worker.generations.checked(&service, address, healthy);
                 }
-                Some(Order::Report(answer)) => drop(answer.send(worker.generations.report())),
+                Some(Order::Report { clusters, answer }) => drop(answer.send(worker.generations.report(clusters))),
                 Some(Order::Drain) if ending.is_none() => {
                     if let Some(endpoint) = &server {
                         endpoint.set_server_config(None);

@@ -40,7 +40,12 @@ pub enum Order {
     /// End now.
     Cut,
     /// Tell how you are.
-    Report(oneshot::Sender<Report>),
+    Report {
+        /// How each endpoint is, too: of thousands that takes long enough for requests to notice.
+        clusters: bool,
+        /// Where.
+        answer: oneshot::Sender<Report>,
+    },
     /// Tell what is known of the last requests: of those with this id or of all, the newest first, so many at the most.
     Requests(Option<Arc<str>>, usize, oneshot::Sender<Vec<Explanation>>),
 }
@@ -73,7 +78,7 @@ pub struct Port {
 /// How a worker is.
 #[derive(Debug)]
 pub struct Report {
-    /// Clusters.
+    /// Clusters, if that was asked.
     pub clusters: Vec<ClusterReport>,
     /// Filters, those of earlier generations included while a request uses them.
     pub filters: Vec<FilterReport>,

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
+use tokio::task::spawn_blocking;
 
 use super::config::{balance, source};
 use super::{seconds, word, workers};
@@ -21,6 +22,14 @@ pub(in super::super) async fn clusters(
     sources: Value,
     checks: Value,
 ) -> Value {
+    let heard = gather(asked).await;
+    let page = move || json!({ "workers": workers(&heard, of_worker), "sources": sources, "checks": checks });
+    // Of thousands of endpoints it takes long enough for probes to notice.
+    spawn_blocking(page).await.unwrap_or_default()
+}
+
+/// What one worker knows of its clusters.
+fn of_worker(report: &Report) -> Map<String, Value> {
     let endpoint = |e: &EndpointReport| {
         json!({
             "address": e.address.to_string(), "weight": e.weight, "zone": e.zone.as_deref(), "priority": e.priority,
@@ -51,11 +60,13 @@ pub(in super::super) async fn clusters(
             });
             (name.to_string(), about)
         };
-    let of_worker = |report: &Report| {
-        let clusters: Map<_, _> = report.clusters.iter().map(cluster).collect();
-        Map::from_iter([("clusters".to_owned(), Value::Object(clusters))])
-    };
-    json!({ "workers": workers(&gather(asked).await, of_worker), "sources": sources, "checks": checks })
+    let mut clusters = Map::new();
+    for (name, about) in report.clusters.iter().map(cluster) {
+        // The application comes last. A file for all sidecars of a mesh names its own service, too.
+        let name = if clusters.contains_key(&name) { format!("{name} (application)") } else { name };
+        clusters.insert(name, about);
+    }
+    Map::from_iter([("clusters".to_owned(), Value::Object(clusters))])
 }
 
 /// What carries the requests to an endpoint with `link: auto`, and what is known of both links.
@@ -73,7 +84,10 @@ fn choice(choice: &ChoiceReport) -> Value {
 pub(in super::super) fn sources(discovery: &Discovery, config: &Config) -> Value {
     let about = |(name, from, status): (&str, &Source, Status)| {
         let age = status.answered.map(|answered| seconds(answered.elapsed()));
-        (name.to_owned(), json!({"source": source(from), "answer_age_seconds": age, "last_error": status.error.or(status.lacks)}))
+        (
+            name.to_owned(),
+            json!({"source": source(from), "answer_age_seconds": age, "last_error": status.error.or(status.lacks)}),
+        )
     };
     Value::Object(discovery.report(config).map(about).collect())
 }

@@ -1,10 +1,12 @@
 //! `/config`: what is in use, and what was bound.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use http::uri::Authority;
 use http::{HeaderName, Method};
 use serde_json::{Value, json};
+use tokio::task::spawn_blocking;
 
 use super::seconds;
 use crate::config::admission::{Concurrency, Conditions, Overload, Priority, RateKey, RateLimit};
@@ -17,7 +19,17 @@ use crate::config::{
 };
 
 /// `/config`: what is in use, and what was bound.
-pub(in super::super) fn config(config: &Config, generation: u64, addresses: &[(String, SocketAddr)]) -> Value {
+pub(in super::super) async fn config(
+    config: Arc<Config>,
+    generation: u64,
+    addresses: Vec<(String, SocketAddr)>,
+    ports: Vec<(String, SocketAddr)>,
+) -> Value {
+    let all: Vec<_> = addresses.into_iter().chain(ports).collect();
+    spawn_blocking(move || page(&config, generation, &all)).await.unwrap_or_default()
+}
+
+fn page(config: &Config, generation: u64, addresses: &[(String, SocketAddr)]) -> Value {
     let listeners: serde_json::Map<_, _> =
         addresses.iter().map(|(name, address)| (name.clone(), json!(address.to_string()))).collect();
     let filters = |indices: &[usize]| -> Vec<_> {
