@@ -57,6 +57,11 @@ impl Allow {
         FAMILIES.iter().find(|(_, functions)| functions.contains(&function)).map(|(family, _)| *family)
     }
 
+    /// The functions that may be imported beside those that always may.
+    pub fn functions(&self) -> impl Iterator<Item = &'static str> {
+        self.0.iter().copied()
+    }
+
     /// Whether a host function may be imported.
     pub fn has(&self, function: &str) -> bool {
         self.0.contains(function) || Allow::family(function).is_none()

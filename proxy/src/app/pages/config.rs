@@ -4,18 +4,22 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::uri::Authority;
-use http::{HeaderName, Method};
-use serde_json::{Value, json};
+use http::{HeaderName, HeaderValue, Method};
+use serde_json::{Map, Value, json};
 use tokio::task::spawn_blocking;
 
+use super::filters::failure;
 use super::seconds;
 use crate::config::admission::{Concurrency, Conditions, Overload, Priority, RateKey, RateLimit};
 use crate::config::balance::{Hash, HashKey, HealthCheck, Probe, TableKind};
-use crate::config::fault::{Abort, Faults, Portion};
+use crate::config::fault::{Abort, Faults, Mirror, Portion};
 use crate::config::matching::{PathMatch, TextMatch};
 use crate::config::policy::{After, Breaker, Hedge};
+use crate::config::route::{Backend, FieldChanges, HostMatch, Match, PathChange, Redirect, Rewrite, Scheme};
 use crate::config::{
-    AccessRule, Balance, Config, Dns, Endpoint, Endpoints, Limits, LinkPolicy, Outliers, Retries, Rule, Source,
+    AccessLog, AccessRule, Allow, Balance, Config, Dns, Endpoint, Endpoints, Filter, FilterLimits, IdentityFiles,
+    Limits, LinkPolicy, Locality, Module, Node, Outliers, Retries, Route, Rule, Service, ServiceProtocol, Source, Tell,
+    Timeouts, Why,
 };
 
 /// `/config`: what is in use, and what was bound.
@@ -25,90 +29,274 @@ pub(in super::super) async fn config(
     addresses: Vec<(String, SocketAddr)>,
     ports: Vec<(String, SocketAddr)>,
 ) -> Value {
-    let all: Vec<_> = addresses.into_iter().chain(ports).collect();
-    spawn_blocking(move || page(&config, generation, &all)).await.unwrap_or_default()
+    spawn_blocking(move || page(&config, generation, &addresses, &ports)).await.unwrap_or_default()
 }
 
-fn page(config: &Config, generation: u64, addresses: &[(String, SocketAddr)]) -> Value {
-    let listeners: serde_json::Map<_, _> =
-        addresses.iter().map(|(name, address)| (name.clone(), json!(address.to_string()))).collect();
-    let filters = |indices: &[usize]| -> Vec<_> {
-        indices.iter().filter_map(|i| config.filters.get(*i)).map(|f| f.name.clone()).collect()
+/// What filters are given and what rules write into fields may be secrets, and is not shown.
+fn page(config: &Config, generation: u64, addresses: &[(String, SocketAddr)], ports: &[(String, SocketAddr)]) -> Value {
+    // Section by section, so that a new one cannot be forgotten here.
+    let Config {
+        node,
+        identity,
+        outbound,
+        inbound,
+        services,
+        routes,
+        filters,
+        admin: _,
+        access_log,
+        why,
+        overload: bounds,
+        workers,
+    } = config;
+    // A service may be called as one of the sidecar's own listeners is: those come last, and the service shows its own.
+    let bound = |(name, address): &(String, SocketAddr)| (name.clone(), json!(address.to_string()));
+    let listeners: Map<_, _> = ports.iter().chain(addresses).map(bound).collect();
+    let services: Map<_, _> = services.iter().map(|one| (one.name.clone(), service(one, config, ports))).collect();
+    let filters: Map<_, _> = filters.iter().map(|one| (one.name.clone(), filter(one))).collect();
+    let rules = |route: &Route| {
+        let rules: Vec<_> = route.rules.iter().map(|one| rule(one, config)).collect();
+        json!({"service": name(config, route.service), "hosts": route.hosts, "rules": rules})
     };
-    let services: serde_json::Map<_, _> = config
-        .services
-        .iter()
-        .map(|service| {
-            let endpoints = match &service.endpoints {
-                Endpoints::Listed(all) => all.iter().map(listed).collect(),
-                Endpoints::Found(from) => source(from),
-            };
-            let identity: Vec<_> = service.identity.iter().map(ToString::to_string).collect();
-            let timeouts = json!({
-                "connect": seconds(service.timeouts.connect), "request": seconds(service.timeouts.request), "idle": seconds(service.timeouts.idle),
-                "stream": seconds(service.timeouts.stream),
-            });
-            let about = json!({
-                "hosts": service.hosts, "endpoints": endpoints, "identity": identity, "link": link(service.link),
-                "balance": balance(&service.balance), "panic_threshold_percent": service.panic,
-                "zones": if service.prefers_zone { "prefer" } else { "ignore" },
-                "slow_start": service.slow_start.as_ref().map(|slow| json!({
-                    "window": seconds(slow.window), "aggression": slow.aggression, "min_weight_percent": slow.min_weight,
-                })),
-                "affinity": service.affinity.as_ref().map(|affinity| json!({
-                    "cookie": affinity.cookie, "ttl": seconds(affinity.ttl), "shared": affinity.secret.is_some(),
-                })),
-                "health": service.health.as_deref().map(health), "timeouts": timeouts, "filters": filters(&service.filters),
-                "retries": service.retries.as_deref().map(retries), "limits": limits(&service.limits),
-                "rate_limits": service.rate_limits.iter().map(rate_limit).collect::<Vec<_>>(),
-                "outliers": service.outliers.as_deref().map(outliers), "breaker": service.breaker.as_deref().map(breaker),
-                "fault": service.fault.as_deref().map(fault),
-            });
-            (service.name.clone(), about)
-        })
-        .collect();
-    let name = |service: usize| config.services.get(service).map(|service| service.name.as_str());
-    let rule = |rule: &Rule| {
-        let to: Vec<_> = rule.to.iter().map(|to| json!({"service": name(to.service), "weight": to.weight})).collect();
-        let mirrors: Vec<_> = rule
-            .mirrors
-            .iter()
-            .map(|mirror| {
-                let Portion { numerator, denominator } = mirror.portion;
-                json!({"service": name(mirror.service), "numerator": numerator, "denominator": denominator})
-            })
-            .collect();
-        let fault = rule.fault.as_ref().map(fault);
-        let limits: Vec<_> = rule.rate_limits.iter().map(rate_limit).collect();
-        json!({
-            "name": &*rule.name, "filters": filters(&rule.filters), "to": to, "mirrors": mirrors, "fault": fault,
-            "rate_limits": limits, "timeout": rule.timeout.map(seconds), "per_try_timeout": rule.per_try_timeout.map(seconds),
-        })
-    };
-    let routes: Vec<_> = config
-        .routes
-        .iter()
-        .map(|route| json!({"service": name(route.service), "rules": route.rules.iter().map(rule).collect::<Vec<_>>()}))
-        .collect();
     json!({
         "generation": generation,
-        "node": {"service": config.node.service, "namespace": config.node.namespace, "identity": config.node.spiffe.to_string(), "id": config.node.id},
+        "node": self::node(node),
+        "identity": identity.as_ref().map(|IdentityFiles { certificate, private_key, trust_bundle }| json!({
+            "certificate": certificate, "private_key": private_key, "trust_bundle": trust_bundle,
+        })),
         "listeners": listeners,
-        "outbound": config.outbound.as_ref().map(|outbound| json!({"filters": filters(&outbound.filters)})),
-        "inbound": config.inbound.as_ref().map(|inbound| json!({
+        "outbound": outbound.as_ref().map(|outbound| json!({"filters": chain(config, &outbound.filters)})),
+        "inbound": inbound.as_ref().map(|inbound| json!({
             "application": inbound.application.to_string(),
             "protocol": format!("{:?}", inbound.protocol).to_lowercase(),
-            "filters": filters(&inbound.filters),
+            "filters": chain(config, &inbound.filters),
             "allow": inbound.access.allow.as_ref().map(|allow| allow.iter().map(access_rule).collect::<Vec<_>>()),
             "deny": inbound.access.deny.iter().map(access_rule).collect::<Vec<_>>(),
             "concurrency": inbound.concurrency.map(|Concurrency { min, max, initial }| json!({"min": min, "max": max, "initial": initial})),
             "rate_limits": inbound.rate_limits.iter().map(rate_limit).collect::<Vec<_>>(),
         })),
         "services": services,
-        "routes": routes,
-        "overload": config.overload.as_ref().map(overload),
-        "workers": config.workers,
+        "routes": routes.iter().map(rules).collect::<Vec<_>>(),
+        "filters": filters,
+        "telemetry": {
+            "access_log": access_log.as_ref().map(|AccessLog { path }| json!({ "path": path })),
+            "why": why.as_ref().map(self::why),
+        },
+        "overload": bounds.as_ref().map(overload),
+        "workers": workers,
     })
+}
+
+/// What stands in the place of what may be a secret, as in Envoy's `/config_dump`.
+const REDACTED: &str = "[redacted]";
+
+/// The names of filters.
+fn chain<'c>(config: &'c Config, filters: &[usize]) -> Vec<&'c str> {
+    filters.iter().filter_map(|i| config.filters.get(*i)).map(|filter| filter.name.as_str()).collect()
+}
+
+/// The name of a service.
+fn name(config: &Config, service: usize) -> Option<&str> {
+    config.services.get(service).map(|service| service.name.as_str())
+}
+
+fn node(node: &Node) -> Value {
+    let Node { service, namespace, trust_domain, spiffe, id, cluster, locality, metadata } = node;
+    let Locality { region, zone, sub_zone } = locality;
+    json!({
+        "service": service, "namespace": namespace, "trust_domain": trust_domain, "identity": spiffe.to_string(), "id": id,
+        "cluster": cluster, "locality": {"region": region, "zone": zone, "sub_zone": sub_zone}, "metadata": metadata,
+    })
+}
+
+fn service(service: &Service, config: &Config, ports: &[(String, SocketAddr)]) -> Value {
+    let Service {
+        name,
+        hosts,
+        // What was bound: it may say any port.
+        listen: _,
+        protocol,
+        filters,
+        endpoints,
+        identity,
+        link: policy,
+        balance: by,
+        panic,
+        prefers_zone,
+        slow_start,
+        affinity,
+        health: check,
+        timeouts: Timeouts { connect, request, idle, stream },
+        retries: again,
+        limits: most,
+        rate_limits,
+        outliers: out,
+        breaker: rest,
+        fault: faults,
+    } = service;
+    let endpoints = match endpoints {
+        Endpoints::Listed(all) => all.iter().map(listed).collect(),
+        Endpoints::Found(from) => source(from),
+    };
+    let listen = ports.iter().find(|(service, _)| service == name).map(|(_, address)| address.to_string());
+    let protocol = match protocol {
+        ServiceProtocol::Http => "http",
+        ServiceProtocol::Tcp => "tcp",
+    };
+    json!({
+        "hosts": hosts, "listen": listen, "protocol": protocol, "endpoints": endpoints,
+        "identity": identity.iter().map(ToString::to_string).collect::<Vec<_>>(), "link": link(*policy),
+        "balance": balance(by), "panic_threshold_percent": panic, "zones": if *prefers_zone { "prefer" } else { "ignore" },
+        "slow_start": slow_start.as_ref().map(|slow| json!({
+            "window": seconds(slow.window), "aggression": slow.aggression, "min_weight_percent": slow.min_weight,
+        })),
+        "affinity": affinity.as_ref().map(|affinity| json!({
+            "cookie": affinity.cookie, "ttl": seconds(affinity.ttl), "shared": affinity.secret.is_some(),
+        })),
+        "health": check.as_deref().map(health),
+        "timeouts": {"connect": seconds(*connect), "request": seconds(*request), "idle": seconds(*idle), "stream": seconds(*stream)},
+        "filters": chain(config, filters), "retries": again.as_deref().map(retries), "limits": limits(most),
+        "rate_limits": rate_limits.iter().map(rate_limit).collect::<Vec<_>>(), "outliers": out.as_deref().map(outliers),
+        "breaker": rest.as_deref().map(breaker), "fault": faults.as_deref().map(fault),
+    })
+}
+
+fn rule(rule: &Rule, config: &Config) -> Value {
+    let Rule {
+        name: own,
+        matches,
+        request,
+        response,
+        redirect,
+        rewrite,
+        filters,
+        to,
+        timeout,
+        per_try_timeout,
+        fault: faults,
+        mirrors,
+        rate_limits,
+    } = rule;
+    let backend = |to: &Backend| json!({"service": name(config, to.service), "weight": to.weight});
+    let mirror = |mirror: &Mirror| {
+        let Portion { numerator, denominator } = mirror.portion;
+        json!({"service": name(config, mirror.service), "numerator": numerator, "denominator": denominator})
+    };
+    let redirect = redirect.as_ref().map(|Redirect { scheme, host, port, path, status }| {
+        let scheme = scheme.map(|scheme| match scheme {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        });
+        json!({"scheme": scheme, "host": host, "port": port, "path": path.as_ref().map(path_change), "status": status})
+    });
+    let rewrite =
+        rewrite.as_ref().map(|Rewrite { host, path }| json!({"host": host, "path": path.as_ref().map(path_change)}));
+    json!({
+        "name": &**own, "matches": matches.iter().map(request_match).collect::<Vec<_>>(),
+        "request_headers": changes(request), "response_headers": changes(response), "redirect": redirect, "rewrite": rewrite,
+        "filters": chain(config, filters), "to": to.iter().map(backend).collect::<Vec<_>>(),
+        "mirrors": mirrors.iter().map(mirror).collect::<Vec<_>>(), "fault": faults.as_ref().map(fault),
+        "rate_limits": rate_limits.iter().map(rate_limit).collect::<Vec<_>>(),
+        "timeout": timeout.map(seconds), "per_try_timeout": per_try_timeout.map(seconds),
+    })
+}
+
+/// What is not said is not shown, but the path, which is compared in any case.
+fn request_match(wanted: &Match) -> Value {
+    let Match { host, path, method, headers, query } = wanted;
+    let host = host.as_ref().map(|host| match host {
+        HostMatch::Exact(host) => json!(host),
+        HostMatch::Under(end) => json!(format!("*{end}")),
+    });
+    let parameter = |(name, wanted): &(String, TextMatch)| text_match(name, wanted);
+    let list = |all: Vec<Value>| (!all.is_empty()).then(|| json!(all));
+    let all = [
+        ("host", host),
+        ("path", Some(path_match(path))),
+        ("method", method.as_ref().map(|method| json!(method.as_str()))),
+        ("headers", list(headers.iter().map(field).collect())),
+        ("query", list(query.iter().map(parameter).collect())),
+    ];
+    all.into_iter().filter_map(|(key, of)| Some((key.to_owned(), of?))).collect()
+}
+
+/// The names alone: a value may be the key by which a service knows us.
+fn changes(changes: &FieldChanges) -> Value {
+    let FieldChanges { set, add, remove } = changes;
+    let names =
+        |fields: &[(HeaderName, HeaderValue)]| json!(fields.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>());
+    let remove = json!(remove.iter().map(HeaderName::as_str).collect::<Vec<_>>());
+    json!({"set": names(set), "add": names(add), "remove": remove})
+}
+
+fn path_change(change: &PathChange) -> Value {
+    match change {
+        PathChange::Full(path) => json!({"full": path}),
+        PathChange::Prefix(path) => json!({"prefix": path}),
+    }
+}
+
+fn filter(filter: &Filter) -> Value {
+    let Filter {
+        name: _,
+        module,
+        sha256,
+        config,
+        failure: on_failure,
+        limits,
+        allow: Allow { functions, calls },
+        root_id,
+        vm_id,
+        vm_config,
+        env,
+        head_waits_alone,
+    } = filter;
+    let FilterLimits {
+        memory,
+        time,
+        buffer,
+        calls: at_once,
+        table,
+        log_lines,
+        metrics,
+        shared_data,
+        queues,
+        queue_items,
+        queue_size,
+        ticks,
+    } = limits;
+    let credentials = match module {
+        Module::Remote(remote) => remote.credentials.as_deref(),
+        Module::Builtin(_) | Module::Path(_) => None,
+    };
+    // Keys, passwords, tokens: nobody but the filter knows what is one.
+    let hidden = |payload: &[u8]| (!payload.is_empty()).then_some(REDACTED);
+    json!({
+        "module": module.to_string(), "sha256": sha256, "credentials": credentials, "config": hidden(config),
+        "failure": failure(*on_failure),
+        "limits": {
+            "memory": memory, "time": seconds(*time), "buffer": buffer, "calls": at_once, "table": table,
+            "log_lines": log_lines, "metrics": metrics, "shared_data": shared_data, "queues": queues,
+            "queue_items": queue_items, "queue_size": queue_size, "ticks_percent": ticks,
+        },
+        "allow": {
+            "calls": calls, "functions": functions.as_ref().map(|allow| allow.functions().collect::<Vec<_>>()),
+        },
+        "root_id": root_id, "vm_id": vm_id, "vm_config": hidden(vm_config),
+        "env": env.iter().map(|(name, _)| (name.clone(), json!(REDACTED))).collect::<Map<_, _>>(),
+        "allow_on_headers_stop_iteration": head_waits_alone,
+    })
+}
+
+fn why(why: &Why) -> Value {
+    let Why { sample, keep, header, trusted } = why;
+    let header = match header {
+        Tell::Asked => "asked",
+        Tell::Failed => "failed",
+        Tell::Always => "always",
+    };
+    let trusted: Vec<_> = trusted.iter().map(ToString::to_string).collect();
+    json!({"sample_percent": sample, "keep": keep, "header": header, "trusted": trusted})
 }
 
 /// What is not said is not shown.
@@ -137,24 +325,34 @@ fn overload(overload: &Overload) -> Value {
 
 fn conditions(conditions: &Conditions) -> Value {
     let Conditions { identities, namespaces, paths, methods, headers, ports, lenient: _ } = conditions;
-    let path = |path: &PathMatch| match path {
-        PathMatch::Exact(path) => json!({"exact": path}),
-        PathMatch::Prefix(path) => json!({"prefix": path}),
-        PathMatch::Regex(pattern) => json!({"regex": pattern.as_str()}),
-    };
-    let header = |(name, text): &(HeaderName, TextMatch)| match text {
-        TextMatch::Exact(value) => json!({"name": name.as_str(), "value": value}),
-        TextMatch::Regex(pattern) => json!({"name": name.as_str(), "regex": pattern.as_str()}),
-    };
     let all = [
         ("identity", identities.iter().map(|id| json!(id.to_string())).collect::<Vec<_>>()),
         ("namespace", namespaces.iter().map(|name| json!(name)).collect()),
-        ("path", paths.iter().map(path).collect()),
+        ("path", paths.iter().map(path_match).collect()),
         ("method", methods.iter().map(|method| json!(method.as_str())).collect()),
-        ("headers", headers.iter().map(header).collect()),
+        ("headers", headers.iter().map(field).collect()),
         ("port", ports.iter().map(|port| json!(port)).collect()),
     ];
     all.into_iter().filter(|(_, of)| !of.is_empty()).map(|(key, of)| (key.to_owned(), Value::from(of))).collect()
+}
+
+fn path_match(path: &PathMatch) -> Value {
+    match path {
+        PathMatch::Exact(path) => json!({"exact": path}),
+        PathMatch::Prefix(path) => json!({"prefix": path}),
+        PathMatch::Regex(pattern) => json!({"regex": pattern.as_str()}),
+    }
+}
+
+fn field((name, wanted): &(HeaderName, TextMatch)) -> Value {
+    text_match(name.as_str(), wanted)
+}
+
+fn text_match(name: &str, wanted: &TextMatch) -> Value {
+    match wanted {
+        TextMatch::Exact(value) => json!({"name": name, "value": value}),
+        TextMatch::Regex(pattern) => json!({"name": name, "regex": pattern.as_str()}),
+    }
 }
 
 fn listed(endpoint: &Endpoint) -> Value {
@@ -279,5 +477,70 @@ pub(super) fn source(source: &Source) -> Value {
             json!({"dns": {"name": name, "port": port, "server": server.map(|server| server.to_string())}})
         }
         Source::File(path) => json!({ "file": path }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::{self, resolve::Host};
+
+    const TEXT: &str = r#"
+node: {service: alpha, metadata: {team: blue}}
+outbound: {listen: "127.0.0.1:0", filters: [guard]}
+services:
+  delta: {link: plaintext, endpoints: ["127.0.0.1:1"]}
+  admin: {link: plaintext, endpoints: ["127.0.0.1:1"], listen: "127.0.0.1:0"}
+routes:
+  - service: delta
+    rules:
+      - matches: [{host: delta.example, path: {prefix: /v2}, method: GET, headers: [{name: x-tenant, value: blue}], query: [{name: q, regex: "a+"}]}]
+        filters:
+          - request_headers: {set: [{name: authorization, value: hunter2}], remove: [cookie]}
+          - rewrite: {path: {prefix: /}}
+filters:
+  guard:
+    module: builtin:auth
+    config: {keys: [hunter2]}
+    vm_config: hunter2
+    env: {KEY: hunter2}
+    allow: {functions: [log], calls: [delta]}
+telemetry:
+  access_log: {path: /dev/null}
+  why: {sample: 10%, header: failed}
+"#;
+
+    #[test]
+    fn all_is_shown_but_what_may_be_a_secret() {
+        let bound = |name: &str, port| [(name.to_owned(), SocketAddr::from(([127, 0, 0, 1], port)))];
+        let host = Host { variable: &|_| None, exists: &|_| true, cores: 1 };
+        let (config, _) = config::parse(TEXT, "lacis.yaml", Path::new("/"), &host).expect("a config");
+        let page = page(&config, 7, &bound("admin", 9), &bound("admin", 8));
+        assert!(!page.to_string().contains("hunter2"), "{page:#}");
+        assert_eq!(
+            (&page["listeners"]["admin"], &page["services"]["admin"]["listen"]),
+            (&json!("127.0.0.1:9"), &json!("127.0.0.1:8"))
+        );
+        assert_eq!(page["node"]["metadata"], json!({"team": "blue"}));
+        assert_eq!(page["telemetry"]["access_log"], json!({"path": "/dev/null"}));
+        let why = json!({"sample_percent": 10, "keep": 1000, "header": "failed", "trusted": []});
+        assert_eq!(page["telemetry"]["why"], why);
+        let guard = &page["filters"]["guard"];
+        assert_eq!((&guard["module"], &guard["failure"]), (&json!("builtin:auth"), &json!("closed")));
+        assert_eq!((&guard["config"], &guard["vm_config"]), (&json!("[redacted]"), &json!("[redacted]")));
+        assert_eq!(guard["env"], json!({"KEY": "[redacted]"}));
+        assert_eq!(guard["limits"]["memory"], 64 << 20);
+        assert_eq!(guard["allow"]["calls"], json!(["delta"]));
+        assert!(guard["allow"]["functions"].as_array().is_some_and(|all| all.contains(&json!("proxy_log"))));
+        let rule = &page["routes"][0]["rules"][0];
+        let matched = json!({
+            "host": "delta.example", "path": {"prefix": "/v2"}, "method": "GET",
+            "headers": [{"name": "x-tenant", "value": "blue"}], "query": [{"name": "q", "regex": "a+"}],
+        });
+        assert_eq!(rule["matches"], json!([matched]));
+        assert_eq!(rule["request_headers"], json!({"set": ["authorization"], "add": [], "remove": ["cookie"]}));
+        assert_eq!(rule["rewrite"], json!({"host": null, "path": {"prefix": ""}}));
     }
 }
