@@ -80,6 +80,12 @@ impl<L: Multiplexed> Links<L> {
             let waited = self.dialing(&dial);
             waited.wait().await;
             if let Some((reason, retry, text)) = waited.fault.borrow().as_ref() {
+                // There is no descriptor for another one. One of those that are open has room again some time.
+                if *reason == Reason::Overload
+                    && let Some(link) = self.crowded(|| false)
+                {
+                    return Ok(Some(link));
+                }
                 return Err(Fault::new(*reason).retry(*retry).detail(text.as_str()));
             }
             if waited.other.get() {
@@ -272,6 +278,20 @@ mod tests {
                 link.0.0.set(link.0.0.get() + 1);
             }
             assert_eq!((dials.get(), links.count()), (1, (1, 3)), "the first is opened all the same");
+        });
+    }
+
+    #[test]
+    fn without_descriptors_requests_wait_at_an_open_one() {
+        run(async {
+            let links = Rc::new(Links::<Fake>::default());
+            let without = || async { Err(Fault::new(Reason::Overload)) };
+            assert!(links.take(|| true, without).await.is_err(), "there is none yet");
+            let one = || async { Ok(Some(Fake::new(1))) };
+            let full = links.take(|| true, one).await.expect("link").expect("same protocol");
+            full.0.0.set(1);
+            let same = links.take(|| true, without).await.expect("the open one").expect("same protocol");
+            assert!(Rc::ptr_eq(&full.0, &same.0));
         });
     }
 
