@@ -26,6 +26,11 @@ const UDP_BUFFER: usize = 4 * 1024 * 1024;
 /// # Errors
 /// If the address cannot be had.
 pub fn tcp(address: SocketAddr, workers: usize) -> io::Result<Vec<TcpListener>> {
+    let mut address = address;
+    if workers > 1 {
+        // Those of another process of this user, who shares its port among workers, too, would share it with ours.
+        address = bound(address, Type::STREAM, Protocol::TCP, false)?.local_addr()?.as_socket().unwrap_or(address);
+    }
     let first = one_tcp(address, workers > 1)?;
     let address = first.local_addr()?;
     let mut sockets = vec![first];
@@ -44,7 +49,9 @@ pub fn tcp_and_udp(address: SocketAddr, workers: usize) -> io::Result<Vec<(TcpLi
     for _ in 0..if address.port() == 0 { PORT_TRIES } else { 1 } {
         let listeners = tcp(address, workers)?;
         let bound = listeners.first().ok_or(io::ErrorKind::InvalidInput)?.local_addr()?;
-        match (0..workers).map(|_| udp(bound, workers > 1)).collect::<io::Result<Vec<_>>>() {
+        let alone = if workers > 1 { udp(bound, false).map(drop) } else { Ok(()) };
+        let sockets = |()| (0..workers).map(|_| udp(bound, workers > 1)).collect::<io::Result<Vec<_>>>();
+        match alone.and_then(sockets) {
             Ok(sockets) => return Ok(listeners.into_iter().zip(sockets).collect()),
             Err(error) => failed = error,
         }
@@ -53,15 +60,21 @@ pub fn tcp_and_udp(address: SocketAddr, workers: usize) -> io::Result<Vec<(TcpLi
 }
 
 fn one_tcp(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    // Only among our own workers: a second process on the port must fail, not share.
-    socket.set_reuse_port(shared)?;
+    let socket = bound(address, Type::STREAM, Protocol::TCP, shared)?;
     // Here once, instead of five calls for each connection.
     prepare(&socket);
-    socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+fn bound(address: SocketAddr, kind: Type, protocol: Protocol, shared: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), kind.nonblocking(), Some(protocol))?;
+    if kind == Type::STREAM {
+        socket.set_reuse_address(true)?;
+    }
+    socket.set_reuse_port(shared)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
 }
 
 /// A UDP socket for QUIC.
@@ -69,12 +82,10 @@ fn one_tcp(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
 /// # Errors
 /// If the address cannot be had.
 pub fn udp(address: SocketAddr, shared: bool) -> io::Result<UdpSocket> {
-    let socket = Socket::new(Domain::for_address(address), Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
-    socket.set_reuse_port(shared)?;
+    let socket = bound(address, Type::DGRAM, Protocol::UDP, shared)?;
     // The kernel gives what `rmem_max` and `wmem_max` allow; less works too.
     let _ = socket.set_recv_buffer_size(UDP_BUFFER);
     let _ = socket.set_send_buffer_size(UDP_BUFFER);
-    socket.bind(&address.into())?;
     Ok(socket.into())
 }
 
@@ -146,6 +157,25 @@ mod tests {
             (waits.0.expect("an option"), waits.1.expect("an option"), waits.2.expect("an option"))
         };
         assert_eq!(options(&accepted.0), options(&opened));
+    }
+
+    #[test]
+    fn a_port_is_shared_among_our_own_workers_only() {
+        let any = "127.0.0.1:0".parse().expect("an address");
+        let pairs = tcp_and_udp(any, 2).expect("a port");
+        let address = pairs[0].0.local_addr().expect("its address");
+        assert!(
+            pairs
+                .iter()
+                .all(|(tcp, udp)| { (tcp.local_addr().ok(), udp.local_addr().ok()) == (Some(address), Some(address)) })
+        );
+        for taken in [tcp(address, 2).map(drop), tcp_and_udp(address, 2).map(drop), tcp(address, 1).map(drop)] {
+            assert_eq!(taken.expect_err("taken").kind(), ErrorKind::AddrInUse);
+        }
+        let (tcps, udps): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
+        drop(tcps);
+        assert_eq!(tcp_and_udp(address, 2).map(drop).expect_err("taken by UDP").kind(), ErrorKind::AddrInUse);
+        drop(udps);
     }
 
     #[tokio::test]
