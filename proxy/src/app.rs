@@ -67,7 +67,9 @@ pub fn run(source: Source, config: Config, started: impl FnOnce(&[(String, Socke
     }
     let (log_queue, log_writer) = match &config.access_log {
         Some(log) => {
-            let cannot = |error| format!("cannot open the access log {}: {error}", log.path.display());
+            let right = "write the path of a file in a directory that is there, /dev/stdout or /dev/stderr";
+            let cannot =
+                |error| format!("telemetry.access_log.path: {} cannot be opened: {error}; {right}", log.path.display());
             let (queue, writer) = access::open(&log.path).map_err(cannot)?;
             (Some(queue), Some(writer))
         }
@@ -178,7 +180,7 @@ impl Bound {
     fn new(config: &Config, ports: &Ports) -> Result<Self, String> {
         let cannot = |what: &str, address: SocketAddr| {
             let what = what.to_owned();
-            move |error: io::Error| format!("cannot listen on {address} ({what}): {error}")
+            move |error: io::Error| format!("cannot listen on {address} ({what}): {error}{}", listen::right(&error))
         };
         let mut sockets: Vec<Sockets> = (0..config.workers).map(|_| Sockets::default()).collect();
         if let Some(outbound) = &config.outbound {

@@ -71,7 +71,8 @@ impl Ports {
             let cannot = |error: io::Error| {
                 let same =
                     |port: &&Bound| error.kind() == io::ErrorKind::AddrInUse && port.wanted.port() == wanted.port();
-                let why = before.iter().find(same).map_or_else(String::new, |Bound { service, wanted, .. }| {
+                let right = || listen::right(&error).to_owned();
+                let why = before.iter().find(same).map_or_else(right, |Bound { service, wanted, .. }| {
                     format!("; it is open as {wanted} of {service} until the change: choose another port, or restart")
                 });
                 format!("cannot listen on {wanted} (services.{}): {error}{why}", service.name)

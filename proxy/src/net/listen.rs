@@ -89,6 +89,16 @@ pub fn udp(address: SocketAddr, shared: bool) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
+/// What would be right where an address cannot be listened on.
+pub fn right(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "; choose another port, or end what has it",
+        io::ErrorKind::AddrNotAvailable => "; write an address of this machine",
+        io::ErrorKind::PermissionDenied => "; choose a port from 1024 on, or let the process bind lower ones",
+        _ => "",
+    }
+}
+
 /// How long a handshake that has begun may take to end once [`shut`] lets no other begin. Loopback needs microseconds,
 /// a neighbouring zone a millisecond or two. Whoever knocks meanwhile asks again a second later.
 pub const HANDSHAKES: Duration = Duration::from_millis(20);
@@ -114,6 +124,7 @@ pub fn shut(listener: &tokio::net::TcpListener) {
 
 /// The next connection. Errors of single connections are skipped; where the process is exhausted, accepting rests and goes on.
 pub async fn accept(listener: &tokio::net::TcpListener) -> (TcpStream, SocketAddr) {
+    let mut told = false;
     loop {
         match listener.accept().await {
             Ok(accepted) => return accepted,
@@ -125,7 +136,9 @@ pub async fn accept(listener: &tokio::net::TcpListener) -> (TcpStream, SocketAdd
                         | io::ErrorKind::ConnectionRefused
                 ) => {}
             Err(error) => {
-                tracing::warn!(%error, "cannot accept connections for the moment");
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!(%error, "cannot accept connections for the moment");
+                }
                 tokio::time::sleep(EXHAUSTED).await;
             }
         }
