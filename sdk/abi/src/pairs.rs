@@ -46,6 +46,12 @@ impl<'a> Pairs<'a> {
         if rest.is_empty() { Ok(pairs) } else { Err(Malformed) }
     }
 
+    /// Whether these bytes are no map for its limits alone.
+    pub fn are_too_many(bytes: &[u8]) -> bool {
+        let could_be = |(count, rest): &(usize, &[u8])| *count > MAX_PAIRS && *count <= rest.len() / 8;
+        bytes.len() > MAX_PAIRS_BYTES || take_u32(bytes).is_some_and(|head| could_be(&head))
+    }
+
     /// Number of pairs.
     pub fn len(&self) -> usize {
         self.lengths.len() / 8
@@ -210,8 +216,13 @@ mod tests {
     #[test]
     fn limits_are_exact() {
         let pair: (&[u8], &[u8]) = (b"a", b"b");
-        assert_eq!(Pairs::decode(&encode(&vec![pair; MAX_PAIRS])).unwrap().len(), MAX_PAIRS);
-        assert!(Pairs::decode(&encode(&vec![pair; MAX_PAIRS + 1])).is_err());
+        let (most, more) = (encode(&vec![pair; MAX_PAIRS]), encode(&vec![pair; MAX_PAIRS + 1]));
+        assert_eq!(Pairs::decode(&most).unwrap().len(), MAX_PAIRS);
+        assert!(Pairs::decode(&more).is_err());
+        assert_eq!(
+            [&most[..], &more, b"", b"junk!", &[0xff; 64]].map(Pairs::are_too_many),
+            [false, true, false, false, false]
+        );
         let value = vec![b'v'; MAX_PAIRS_BYTES - 4 - Encoder::pair_len(b"a", b"")];
         assert!(Pairs::decode(&encode(&[(b"a", &value)])).is_ok());
         let value = vec![b'v'; value.len() + 1];

@@ -3,10 +3,10 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use lacis_abi::{Level, Pairs, Status};
+use lacis_abi::{Level, Status};
 
 use super::headers::lower;
-use super::{Answer, Call};
+use super::{Answer, Call, pairs};
 use crate::callout::{CallId, CallKind, CallOut, GrpcCall, HttpCall, Lines};
 use crate::contexts::Kind;
 use crate::grpc_service::Target;
@@ -42,7 +42,7 @@ pub(crate) fn http_call(
     }
     let upstream = text(upstream).ok_or(Status::BadArgument)?;
     let size = headers.len() + trailers.len() + body.len();
-    let headers = lines(headers);
+    let (headers, trailers) = (lines(state, headers)?, lines(state, trailers)?);
     let has = |name: &[u8]| headers.iter().any(|(other, _)| other == name);
     // As everywhere, `host` is another name of `:authority`.
     if !(has(b":method") && has(b":path") && (has(b":authority") || has(b"host"))) {
@@ -53,7 +53,7 @@ pub(crate) fn http_call(
             upstream: upstream.clone(),
             headers,
             body: body.to_vec(),
-            trailers: lines(trailers),
+            trailers,
             timeout: milliseconds(timeout),
         })
     })?;
@@ -173,6 +173,7 @@ fn grpc(
     let target = Target::of(upstream).ok_or(Status::ParseFailure)?;
     let (service, method) = text(service).zip(text(method)).ok_or(Status::ParseFailure)?;
     let size = upstream.len() + metadata.len() + message.len();
+    let metadata = lines(state, metadata)?;
     let Target { name, authority, timeout: own, metadata: first } = target;
     let number = begin(state, kind, &name, size, Status::ParseFailure, || {
         let call = GrpcCall {
@@ -180,7 +181,7 @@ fn grpc(
             authority,
             service,
             method,
-            metadata: first.into_iter().chain(lines(metadata)).collect(),
+            metadata: first.into_iter().chain(metadata).collect(),
             message: message.to_vec(),
             timeout: milliseconds(timeout).or(own),
         };
@@ -233,10 +234,9 @@ fn close(state: &mut State, id: CallId, end: bool) {
     }
 }
 
-/// What is no serialized map counts as an empty one, as in Envoy.
-fn lines(map: &[u8]) -> Lines {
-    let pairs = Pairs::decode(map).unwrap_or_default();
-    pairs.iter().map(|(name, value)| (lower(name, &mut None).to_vec(), value.to_vec())).collect()
+fn lines(state: &State, map: &[u8]) -> Result<Lines, Fail> {
+    let lower = |(name, value): (&[u8], &[u8])| (lower(name, &mut None).to_vec(), value.to_vec());
+    Ok(pairs(state, map)?.iter().map(lower).collect())
 }
 
 fn text(bytes: &[u8]) -> Option<String> {

@@ -1,6 +1,6 @@
 //! Header maps.
 
-use lacis_abi::{AbiVersion, Encoder, Map, Pairs, Status};
+use lacis_abi::{AbiVersion, Encoder, Map, Status};
 
 use super::{Answer, Call};
 use crate::contexts::{Access, Exchange};
@@ -49,11 +49,11 @@ fn encode(block: &mut [u8], count: usize, state: &mut State, map: Map) -> Answer
     if encoder.is_complete() { Ok(()) } else { Err(Status::InternalFailure.into()) }
 }
 
-/// Replaces the whole map. What is no serialized map counts as an empty one, as in Envoy.
+/// Replaces the whole map.
 pub(crate) fn set_pairs(call: &mut Call<'_>, map: u32, pointer: u32, size: u32) -> Edited {
     let map = which(map)?;
     let (guest, state) = split(call)?;
-    let pairs = Pairs::decode(guest.read(pointer, size)?).unwrap_or_default();
+    let pairs = super::pairs(state, guest.read(pointer, size)?)?;
     let exchange = state.writable(map)?;
     charge(state, exchange, size as usize + pairs.len() * crate::limits::ENTRY)?;
     exchange.edit(map, |headers| {

@@ -13,10 +13,11 @@ pub(crate) mod stream;
 pub(crate) mod turn;
 pub(crate) mod wasi;
 
-use lacis_abi::Status;
+use lacis_abi::{Pairs, Status};
 use wasmtime::Caller;
 
 use crate::joint::{ALLOCATING, WORDS};
+use crate::limits::Limit;
 use crate::memory::Given;
 use crate::state::{Phase, State};
 use crate::trap::Fail;
@@ -26,6 +27,19 @@ pub(crate) type Call<'a> = Caller<'a, State>;
 
 /// What a host function of the ABI answers.
 pub(crate) type Answer = Result<(), Fail>;
+
+/// A map that the guest gives. What is no serialized map counts as an empty one, as in Envoy. `InternalFailure` for one over the
+/// limits of a map, which Envoy takes for an empty one, too: nobody would be told that it is missing.
+pub(crate) fn pairs<'a>(state: &State, bytes: &'a [u8]) -> Result<Pairs<'a>, Fail> {
+    match Pairs::decode(bytes) {
+        Ok(pairs) => Ok(pairs),
+        Err(_) if Pairs::are_too_many(bytes) => {
+            state.refused(Limit::Headers)?;
+            Err(Status::InternalFailure.into())
+        }
+        Err(_) => Ok(Pairs::default()),
+    }
+}
 
 /// What goes back to the guest as the result of an import.
 pub(crate) trait IntoResult {

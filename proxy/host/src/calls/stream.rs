@@ -1,9 +1,9 @@
 //! What a guest asks of the exchange itself: answer it, let it go on, close it, switch to another one.
 
-use lacis_abi::{GRPC_STATUS_MAX, Pairs, Status, StreamType};
+use lacis_abi::{GRPC_STATUS_MAX, Status, StreamType};
 
 use super::headers::lower;
-use super::{Answer, Call};
+use super::{Answer, Call, pairs};
 use crate::contexts::{Exchange, Kind, Life, Part, Replied};
 use crate::limits::Limit;
 use crate::memory::split;
@@ -12,7 +12,7 @@ use crate::trap::Fail;
 
 /// Answers the exchange. Status 0 also where it has no effect: on a root context, in the log and done phases (Envoy dies
 /// there), and the second time; but an answer of its own that comes back to it as a response can be replaced as any other.
-/// `InternalFailure` for a body that is too large.
+/// `InternalFailure` for a body that is too large, and for too many headers.
 #[expect(clippy::too_many_arguments, reason = "the ABI's signature")]
 pub(crate) fn reply(
     call: &mut Call<'_>,
@@ -28,7 +28,7 @@ pub(crate) fn reply(
     let (guest, state) = split(call)?;
     let details = guest.read(details, details_size)?;
     let body = guest.read(body, body_size)?;
-    let headers = Pairs::decode(guest.read(headers, headers_size)?).unwrap_or_default();
+    let headers = pairs(state, guest.read(headers, headers_size)?)?;
     if body.len() > state.limits.body {
         state.refused(Limit::Body)?;
         return Err(Status::InternalFailure.into());

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use lacis_host::HeadersAction as Action;
+use lacis_host::abi::MAX_PAIRS;
+use lacis_host::testing::List;
+use lacis_host::{HeadersAction as Action, Limit};
 
 use crate::guest::{Guest, REQUEST};
 
@@ -90,6 +92,32 @@ fn a_malformed_map_empties_the_head() {
         run.on_request().unwrap();
         assert_eq!(run.lines(), ["0", "0", "0"]);
         assert!(run.stream.borrow().request.0.is_empty());
+    }
+}
+
+/// Nobody would be told that it is missing: least of all who gets an answer without its fields.
+#[test]
+fn a_map_over_the_limits_is_refused() {
+    // Names and values without a byte, each with its NUL.
+    let size = |pairs: usize| 4 + 10 * pairs;
+    for call in [
+        "proxy_set_header_map_pairs(0, 65536, SIZE)",
+        "proxy_send_local_response(200, 0, 0, 0, 0, 65536, SIZE, -1)",
+        "proxy_grpc_stream(\"up\", \"s\", \"m\", 65536, SIZE, 16)",
+    ] {
+        let run = |pairs: usize| {
+            let call = call.replace("SIZE", &size(pairs).to_string());
+            let mut run = Guest::request(&format!("put(65536, {pairs}); num({call});")).start();
+            run.world.borrow_mut().upstreams.push("up".into());
+            run.on_request().unwrap();
+            run
+        };
+        let run = (run(MAX_PAIRS), run(MAX_PAIRS + 1));
+        assert_eq!((run.0.lines(), run.1.lines()), (vec!["0".to_owned()], vec!["10".to_owned()]), "{call}");
+        assert!(run.0.world.borrow().refused.is_empty());
+        assert_eq!(run.1.world.borrow().refused, [Limit::Headers]);
+        assert_eq!(run.1.stream.borrow().request, List::of(REQUEST));
+        assert!(run.1.stream.borrow().reply.is_none() && run.1.world.borrow().calls.is_empty());
     }
 }
 
