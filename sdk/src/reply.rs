@@ -2,6 +2,13 @@
 
 use crate::headers::{InvalidHeader, is_header_name, is_header_value};
 
+/// Most headers of a reply: as many as Lacis sends of a filter's head.
+const MOST_HEADERS: usize = 1000;
+
+/// Most bytes of its headers, each with its lengths and ends as it crosses to the proxy: of more than a mebibyte Envoy sends none.
+const MOST_BYTES: usize = 1_000_000;
+const OVERHEAD: usize = 10;
+
 /// An answer that the filter gives itself. `Err(reply)` sends it, and `?` turns any error into one for which the
 /// filter says how: `impl From<MyError> for Reply`.
 ///
@@ -29,13 +36,21 @@ impl Reply {
         Self::new(500)
     }
 
-    /// Adds a header. One that cannot stand in a message is left out, and the log says so.
+    /// Adds a header. One that cannot stand in a message is left out, and so is what would be more than 1,000 headers or a
+    /// megabyte of them; the log says so.
     #[must_use]
     pub fn header(mut self, name: &str, value: &str) -> Self {
-        if is_header_name(name) && is_header_value(value.as_bytes()) {
-            self.headers.push((name.to_owned(), value.to_owned()));
-        } else {
+        let size = |(name, value): (&str, &str)| name.len() + value.len() + OVERHEAD;
+        if !(is_header_name(name) && is_header_value(value.as_bytes())) {
             crate::error!("a reply cannot have the header {name:?} with the value {value:?}; it is left out");
+        } else if self.headers.len() == MOST_HEADERS
+            || self.headers().map(size).sum::<usize>() + size((name, value)) > MOST_BYTES
+        {
+            crate::error!(
+                "a reply cannot have more than {MOST_HEADERS} headers, or than {MOST_BYTES} bytes of them; {name:?} is left out"
+            );
+        } else {
+            self.headers.push((name.to_owned(), value.to_owned()));
         }
         self
     }
@@ -90,5 +105,10 @@ mod tests {
         assert_eq!(Reply::new(200).body("x").content(), b"x");
         let reply = Reply::new(200).header("a", "b\r\nc: d").header("a b", "c").header("d", "e");
         assert_eq!(reply.headers().collect::<Vec<_>>(), [("d", "e")]);
+        let many = (0..=MOST_HEADERS).fold(Reply::new(200), |reply, n| reply.header(&format!("x-{n}"), "v"));
+        assert_eq!((many.headers().count(), many.header_value("x-999")), (MOST_HEADERS, Some("v")));
+        let value = |bytes: usize| "v".repeat(bytes - OVERHEAD - 1);
+        let large = |bytes| Reply::new(200).header("a", &value(1000)).header("b", &value(bytes)).headers().count();
+        assert_eq!([MOST_BYTES - 1000, MOST_BYTES - 999].map(large), [2, 1]);
     }
 }
