@@ -15,7 +15,8 @@ use crate::shared::{SharedError, update};
 /// match bucket.take(1)? {
 ///     Take::Granted { .. } => Ok(Flow::Continue),
 ///     Take::Denied { retry_after } => {
-///         Err(Reply::new(429).header("retry-after", &retry_after.as_secs().max(1).to_string()))
+///         // In whole seconds, and no sooner.
+///         Err(Reply::new(429).header("retry-after", &retry_after.as_secs_f64().ceil().to_string()))
 ///     }
 /// }
 /// # }
