@@ -2,10 +2,7 @@
 //! members their order.
 
 use std::borrow::Cow;
-use std::fmt;
 
-use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -35,10 +32,10 @@ impl Pointer {
     }
 }
 
-/// A document, or a part of it. What nobody has looked into is a piece of the text.
+/// A document, or a part of it. What nobody has looked into is a piece of the text, which is JSON without space around it.
 #[derive(Debug)]
 pub(crate) enum Node<'a> {
-    Text(&'a RawValue),
+    Text(&'a str),
     New(Value),
     Array(Vec<Node<'a>>),
     Object(Vec<(Name<'a>, Node<'a>)>),
@@ -50,7 +47,7 @@ type Name<'a> = Cow<'a, str>;
 impl<'a> Node<'a> {
     /// Reads a document; the error says where it is none.
     pub(crate) fn new(text: &'a str) -> Result<Self, serde_json::Error> {
-        serde_json::from_str(text).map(Node::Text)
+        serde_json::from_str::<&RawValue>(text).map(|document| Node::Text(document.get()))
     }
 
     /// Puts a value at a place; objects on the way there are made. At an array's end, or at `-`, it is added.
@@ -103,7 +100,7 @@ impl<'a> Node<'a> {
     /// The text of it.
     pub(crate) fn write(&self, out: &mut String) {
         match self {
-            Node::Text(text) => out.push_str(text.get()),
+            Node::Text(text) => out.push_str(text),
             Node::New(value) => out.push_str(&value.to_string()),
             Node::Array(items) => {
                 out.push('[');
@@ -158,13 +155,9 @@ impl<'a> Node<'a> {
     /// Looks one level into an array or an object.
     fn expand(&mut self) {
         let expanded = match self {
-            Node::Text(text) => match text.get().as_bytes().first() {
-                Some(b'{') => {
-                    serde_json::from_str::<Members<'a>>(text.get()).map(|members| Node::Object(members.0)).ok()
-                }
-                Some(b'[') => serde_json::from_str::<Vec<&'a RawValue>>(text.get())
-                    .map(|items| Node::Array(items.into_iter().map(Node::Text).collect()))
-                    .ok(),
+            Node::Text(text) => match text.as_bytes().first() {
+                Some(b'{') => Scan::inside(text).members().map(Node::Object),
+                Some(b'[') => Some(Node::Array(Scan::inside(text).items())),
                 _ => None,
             },
             Node::New(Value::Object(members)) => {
@@ -188,35 +181,88 @@ fn index(token: &str) -> Option<usize> {
     token.parse().ok().filter(|_| plain)
 }
 
-/// The members of an object in their order, those of one name included.
-struct Members<'a>(Vec<(Name<'a>, Node<'a>)>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Read;
-        impl<'de> Visitor<'de> for Read {
-            type Value = Vec<(Name<'de>, Node<'de>)>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members = Vec::new();
-                while let Some((Key(name), value)) = map.next_entry::<Key<'de>, &'de RawValue>()? {
-                    members.push((name, Node::Text(value)));
-                }
-                Ok(members)
-            }
-        }
-        deserializer.deserialize_map(Read).map(Members)
-    }
+/// Finds the parts of an array or an object whose text is known to be JSON. To parse each of them once more takes many times as long, and
+/// callers choose how many there are.
+struct Scan<'a> {
+    text: &'a str,
+    at: usize,
 }
 
-/// A name as it is read. A `Cow` alone would always be a text of its own.
-#[derive(Deserialize)]
-#[serde(transparent)]
-struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
+impl<'a> Scan<'a> {
+    /// Behind the bracket that it begins with.
+    fn inside(text: &'a str) -> Self {
+        Scan { text, at: 1 }
+    }
+
+    /// The members in their order, those of one name included. None if one has a name that is no text (half of a surrogate pair).
+    fn members(mut self) -> Option<Vec<(Name<'a>, Node<'a>)>> {
+        let mut members = Vec::new();
+        while let Some(name) = self.part() {
+            let name = match name.get(1..name.len() - 1)? {
+                plain if !plain.contains('\\') => Cow::Borrowed(plain),
+                _ => Cow::Owned(serde_json::from_str(name).ok()?),
+            };
+            members.push((name, Node::Text(self.part()?)));
+        }
+        Some(members)
+    }
+
+    fn items(mut self) -> Vec<Node<'a>> {
+        std::iter::from_fn(|| self.part()).map(Node::Text).collect()
+    }
+
+    /// The next name or value, if there is one more.
+    fn part(&mut self) -> Option<&'a str> {
+        while matches!(self.byte()?, b' ' | b'\t' | b'\r' | b'\n' | b',' | b':') {
+            self.at += 1;
+        }
+        let start = self.at;
+        match self.byte()? {
+            b'"' => self.pass_string(),
+            b'{' | b'[' => self.pass_nested(),
+            b'}' | b']' => return None,
+            _ => {
+                while !matches!(self.byte()?, b' ' | b'\t' | b'\r' | b'\n' | b',' | b'}' | b']') {
+                    self.at += 1;
+                }
+            }
+        }
+        self.text.get(start..self.at)
+    }
+
+    fn byte(&self) -> Option<u8> {
+        self.text.as_bytes().get(self.at).copied()
+    }
+
+    fn pass_string(&mut self) {
+        self.at += 1;
+        while let Some(byte) = self.byte() {
+            self.at += if byte == b'\\' { 2 } else { 1 };
+            if byte == b'"' {
+                return;
+            }
+        }
+    }
+
+    fn pass_nested(&mut self) {
+        let mut depth = 0_usize;
+        while let Some(byte) = self.byte() {
+            match byte {
+                b'"' => {
+                    self.pass_string();
+                    continue;
+                }
+                b'{' | b'[' => depth += 1,
+                b'}' | b']' => depth -= 1,
+                _ => {}
+            }
+            self.at += 1;
+            if depth == 0 {
+                return;
+            }
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -275,6 +321,31 @@ mod tests {
         ] {
             assert_eq!(take(text, at).as_deref(), expected, "{text} {at}");
         }
+    }
+
+    #[test]
+    fn parts_are_found_whatever_is_around_and_in_them() {
+        let spaced = " {\n\t\"a\" : [ 1 , \"]}\\\"\\\\\" , {\"x\":{}} , -1.5e3 , [ ] , null ] , \"}\\\\\":\r\n true , \"b\":{ } } ";
+        let take = |at: &str| edit(spaced, |node| node.take(&pointer(at)).is_some());
+        let rest = r#"{"a":[ 1 , "]}\"\\" , {"x":{}} , -1.5e3 , [ ] , null ],"}\\":true}"#;
+        assert_eq!(take("/b").as_deref(), Some(rest));
+        for (at, left) in [
+            ("/a/0", r#"["]}\"\\",{"x":{}},-1.5e3,[ ],null]"#),
+            ("/a/1", r#"[1,{"x":{}},-1.5e3,[ ],null]"#),
+            ("/a/2/x", r#"[1,"]}\"\\",{},-1.5e3,[ ],null]"#),
+            ("/a/3", r#"[1,"]}\"\\",{"x":{}},[ ],null]"#),
+            ("/a/4", r#"[1,"]}\"\\",{"x":{}},-1.5e3,null]"#),
+            ("/a/5", r#"[1,"]}\"\\",{"x":{}},-1.5e3,[ ]]"#),
+        ] {
+            let text = take(at).unwrap();
+            assert!(text.starts_with(&format!("{{\"a\":{left},")), "{at}: {text}");
+        }
+        let lone = r#"{"a": 1, "\ud800": 2}"#;
+        assert_eq!(edit(lone, |node| node.take(&pointer("/a")).is_some()), None, "a name that is no text");
+        for (empty, made) in [("{ }", r#"{"a":1}"#), ("{}", r#"{"a":1}"#)] {
+            assert_eq!(edit(empty, |node| node.put(&pointer("/a"), Node::New(Value::from(1)))).as_deref(), Some(made));
+        }
+        assert_eq!(edit("[ ]", |node| node.put(&pointer("/0"), Node::New(Value::from(1)))).as_deref(), Some("[1]"));
     }
 
     #[test]
