@@ -31,6 +31,7 @@ on_links! {
             ("in-mid-body", UPLOAD, "abc"),
             ("whole", UPLOAD, "abcdefghij"),
             ("more-than-is-read-at-once", "POST /echo HTTP/1.1\r\ncontent-length: 9000\r\n", &"x".repeat(9000)),
+            ("more-than-is-read-ahead", "POST /echo HTTP/1.1\r\ncontent-length: 200000\r\n", &"x".repeat(160_000)),
             ("upgrade", UPGRADE, ""),
         ] {
             let mut client = pair.connect();

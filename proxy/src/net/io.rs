@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
+use rustix::event::{self, PollFd, PollFlags, Timespec};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_util::io::poll_read_buf;
@@ -69,6 +70,19 @@ impl Io {
             Stream::Tcp(stream) => self.replay.is_empty() && stream.try_io(Interest::READABLE, || Ok(())).is_err(),
             Stream::Tls(_) => false,
         }
+    }
+
+    /// Whether the other side has ended or reset the connection, as far as the kernel has heard of it: also where it sent something before
+    /// that nobody has read.
+    pub fn is_hung_up(&self) -> bool {
+        let socket = match &self.stream {
+            Stream::Tcp(stream) => stream,
+            Stream::Tls(stream) => stream.io(),
+        };
+        let ends = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
+        let mut asked = [PollFd::new(socket, ends)];
+        let answered = event::poll(&mut asked, Some(&Timespec::default()));
+        answered.is_ok() && asked.iter().any(|asked| asked.revents().intersects(ends))
     }
 
     /// Reads what is there, behind what a buffer holds; 0 is the end. An empty buffer is made one that holds what was read where it was read

@@ -32,6 +32,9 @@ pub const FIRST_REQUEST: Duration = Duration::from_millis(500);
 /// Input that is read ahead of its turn (pipelining, RFC 9112 section 9.3.2) before reading stops.
 const READ_AHEAD: usize = 64 * 1024;
 
+/// How often it is asked whether a client has left behind more than that.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// After a response that did not need the rest of its request, what still comes is read and dropped, up to this much
 /// and this long, so that the response is not destroyed by a reset (RFC 9112 section 9.6).
 const LINGER_BYTES: usize = 256 * 1024;
@@ -146,6 +149,7 @@ async fn exchange<S: Service>(
     // What an abandoned exchange left belongs to nobody.
     interim.take();
     let mut call = pin!(Rc::clone(service).call(Request { head, body, interim: Rc::clone(interim) }));
+    let mut look = None;
     let response = poll_fn(|cx| {
         let response = call.as_mut().poll(cx);
         // Also those that came with the final head: they go before it.
@@ -154,7 +158,7 @@ async fn exchange<S: Service>(
             return Poll::Ready(Some(response));
         }
         // The end of what CONNECT sends says nothing of who sent it.
-        match written.is_err() || (method != Method::CONNECT && is_gone(&mut wire.borrow_mut(), cx)) {
+        match written.is_err() || (method != Method::CONNECT && is_gone(&mut wire.borrow_mut(), &mut look, cx)) {
             true => Poll::Ready(None),
             false => Poll::Pending,
         }
@@ -178,16 +182,27 @@ async fn exchange<S: Service>(
     over
 }
 
-/// Whether the client went away. Looked for also while nobody reads what it sends, as where a filter holds an answer back; but only behind as
-/// much as may be read ahead. Takes nothing from a reader that waits: that has looked in this very poll, before which the driver has said
-/// what there is.
-fn is_gone(wire: &mut Wire, cx: &mut Context<'_>) -> bool {
+/// Whether the client went away. Looked for also while nobody reads what it sends, as where a filter holds an answer back: behind as much as
+/// may be read ahead its end is found, and behind more the kernel is asked for it now and then. Takes nothing from a reader that waits: that
+/// has looked in this very poll, before which the driver has said what there is.
+fn is_gone(wire: &mut Wire, look: &mut Option<Deadline>, cx: &mut Context<'_>) -> bool {
     while wire.input.len() < READ_AHEAD {
         match wire.poll_fill(cx) {
             Poll::Pending => return false,
             Poll::Ready(Ok(n)) if n > 0 => {}
             Poll::Ready(_) => return true,
         }
+    }
+    let look = look.get_or_insert_with(|| {
+        let look = Deadline::new();
+        look.set(LOOK);
+        look
+    });
+    while look.poll(cx).is_ready() {
+        if wire.is_hung_up() {
+            return true;
+        }
+        look.set(LOOK);
     }
     false
 }
@@ -240,9 +255,12 @@ async fn respond(
     let mut pump = Pump::new(body, Rc::clone(wire), framing, Half::Response);
     // A body that breaks off leaves no way to say so but to end the connection; the exchange has recorded why. A client
     // that leaves in the middle of a silent body is noticed too.
+    let mut look = None;
     let written = poll_fn(|cx| match pump.poll(cx) {
         Poll::Ready(done) => Poll::Ready(done.is_ok()),
-        Poll::Pending if framing != Framing::Tunnel && is_gone(&mut wire.borrow_mut(), cx) => Poll::Ready(false),
+        Poll::Pending if framing != Framing::Tunnel && is_gone(&mut wire.borrow_mut(), &mut look, cx) => {
+            Poll::Ready(false)
+        }
         Poll::Pending => Poll::Pending,
     });
     let tunnel = framing == Framing::Tunnel;

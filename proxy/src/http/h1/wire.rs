@@ -157,6 +157,11 @@ impl Wire {
         Poll::Ready(Ok(n))
     }
 
+    /// Whether the other side has ended or reset the connection, as far as the kernel has heard of it.
+    pub(super) fn is_hung_up(&self) -> bool {
+        self.io.is_hung_up()
+    }
+
     /// Open, and without a byte that nobody asked for: such a connection may carry a request (RFC 9112 section 9.3.1).
     pub(super) fn is_quiet(&mut self) -> bool {
         self.input.is_empty()
