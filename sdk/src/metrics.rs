@@ -2,7 +2,8 @@
 //! name, an update does not.
 //!
 //! The host exports a metric under the name given here; Lacis replaces characters that Prometheus does not allow by
-//! `_` and adds the label `filter`. Defining a name again gives the same metric.
+//! `_` and adds the label `filter`, and where two names of a filter would become one, `defined_as` with the name as it was given.
+//! Defining a name again gives the same metric.
 //! If the host refuses a metric, its updates do nothing.
 
 use std::cell::RefCell;

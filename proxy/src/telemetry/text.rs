@@ -150,11 +150,14 @@ fn builtin(blocks: &[Arc<Block>], place: usize) -> Values {
     values
 }
 
-/// What guests have defined, by the name that Prometheus allows.
+/// What guests have defined, by the name that Prometheus allows. Of a filter's names that would be the same one, those that are
+/// not it already are told apart by a label.
 fn guests(blocks: &[Arc<Block>]) -> BTreeMap<(String, Kind), Values> {
-    let mut families: BTreeMap<_, Values> = BTreeMap::new();
+    let mut defined: BTreeMap<_, BTreeMap<String, BTreeMap<Arc<str>, Value>>> = BTreeMap::new();
     for GuestSeries { filter, kind, name, cell } in blocks.iter().flat_map(|block| block.guests.series()) {
-        let (name, own) = labelled(&name);
+        let (name, mut own) = labelled(&name);
+        // In whatever order a guest writes them, they are the same.
+        own.sort_unstable();
         let mut labels = String::new();
         label(&mut labels, "filter", |out| escape(&filter, out));
         for (name, value) in own {
@@ -165,10 +168,27 @@ fn guests(blocks: &[Arc<Block>]) -> BTreeMap<(String, Kind), Values> {
             GuestCell::Gauge(gauge) => Value::from(&**gauge),
             GuestCell::Histogram(histogram) => Value::from(&**histogram),
         };
-        put(families.entry((allowed(name), kind)).or_default(), labels.into(), value);
+        put(defined.entry((allowed(name), kind)).or_default().entry(labels).or_default(), name.into(), value);
+    }
+    let mut families: BTreeMap<_, Values> = BTreeMap::new();
+    for (family, series) in defined {
+        let values = families.entry(family.clone()).or_default();
+        for (labels, named) in series {
+            let alone = named.len() == 1;
+            for (name, value) in named {
+                let mut labels = labels.clone();
+                if !alone && *name != *family.0 {
+                    label(&mut labels, DEFINED_AS, |out| escape(&name, out));
+                }
+                put(values, labels.into(), value);
+            }
+        }
     }
     families
 }
+
+/// The label of a guest's metric whose name is that of another one in Prometheus: the name that it was given.
+const DEFINED_AS: &str = "defined_as";
 
 /// The labels that a guest has put into a name, as Istio's filters do and its Envoys take them out:
 /// `LABEL=.=VALUE;.;LABEL=.=VALUE;.;NAME`. A name with a label that cannot be one is taken as it is.
@@ -188,7 +208,7 @@ fn labelled(whole: &str) -> (&str, Vec<(&str, &str)>) {
 
 /// Whether a guest's label can stand beside ours: `[a-zA-Z_][a-zA-Z0-9_]*`, and not what we set.
 fn is_label(name: &str) -> bool {
-    !matches!(name, "filter" | "le")
+    !matches!(name, "filter" | "le" | DEFINED_AS)
         && !name.starts_with(|first: char| first.is_ascii_digit())
         && !name.is_empty()
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')

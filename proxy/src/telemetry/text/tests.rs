@@ -130,6 +130,37 @@ fn labels_in_a_guests_names_are_labels() {
     assert_eq!(text.matches("# TYPE hits_total counter").count(), 1);
 }
 
+/// Whichever came first, and in whatever order its labels are written.
+#[test]
+fn names_that_are_one_in_prometheus_are_told_apart() {
+    let registry = Registry::default();
+    let workers = [registry.metrics(), registry.metrics()];
+    let count = |worker: usize, filter: &str, name: &str, by: i64| {
+        let guest = workers[worker].guest(filter);
+        guest.increment(guest.define(Kind::Counter, name).unwrap(), by).unwrap();
+    };
+    count(0, "f", "hits.all", 1);
+    let text = || expose(&registry, Format::Prometheus);
+    let has = |line: &str| assert!(text().lines().any(|own| own == line), "{line}: {}", text());
+    has(r#"hits_all{filter="f"} 1"#);
+    count(1, "f", "hits_all", 2);
+    count(1, "f", "hits-all", 4);
+    count(0, "f", "hits_all", 8);
+    count(1, "g", "hits.all", 16);
+    count(0, "f", "a=.=x;.;b=.=y;.;hits.all", 32);
+    count(1, "f", "b=.=y;.;a=.=x;.;hits.all", 64);
+    for line in [
+        r#"hits_all{filter="f"} 10"#,
+        r#"hits_all{filter="f",defined_as="hits.all"} 1"#,
+        r#"hits_all{filter="f",defined_as="hits-all"} 4"#,
+        r#"hits_all{filter="g"} 16"#,
+        r#"hits_all{filter="f",a="x",b="y"} 96"#,
+    ] {
+        has(line);
+    }
+    assert_eq!(text().matches("hits_all{").count(), 5);
+}
+
 /// Two workers and control after some traffic, with values that are easily mistaken.
 fn busy() -> Registry {
     let registry = Registry::default();
