@@ -281,6 +281,29 @@ fn a_missing_module_that_fails_open_is_skipped() {
     assert_eq!(alpha.admin_get("/ready").status(), 200);
 }
 
+/// It is skipped by what comes to it: not by what a filter before it has answered.
+#[test]
+fn a_missing_module_is_not_skipped_by_what_does_not_come_to_it() {
+    let place = Place::new();
+    let web = Web::start(|_| Page::status(404));
+    let filters = json!({
+        "far": {"module": web.url("/m"), "sha256": "0".repeat(64), "failure": "open"},
+        "gate": {"module": "builtin:auth", "config": {"keys": [{"name": "a", "sha256": sha256(b"open-sesame")}]}},
+    });
+    for (order, skipped) in [(["gate", "far"], 0.0), (["far", "gate"], 1.0)] {
+        let alpha = place.alpha(&web, filters.clone()).with(json!({"outbound": {"filters": order}})).start_unready();
+        let counted =
+            || alpha.metrics().sum("lacis_filter_unavailable_total", &[("filter", "far"), ("result", "skipped")]);
+        assert_eq!((get(&alpha).status(), counted()), (401, skipped), "{order:?}");
+        let key = [("x-api-key", "open-sesame")];
+        let answer = client::Client::connect(alpha.outbound()).request("GET", "delta", "/echo", &key, None);
+        assert_eq!((answer.status(), counted()), (200, skipped + 1.0), "{order:?}");
+        let page: Value = serde_json::from_str(&alpha.admin_get("/filters").text()).expect("JSON");
+        let far = page["filters"].as_array().and_then(|all| all.iter().find(|filter| filter["name"] == "far"));
+        assert_eq!(far.expect("it is shown")["unavailable"], json!({"skipped": skipped as u64 + 1, "refused": 0}));
+    }
+}
+
 /// A change is tried again when a server fails for a moment, and refused when the module is not there.
 #[test]
 fn a_reload_waits_for_a_server_and_not_for_a_404() {

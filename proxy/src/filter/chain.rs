@@ -99,7 +99,10 @@ impl Filters {
         let filters: Vec<_> = plan.filters.iter().map(|filter| filter.as_ref().map(make)).collect();
         let failures: Vec<_> = filters.iter().flatten().filter_map(|filter| filter.ready(generation).err()).collect();
         let ready = if failures.is_empty() { Ok(()) } else { Err(failures.join("\n")) };
-        let absent = |Missing { name, why }: &Missing| Absent { metrics: machines.metrics(name), why: why.clone() };
+        let absent = |Missing { name, why }: &Missing| {
+            let (name, metrics) = (Arc::clone(name), machines.metrics(name));
+            Absent { name, metrics, why: why.clone(), behind: 0 }
+        };
         let missing = plan.missing.iter().map(|(place, filter)| (*place, absent(filter))).collect();
         let none = Chain { filters: Rc::default(), node: Rc::clone(machines.node()), absent: None };
         (Filters { filters, missing, none }, ready)
@@ -110,10 +113,13 @@ impl Filters {
         if order.is_empty() {
             return self.none.clone();
         }
-        let filters = order.iter().filter_map(|i| self.filters.get(*i)?.clone()).collect();
-        let absent: Vec<_> = order.iter().filter_map(|i| self.missing.get(i).cloned()).collect();
+        let (mut filters, mut absent) = (Vec::new(), Vec::new());
+        for place in order {
+            absent.extend(self.missing.get(place).map(|missing| Absent { behind: filters.len(), ..missing.clone() }));
+            filters.extend(self.filters.get(*place).cloned().flatten());
+        }
         let absent = (!absent.is_empty()).then(|| absent.into());
-        Chain { filters, node: Rc::clone(&self.none.node), absent }
+        Chain { filters: filters.into(), node: Rc::clone(&self.none.node), absent }
     }
 
     /// The chain without a filter.
@@ -124,6 +130,11 @@ impl Filters {
     /// Takes them into use by a generation.
     pub fn used_by(&self, generation: u64) {
         self.filters.iter().flatten().for_each(|filter| filter.used_by(generation));
+    }
+
+    /// Those that have no module, by name, with what is counted of them.
+    pub fn missing(&self) -> impl Iterator<Item = (Arc<str>, FilterMetrics)> {
+        self.missing.values().map(|absent| (Arc::clone(&absent.name), absent.metrics.clone()))
     }
 
     /// How many are used.
@@ -144,14 +155,29 @@ pub struct Chain {
 /// A filter without a module, in one worker.
 #[derive(Clone)]
 struct Absent {
+    name: Arc<str>,
     metrics: FilterMetrics,
     why: Option<Arc<str>>,
+    /// How many of its chain that are there requests pass before it.
+    behind: usize,
 }
 
 impl Chain {
-    /// Counts what comes to filters that are missing, and refuses it where one of them fails closed.
+    /// Refuses what would come to filters that are missing, where one of them fails closed.
     pub(super) fn complete(&self) -> Result<(), Fault> {
-        self.absent.as_ref().map_or(Ok(()), |absent| absent.iter().try_for_each(Absent::met))
+        for absent in self.absent.iter().flat_map(|absent| absent.iter()) {
+            if let Some(why) = &absent.why {
+                absent.metrics.unavailable(Away::Refused);
+                return Err(Fault::new(Reason::FilterUnavailable).detail(why.to_string()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts what passes without the filters that are missing, those of them before which there are at most so many others.
+    pub(super) fn skipped(&self, behind: usize) {
+        let absent = self.absent.iter().flat_map(|absent| absent.iter());
+        absent.filter(|absent| absent.behind <= behind).for_each(|absent| absent.metrics.unavailable(Away::Skipped));
     }
 
     /// Whether there is none.
@@ -163,17 +189,6 @@ impl Chain {
     pub fn open(&self, grpc: bool) -> Passage<'_> {
         let method = Method::GET;
         Passage { chain: self, run: None, flow: None, expects: false, grpc, method, answered: false }
-    }
-}
-
-impl Absent {
-    fn met(&self) -> Result<(), Fault> {
-        let Some(why) = &self.why else {
-            self.metrics.unavailable(Away::Skipped);
-            return Ok(());
-        };
-        self.metrics.unavailable(Away::Refused);
-        Err(Fault::new(Reason::FilterUnavailable).detail(why.to_string()))
     }
 }
 
@@ -200,10 +215,13 @@ impl Passage<'_> {
     pub async fn request(&mut self, exchange: &Rc<Exchange>, request: &mut Request) -> Result<(), Stop> {
         self.chain.complete()?;
         if self.chain.is_empty() {
+            self.chain.skipped(0);
             return Ok(());
         }
         self.begin(exchange, request);
-        self.leg(request).await
+        let passed = self.leg(request).await;
+        self.skipped(self.chain, 0, passed.is_ok());
+        passed
     }
 
     /// Now that it is known where it goes, the request goes through the filters of there, chain by chain. Then its head
@@ -236,10 +254,17 @@ impl Passage<'_> {
             if let Some(run) = &self.run {
                 run.extend(chains.map(|chain| Rc::clone(&chain.filters)));
             }
-            self.leg(request).await?;
-        } else if let Some(run) = self.run.as_ref().filter(|_| changed) {
-            // The log callbacks may read it.
-            run.seen.borrow_mut().replace_request(request.head.share());
+            let passed = self.leg(request).await;
+            let second = self.chain.filters.len() + chains[0].filters.len();
+            self.skipped(chains[0], self.chain.filters.len(), passed.is_ok());
+            self.skipped(chains[1], second, passed.is_ok());
+            passed?;
+        } else {
+            chains.iter().for_each(|chain| chain.skipped(0));
+            if let Some(run) = self.run.as_ref().filter(|_| changed) {
+                // The log callbacks may read it.
+                run.seen.borrow_mut().replace_request(request.head.share());
+            }
         }
         let flow = match &self.run {
             Some(run) if self.flow.is_none() && !run.goes_by(Half::Request) => Some(flow(run, request, self.expects)),
@@ -268,6 +293,18 @@ impl Passage<'_> {
         let guest = GuestRequest::new(head, false);
         let seen = Seen::new(exchange, &self.chain.node, Some(guest), bare, self.chain.filters.len());
         self.run = Some(Run::new(exchange, &self.chain.filters, seen, false));
+    }
+
+    /// Counts what has passed filters of a chain that are missing, whose others are numbered from here: all of them if `all`, else those
+    /// before the filter that it came to last.
+    fn skipped(&self, chain: &Chain, from: usize, all: bool) {
+        if chain.absent.is_none() {
+            return;
+        }
+        let last = || self.run.as_ref()?.seen.borrow().stages.last()?.number.checked_sub(from);
+        if let Some(behind) = if all { Some(usize::MAX) } else { last() } {
+            chain.skipped(behind);
+        }
     }
 
     /// The head passes the filters that it has not passed.

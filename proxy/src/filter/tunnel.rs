@@ -23,6 +23,7 @@ impl Passage<'_> {
     /// If one of them closes it now, or fails closed.
     pub async fn connect(&mut self, exchange: &Rc<Exchange>, request: &mut Request, chain: &Chain) -> Result<(), Stop> {
         chain.complete()?;
+        chain.skipped(usize::MAX);
         if chain.is_empty() {
             return Ok(());
         }

@@ -19,6 +19,7 @@ use crate::policy::rate::{self, Limiters, RateLimits};
 use crate::policy::shed::{Load, Shed};
 use crate::route::{self, Table};
 use crate::telemetry::labels::{Direction, Protocol};
+use crate::telemetry::metrics::FilterMetrics;
 
 /// What a worker serves with. Exchanges hold the generation that they began with.
 pub struct Generation {
@@ -261,6 +262,11 @@ impl Generation {
     /// How many filters run for it.
     pub fn filters(&self) -> usize {
         self.filters.count()
+    }
+
+    /// Its filters that have no module, by name, with what is counted of them.
+    pub fn missing(&self) -> impl Iterator<Item = (Arc<str>, FilterMetrics)> {
+        self.filters.missing()
     }
 
     /// The filters of one side's listener.

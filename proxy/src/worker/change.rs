@@ -90,6 +90,7 @@ impl Generations {
         Report {
             clusters: current.clusters().filter(|_| clusters).map(|cluster| cluster.report()).collect(),
             filters: self.machines.alive().map(|filter| filter.report()).collect(),
+            missing: current.missing().collect(),
             generations: std::iter::once(in_use).chain(ending.filter(|(_, exchanges)| *exchanges > 0)).collect(),
         }
     }

@@ -9,6 +9,7 @@ use crate::cluster::{ClusterReport, Place};
 use crate::config::Source;
 use crate::filter::wasm::FilterReport;
 use crate::mesh::generation::Snapshot;
+use crate::telemetry::metrics::FilterMetrics;
 use crate::telemetry::why::Explanation;
 use crate::tls::TlsSettings;
 
@@ -82,6 +83,8 @@ pub struct Report {
     pub clusters: Vec<ClusterReport>,
     /// Filters, those of earlier generations included while a request uses them.
     pub filters: Vec<FilterReport>,
+    /// Filters of the generation in use that have no module, with what is counted of them.
+    pub missing: Vec<(Arc<str>, FilterMetrics)>,
     /// Generations by number with the exchanges that run on them: the one in use, then those that end.
     pub generations: Vec<(u64, usize)>,
 }

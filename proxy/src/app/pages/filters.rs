@@ -26,7 +26,12 @@ pub(in super::super) async fn filters(asked: Vec<impl Future<Output = Option<Rep
     let running = kinds
         .into_iter()
         .map(|(name, since)| filter(&all().filter(|(_, f)| f.name == name && f.since == since.0).collect::<Vec<_>>()));
-    let filters: Vec<_> = missing.into_iter().chain(running).collect();
+    let missing = missing.into_iter().map(|mut shown| {
+        let absent = reports.iter().flat_map(|(_, report)| &report.missing).filter(|(name, _)| shown["name"] == **name);
+        shown["unavailable"] = unavailable(absent.map(|(_, metrics)| metrics));
+        shown
+    });
+    let filters: Vec<_> = missing.chain(running).collect();
     json!({ "filters": filters, "workers": workers(&heard, |_| Map::new()) })
 }
 
@@ -38,8 +43,7 @@ fn filter(of_workers: &[(usize, &FilterReport)]) -> Value {
     // Filters that share a VM each show it, with its memory.
     let vms: BTreeSet<_> =
         of_workers.iter().filter(|(_, f)| f.contexts.is_some()).map(|(w, f)| (*w, f.machine)).collect();
-    let outcomes = sums(all(), FilterMetrics::requests);
-    let unavailable = sums(all(), FilterMetrics::unavailables);
+    let outcomes = sums(all().map(|f| f.metrics.requests()));
     let traps: u64 = outcomes
         .iter()
         .filter(|(outcome, _)| matches!(outcome, Outcome::Trap | Outcome::Timeout))
@@ -59,7 +63,7 @@ fn filter(of_workers: &[(usize, &FilterReport)]) -> Value {
         "contexts": all().filter_map(|f| f.contexts).sum::<usize>(),
         "memory_bytes": all().map(|f| f.memory).sum::<usize>(),
         "calls": outcomes.iter().map(|(outcome, n)| (outcome.token().to_owned(), json!(n))).collect::<Map<_, _>>(),
-        "unavailable": unavailable.iter().map(|(result, n)| (result.token().to_owned(), json!(n))).collect::<Map<_, _>>(),
+        "unavailable": unavailable(all().map(|f| &f.metrics)),
         "duration_seconds": histogram(&all().map(|f| f.metrics.duration()).collect::<Vec<_>>()),
         "callback_seconds": callbacks(all().map(|f| &f.callbacks)),
         "traps": traps,
@@ -89,7 +93,6 @@ pub(in super::super) fn missing(
             "contexts": 0,
             "memory_bytes": 0,
             "calls": {},
-            "unavailable": null,
             "duration_seconds": null,
             "callback_seconds": {},
             "traps": 0,
@@ -121,12 +124,15 @@ fn callbacks<'a>(all: impl Iterator<Item = &'a Vec<(Callback, Arc<Histogram>)>> 
     Callback::ALL.iter().filter_map(|callback| of(*callback)).collect()
 }
 
+/// The requests that came to a filter while it was away.
+fn unavailable<'a>(all: impl Iterator<Item = &'a FilterMetrics>) -> Value {
+    let counted = sums(all.map(FilterMetrics::unavailables));
+    counted.into_iter().map(|(result, n)| (result.token().to_owned(), json!(n))).collect::<Map<_, _>>().into()
+}
+
 /// What all have counted together, by label. Each names the same labels in the same order.
-fn sums<'a, L, I>(all: impl Iterator<Item = &'a FilterReport>, counts: impl Fn(&'a FilterMetrics) -> I) -> Vec<(L, u64)>
-where
-    I: Iterator<Item = (L, u64)>,
-{
-    all.map(|report| counts(&report.metrics).collect::<Vec<_>>())
+fn sums<L>(all: impl Iterator<Item = impl Iterator<Item = (L, u64)>>) -> Vec<(L, u64)> {
+    all.map(Iterator::collect::<Vec<_>>)
         .reduce(|mut sums, more| {
             sums.iter_mut().zip(more).for_each(|((_, sum), (_, count))| *sum += count);
             sums
