@@ -10,6 +10,7 @@ use http::header::{self, HeaderValue};
 use http::{Method, StatusCode};
 use lacis_host::{Half, Reply};
 
+use super::callout::Upstreams;
 use super::compiled::Compiled;
 use super::exchange::Exchange;
 use super::flow::Flow;
@@ -89,23 +90,36 @@ pub struct Filters {
 }
 
 impl Filters {
-    /// Starts the plugins of a plan.
-    ///
-    /// # Errors
-    /// Beside it, why a plugin that is new does not run, one to a line. It can be used all the same: requests follow the
-    /// failure policy.
-    pub fn new(plan: &Plan, machines: &Machines, generation: u64) -> (Self, Result<(), String>) {
+    /// The filters of a plan. Those that are new are to be [started](Filters::start).
+    pub fn new(plan: &Plan, machines: &Machines, generation: u64) -> Self {
         let make = |compiled| machines.filter(compiled, generation);
         let filters: Vec<_> = plan.filters.iter().map(|filter| filter.as_ref().map(make)).collect();
-        let failures: Vec<_> = filters.iter().flatten().filter_map(|filter| filter.ready(generation).err()).collect();
-        let ready = if failures.is_empty() { Ok(()) } else { Err(failures.join("\n")) };
         let absent = |Missing { name, why }: &Missing| {
             let (name, metrics) = (Arc::clone(name), machines.metrics(name));
             Absent { name, metrics, why: why.clone(), behind: 0 }
         };
         let missing = plan.missing.iter().map(|(place, filter)| (*place, absent(filter))).collect();
         let none = Chain { filters: Rc::default(), node: Rc::clone(machines.node()), absent: None };
-        (Filters { filters, missing, none }, ready)
+        Filters { filters, missing, none }
+    }
+
+    /// Starts the plugins that this generation brought, one in a turn of the worker: each may take long, and requests go on in
+    /// between. They may call these services.
+    ///
+    /// # Errors
+    /// Why some do not run, one to a line. They can be used all the same: requests follow the failure policy.
+    pub async fn start(
+        &self,
+        machines: &Machines,
+        upstreams: &Rc<dyn Upstreams>,
+        generation: u64,
+    ) -> Result<(), String> {
+        let mut failures = Vec::new();
+        for filter in self.filters.iter().flatten().filter(|filter| filter.came_with(generation)) {
+            failures.extend(machines.starting(Rc::clone(upstreams), || filter.ready()).err());
+            tokio::task::yield_now().await;
+        }
+        if failures.is_empty() { Ok(()) } else { Err(failures.join("\n")) }
     }
 
     /// Some of them in order, by their place in the configuration.

@@ -120,14 +120,16 @@ impl Filter {
         self.generation.set(generation);
     }
 
-    /// Starts the plugin of a filter that this generation brought, before the first request needs it.
+    /// Whether this generation brought it.
+    pub(super) fn came_with(&self, generation: u64) -> bool {
+        self.since == generation
+    }
+
+    /// Starts the plugin, before the first request needs it.
     ///
     /// # Errors
     /// Why it does not run. Requests follow the failure policy then, and it is tried again.
-    pub(super) fn ready(&self, generation: u64) -> Result<(), String> {
-        if self.since != generation {
-            return Ok(());
-        }
+    pub(super) fn ready(&self) -> Result<(), String> {
         // With a configuration that it did not have when the VM died there is a reason to try at once.
         self.machine.hurry();
         self.revive().map(drop).map_err(|why| format!("filter {}: {why}", self.account.name))

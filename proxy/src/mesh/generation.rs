@@ -11,6 +11,7 @@ use crate::cluster::{Cluster, Dialer, Place, Places, Settings, Transport};
 use crate::config::fault::Faults;
 use crate::config::{self, AppProtocol, Balance, Config, RateLimit, Rule, Source, Timeouts};
 use crate::drain::Drain;
+use crate::filter::callout::Upstreams;
 use crate::filter::chain::{Chain, Filters, Plan};
 use crate::filter::machine::Machines;
 use crate::policy::access::Access;
@@ -139,16 +140,9 @@ impl Target<'_> {
 }
 
 impl Generation {
-    /// Builds the worker's form of a configuration. Of the one `before` it takes over what has not changed.
-    ///
-    /// # Errors
-    /// Beside it, why a filter that is new does not run; used all the same, its requests follow the failure policy.
-    pub fn new(
-        snapshot: &Snapshot,
-        before: Option<&Generation>,
-        dialer: &Rc<Dialer>,
-        machines: &Machines,
-    ) -> (Self, Result<(), String>) {
+    /// Builds the worker's form of a configuration, whose filters are to be [started](Generation::start). Of the one `before` it
+    /// takes over what has not changed.
+    pub fn new(snapshot: &Snapshot, before: Option<&Generation>, dialer: &Rc<Dialer>, machines: &Machines) -> Self {
         let Snapshot { number, config, filters, places, routes, limiters, load } = snapshot;
         let limiters = rate::kept(limiters, before.map(|before| &before.limiters));
         let limits = |limits: &[RateLimit]| RateLimits::new(limits, &limiters, dialer.metrics());
@@ -158,11 +152,7 @@ impl Generation {
             Cluster::service(service, zone.as_ref(), places, known, dialer)
         };
         let clusters: Vec<_> = config.services.iter().map(cluster).collect();
-        let start = || Filters::new(filters, machines, *number);
-        let (filters, ready) = match filters.is_empty() {
-            true => start(),
-            false => machines.starting(Rc::new(Services::new(clusters.iter())), start),
-        };
+        let filters = Filters::new(filters, machines, *number);
         let destination = |(service, cluster): (&config::Service, Rc<Cluster>)| Destination {
             cluster,
             filters: filters.chain(&service.filters),
@@ -200,7 +190,7 @@ impl Generation {
         let known = before.and_then(Generation::application).map(|(cluster, _)| cluster);
         let application = config.inbound.as_ref().map(|inbound| application(config, inbound, known, dialer));
         let access = config.inbound.as_ref().and_then(|inbound| Access::new(&inbound.access, dialer.metrics()));
-        let generation = Generation {
+        Generation {
             number: *number,
             outbound: filters.chain(config.outbound.as_ref().map_or(&[], |outbound| &outbound.filters)),
             inbound: filters.chain(config.inbound.as_ref().map_or(&[], |inbound| &inbound.filters)),
@@ -217,8 +207,19 @@ impl Generation {
             limiters,
             filters,
             exchanges: Drain::default(),
-        };
-        (generation, ready)
+        }
+    }
+
+    /// Starts its filters that are new.
+    ///
+    /// # Errors
+    /// Why some do not run; they are used all the same, and their requests follow the failure policy.
+    pub async fn start(&self, machines: &Machines) -> Result<(), String> {
+        if self.filters.count() == 0 {
+            return Ok(());
+        }
+        let services = Services::new(self.services.iter().map(|service| &service.cluster));
+        self.filters.start(machines, &(Rc::new(services) as Rc<dyn Upstreams>), self.number).await
     }
 
     /// Its number.

@@ -43,9 +43,10 @@ impl Generations {
     ///
     /// # Errors
     /// If the system gives no sockets.
-    pub(super) fn new(snapshot: &Snapshot, dialer: Rc<Dialer>, machines: Machines) -> io::Result<Self> {
+    pub(super) async fn new(snapshot: &Snapshot, dialer: Rc<Dialer>, machines: Machines) -> io::Result<Self> {
         enable_udp(&snapshot.config, &dialer)?;
-        let (generation, _) = Generation::new(snapshot, None, &dialer, &machines);
+        let generation = Generation::new(snapshot, None, &dialer, &machines);
+        let _ = generation.start(&machines).await;
         generation.take_over(&machines);
         let (next, ending) = (RefCell::default(), RefCell::default());
         Ok(Generations { dialer, machines, current: RefCell::new(Rc::new(generation)), next, ending })
@@ -98,21 +99,21 @@ impl Generations {
 
 impl Worker {
     /// Makes a generation ready, and says so.
-    pub(super) fn prepare(&self, next: Next) {
+    pub(super) async fn prepare(&self, next: Next) {
         let Next { snapshot, ports, closed, moved, answer } = next;
-        let ready = self.ready(&snapshot, ports).map(|(generation, listeners)| {
+        let ready = self.ready(&snapshot, ports).await.map(|(generation, listeners)| {
             *self.generations.next.borrow_mut() = Some(Ready { generation, listeners, closed, moved });
         });
         let _ = answer.send(ready);
     }
 
-    fn ready(&self, snapshot: &Snapshot, ports: Vec<Port>) -> Result<(Rc<Generation>, Listeners), String> {
+    async fn ready(&self, snapshot: &Snapshot, ports: Vec<Port>) -> Result<(Rc<Generation>, Listeners), String> {
         let Generations { dialer, machines, .. } = &self.generations;
         let current = self.generations.current();
         machines.has_room(current.filters())?;
         enable_udp(&snapshot.config, dialer).map_err(|error| format!("cannot open a UDP socket: {error}"))?;
-        let (generation, runs) = Generation::new(snapshot, Some(&current), dialer, machines);
-        runs?;
+        let generation = Generation::new(snapshot, Some(&current), dialer, machines);
+        generation.start(machines).await?;
         let listeners = ports.into_iter().map(|port| self.enter(port)).collect::<io::Result<_>>();
         let listeners = listeners.map_err(|error| format!("cannot listen: {error}"))?;
         Ok((Rc::new(generation), listeners))

@@ -171,7 +171,7 @@ async fn work(seed: Seed) -> io::Result<()> {
     let dialer = Rc::new(Dialer::new(Rc::clone(&tls), Rc::clone(&metrics), drain_links));
     let node = &snapshot.config.node;
     let machines = Machines::new(shared, Rc::new(NodeFacts::new(node)), Rc::clone(&ledger));
-    let generations = Generations::new(&snapshot, dialer, machines)?;
+    let generations = Generations::new(&snapshot, dialer, machines).await?;
     let source = metrics.name(&node.service);
     let hop = |direction| {
         Rc::new(Hop {
@@ -236,7 +236,7 @@ async fn work(seed: Seed) -> io::Result<()> {
             order = mailbox.recv(), if !mailbox.is_closed() => match order {
                 Some(Order::Adopt(place, stream, from)) => worker.adopt(place, stream, from),
                 Some(Order::Identity(settings)) => worker.identity(settings, server.as_ref()),
-                Some(Order::Prepare(next)) => worker.prepare(*next),
+                Some(Order::Prepare(next)) => worker.prepare(*next).await,
                 Some(Order::Switch(number, answer)) => {
                     worker.switch(number);
                     let _ = answer.send(());

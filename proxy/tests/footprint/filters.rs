@@ -1,5 +1,6 @@
 //! What filters cost a request: blocks of memory, which the allocator counts. Time is not looked at.
 
+use std::cell::Cell;
 use std::fmt::Write as _;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -101,11 +102,21 @@ async fn exchange(
     Ok((request.head.into_rc(), response.head.into_rc()))
 }
 
+fn plugin() -> Plugin {
+    let engine = Engine::new(&Options::default()).expect("an engine");
+    let code = engine.compile(&wat::parse_str(FILTER).expect("a module"));
+    let directory = tempfile::tempdir().expect("a directory");
+    let artifact = directory.path().join("filter");
+    std::fs::write(&artifact, code.expect("code")).expect("a file");
+    Plugin::load(&engine, &artifact).expect("a plugin")
+}
+
 /// Blocks that an exchange takes with so many filters, once all that is made but once has been made.
 fn blocks(filters: usize, one: bool, plugin: &Plugin) -> usize {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     LocalSet::new().block_on(&runtime, async {
         let (worker, generation) = filtered(filters, one, plugin);
+        generation.start(&worker.machines).await.expect("filters that start");
         let conn = Rc::new(Conn {
             id: Conn::next_id(),
             direction: Direction::Outbound,
@@ -138,15 +149,33 @@ fn blocks(filters: usize, one: bool, plugin: &Plugin) -> usize {
 #[test]
 fn a_filter_takes_few_blocks_of_a_request() {
     let _alone = ALONE.lock().expect("no other failed");
-    let engine = Engine::new(&Options::default()).expect("an engine");
-    let code = engine.compile(&wat::parse_str(FILTER).expect("a module"));
-    let directory = tempfile::tempdir().expect("a directory");
-    let artifact = directory.path().join("filter");
-    std::fs::write(&artifact, code.expect("code")).expect("a file");
-    let plugin = Plugin::load(&engine, &artifact).expect("a plugin");
+    let plugin = plugin();
     let [none, one, ten] = [0, 1, 10].map(|filters| blocks(filters, false, &plugin));
     assert_eq!(blocks(10, true, &plugin), ten, "in one VM");
     println!("{none} blocks without a filter, {one} with one, {ten} with ten");
     assert!(one - none <= FILTERED, "{} blocks for one filter", one - none);
     assert_eq!(ten, one, "as many with ten");
+}
+
+/// The start of each may take long, and requests are served meanwhile.
+#[test]
+fn others_have_their_turn_between_the_starts_of_filters() {
+    let _alone = ALONE.lock().expect("no other failed");
+    let plugin = plugin();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    for one in [false, true] {
+        LocalSet::new().block_on(&runtime, async {
+            let (worker, generation) = filtered(10, one, &plugin);
+            let turns = Rc::new(Cell::new(0));
+            let counted = Rc::clone(&turns);
+            tokio::task::spawn_local(async move {
+                loop {
+                    counted.set(counted.get() + 1);
+                    tokio::task::yield_now().await;
+                }
+            });
+            generation.start(&worker.machines).await.expect("filters that start");
+            assert!(turns.get() >= 9, "{} turns", turns.get());
+        });
+    }
 }

@@ -91,8 +91,7 @@ impl Worker {
     }
 
     fn generation(&self, snapshot: &Snapshot, before: Option<&Generation>) -> Generation {
-        let (generation, ready) = Generation::new(snapshot, before, &self.dialer, &self.machines);
-        ready.expect("no filter");
+        let generation = Generation::new(snapshot, before, &self.dialer, &self.machines);
         generation.take_over(&self.machines);
         generation
     }
