@@ -122,6 +122,19 @@ on_links! {
         assert_eq!((answer.informational.len(), &answer.body[..]), (0, &b"<abc>"[..]));
     }
 
+    /// Where a filter takes `expect` away the service is not asked: who waits is told here that its content is wanted.
+    [H1, H2, H3] fn who_waits_is_asked_where_expect_is_taken_away(link) {
+        let pair = with(link, &[("mine", script(""))]);
+        let mut client = pair.connect();
+        client.send("POST /mirror HTTP/1.1\r\nhost: delta\r\nexpect: 100-continue\r\ncontent-length: 3\r\n");
+        client.send("x-script: rq rem 0 expect\r\n\r\n");
+        assert_eq!(client.head().status(), 100);
+        client.send("abc");
+        let answer = client.response("POST");
+        assert_eq!((answer.status(), answer.informational.len(), &answer.body[..]), (200, 0, &b"abc"[..]));
+        assert_eq!(pair.app.seen()[0].field("expect"), None);
+    }
+
     /// An upgraded connection passes a filter like any content, in both directions.
     [H1] fn an_upgraded_connection_passes_filters(link) {
         let pair = with(link, &[("mine", guest("upper"))]);

@@ -323,6 +323,22 @@ fn weights_share_requests() {
     assert_eq!((answer.status(), answer.field("proxy-status")), (500, Some("alpha; error=proxy_configuration_error")));
 }
 
+/// A rule takes `expect` away: the service is not asked, and who waits is told here that its content is wanted.
+#[test]
+fn who_waits_is_asked_where_a_rule_takes_expect_away() {
+    let rules = [rule("all", json!({"filters": [{"request_headers": {"remove": ["expect"]}}]}))];
+    for more in [json!({}), json!({"outbound": {"filters": ["a"]}}), json!({"services": {"delta": {"filters": ["b"]}}})]
+    {
+        let (pair, _v2) = routed(&rules, more);
+        let mut client = pair.connect();
+        client.send("POST /mirror HTTP/1.1\r\nhost: delta\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\n");
+        assert_eq!(client.head().status(), 100);
+        client.send("abc");
+        let answer = client.response("POST");
+        assert_eq!((answer.status(), answer.informational.len(), answer.text().as_str()), (200, 0, "abc"));
+    }
+}
+
 /// Fields change on the way in and out, and another target is asked for; filters of the service see it so.
 #[test]
 fn heads_are_rewritten() {

@@ -284,9 +284,11 @@ impl Passage<'_> {
             Some(run) if self.flow.is_none() && !run.goes_by(Half::Request) => Some(flow(run, request, self.expects)),
             _ => self.flow.take(),
         };
+        let mut asks = self.expects;
         if let Some(flow) = flow {
             if flow.has_asked() {
                 request.head.headers.remove(header::EXPECT);
+                asks = false;
             }
             if let Some(length) = flow.body(&request.head.headers, &mut request.body)? {
                 request.head.headers.insert(header::CONTENT_LENGTH, length);
@@ -295,7 +297,16 @@ impl Passage<'_> {
                 exchange.filtered(&mut request.body);
             }
         }
+        if asks && !request.head.headers.contains_key(header::EXPECT) {
+            // Somebody has taken it away: the service is not asked, and nobody else would say that the content is wanted.
+            request.interim.push(ResponseHead::new(StatusCode::CONTINUE));
+        }
         Ok(())
+    }
+
+    /// The client waits to be told that its content is wanted (RFC 9110 section 10.1.1).
+    pub fn expects(&mut self) {
+        self.expects = true;
     }
 
     /// Puts the head of a request into the hands of filters.
@@ -303,7 +314,7 @@ impl Passage<'_> {
         let head = std::mem::take(&mut request.head);
         self.method.clone_from(&head.method);
         let bare = request.body.is_end();
-        self.expects = !bare && head.headers.contains_key(header::EXPECT);
+        self.expects |= !bare && head.headers.contains_key(header::EXPECT);
         let guest = GuestRequest::new(head, false);
         let seen = Seen::new(exchange, &self.chain.node, Some(guest), bare, self.chain.filters.len());
         self.run = Some(Run::new(exchange, &self.chain.filters, seen, false));

@@ -57,12 +57,15 @@ async fn run(hop: &Hop, conn: &Rc<Conn>, pinned: Option<&Rc<str>>, mut request: 
         });
         let admitted = room.and_then(|()| match hop.direction {
             Direction::Outbound => outbound::admit(hop, conn, &exchange, &mut request.head),
-            Direction::Inbound => inbound::admit(&generation, conn, &mut request.head, &exchange),
+            Direction::Inbound => inbound::admit(&generation, conn, &mut request.head, &exchange).map(|()| false),
         });
         if refused {
             why::refuse(&mut request.head);
         }
-        admitted.inspect_err(|_| why::identify(&exchange, &request.head))?;
+        let expects = admitted.inspect_err(|_| why::identify(&exchange, &request.head))?;
+        if expects && !request.body.is_end() {
+            passage.expects();
+        }
         let asked = request.head.authority.clone();
         // Those of a listener that has them beside HTTP see HTTP only.
         if method != Method::CONNECT {

@@ -25,11 +25,12 @@ pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-i
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
-/// Gives the request what identifies it across the mesh, where the application did not. An HTTP client's CONNECT is refused.
-pub(super) fn admit(hop: &Hop, conn: &Conn, exchange: &Exchange, head: &mut RequestHead) -> Result<(), Fault> {
+/// Gives the request what identifies it across the mesh, where the application did not; whether it has an `expect`. An HTTP client's
+/// CONNECT is refused.
+pub(super) fn admit(hop: &Hop, conn: &Conn, exchange: &Exchange, head: &mut RequestHead) -> Result<bool, Fault> {
     opaque::admit(head, conn.protocol == Protocol::Tcp)?;
     // One pass instead of a look-up for each.
-    let (mut id, mut trace, mut state) = (None, None, false);
+    let (mut id, mut trace, mut state, mut expects) = (None, None, false, false);
     for (name, value) in &head.headers {
         match name.as_str() {
             "x-request-id" if id.is_none() => {
@@ -41,6 +42,7 @@ pub(super) fn admit(hop: &Hop, conn: &Conn, exchange: &Exchange, head: &mut Requ
             }
             "traceparent" => trace = Some(trace.is_none() && TraceContext::parse(value.as_bytes()).is_some()),
             "tracestate" => state = true,
+            "expect" => expects = true,
             _ => {}
         }
     }
@@ -65,7 +67,7 @@ pub(super) fn admit(hop: &Hop, conn: &Conn, exchange: &Exchange, head: &mut Requ
             head.headers.remove(TRACESTATE);
         }
     }
-    Ok(())
+    Ok(expects)
 }
 
 /// The service that a request is for: that of the port it came in by, unless a filter named another; else that of its host.
