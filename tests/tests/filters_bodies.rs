@@ -147,6 +147,25 @@ on_links! {
         assert_eq!(&client.rest()[..], b"BYE");
     }
 
+    /// A filter makes the switch to another protocol another answer: nothing follows that, on either side, and its connection goes on.
+    [H1, H2, H3, Plaintext] fn an_upgrade_can_be_refused_by_its_answer(link) {
+        let pair = match link {
+            Link::Plaintext => {
+                let filter = json!({"filters": {"mine": script("")}, "outbound": {"filters": ["mine"]}});
+                Pair::with(link, App::start(), |alpha| alpha.with(filter), |delta| delta)
+            }
+            _ => with(link, &[("mine", script(""))]),
+        };
+        let mut client = pair.connect();
+        for status in [200, 403, 204] {
+            client.send("GET /upgrade HTTP/1.1\r\nhost: delta\r\nconnection: upgrade\r\nupgrade: echo\r\n");
+            client.send(format!("x-script: rs rep 2 :status {status}\r\n\r\n"));
+            let answer = client.response("GET");
+            assert_eq!((answer.status(), answer.field("upgrade"), answer.body.len()), (status, None, 0));
+            assert_eq!(client.get("delta", "/bytes/3").body.len(), 3);
+        }
+    }
+
     /// Trailers are changed, added, removed, and made where there were none.
     [H1, H2, H3] fn trailers_pass_filters(link) {
         let pair = with(link, &[("mine", guest("trailers"))]);

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use http::{Method, header};
+use http::{Method, StatusCode, header};
 
 use super::generation::Generation;
 use super::mirror::Mirrors;
@@ -160,6 +160,14 @@ async fn run(hop: &Hop, conn: &Rc<Conn>, pinned: Option<&Rc<str>>, mut request: 
     if let Err(stop) = passage.response(&mut response).await {
         response = reply::settle(&hop.node, &exchange, grpc, Err(stop));
         passage.replaced(&mut response.head);
+    }
+    if response.body.length() == Length::Tunnel
+        && method != Method::CONNECT
+        && response.head.status != StatusCode::SWITCHING_PROTOCOLS
+    {
+        // A filter has made the switch to another protocol another answer: to whoever reads that, what follows would be the next one.
+        response.head.upgrade = None;
+        response.body = Body::empty(Half::Response);
     }
     if response.head.is_bodiless(&method) && !matches!(response.body.length(), Length::Tunnel | Length::Known(0)) {
         // An answer of ours to HEAD has its content only announced (RFC 9110 section 9.3.2). What comes with no length is
