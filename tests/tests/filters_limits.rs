@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 
-use lacis_tests::{App, Link, Mesh, Sidecar, client, guest, script, until};
+use lacis_tests::{App, Link, Mesh, Pair, Sidecar, client, guest, script, until};
 use serde_json::{Value, json};
 
 /// A filter whose callback for request headers is `code`, beside `items`. `$count` is a global that begins with 0.
@@ -418,4 +418,27 @@ fn a_filter_is_shown_with_its_callbacks_and_calls() {
     let mut alpha = place.alpha;
     alpha.reload(json!({"outbound": {"filters": []}}));
     called(&alpha, "cancelled", 1.0);
+}
+
+/// A head that a filter makes so large that no sidecar reads it ends no link, and with that what others send over it.
+#[test]
+fn an_immense_head_harms_nobody_else() {
+    let place = |side: &str| {
+        let mut config = json!({"filters": {"one": script("")}});
+        config[side] = json!({"filters": ["one"]});
+        config
+    };
+    for (alpha, delta, steps, status) in [
+        (place("outbound"), json!({}), "rq add 0 x-big @300000", 431),
+        (json!({}), place("inbound"), "rs add 2 x-big @300000", 502),
+    ] {
+        let pair = Pair::with(Link::H2, App::start(), |builder| builder.with(alpha), |builder| builder.with(delta));
+        let mut held = pair.connect();
+        held.send("GET /hold HTTP/1.1\r\nhost: delta\r\n\r\n");
+        pair.app.wait_held(1);
+        let answer = pair.connect().request("GET", "delta", "/echo", &[("x-script", steps)], None);
+        assert_eq!(answer.status(), status);
+        pair.app.release();
+        assert_eq!(held.response("GET").status(), 200, "{steps}");
+    }
 }

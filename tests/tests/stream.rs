@@ -230,6 +230,37 @@ fn heads_beyond_the_limits_are_refused() {
     assert_eq!(status("GET /echo HTTP/1.1\r\nhost: delta\r\n\r\n".into()), 200);
 }
 
+/// What is added on the way to another sidecar counts: where that makes a head too large it is refused, and not where it is read.
+#[test]
+fn heads_that_outgrow_the_limits_are_refused_where_they_do() {
+    for link in [Link::H1, Link::H2, Link::H3] {
+        let pair = Pair::new(link);
+        let answered = |lines: String| {
+            let mut client = pair.connect();
+            let _ = client.try_send(format!("GET /echo HTTP/1.1\r\nhost: delta\r\n{lines}\r\n"));
+            let answer = client.response("GET");
+            (answer.status(), answer.field("proxy-status").map(str::to_owned))
+        };
+        let refused = (431, Some("alpha; error=http_request_error".to_owned()));
+        // Beside `x-request-id` and `traceparent`.
+        let many = |n: usize| answered("a: b\r\n".repeat(n));
+        assert_eq!((many(98), many(99)), ((200, None), refused.clone()), "{link:?}");
+        // With these, and `:method: GET`, `:scheme: http`, `:authority: delta`, `:path: /echo`.
+        let others = [(12, 36), (11, 55), (7, 3), (7, 4), (10, 5), (5, 5), (7, 0)];
+        let most = 65536 - others.map(|(name, value)| name + value + 32).iter().sum::<usize>();
+        let large = |n: usize| answered(format!("x-large: {}\r\n", "v".repeat(n)));
+        assert_eq!((large(most), large(most + 1)), ((200, None), refused), "{link:?}");
+        pair.alpha.counts(2.0, "lacis_requests_total", &[("reason", "request_header_section_size")]);
+        // `:status` and `content-length: 5` beside it; no more than HTTP/1 reads, but more than HTTP/2 does.
+        let answer = |n: usize| pair.get(&format!("/large-head/{n}"));
+        let most = 65536 - (7 + 3 + 32) - (14 + 1 + 32) - (7 + 32);
+        assert_eq!((answer(most - 1000).status(), pair.app.requests() > 0), (200, true), "{link:?}");
+        let refused = answer(most + 1);
+        let by = refused.field("proxy-status");
+        assert_eq!((refused.status(), by), (502, Some("delta; error=http_response_header_section_size")), "{link:?}");
+    }
+}
+
 /// An answer with a head beyond the limits is the application's failure.
 #[test]
 fn an_immense_answer_head_is_a_bad_gateway() {

@@ -18,7 +18,7 @@ use super::members::Members;
 use super::outlier::{self, Health, Result as Came};
 use super::replay::Replay;
 use super::retry::{self, Outcome};
-use super::{Carriage, Cluster, explain};
+use super::{Carriage, Cluster, Transport, explain};
 use crate::clock::{self, Deadline};
 use crate::config::{Balance, Limits, Retries};
 use crate::fault::{Fault, Reason, Side};
@@ -38,13 +38,19 @@ impl Cluster {
     /// elsewhere, as the service's `retries` allow. `per_try` stands in place of the bound of a try that they say.
     ///
     /// # Errors
-    /// The fault of the last try, or that a limit is used up.
+    /// The fault of the last try, or that a limit is used up, or that no sidecar reads so large a head.
     pub async fn send(
         &self,
         mut request: Request,
         per_try: Option<Duration>,
         trail: &Trail,
     ) -> Result<Response, Fault> {
+        if self.settings.retries.is_some() {
+            request.head.headers.insert(ATTEMPT_COUNT, HeaderValue::from(1_u16));
+        }
+        if matches!(self.transport, Transport::Mesh(..)) {
+            request.head.check_size()?;
+        }
         let mut pass = match self.breaker() {
             // Boxed: few services have a breaker, and each request would hold room for it.
             Some(breaker) => Some(Box::new(self.told(trail, Pass::new(self, breaker, trail))?)),
@@ -99,7 +105,7 @@ impl Cluster {
                 }
                 Ok(link) => {
                     trail.leaves(link.carrier(), Instant::now());
-                    if self.settings.retries.is_some() {
+                    if repeated > 0 && self.settings.retries.is_some() {
                         request.head.headers.insert(ATTEMPT_COUNT, HeaderValue::from(repeated + 1));
                     }
                     let mut kept = self.kept(&mut request, replay.as_ref(), repeated);

@@ -10,7 +10,7 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use http::header::{self, HeaderValue};
-use http::uri::{Authority, PathAndQuery};
+use http::uri::PathAndQuery;
 use http::{Method, StatusCode};
 use lacis_host::abi::Status;
 use lacis_host::{CallId, CallOut, GrpcCall, GrpcEvent, HttpAnswer, HttpCall, Lines, RootId, limits};
@@ -375,7 +375,7 @@ fn grpc_request(call: GrpcCall, body: Body) -> Result<Request, String> {
     let authority = authority.unwrap_or(upstream);
     let head = RequestHead {
         method: Method::POST,
-        authority: Some(Authority::try_from(authority.as_str()).map_err(|_| format!("the authority {authority:?}"))?),
+        authority: Some(guest::authority(authority.as_bytes()).ok_or_else(|| format!("the authority {authority:?}"))?),
         path: path(format!("/{service}/{method}").as_bytes())?,
         https: false,
         headers,
@@ -400,7 +400,7 @@ fn head(lines: &Lines) -> Result<RequestHead, String> {
             .ok()
             .filter(|method| method != Method::CONNECT)
             .ok_or_else(|| format!("the method {}", text(method)))?,
-        authority: Some(Authority::try_from(authority).map_err(|_| format!("the authority {}", text(authority)))?),
+        authority: Some(guest::authority(authority).ok_or_else(|| format!("the authority {}", text(authority)))?),
         path: path(pseudo(b":path").unwrap_or_default())?,
         https: pseudo(b":scheme").is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"https")),
         headers,

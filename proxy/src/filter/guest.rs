@@ -122,9 +122,7 @@ impl GuestRequest {
     fn set(&mut self, name: &[u8], value: &[u8]) {
         let head = Rc::make_mut(&mut self.head);
         let set = match name {
-            b":authority" | b"host" => {
-                Authority::try_from(value).map(|v| head.authority = Some(v)).map(|()| AUTHORITY).ok()
-            }
+            b":authority" | b"host" => authority(value).map(|v| head.authority = Some(v)).map(|()| AUTHORITY),
             b":path" => path(value).map(|v| head.path = v).map(|()| PATH),
             // Not CONNECT: what filters see is HTTP, and stays it.
             b":method" => Method::from_bytes(value)
@@ -185,6 +183,11 @@ impl Broken {
 /// The one name of what has two.
 fn once(name: &[u8]) -> &[u8] {
     if name == b"host" { b":authority" } else { name }
+}
+
+/// An authority that is read as one everywhere.
+pub(super) fn authority(value: &[u8]) -> Option<Authority> {
+    Authority::try_from(value).ok().filter(rules::is_host)
 }
 
 /// A path in origin form; `*` only where it was.
@@ -433,7 +436,8 @@ impl GuestTrailers {
     /// What is wrong with them now, if anything; what may not stand there is taken away.
     pub(super) fn check(&mut self) -> Result<(), String> {
         rules::clean_trailers(&mut self.fields);
-        self.broken.take().map_or(Ok(()), Err)
+        self.broken.take().map_or(Ok(()), Err)?;
+        rules::check_size(self.fields.len(), self.fields.section_size())
     }
 }
 

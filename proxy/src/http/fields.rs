@@ -58,6 +58,9 @@ impl From<HeaderValue> for Written {
     }
 }
 
+/// What each line counts beside its name and its value (RFC 9113 section 6.5.2).
+pub(super) const LINE_OVERHEAD: usize = 32;
+
 /// Lines that there is room for when there is room at all: those of most messages, with what hops add.
 const ROOM: usize = 16;
 
@@ -154,6 +157,11 @@ impl Fields {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.lines.is_empty()
+    }
+
+    /// How large they are as HTTP/2 and HTTP/3 count them (RFC 9113 section 6.5.2).
+    pub fn section_size(&self) -> usize {
+        self.iter().map(|(name, value)| name.as_str().len() + value.len() + LINE_OVERHEAD).sum()
     }
 
     /// The value of a name; of several lines, that of the first.

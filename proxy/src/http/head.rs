@@ -3,7 +3,9 @@
 //! Connection-specific fields (RFC 9110 section 7.6.1) never reach a head: each protocol takes its own away when it
 //! reads and adds its own when it writes. What they said that matters beyond one hop is a value here.
 
-use crate::http::Fields;
+use crate::fault::{Fault, Reason};
+use crate::http::fields::LINE_OVERHEAD;
+use crate::http::{Fields, rules};
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 
@@ -144,6 +146,20 @@ impl RequestHead {
         matches!(subtype, Some([] | [b'+' | b';', ..]))
     }
 
+    /// Whether another sidecar reads it ([`rules::check_size`]).
+    ///
+    /// # Errors
+    /// If not.
+    pub fn check_size(&self) -> Result<(), Fault> {
+        let authority = self.authority.as_ref().map_or("", Authority::as_str);
+        let scheme = if self.https { "https" } else { "http" };
+        let control =
+            [":method", self.method.as_str(), ":scheme", scheme, ":authority", authority, ":path", self.path.as_str()];
+        let control = control.iter().map(|text| text.len()).sum::<usize>() + 4 * LINE_OVERHEAD;
+        rules::check_size(self.headers.len(), self.headers.section_size() + control)
+            .map_err(|why| Fault::new(Reason::RequestHeaderSectionSize).detail(why))
+    }
+
     /// The host of the authority, lower case is not enforced, without port.
     pub fn host(&self) -> &str {
         self.authority.as_ref().map_or("", Authority::host)
@@ -154,6 +170,16 @@ impl ResponseHead {
     /// A head with this status and no fields.
     pub fn new(status: StatusCode) -> Self {
         ResponseHead { status, headers: Fields::new(), upgrade: None }
+    }
+
+    /// Whether another sidecar reads it ([`rules::check_size`]).
+    ///
+    /// # Errors
+    /// If not.
+    pub fn check_size(&self) -> Result<(), Fault> {
+        let size = self.headers.section_size() + ":status200".len() + LINE_OVERHEAD;
+        rules::check_size(self.headers.len(), size)
+            .map_err(|why| Fault::new(Reason::HttpResponseHeaderSectionSize).detail(why))
     }
 
     /// Whether a response with this status to this method has no content (RFC 9110 section 6.4.1), whatever its fields say.

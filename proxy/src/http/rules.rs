@@ -94,6 +94,21 @@ fn decimal(value: Value<'_>) -> Option<u64> {
     })
 }
 
+/// Whether another sidecar reads so many fields of so many bytes, as HTTP/2 and HTTP/3 count them (RFC 9113 section 6.5.2), which is no less
+/// than HTTP/1 has. What came within the limits may be beyond them with what was added, and who refuses it does not know by whom; of far
+/// more its whole connection would end.
+///
+/// # Errors
+/// In words, if not.
+pub fn check_size(fields: usize, bytes: usize) -> Result<(), String> {
+    let (has, most) = match () {
+        () if fields > MAX_FIELDS => (format!("{fields} fields"), MAX_FIELDS),
+        () if bytes > MAX_HEAD_BYTES => (format!("{bytes} bytes of fields (RFC 9113 section 6.5.2)"), MAX_HEAD_BYTES),
+        () => return Ok(()),
+    };
+    Err(format!("{has} with those that were added here, and another sidecar reads at most {most}"))
+}
+
 /// Takes the length away that a response without content must not have (RFC 9110 section 8.6): to some readers it is there.
 pub fn clean_response(status: StatusCode, headers: &mut Fields) {
     if status.is_informational() || status == StatusCode::NO_CONTENT {
@@ -148,6 +163,16 @@ mod tests {
     fn fields_of_a_connection_are_known_by_name() {
         assert!(["connection", "upgrade"].iter().all(is_of_connection));
         assert!(["te", "trailer", "connections", ""].iter().all(|name| !is_of_connection(name)));
+    }
+
+    #[test]
+    fn sizes_are_held_to_the_limits() {
+        assert_eq!(check_size(MAX_FIELDS, MAX_HEAD_BYTES), Ok(()));
+        let text = |has: &str, most| {
+            Err(format!("{has} with those that were added here, and another sidecar reads at most {most}"))
+        };
+        assert_eq!(check_size(101, 10), text("101 fields", 100));
+        assert_eq!(check_size(1, 65537), text("65537 bytes of fields (RFC 9113 section 6.5.2)", 65536));
     }
 
     fn map(lines: &[(&'static str, &'static str)]) -> Fields {

@@ -161,6 +161,12 @@ async fn run(hop: &Hop, conn: &Rc<Conn>, pinned: Option<&Rc<str>>, mut request: 
         response = reply::settle(&hop.node, &exchange, grpc, Err(stop));
         passage.replaced(&mut response.head);
     }
+    if hop.direction == Direction::Inbound
+        && let Err(fault) = response.head.check_size()
+    {
+        response = reply::settle(&hop.node, &exchange, grpc, Err(passage.stop(fault)));
+        passage.replaced(&mut response.head);
+    }
     if response.body.length() == Length::Tunnel
         && method != Method::CONNECT
         && response.head.status != StatusCode::SWITCHING_PROTOCOLS

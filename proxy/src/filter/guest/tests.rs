@@ -161,19 +161,38 @@ fn trailers_are_fields_that_may_stand_there() {
 
 #[test]
 fn the_number_of_lines_is_bounded() {
-    let mut map = GuestTrailers::default();
+    let mut map = GuestResponse::new(ResponseHead::new(StatusCode::OK).into(), false);
+    let most = Fields::MOST + 1;
     for line in 0..Fields::MOST {
         map.add(format!("x-{line}").as_bytes(), b"1");
     }
     map.replace(b"x-0", b"2");
-    assert_eq!((map.check(), map.count() as usize, map.get(b"x-0")), (Ok(()), Fields::MOST, Some(&b"2"[..])));
+    assert_eq!((map.check(), map.count() as usize, map.get(b"x-0")), (Ok(()), most, Some(&b"2"[..])));
     map.add(b"x-0", b"3");
     assert_eq!(map.check(), Err("too many headers".into()));
     map.replace(b"another", b"3");
     assert_eq!(map.check(), Err("too many headers".into()));
     map.remove(b"x-0");
     map.replace(b"another", b"3");
-    assert_eq!((map.check(), map.count() as usize), (Ok(()), Fields::MOST));
+    assert_eq!((map.check(), map.count() as usize), (Ok(()), most));
+}
+
+/// Of trailers that no sidecar reads a whole connection may end.
+#[test]
+fn trailers_are_as_large_as_sidecars_read() {
+    let mut map = GuestTrailers::default();
+    for line in 0..rules::MAX_FIELDS {
+        map.add(format!("x-{line}").as_bytes(), b"1");
+    }
+    assert_eq!(map.check(), Ok(()));
+    map.add(b"more", b"1");
+    assert!(map.check().unwrap_err().starts_with("101 fields with those that were added here"));
+    map.clear();
+    let value = |room: usize| vec![b'v'; rules::MAX_HEAD_BYTES - "a".len() - room];
+    map.add(b"a", &value(32));
+    assert_eq!(map.check(), Ok(()));
+    map.replace(b"a", &value(31));
+    assert!(map.check().unwrap_err().starts_with("65537 bytes of fields"));
 }
 
 #[test]

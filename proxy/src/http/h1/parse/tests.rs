@@ -120,8 +120,13 @@ fn a_head_that_drips_in_is_the_same() {
 
 #[test]
 fn limits_at_their_edge() {
-    let fields = |n: usize| format!("GET / HTTP/1.1\r\nHost: x\r\n{}\r\n", "a: b\r\n".repeat(n - 1));
+    // What is of the connection counts for none, as it crosses no hop.
+    let with = |own: &str, n: usize| format!("GET / HTTP/1.1\r\nHost: x\r\n{own}{}\r\n", "a: b\r\n".repeat(n));
+    let fields = |n: usize| with("Connection: te, close\r\nKeep-Alive: 5\r\n", n);
     assert!(parse(&fields(MAX_FIELDS)).is_ok());
+    assert!(parse(&with("TE: trailers\r\n", MAX_FIELDS - 1)).is_ok());
+    let refused = parse(&with("TE: trailers\r\n", MAX_FIELDS)).map(|p| p.framing);
+    assert_eq!(refused, Err(Reason::RequestHeaderSectionSize));
     let named = format!("GET / HTTP/1.1\r\nHost: x\r\nConnection: {}\r\n\r\n", "a,".repeat(MAX_FIELDS));
     assert!(parse(&named).is_ok());
     assert_eq!(parse(&fields(MAX_FIELDS + 1)).map(|p| p.framing), Err(Reason::RequestHeaderSectionSize));
