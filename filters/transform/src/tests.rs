@@ -118,6 +118,10 @@ fn the_limit_is_where_it_says() {
     let plugin = plugin(r#"{"request": {"json": [{"remove": "/a"}]}, "limit": 9}"#);
     assert_eq!(plugin.exchange().request(json(r#"{"a":123}"#)).unwrap().text(), "{}");
     assert_eq!(plugin.exchange().request(json(r#"{"a":1234}"#)).unwrap_err().status(), 413);
+    let usual = self::plugin(r#"{"request": {"json": [{"remove": "/a"}]}}"#);
+    let long = |bytes: usize| format!(r#"{{"a":1,"b":"{}"}}"#, "x".repeat(bytes - r#"{"a":1,"b":""}"#.len()));
+    assert!(usual.exchange().request(json(&long(262_144))).is_ok());
+    assert_eq!(usual.exchange().request(json(&long(262_145))).unwrap_err().status(), 413);
 }
 
 #[test]
