@@ -432,6 +432,22 @@ on_links! {
         mirror.alpha.metric_becomes("lacis_requests_total", &ended, |count| count >= 1.0);
     }
 
+    /// The sidecar before the application has a bound of its own, `inbound.timeouts.idle`.
+    [H2, H3] fn silence_before_the_application_ends_a_tunnel(link) {
+        let server = Server::echo();
+        let idle = json!({"inbound": {"timeouts": {"idle": "1s"}}});
+        let mirror = Mirror::with(link, server.address, |alpha| alpha, |delta| delta.with(idle));
+        until("a tunnel is silent that was not", || {
+            let mut stream = mirror.connect();
+            stream.write_all(b"hello").ok()?;
+            stream.read_exact(&mut [0; 5]).ok()?;
+            assert_eq!(reset(&mut stream), 0);
+            Some(())
+        });
+        let ended = [("reason", "stream_idle_timeout"), ("protocol", "tcp")];
+        mirror.last().metric_becomes("lacis_requests_total", &ended, |count| count >= 1.0);
+    }
+
     /// A sidecar that is told to end lets tunnels end, too.
     [H2, H3] fn drain_waits_for_tunnels(link) {
         let server = Server::echo();

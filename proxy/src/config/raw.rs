@@ -200,6 +200,9 @@ pub(super) struct Inbound {
     /// A limit of the requests that the application is asked at a time, found from how long they take; without it, none.
     #[serde(default)]
     pub(super) concurrency: Field<Concurrency>,
+    /// Bounds in time, beside those of whoever calls.
+    #[serde(default)]
+    pub(super) timeouts: Field<InboundTimeouts>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -334,6 +337,19 @@ pub(super) struct Timeouts {
     #[schemars(extend("default" = REQUEST))]
     pub(super) request: Field<Word<Duration>>,
     /// Silence on a stream, or an unused connection; `0s`: no bound.
+    #[serde(default)]
+    #[schemars(extend("default" = IDLE))]
+    pub(super) idle: Field<Word<Duration>>,
+    /// From the first byte of a request to the last of its response, however much moves; `0s`: no bound.
+    #[serde(default)]
+    #[schemars(extend("default" = STREAM))]
+    pub(super) stream: Field<Word<Duration>>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a map such as {idle: 5m}")]
+pub(super) struct InboundTimeouts {
+    /// Silence on a stream, or an unused connection to the application; `0s`: no bound.
     #[serde(default)]
     #[schemars(extend("default" = IDLE))]
     pub(super) idle: Field<Word<Duration>>,

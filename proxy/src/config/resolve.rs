@@ -14,7 +14,6 @@ use std::fs::File;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use super::cases::Cases;
 use super::file;
@@ -25,15 +24,12 @@ use super::word::{LogFormat, Notation, Percent, Size, Word};
 use super::yaml::{Document, EMPTY, MAX_FILE_BYTES, Value, clip};
 use super::{
     AccessLog, AppProtocol, Config, Endpoint, Endpoints, IdentityFiles, Inbound, LinkPolicy, Locality, MAX_RECORDS,
-    Node, Outbound, Problem, Source, Tell, Timeouts, Warning, Why,
+    Node, Outbound, Problem, Source, Tell, Warning, Why,
 };
 use crate::identity::SpiffeId;
 use admission::Side;
 use route::Known;
 use service::Beside;
-
-/// Until a connection to the own application is open (Envoy's default).
-const APPLICATION_CONNECT: Duration = Duration::from_secs(5);
 
 /// A valid config with what is worth a thought, or every reason why it is none.
 pub type Outcome = Result<(Config, Vec<Warning>), Vec<Problem>>;
@@ -355,7 +351,8 @@ impl Resolver<'_> {
         names: &FilterNames,
         listeners: &mut Vec<Listener>,
     ) -> Option<Inbound> {
-        let raw::Inbound { listen, application, protocol, filters, allow, deny, rate_limits, concurrency } = raw;
+        let raw::Inbound { listen, application, protocol, filters, allow, deny, rate_limits, concurrency, timeouts } =
+            raw;
         let listen = self.listen(listen, raw::INBOUND_LISTEN, at, "inbound", listeners);
         let application = self
             .required(application, at, "application", "where the application listens, such as 127.0.0.1:8080")
@@ -366,10 +363,7 @@ impl Resolver<'_> {
         let access = self.access(allow, deny, opaque);
         let concurrency = self.concurrency(concurrency);
         let rate_limits = self.rate_limits(rate_limits, &Side { prefix: "", inbound: true, opaque });
-        // The caller's side bounds the request; a second bound here could only cut what that one allows.
-        // A full accept queue drops SYNs, which are repeated after one and three seconds: a burst must get in.
-        let timeouts =
-            Timeouts { request: Duration::ZERO, connect: APPLICATION_CONNECT, ..self.timeouts(Field::Absent)? };
+        let timeouts = self.inbound_timeouts(timeouts);
         Some(Inbound {
             listen: listen?,
             application: application?,
@@ -378,7 +372,7 @@ impl Resolver<'_> {
             access: access?,
             rate_limits: rate_limits?,
             concurrency: concurrency?,
-            timeouts,
+            timeouts: timeouts?,
         })
     }
 
@@ -406,19 +400,6 @@ impl Resolver<'_> {
             Some(Some(Why { sample: sample?, keep: keep?, header: header?, trusted: trusted? }))
         });
         Some((access_log?, why?))
-    }
-
-    fn timeouts(&self, field: Field<raw::Timeouts>) -> Option<Timeouts> {
-        let raw::Timeouts { connect, request, idle, stream } = field.or(raw::Timeouts::default())?;
-        let connect = match connect {
-            Field::Given(Word(Duration::ZERO), spot) => {
-                self.refuse(spot, "a link cannot be open at once; write at least 1ms")
-            }
-            connect => self.word(connect, raw::CONNECT),
-        };
-        let (request, idle) = (self.word(request, raw::REQUEST), self.word(idle, raw::IDLE));
-        let stream = self.word(stream, raw::STREAM);
-        Some(Timeouts { connect: connect?, request: request?, idle: idle?, stream: stream? })
     }
 
     /// Filters by name, in the order of the list.

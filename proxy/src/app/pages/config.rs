@@ -70,6 +70,7 @@ fn page(config: &Config, generation: u64, addresses: &[(String, SocketAddr)], po
             "application": inbound.application.to_string(),
             "protocol": format!("{:?}", inbound.protocol).to_lowercase(),
             "filters": chain(config, &inbound.filters),
+            "timeouts": {"idle": seconds(inbound.timeouts.idle), "stream": seconds(inbound.timeouts.stream)},
             "allow": inbound.access.allow.as_ref().map(|allow| allow.iter().map(access_rule).collect::<Vec<_>>()),
             "deny": inbound.access.deny.iter().map(access_rule).collect::<Vec<_>>(),
             "concurrency": inbound.concurrency.map(|Concurrency { min, max, initial }| json!({"min": min, "max": max, "initial": initial})),

@@ -4,15 +4,21 @@ use std::time::Duration;
 
 use http::Method;
 
+use super::super::Timeouts;
 use super::super::policy::{
     After, Backoff, Breaker, EndpointLimits, Hedge, Latency, Limits, MAX_HEDGES, Outliers, Retries, RetryOn,
     SuccessRate,
 };
 use super::super::raw::policy as raw;
+use super::super::raw::{CONNECT, IDLE, InboundTimeouts as WrittenInbound, REQUEST, STREAM, Timeouts as Written};
 use super::super::reader::{Field, Spot};
 use super::super::word::{Percent, Size, Word};
 use super::super::yaml::clip;
 use super::Resolver;
+
+/// Until a connection to the own application is open (Envoy's default). A full accept queue drops SYNs, which are
+/// repeated after one and three seconds: a burst must get in.
+const APPLICATION_CONNECT: Duration = Duration::from_secs(5);
 
 /// Most repetitions of one request: ten more multiply a failure, and no endpoint is missed by then.
 const MAX_ATTEMPTS: u32 = 10;
@@ -30,6 +36,27 @@ const MIN_RATED: u32 = 3;
 const MIN_TIMED: u32 = 2;
 
 impl Resolver<'_> {
+    pub(super) fn timeouts(&self, field: Field<Written>) -> Option<Timeouts> {
+        let Written { connect, request, idle, stream } = field.or(Written::default())?;
+        let connect = match connect {
+            Field::Given(Word(Duration::ZERO), spot) => {
+                self.refuse(spot, "a link cannot be open at once; write at least 1ms")
+            }
+            connect => self.word(connect, CONNECT),
+        };
+        let (request, idle) = (self.word(request, REQUEST), self.word(idle, IDLE));
+        let stream = self.word(stream, STREAM);
+        Some(Timeouts { connect: connect?, request: request?, idle: idle?, stream: stream? })
+    }
+
+    /// Those of the application. The caller's side bounds the wait for an answer: a second bound here could only cut what
+    /// that one allows.
+    pub(super) fn inbound_timeouts(&self, field: Field<WrittenInbound>) -> Option<Timeouts> {
+        let WrittenInbound { idle, stream } = field.or(WrittenInbound::default())?;
+        let (idle, stream) = (self.word(idle, IDLE), self.word(stream, STREAM));
+        Some(Timeouts { connect: APPLICATION_CONNECT, request: Duration::ZERO, idle: idle?, stream: stream? })
+    }
+
     pub(super) fn retries(&self, field: Field<raw::Retries>) -> Option<Option<Retries>> {
         self.optional(field, None, |raw, _| {
             let raw::Retries { attempts, on, methods, budget, backoff, max_backoff, per_try_timeout, hedge, body } =
