@@ -102,6 +102,20 @@ fn each_request_leaves_an_access_record() {
     assert_eq!(failed["upstream_service_time"], Value::Null, "nobody was asked: {failed}");
 }
 
+on_links! {
+    /// Both ends of a link tell the same two addresses, also where one of them listens on all that it has.
+    [H1, H2, H3] fn both_sides_know_the_addresses_of_a_link(link) {
+        let (mesh, app) = (Mesh::new(), App::start());
+        let delta = mesh.sidecar("delta").application(&app).with(json!({"inbound": {"listen": "0.0.0.0:0"}})).start();
+        let alpha = mesh.sidecar("alpha").calls("delta", ([127, 0, 0, 1], delta.inbound().port()).into(), link).start();
+        assert_eq!(client::get(alpha.outbound(), "delta", "/bytes/1").status(), 200);
+        let [here, there] = [&alpha, &delta].map(|side| side.access("for the request", |r| r["path"] == "/bytes/1"));
+        assert!(here["upstream_local_address"].is_string(), "{here}");
+        assert_eq!(here["upstream_local_address"], there["downstream_remote_address"], "{here} {there}");
+        assert_eq!(here["upstream_host"], there["downstream_local_address"], "{here} {there}");
+    }
+}
+
 /// How long who was asked took is not how long the caller took to ask.
 #[test]
 fn the_time_of_the_service_begins_when_it_is_asked() {

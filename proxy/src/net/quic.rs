@@ -4,7 +4,7 @@ pub mod alive;
 mod congestion;
 
 use std::io;
-use std::net::UdpSocket;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -164,6 +164,15 @@ pub fn peer_certificates(connection: &Connection) -> Option<Vec<CertificateDer<'
 pub fn server_name(connection: &Connection) -> Option<Arc<str>> {
     let data = connection.handshake_data()?.downcast::<quinn::crypto::rustls::HandshakeData>().ok()?;
     data.server_name.map(Arc::from)
+}
+
+/// Our own address on the way to another, as the kernel's routes have it; nothing is sent. quinn knows that of accepted
+/// connections only.
+pub fn source_to(address: SocketAddr) -> Option<IpAddr> {
+    let any = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind(SocketAddr::new(any, 0)).ok()?;
+    socket.connect(address).ok()?;
+    socket.local_addr().ok().map(|own| own.ip())
 }
 
 fn transport() -> TransportConfig {

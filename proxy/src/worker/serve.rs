@@ -331,9 +331,11 @@ impl Worker {
             }
         };
         way.hop.ledger.metrics.link_handshake(Link::H3, Ok(()));
-        let local = self.entrances.borrow().get(&Sockets::INBOUND).map(|entrance| entrance.local);
+        let bound = self.entrances.borrow().get(&Sockets::INBOUND).map_or(from, |entrance| entrance.local);
+        // The address that was called, of all that the socket has.
+        let local = SocketAddr::new(connection.local_ip().unwrap_or(bound.ip()), bound.port());
         let server_name = quic::server_name(&connection);
-        let conn = self.inbound_conn((Protocol::H3, Link::H3), local.unwrap_or(from), from, peer, server_name);
+        let conn = self.inbound_conn((Protocol::H3, Link::H3), local, from, peer, server_name);
         let counted = Counted::new(&way.hop, Direction::Inbound, Protocol::H3);
         let wrong = h3::serve(connection, self.served(way, conn, None), way.drain.clone()).await;
         violated(wrong, from);

@@ -89,7 +89,8 @@ impl Link {
         let chain = quic::peer_certificates(&quic).unwrap_or_default();
         let ends = own.map(|own| own.peer(Role::Server, &chain).map(|server| (Arc::clone(own.own()), server)));
         let ends = ends.transpose().map_err(|error| tls::refusal(&error))?;
-        let local = quic.local_ip().zip(endpoint.local_addr().ok()).map(|(ip, bound)| (ip, bound.port()).into());
+        let local =
+            quic::source_to(address).zip(endpoint.local_addr().ok()).map(|(ip, bound)| (ip, bound.port()).into());
         let carrier = Rc::new(Carrier { local, ends });
         let ours = Ours::open(&quic).await.map_err(handshake_fault)?;
         let wire = Wire::new(quic.clone(), Side::Upstream);
