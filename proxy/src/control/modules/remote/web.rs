@@ -117,7 +117,7 @@ impl Client {
             }
             uri = next;
         }
-        Err(Trouble::lasting(format!("more than {REDIRECTS} redirects, the last to {uri}")))
+        Err(Trouble::lasting(format!("more than {REDIRECTS} redirects, the last to {}", told(&uri))))
     }
 
     async fn once(
@@ -178,13 +178,14 @@ async fn send(
 }
 
 async fn read(mut body: Incoming, uri: &Uri, most: u64) -> Result<Vec<u8>, Trouble> {
-    let too_large = || Trouble::lasting(format!("what {uri} answers is larger than {most} bytes"));
+    let too_large = || Trouble::lasting(format!("what {} answers is larger than {most} bytes", told(uri)));
     if body.size_hint().lower() > most {
         return Err(too_large());
     }
     let mut bytes = Vec::new();
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| Trouble::passing(format!("the answer of {uri} broke off: {error}")))?;
+        let frame =
+            frame.map_err(|error| Trouble::passing(format!("the answer of {} broke off: {error}", told(uri))))?;
         let Ok(data) = frame.into_data() else { continue };
         if (bytes.len() + data.len()) as u64 > most {
             return Err(too_large());
@@ -196,8 +197,12 @@ async fn read(mut body: Incoming, uri: &Uri, most: u64) -> Result<Vec<u8>, Troub
 
 /// Where a redirect leads: anywhere with TLS, from there never to where there is none.
 fn location(from: &Uri, location: Option<&HeaderValue>) -> Result<Uri, String> {
-    let text = location.and_then(|value| value.to_str().ok()).ok_or_else(|| format!("{from} redirects nowhere"))?;
-    let wrong = || format!("{from} redirects to {text}, which is no URL that is understood");
+    let text =
+        location.and_then(|value| value.to_str().ok()).ok_or_else(|| format!("{} redirects nowhere", told(from)))?;
+    let wrong = || {
+        let text = text.split('?').next().unwrap_or_default();
+        format!("{} redirects to {text}, which is no URL that is understood", told(from))
+    };
     let uri: Uri = text.parse().map_err(|_| wrong())?;
     let mut parts = uri.into_parts();
     if parts.scheme.is_none() {
@@ -211,8 +216,14 @@ fn location(from: &Uri, location: Option<&HeaderValue>) -> Result<Uri, String> {
     if uri.scheme() == Some(&Scheme::HTTPS) || local(from) && local(&uri) {
         Ok(uri)
     } else {
-        Err(format!("{from} redirects to {uri}; only https:// is followed"))
+        Err(format!("{} redirects to {}; only https:// is followed", told(from), told(&uri)))
     }
+}
+
+/// A URL as it is told to logs and pages: in the query of a store's there may be a signature, which lets in whoever knows it.
+fn told(uri: &Uri) -> String {
+    let text = uri.to_string();
+    text.split_once('?').map_or_else(|| text.clone(), |(before, _)| format!("{before}?…"))
 }
 
 #[cfg(test)]
@@ -240,6 +251,16 @@ mod tests {
             assert!(next(from, to).is_err(), "{from} to {to}: {:?}", next(from, to));
         }
         assert!(location(&Uri::from_static("https://a/"), None).is_err());
+    }
+
+    #[test]
+    fn signatures_are_not_told() {
+        let from = Uri::from_static("https://store/blob?signature=hunter2");
+        for to in ["http://other/blob?signature=hunter2", "y?signature=hunter2"] {
+            let why = location(&from, Some(&HeaderValue::from_static(to))).unwrap_err();
+            assert!(why.starts_with("https://store/blob?… redirects to ") && !why.contains("hunter2"), "{why}");
+        }
+        assert_eq!(told(&Uri::from_static("https://a/b")), "https://a/b");
     }
 
     #[test]
