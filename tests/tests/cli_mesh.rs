@@ -86,6 +86,11 @@ fn exit_codes_tell_who_is_wrong() {
     for word in ["run", "check", "schema", "cert", "demo"] {
         assert!(out.contains(word), "{word} in {out}");
     }
+    let mut full = command(&["schema"]);
+    full.stdout(std::fs::File::create("/dev/full").expect("a device"));
+    let ended = full.output().expect("lacis runs");
+    let err = String::from_utf8_lossy(&ended.stderr);
+    assert!(ended.status.code() == Some(1) && err.contains("cannot write to standard output"), "{err}");
 }
 
 /// Certificates come from two commands, and a second authority does not replace the first by accident.

@@ -10,9 +10,11 @@ pub mod schema;
 pub mod why;
 
 use std::ffi::OsString;
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -111,16 +113,23 @@ impl Command {
     }
 }
 
+/// Why data could not be written, if it could not: what is in a file then looks whole.
+static LOST: OnceLock<String> = OnceLock::new();
+
 /// Writes data to standard output. That nobody reads it any more (`lacis schema | head`) is no failure.
 pub(crate) fn print(text: &str) {
     let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => drop(LOST.set(error.to_string())),
+        _ => {}
+    }
 }
 
 fn exit(outcome: Outcome) -> ExitCode {
     // What was said before comes before.
     log::flush();
-    let (code, message) = match outcome {
+    let lost = LOST.get().map_or(Ok(()), |why| Err(Failure::Input(format!("cannot write to standard output: {why}"))));
+    let (code, message) = match outcome.and(lost) {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Input(message)) => (INPUT, message),
         Err(Failure::Defect(message)) => (DEFECT, format!("{message} (a defect of lacis; please report it)")),
@@ -139,6 +148,11 @@ fn report_panics() {
         let backtrace = std::backtrace::Backtrace::capture();
         tracing::error!(critical = true, place, %backtrace, "panic: {what}");
     }));
+}
+
+/// An address as an argument. What the standard library says of others does not say what would be right.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "write an IP address and a port such as 127.0.0.1:8080".to_owned())
 }
 
 fn levels(text: &str) -> Result<String, String> {

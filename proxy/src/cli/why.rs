@@ -18,7 +18,7 @@ pub struct Why {
     /// The id of the request; without it the last ones are told.
     id: Option<String>,
     /// Where the sidecar's admin endpoints listen.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15000")]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15000", value_parser = super::address)]
     admin: SocketAddr,
     /// How many of the last ones.
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=1000))]

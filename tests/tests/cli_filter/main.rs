@@ -322,6 +322,8 @@ fn what_is_wrong_is_told_with_what_would_be_right() {
             "there is no service \"other\"; there are app",
         ),
         (&["filter", "run", "builtin:metrics", "--upstream", "app"], 2, "such as 127.0.0.1:8080"),
+        (&["filter", "run", "builtin:metrics", "--listen", "localhost:1"], 2, "such as 127.0.0.1:8080"),
+        (&["why", "--admin", "localhost:15000"], 2, "such as 127.0.0.1:8080"),
         (&["filter"], 2, "Usage"),
     ] {
         let (ended, out, err) = bench.lacis(".", arguments);

@@ -11,7 +11,7 @@ use serde_json::json;
 use super::echo::Echo;
 use super::project::{Aim, Project};
 use crate::app;
-use crate::cli::{Failure, Outcome, print};
+use crate::cli::{Failure, Outcome, address as address_of, print};
 use crate::config::{Config, Endpoint, Endpoints, LinkPolicy, Module};
 use crate::control::reload::Source;
 use crate::control::watch::Watcher;
@@ -32,7 +32,7 @@ pub(super) struct Run {
     #[arg(short, long, value_name = "FILE", default_value = "lacis.yaml", conflicts_with = "module")]
     config: PathBuf,
     /// Where it listens; by default where lacis.yaml says, else 127.0.0.1:15001.
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = address_of)]
     listen: Option<SocketAddr>,
     /// Where a service is, in place of an echo; without its name the first one. May be given several times.
     #[arg(long, value_name = "[SERVICE=]ADDRESS:PORT", value_parser = upstream)]
@@ -45,8 +45,7 @@ pub(super) struct Run {
 
 fn upstream(text: &str) -> Result<(Option<String>, SocketAddr), String> {
     let (name, address) = text.split_once('=').map_or((None, text), |(name, address)| (Some(name.to_owned()), address));
-    let address = address.parse().map_err(|_| "write an IP address and a port such as 127.0.0.1:8080".to_owned())?;
-    Ok((name, address))
+    Ok((name, address_of(address)?))
 }
 
 impl Run {
