@@ -31,7 +31,7 @@ export abstract class Filter {
   onResponse(response: Response): Action { return Action.Continue; }
   /** A part of its body. Wants `proxy_on_response_body`. */
   onResponseBody(response: Response, body: Body): Action { return Action.Continue; }
-  /** The answer to a `call`, with the exchange in effect. Wants `proxy_on_http_call_response`. */
+  /** The answer to a `call`, with the exchange in effect, if it was for one. Wants `proxy_on_http_call_response`. */
   onAnswer(exchange: u32, answer: Answer): void {}
   /** An exchange is over; its headers can be read. Wants `proxy_on_log`. */
   onLog(exchange: u32): void {}
@@ -197,8 +197,9 @@ export class Answer {
   }
 }
 
-/** Calls a service over HTTP for an exchange. `headers` have `:method`, `:path` and `:authority`. Gives the number that
- * `onAnswer` will be told, 0 if the host refuses the call. */
+/** Calls a service over HTTP, for an exchange or (0, from `onTick` or the function of `register`) for the filter itself.
+ * `headers` have `:method`, `:path` and `:authority`. Gives the number that `onAnswer` will be told, 0 if the host refuses
+ * the call. */
 export function call(exchange: u32, service: string, headers: string[][], body: ArrayBuffer, milliseconds: u32): u32 {
   const name = String.UTF8.encode(service), list = pairs(headers);
   const status = proxy_http_call(
@@ -246,6 +247,27 @@ export function setTick(milliseconds: u32): void {
 export function property(path: string[]): ArrayBuffer | null {
   const joined = String.UTF8.encode(path.join("\0"));
   return proxy_get_property(at(joined), joined.byteLength, place, size) == 0 ? given() : null;
+}
+
+/** What is shared by a name, and which version of it this is. */
+export class Shared {
+  constructor(public value: ArrayBuffer, public version: u32) {}
+}
+
+/** What filters of one `vm_id` share by a name, in all workers; `null` if there is nothing. */
+export function shared(name: string): Shared | null {
+  const key = String.UTF8.encode(name);
+  if (proxy_get_shared_data(at(key), key.byteLength, place, size, version) != 0) return null;
+  return new Shared(given(), load<u32>(version));
+}
+
+/** Shares a value by a name. With a `version` only if nobody has been faster since, else it gives false; 0 is any. */
+export function share(name: string, value: ArrayBuffer, version: u32 = 0): bool {
+  const key = String.UTF8.encode(name);
+  const status = proxy_set_shared_data(at(key), key.byteLength, at(value), value.byteLength, version);
+  if (status == CAS_MISMATCH) return false;
+  must(status, "a value cannot be shared");
+  return true;
 }
 
 /** Whether two texts are equal, in the same time wherever they differ: for secrets. */
@@ -392,7 +414,9 @@ export function proxy_on_http_call_response(root: u32, id: u32, headers: u32, si
   const exchange = calls.get(id);
   calls.delete(id);
   // Refused if the exchange is over.
-  if (proxy_set_effective_context(exchange) == 0) filters.get(root).onAnswer(exchange, new Answer(id, headers != 0));
+  if (exchange == 0 || proxy_set_effective_context(exchange) == 0) {
+    filters.get(root).onAnswer(exchange, new Answer(id, headers != 0));
+  }
 }
 
 export function proxy_on_log(id: u32): void { owner(id).onLog(id); }
@@ -414,8 +438,10 @@ function owner(exchange: u32): Filter { return filters.get(exchanges.get(exchang
 // ---------------------------------------------------------------------------------------------------------------------
 // Host calls
 
-/** Where the host leaves the place and the size of what it gives. */
-const place = memory.data(8), size = place + 4;
+const CAS_MISMATCH: u32 = 8;
+
+/** Where the host leaves the place and the size of what it gives, and the version of what is shared. */
+const place = memory.data(12), size = place + 4, version = place + 8;
 
 function at(buffer: ArrayBuffer): usize { return changetype<usize>(buffer); }
 
@@ -477,6 +503,12 @@ declare function proxy_increment_metric(id: u32, offset: i64): u32;
 // @ts-ignore: decorator
 @external("env", "proxy_record_metric")
 declare function proxy_record_metric(id: u32, value: u64): u32;
+// @ts-ignore: decorator
+@external("env", "proxy_get_shared_data")
+declare function proxy_get_shared_data(key: usize, keySize: usize, value: usize, size: usize, version: usize): u32;
+// @ts-ignore: decorator
+@external("env", "proxy_set_shared_data")
+declare function proxy_set_shared_data(key: usize, keySize: usize, value: usize, size: usize, version: u32): u32;
 // @ts-ignore: decorator
 @external("env", "proxy_get_property")
 declare function proxy_get_property(path: usize, pathSize: usize, value: usize, size: usize): u32;

@@ -199,25 +199,25 @@ struct Answer {
 // What filters that call other services are derived from.
 class Caller {
  public:
-  // Calls a service over HTTP, for an exchange or (with the filter's own context) for itself. `headers` have `:method`,
-  // `:path` and `:authority`. `then` is told the answer, with the exchange in effect, unless that is over by then.
-  // False if the host refuses the call.
-  bool call(uint32_t context, const char* service, Pairs headers, std::string_view body, uint32_t milliseconds,
+  // Calls a service over HTTP, for an exchange or (0, from `on_tick` or `configure`) for the filter itself. `headers` have
+  // `:method`, `:path` and `:authority`. `then` is told the answer, with the exchange in effect, unless that is over by
+  // then. False if the host refuses the call.
+  bool call(uint32_t exchange, const char* service, Pairs headers, std::string_view body, uint32_t milliseconds,
             std::function<void(Answer&)> then) {
     std::vector<lacis_pair> list = pairs(headers);
     uint32_t id = lacis_call(service, list.data(), list.size(), text(body), milliseconds);
-    if (id != 0) calls_[id] = {context, std::move(then)};
+    if (id != 0) calls_[id] = {exchange, std::move(then)};
     return id != 0;
   }
   // For the callback; not the filter's to call.
   void answered(uint32_t id, bool came) {
     auto found = calls_.find(id);
     if (found == calls_.end()) return;
-    auto [context, then] = std::move(found->second);
+    auto [exchange, then] = std::move(found->second);
     calls_.erase(found);
     Answer answer{came};
     // Refused if the exchange is over.
-    if (proxy_set_effective_context(context) == LACIS_OK) then(answer);
+    if (exchange == 0 || proxy_set_effective_context(exchange) == LACIS_OK) then(answer);
   }
 
  private:

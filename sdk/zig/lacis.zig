@@ -306,8 +306,9 @@ pub const Answer = struct {
     }
 };
 
-/// Calls a service over HTTP for an exchange. `headers` have `:method`, `:path` and `:authority`. `onAnswer` is told the
-/// answer, with the exchange in effect (its headers can be set), unless that is over by then.
+/// Calls a service over HTTP, for an exchange or (0, from `onTick` or `init`) for the filter itself. `headers` have
+/// `:method`, `:path` and `:authority`. `onAnswer` is told the answer, with the exchange in effect (its headers can be
+/// set), unless that is over by then.
 pub fn call(exchange: u32, service: []const u8, headers: []const Pair, body: []const u8, milliseconds: u32) !u32 {
     const list = try pairs(headers);
     var id: u32 = 0;
@@ -413,7 +414,7 @@ fn Callbacks(comptime Filter: type) type {
             defer forget();
             const waiting = calls.fetchRemove(id) orelse return;
             // Refused if the exchange is over.
-            if (env.proxy_set_effective_context(waiting.value) != 0) return;
+            if (waiting.value != 0 and env.proxy_set_effective_context(waiting.value) != 0) return;
             check(ofRoot(root).onAnswer(waiting.value, .{ .call = id, .came = headers != 0 }));
         }
 

@@ -190,6 +190,36 @@ fn ticks_of_the_rust_sdk() {
     assert_eq!(told(&envoy), here, "Envoy, then Lacis");
 }
 
+/// A filter on a file of the SDK may call a service for itself, too, when no exchange is there.
+fn fetch(language: &str) {
+    let Some(module) = foreign_guest(language) else { return };
+    let filter = json!({"module": module, "config": "tick", "root_id": "greeter", "limits": {"time": "2s"}});
+    let told = |side: &Side| {
+        lacis_tests::until("the filter has fetched", || {
+            side.log(2).iter().any(|line| line == "fetched: 200 5").then_some(())
+        });
+        assert!(side.helper.seen().iter().all(|seen| seen.target == "/bytes/5"));
+    };
+    let lacis = Side::lacis(&filter);
+    told(&lacis);
+    // Where one VM is all there is, nobody is faster.
+    let shared: Vec<String> = lacis.log(2).into_iter().filter(|line| line.starts_with("shared: ")).collect();
+    assert!(shared.iter().all(|line| line == "shared: true false"), "{shared:?}");
+    assert_eq!(shared.is_empty(), language != "assemblyscript", "{shared:?}");
+    let mut there = filter;
+    there["name"] = json!("greeter");
+    if let Some(envoy) = Side::envoy(&there) {
+        told(&envoy);
+    }
+}
+
+#[test]
+fn files_of_the_sdk_call_by_themselves() {
+    for language in ["cpp", "zig", "assemblyscript"] {
+        fetch(language);
+    }
+}
+
 #[test]
 fn go() {
     greet("go");

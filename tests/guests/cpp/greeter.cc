@@ -6,6 +6,7 @@ class Greeter : public lacis::Caller {
   bool configure(const lacis::Config& config) {
     greeting = config.all();
     lacis::log(LACIS_INFO, "configured: " + greeting);
+    if (greeting.compare(0, 4, "tick") == 0) proxy_set_tick_period_milliseconds(20);
     return true;
   }
 
@@ -22,6 +23,16 @@ class Greeter : public lacis::Caller {
       lacis::Request::resume();
     });
     return made ? lacis::Pause : lacis::Continue;
+  }
+
+  void on_tick() {
+    proxy_set_tick_period_milliseconds(0);
+    lacis::Pairs headers = {{":method", "GET"}, {":path", "/bytes/5"}, {":authority", "helper"}};
+    bool made = call(0, "helper", headers, "", 5000, [](lacis::Answer& answer) {
+      std::string status = answer.headers.get(":status").value_or("");
+      lacis::log(LACIS_INFO, "fetched: " + status + " " + std::to_string(answer.body().size()));
+    });
+    if (!made) lacis::log(LACIS_ERROR, "the call is refused");
   }
 
   lacis::Action on_response(lacis::Response& response) {

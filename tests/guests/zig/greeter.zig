@@ -8,6 +8,7 @@ const Greeter = struct {
 
     pub fn init(config: lacis.Config) !Greeter {
         lacis.log(.info, "configured: {s}", .{config.text});
+        if (std.mem.startsWith(u8, config.text, "tick")) _ = lacis.env.proxy_set_tick_period_milliseconds(20);
         return .{ .greeting = try config.allocator.dupe(u8, config.text), .greeted = .define("greeted") };
     }
 
@@ -19,13 +20,20 @@ const Greeter = struct {
             return request.reply(403, try print("not {s}\n", .{name}), &.{.{ "x-why", "denied" }});
         }
         if (request.headers.get("x-call") == null) return .proceed;
-        const headers: []const lacis.Pair = &.{ .{ ":method", "GET" }, .{ ":path", "/bytes/5" }, .{ ":authority", "helper" } };
         _ = try lacis.call(request.exchange, "helper", headers, "", 5000);
         return .pause;
     }
 
-    pub fn onAnswer(_: *Greeter, _: u32, answer: lacis.Answer) !void {
+    pub fn onTick(_: *Greeter) !void {
+        _ = lacis.env.proxy_set_tick_period_milliseconds(0);
+        _ = try lacis.call(0, "helper", headers, "", 5000);
+    }
+
+    const headers: []const lacis.Pair = &.{ .{ ":method", "GET" }, .{ ":path", "/bytes/5" }, .{ ":authority", "helper" } };
+
+    pub fn onAnswer(_: *Greeter, exchange: u32, answer: lacis.Answer) !void {
         const status = answer.headers.get(":status") orelse "";
+        if (exchange == 0) return lacis.log(.info, "fetched: {s} {d}", .{ status, answer.body().len });
         lacis.Headers.of_request.set("x-helper", try print("{s} {d}", .{ status, answer.body().len }));
         lacis.Request.proceed();
     }
