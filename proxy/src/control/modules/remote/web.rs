@@ -131,7 +131,7 @@ impl Client {
         let host = authority.host().trim_start_matches('[').trim_end_matches(']');
         let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
         let cannot = |error: io::Error| Trouble::passing(format!("cannot reach {authority}: {error}"));
-        let late = |_| Trouble::passing(format!("cannot reach {authority} within {CONNECT_TIME:?}"));
+        let late = |_| Trouble::passing(format!("{authority} does not answer a TLS handshake within {CONNECT_TIME:?}"));
         let stream = connect(host, port).await.map_err(cannot)?;
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
         let mut request = Request::get(path)
