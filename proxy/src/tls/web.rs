@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, Error, RootCertStore, version};
+use rustls::{AlertDescription, ClientConfig, Error, RootCertStore, version};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -53,5 +53,42 @@ impl Web {
 
 /// Whether a handshake failed because the other side does not speak TLS at all.
 pub fn is_no_tls(error: &io::Error) -> bool {
-    matches!(error.get_ref().and_then(|error| error.downcast_ref()), Some(Error::InvalidMessage(_)))
+    matches!(of_tls(error), Some(Error::InvalidMessage(_)))
+}
+
+/// Why a handshake with this server failed, and what would be right.
+pub fn refusal(server: &str, error: &io::Error) -> String {
+    match of_tls(error) {
+        Some(Error::InvalidMessage(_)) => format!("{server} does not speak TLS ({error})"),
+        Some(Error::InvalidCertificate(_)) => {
+            format!("{server} is not trusted: {error}; SSL_CERT_FILE can name a PEM file with its authority")
+        }
+        Some(Error::AlertReceived(AlertDescription::ProtocolVersion)) => format!("{server} does not speak TLS 1.3"),
+        _ => format!("cannot reach {server}: {error}"),
+    }
+}
+
+fn of_tls(error: &io::Error) -> Option<&Error> {
+    error.get_ref()?.downcast_ref()
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::CertificateError;
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_says_what_would_be_right() {
+        let told = |error: Error| refusal("a:1", &io::Error::new(io::ErrorKind::InvalidData, error));
+        let unknown = told(Error::InvalidCertificate(CertificateError::UnknownIssuer));
+        assert_eq!(
+            unknown,
+            "a:1 is not trusted: invalid peer certificate: UnknownIssuer; SSL_CERT_FILE can name a PEM file with its authority"
+        );
+        assert_eq!(told(Error::AlertReceived(AlertDescription::ProtocolVersion)), "a:1 does not speak TLS 1.3");
+        let plain = Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType);
+        assert!(told(plain).starts_with("a:1 does not speak TLS ("));
+        assert_eq!(refusal("a:1", &io::Error::other("broken")), "cannot reach a:1: broken");
+    }
 }

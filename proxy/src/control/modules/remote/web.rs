@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use super::super::MODULE_MAX;
 use crate::config::is_loopback;
-use crate::tls::web::{Web, is_no_tls};
+use crate::tls::web::{self, Web};
 
 /// Redirects that are followed for one request: registries send blobs to a store of theirs, with one or two.
 const REDIRECTS: u32 = 5;
@@ -145,9 +145,10 @@ impl Client {
         if !tls {
             return send(authority, stream, request).await;
         }
-        let web = self.web.as_ref().map_err(|why| Trouble::lasting(why.clone()))?;
-        let stream = timeout(CONNECT_TIME, web.connect(host, stream)).await.map_err(late)?;
-        let stream = stream.map_err(|error| Trouble { no_tls: is_no_tls(&error), ..cannot(error) })?;
+        let client = self.web.as_ref().map_err(|why| Trouble::lasting(why.clone()))?;
+        let stream = timeout(CONNECT_TIME, client.connect(host, stream)).await.map_err(late)?;
+        let refused = |error: io::Error| Trouble::passing(web::refusal(authority.as_str(), &error));
+        let stream = stream.map_err(|error| Trouble { no_tls: web::is_no_tls(&error), ..refused(error) })?;
         send(authority, stream, request).await
     }
 }
