@@ -7,6 +7,7 @@ mod gather;
 mod readiness;
 mod requests;
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
@@ -19,6 +20,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -27,7 +29,8 @@ pub use self::readiness::{Readiness, Token};
 use crate::telemetry::metrics::Registry;
 use crate::telemetry::why::Explanation;
 
-/// Connections that are served at once; more wait in the listener's queue. Probes, a scraper or two, and a human.
+/// Connections that are open at once, beside as many that are about to close. Probes, a scraper or two, and a human. A newer one ends one
+/// that is not being answered, so that nobody keeps probes away by saying nothing; if all are, it waits in the listener's queue.
 pub const MAX_CONNECTIONS: usize = 64;
 
 /// Bytes of a request's head. Browsers and scrapers send less than 4 KiB.
@@ -94,11 +97,12 @@ pub async fn serve(admin: Rc<Admin>, listener: TcpListener) {
     // as it is for any listener that others can reach.
     let loopback = listener.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
     let mut connections = JoinSet::new();
+    let mut open = Open::default();
     loop {
         tokio::select! {
-            accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
+            accepted = listener.accept(), if open.has_room() && connections.len() < 2 * MAX_CONNECTIONS => match accepted {
                 Ok((stream, _)) => {
-                    connections.spawn_local(connection(admin.clone(), stream, loopback));
+                    connections.spawn_local(connection(admin.clone(), stream, loopback, open.begin()));
                 }
                 // A connection that is gone already, or no file descriptors: neither may end the endpoints.
                 Err(error) => {
@@ -107,16 +111,69 @@ pub async fn serve(admin: Rc<Admin>, listener: TcpListener) {
                 }
             },
             Some(_) = connections.join_next() => {}
+            () = open.answered.notified() => {}
         }
+    }
+}
+
+/// The connections that are open, the oldest first.
+#[derive(Default)]
+struct Open {
+    all: Vec<Rc<Place>>,
+    /// Told when one has been answered.
+    answered: Rc<Notify>,
+}
+
+/// One of them, until all who serve it have let it go.
+struct Place {
+    stage: Cell<Stage>,
+    answered: Rc<Notify>,
+    given_up: Notify,
+}
+
+/// How far a connection is; those that are less far make room first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    /// Nothing was asked on it yet.
+    New,
+    /// What was asked is answered, which it may still be reading.
+    Answered,
+    Asked,
+}
+
+impl Open {
+    fn has_room(&mut self) -> bool {
+        self.all.retain(|place| Rc::strong_count(place) > 1);
+        self.all.len() < MAX_CONNECTIONS || self.all.iter().any(|place| place.stage.get() != Stage::Asked)
+    }
+
+    /// Begins another one, for which there is room.
+    fn begin(&mut self) -> Rc<Place> {
+        if self.all.len() >= MAX_CONNECTIONS
+            && let Some((at, _)) = self.all.iter().enumerate().min_by_key(|(_, place)| place.stage.get())
+        {
+            self.all.remove(at).given_up.notify_one();
+        }
+        let (stage, answered) = (Cell::new(Stage::New), Rc::clone(&self.answered));
+        let place = Rc::new(Place { stage, answered, given_up: Notify::new() });
+        self.all.push(Rc::clone(&place));
+        place
     }
 }
 
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-async fn connection(admin: Rc<Admin>, stream: TcpStream, loopback: bool) {
+async fn connection(admin: Rc<Admin>, stream: TcpStream, loopback: bool, place: Rc<Place>) {
+    let asked = Rc::clone(&place);
     let service = service_fn(move |request| {
-        let admin = admin.clone();
-        async move { Ok::<_, Infallible>(answer::answer(&admin, &request, loopback).await) }
+        let (admin, place) = (admin.clone(), asked.clone());
+        async move {
+            place.stage.set(Stage::Asked);
+            let answer = answer::answer(&admin, &request, loopback).await;
+            place.stage.set(Stage::Answered);
+            place.answered.notify_one();
+            Ok::<_, Infallible>(answer)
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -124,11 +181,15 @@ async fn connection(admin: Rc<Admin>, stream: TcpStream, loopback: bool) {
         .max_buf_size(MAX_HEAD_BYTES)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
-    let ended = match timeout(CONNECTION_TIME, connection.as_mut()).await {
-        Ok(ended) => ended,
-        Err(_) => {
-            connection.as_mut().graceful_shutdown();
-            timeout(CLOSE_TIME, connection).await.unwrap_or(Ok(()))
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        _ = timeout(CONNECTION_TIME, place.given_up.notified()) => match place.stage.get() {
+            Stage::New => Ok(()),
+            // The answer that it is at may not have left yet.
+            Stage::Answered | Stage::Asked => {
+                connection.as_mut().graceful_shutdown();
+                timeout(CLOSE_TIME, connection).await.unwrap_or(Ok(()))
+            }
         }
     };
     if let Err(error) = ended {
