@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::{JoinHandle, LocalSet};
 
@@ -108,8 +108,19 @@ impl Made for Scripted {
 
 /// A client's end, and the task that serves the other one.
 async fn served(service: impl Service) -> (TcpStream, JoinHandle<()>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let near = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("a connection");
+    served_within(service, None).await
+}
+
+/// The same with buffers of sockets that are about so large.
+async fn served_within(service: impl Service, buffer: Option<u32>) -> (TcpStream, JoinHandle<()>) {
+    let [near, far] = [(); 2].map(|()| TcpSocket::new_v4().expect("a socket"));
+    if let Some(size) = buffer {
+        near.set_recv_buffer_size(size).expect("a size");
+        far.set_send_buffer_size(size).expect("a size");
+    }
+    far.bind(([127, 0, 0, 1], 0).into()).expect("a port");
+    let listener = far.listen(1).expect("a listener");
+    let near = near.connect(listener.local_addr().expect("an address")).await.expect("a connection");
     let far = listener.accept().await.expect("a connection").0;
     (near, tokio::task::spawn_local(serve(Io::tcp(far, Bytes::new()), Rc::new(service), Drain::default())))
 }
@@ -262,13 +273,16 @@ fn who_reads_nothing_of_the_end_is_given_up() {
     LocalSet::new().block_on(&runtime, async {
         tokio::task::spawn_local(turn::run());
         tokio::task::spawn_local(crate::clock::run());
-        // More than the sockets hold.
-        let (mut near, served) = served(Part { whole: true, content: Bytes::from(vec![b'x'; 64 << 20]) }).await;
-        near.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("asked");
-        let ended = tokio::time::timeout(Duration::from_secs(3600), served).await;
-        ended.expect("it holds its connection for ever").expect("no panic");
-        let read = near.read_to_end(&mut Vec::new()).await.map_err(|error| error.kind());
-        assert_eq!(read.map(|_| ()), Err(ErrorKind::ConnectionReset), "what the kernel still holds is let go, too");
+        // More than the sockets hold; the second is no more than what may wait to be written.
+        for (length, buffer) in [(64 << 20, None), (60 << 10, Some(4096))] {
+            let part = Part { whole: true, content: Bytes::from(vec![b'x'; length]) };
+            let (mut near, served) = served_within(part, buffer).await;
+            near.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("asked");
+            let ended = tokio::time::timeout(Duration::from_secs(3600), served).await;
+            ended.expect("it holds its connection for ever").expect("no panic");
+            let read = near.read_to_end(&mut Vec::new()).await.map_err(|error| error.kind());
+            assert_eq!(read.map(|_| ()), Err(ErrorKind::ConnectionReset), "what the kernel still holds is let go, too");
+        }
     });
 }
 

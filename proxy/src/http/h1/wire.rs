@@ -465,7 +465,14 @@ impl Pump {
                     }
                 }
                 Stage::Flush => {
-                    ready!(self.wire.borrow_mut().poll_flush(cx)).map_err(broken)?;
+                    let flushed = self.wire.borrow_mut().poll_flush(cx).map_err(broken)?;
+                    if flushed.is_pending() {
+                        if self.side == Half::Response {
+                            // A client that makes no room for the end would hold it for ever.
+                            self.body.poll_upload(cx)?;
+                        }
+                        return Poll::Pending;
+                    }
                     self.state = if self.framing.ends_with_connection() { Stage::Shutdown } else { Stage::Upload };
                 }
                 // A tunnel ends in each direction for itself.
