@@ -157,6 +157,11 @@ pub async fn send(wire: Rc<RefCell<Wire>>, home: Rc<Idle>, request: Request, reu
         let mut wire = wire.borrow_mut();
         loop {
             let Wire { input, scanned, .. } = &mut *wire;
+            // What an HTTP/2 server says first: SETTINGS (RFC 9113 section 3.4).
+            if let [0, _, _, 4, 0, 0, 0, 0, 0, ..] = input[..] {
+                let fault = Fault::new(Reason::HttpProtocolError);
+                return Poll::Ready(Err(fault.detail("the server speaks HTTP/2, and not HTTP/1")));
+            }
             match parse::response(input, scanned, &head.method)? {
                 Some(parsed)
                     if parsed.head.status.is_informational()

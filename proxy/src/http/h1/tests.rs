@@ -298,3 +298,23 @@ fn interim_responses_that_nobody_reads_do_not_pile_up() {
         assert!(answer.starts_with("HTTP/1.1 103 ") && answer.ends_with("bounded: true"), "{} bytes", answer.len());
     });
 }
+
+/// The application speaks what `inbound.protocol` does not say.
+#[test]
+fn a_server_of_http2_is_called_that() {
+    local(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let near = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("a connection");
+        let mut far = listener.accept().await.expect("a connection").0;
+        // One of its settings is 10: a line feed.
+        far.write_all(b"\0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0\x0a").await.expect("said");
+        let wire = Rc::new(RefCell::new(Wire::new(Io::tcp(near, Bytes::new()))));
+        let mut head = RequestHead::unread();
+        head.authority = Some("delta".parse().expect("a host"));
+        let request =
+            Request { head: head.into(), body: Body::empty(Half::Request), interim: Rc::new(Interim::default()) };
+        let fault = send(wire, Rc::default(), request, false).await.expect_err("no answer");
+        assert_eq!(fault.reason, Reason::HttpProtocolError);
+        assert!(fault.to_string().contains("HTTP/2, and not HTTP/1"), "{fault}");
+    });
+}

@@ -110,6 +110,9 @@ impl Connection {
     /// Reads one frame; `false` if it is not all there.
     fn read_frame(&mut self, buffer: &mut BytesMut) -> Result<bool, Wrong> {
         let Some(header) = Header::read(buffer) else { return Ok(false) };
+        if !self.peer.known && buffer.starts_with(b"HTTP/1") {
+            return Err(protocol("the server speaks HTTP/1, and not HTTP/2"));
+        }
         if header.length > MAX_FRAME as usize {
             return Err(Wrong::Connection(Code::FRAME_SIZE_ERROR, "a frame over the limit"));
         }

@@ -441,3 +441,11 @@ fn a_goaway_tells_which_requests_were_not_touched() {
         assert!(!connection.is_open());
     }
 }
+
+/// The application speaks what `inbound.protocol` does not say.
+#[test]
+fn a_server_of_http1_is_called_that() {
+    let mut connection = Connection::new(false);
+    connection.receive(&mut BytesMut::from("HTTP/1.1 400 Bad Request\r\n\r\n"));
+    assert_eq!(connection.over, Some(Over::Violated("the server speaks HTTP/1, and not HTTP/2")));
+}
