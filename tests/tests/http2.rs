@@ -213,6 +213,22 @@ fn the_log_says_what_a_connection_was_closed_for() {
     assert_eq!(pair.alpha.log("what was wrong", told)["what"], "PING on a stream");
 }
 
+/// A request that is none is reset, and leaves a record as one of HTTP/1.1 does.
+#[test]
+fn a_malformed_request_leaves_a_record() {
+    let pair = Pair::new(lacis_tests::Link::H2);
+    let mut client = pair.connect();
+    // A GET without a path.
+    client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0\x05\x01\x05\0\0\0\x01\x82\x86\x41\x01a");
+    pair.alpha.counts(1.0, "lacis_requests_total", &[("reason", "http_request_error"), ("status", "0")]);
+    let record = pair.alpha.access("for it", |record| record["reason"] == "http_request_error");
+    assert_eq!(
+        (record["direction"].as_str(), record["response_code"].as_u64()),
+        (Some("outbound"), Some(0)),
+        "{record}"
+    );
+}
+
 /// Failures of ours that a gRPC client meets are trailers-only answers with gRPC's code.
 #[test]
 fn our_failures_speak_grpc_to_grpc() {

@@ -134,4 +134,7 @@ pub trait Service: 'static {
 
     /// Answers a request that could not be read.
     fn refuse(&self, fault: Fault) -> Response;
+
+    /// Takes note of a request that could not be read, and that a reset has answered.
+    fn reset(&self, fault: Fault);
 }

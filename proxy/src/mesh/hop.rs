@@ -228,6 +228,10 @@ impl Service for Served {
     fn refuse(&self, fault: Fault) -> Response {
         reply::refuse(&self.hop, &self.conn, fault)
     }
+
+    fn reset(&self, fault: Fault) {
+        reply::reset(&self.hop, &self.conn, &fault);
+    }
 }
 
 #[cfg(test)]

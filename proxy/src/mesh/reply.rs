@@ -51,6 +51,12 @@ pub(super) fn refuse(hop: &Hop, conn: &Rc<Conn>, fault: Fault) -> Response {
     response
 }
 
+/// The account of a request that could not be read, and that a reset has answered.
+pub(super) fn reset(hop: &Hop, conn: &Rc<Conn>, fault: &Fault) {
+    tracing::debug!(%fault, "request ended");
+    hop.open(&hop.generation.borrow(), conn, &RequestHead::unread()).failed(fault);
+}
+
 /// An answer on purpose. Who did not ask in gRPC gets a code of it all the same, and who did gets that of a status.
 pub(super) fn aborted(node: &str, abort: Abort, grpc: bool) -> Response {
     let mut response = response(node, &Fault::new(Reason::FaultInjected), grpc || matches!(abort, Abort::Grpc(_)));

@@ -39,6 +39,10 @@ impl Service for Much {
     fn refuse(&self, fault: Fault) -> Response {
         panic!("{fault}")
     }
+
+    fn reset(&self, fault: Fault) {
+        panic!("{fault}")
+    }
 }
 
 /// Says more interim responses than are taken of it, then answers.
@@ -52,6 +56,10 @@ impl Service for Flood {
     }
 
     fn refuse(&self, fault: Fault) -> Response {
+        panic!("{fault}")
+    }
+
+    fn reset(&self, fault: Fault) {
         panic!("{fault}")
     }
 }
@@ -74,6 +82,10 @@ impl Service for Part {
     }
 
     fn refuse(&self, fault: Fault) -> Response {
+        panic!("{fault}")
+    }
+
+    fn reset(&self, fault: Fault) {
         panic!("{fault}")
     }
 }

@@ -9,7 +9,7 @@ use super::frame::Code;
 use super::half::{Reader, Writer};
 use super::stream::Cause;
 use super::stream_fault;
-use crate::fault::{Fault, Reason};
+use crate::fault::{Fault, Reason, Side};
 use crate::http::body::{Body, Frame, Half, Length, Source};
 
 pub(super) fn incoming_body(reader: Reader, length: Length, half: Half, flight: Option<Flight>) -> Body {
@@ -65,9 +65,9 @@ impl Pump {
             if let Err(fault) = moved {
                 if fault.side() != self.gone().row().side {
                     // What the reader has is not the whole: it must not look so.
-                    self.writer.cancel(match fault.reason {
-                        Reason::DownstreamAborted | Reason::RequestIncomplete | Reason::RequestTimeout => Code::CANCEL,
-                        _ => Code::INTERNAL_ERROR,
+                    self.writer.cancel(match fault.side() {
+                        Side::Downstream => Code::CANCEL,
+                        Side::Proxy | Side::Upstream => Code::INTERNAL_ERROR,
                     });
                 }
                 return Poll::Ready(Err(fault));

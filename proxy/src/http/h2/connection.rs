@@ -15,7 +15,9 @@ use super::frame::{
 use super::hpack::{Decoder, Encoder};
 use super::receive::{Accepted, Block, Content};
 use super::stream::{Cause, Key, Side, Streams, watch};
-use super::{CONNECTION_WINDOW, MAX_FRAME, MAX_STREAMS, STREAM_WINDOW};
+use super::{CONNECTION_WINDOW, MAX_FRAME, MAX_STREAMS, STREAM_WINDOW, stream_fault};
+use crate::fault::Fault;
+use crate::http::body::Half;
 use crate::http::output::Output;
 use crate::http::rules::MAX_HEAD_BYTES;
 
@@ -73,6 +75,11 @@ pub(super) struct Connection {
     pub(super) answers: usize,
     /// Frames in a row that moved nothing.
     pub(super) useless: u32,
+    /// Frames, and field sections in several of them, that have come to their end; and whether another one has begun.
+    pub(super) whole: u64,
+    pub(super) half: bool,
+    /// What was wrong with requests that were reset before anybody had them.
+    pub(super) malformed: Vec<Fault>,
     /// Streams that the peer has made us reset.
     pub(super) errors: usize,
     resets: VecDeque<u32>,
@@ -146,6 +153,9 @@ impl Connection {
             accepted: VecDeque::new(),
             answers: 0,
             useless: 0,
+            whole: 0,
+            half: false,
+            malformed: Vec::new(),
             errors: 0,
             resets: VecDeque::new(),
             forgotten: 0,
@@ -287,8 +297,12 @@ impl Connection {
                 return Some(accepted);
             }
             let Some(stream) = self.streams.get(accepted.key) else { continue };
-            if stream.cause.is_none() {
-                return Some(accepted);
+            match stream.cause {
+                None => return Some(accepted),
+                Some(cause @ (Cause::Malformed(_) | Cause::TooLarge)) => {
+                    self.malformed.push(stream_fault(cause, Half::Request));
+                }
+                Some(_) => {}
             }
             (stream.has_reader, stream.has_writer) = (false, false);
             let unread = stream.inbox.clear();

@@ -44,6 +44,8 @@ const MAX_FRAME: u32 = 64 * 1024;
 /// What the end of a stream means for the message that was being read from it.
 fn stream_fault(cause: Cause, half: Half) -> Fault {
     let reason = match (half, cause) {
+        (Half::Request, Cause::Malformed(_)) => Reason::HttpRequestError,
+        (Half::Request, Cause::TooLarge) => Reason::RequestHeaderSectionSize,
         (Half::Request, _) => Reason::DownstreamAborted,
         (Half::Response, Cause::Reset(Code::REFUSED_STREAM)) => Reason::RefusedStream,
         // Beyond the last stream of a GOAWAY nothing was done, whatever its code says (RFC 9113 section 6.8).

@@ -13,9 +13,9 @@ use super::frame::{
 use super::section::Parts;
 use super::server::MAX_PENDING_RESETS;
 use super::stream::{Answer, Cause, Key, Side, Special, Stream};
-use super::{CONNECTION_WINDOW, MAX_FRAME, MAX_STREAMS, STREAM_WINDOW};
+use super::{CONNECTION_WINDOW, MAX_FRAME, MAX_STREAMS, STREAM_WINDOW, stream_fault};
 use crate::fault::{Fault, Reason};
-use crate::http::body::Length;
+use crate::http::body::{Half, Length};
 use crate::http::head::{RequestHead, ResponseHead};
 use crate::http::message::Broken;
 use crate::http::rules::{self, MAX_HEAD_BYTES};
@@ -392,7 +392,7 @@ impl Connection {
         }
         let request = match parts.request() {
             Ok(head) => rules::request_length(&head.method, &head.headers).map(|length| (head, length)),
-            Err(Broken::Malformed(what)) => return Err(Wrong::Stream(id, Code::PROTOCOL_ERROR, what)),
+            Err(Broken::Malformed(what)) => return Err(self.malformed(id, what)),
             Err(Broken::Refused(fault)) => Err(fault),
             Err(Broken::TooLarge) => Err(Fault::new(Reason::RequestHeaderSectionSize)),
         };
@@ -400,7 +400,7 @@ impl Connection {
         if let Ok((_, Length::Known(length))) = request {
             stream.left = Some(length);
             if end && length > 0 {
-                return Err(Wrong::Stream(id, Code::PROTOCOL_ERROR, "less content than content-length announced"));
+                return Err(self.malformed(id, "less content than content-length announced"));
             }
         }
         if end {
@@ -410,6 +410,12 @@ impl Connection {
         let key = self.streams.insert(stream);
         self.accepted.push_back(Accepted { key, request, end });
         Ok(())
+    }
+
+    /// Nobody is called for a request that is none, but it counts.
+    fn malformed(&mut self, id: u32, what: &'static str) -> Wrong {
+        self.malformed.push(stream_fault(Cause::Malformed(what), Half::Request));
+        Wrong::Stream(id, Code::PROTOCOL_ERROR, what)
     }
 
     fn response(&mut self, key: Key, end: bool, parts: Parts) -> Result<(), Wrong> {

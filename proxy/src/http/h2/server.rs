@@ -65,6 +65,8 @@ pub async fn serve<S: Service>(io: Io, service: Rc<S>, drain: Drain) -> Option<&
         if emptied.capacity() <= KEPT {
             SPARE.set(emptied);
         }
+        let malformed = std::mem::take(&mut shared.borrow_mut().malformed);
+        malformed.into_iter().for_each(|fault| service.reset(fault));
         driver.write(cx);
         let connection = shared.borrow();
         if connection.over.is_some() || connection.is_drained() && driver.is_written(&connection) {

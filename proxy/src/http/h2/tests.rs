@@ -60,6 +60,8 @@ impl Service for Mirror {
         let status = StatusCode::from_u16(fault.reason.row().status).expect("a status");
         Response::whole(ResponseHead::new(status), Bytes::from_static(b"refused"))
     }
+
+    fn reset(&self, _: Fault) {}
 }
 
 #[derive(Debug)]
@@ -273,6 +275,10 @@ impl Service for Counting {
     fn refuse(&self, fault: Fault) -> Response {
         panic!("{fault}")
     }
+
+    fn reset(&self, fault: Fault) {
+        panic!("{fault}")
+    }
 }
 
 /// A client that asks and does not read the answers is not read any more itself, and gets all of them when it does.
@@ -339,6 +345,10 @@ impl Service for Flood {
     }
 
     fn refuse(&self, fault: Fault) -> Response {
+        panic!("{fault}")
+    }
+
+    fn reset(&self, fault: Fault) {
         panic!("{fault}")
     }
 }

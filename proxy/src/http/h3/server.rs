@@ -145,9 +145,14 @@ async fn exchange<S: Service>(wire: &Wire, service: Rc<S>, mut reader: Reader, m
             reader.stop(Code::NO_ERROR);
             return write(wire, service.refuse(fault), writer).await;
         }
-        Err(Refusal::Reset(code)) => {
+        Err(Refusal::Reset(code, fault)) => {
             reader.stop(code);
-            return writer.reset(code);
+            writer.reset(code);
+            return service.reset(fault);
+        }
+        Err(Refusal::Gone) => {
+            reader.stop(Code::REQUEST_CANCELLED);
+            return writer.reset(Code::REQUEST_CANCELLED);
         }
     };
     let body = match body {
@@ -202,16 +207,20 @@ enum Refusal {
     /// The service answers it with this.
     Answer(Fault),
     /// RFC 9114 section 4.1.2: a malformed message is a stream error.
-    Reset(Code),
+    Reset(Code, Fault),
+    /// The client does not want it any more.
+    Gone,
 }
 
 impl From<Broken> for Refusal {
     fn from(broken: Broken) -> Self {
         match broken {
             Broken::TooLarge | Broken::Refused(_) => Refusal::Answer(broken.fault(Side::Downstream)),
-            Broken::Incomplete => Refusal::Reset(Code::REQUEST_INCOMPLETE),
-            Broken::Reset(_) | Broken::Lost(_) => Refusal::Reset(Code::REQUEST_CANCELLED),
-            Broken::Malformed(_) | Broken::Garbled(_) | Broken::Unwanted => Refusal::Reset(Code::MESSAGE_ERROR),
+            Broken::Incomplete => Refusal::Reset(Code::REQUEST_INCOMPLETE, broken.fault(Side::Downstream)),
+            Broken::Reset(_) | Broken::Lost(_) => Refusal::Gone,
+            Broken::Malformed(_) | Broken::Garbled(_) | Broken::Unwanted => {
+                Refusal::Reset(Code::MESSAGE_ERROR, broken.fault(Side::Downstream))
+            }
         }
     }
 }
@@ -223,10 +232,11 @@ async fn receive(wire: &Wire, reader: &mut Reader) -> Result<(RequestHead, Optio
         Some(Part::Content(_)) | None => return Err(Broken::Incomplete.into()),
     };
     let head = wire.decode_request(payload)?;
-    let length = rules::request_length(&head.method, &head.headers).map_err(|_| Refusal::Reset(Code::MESSAGE_ERROR))?;
+    let length = rules::request_length(&head.method, &head.headers)
+        .map_err(|fault| Refusal::Reset(Code::MESSAGE_ERROR, fault))?;
     let end = poll_fn(|cx| Poll::Ready(reader.is_end(cx))).await;
     match length {
-        Length::Known(1..) if end => Err(Refusal::Reset(Code::MESSAGE_ERROR)),
+        Length::Known(1..) if end => Err(Broken::Malformed("less content than content-length announced").into()),
         _ if end => Ok((head, None)),
         length => Ok((head, Some(length))),
     }

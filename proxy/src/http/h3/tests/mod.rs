@@ -5,6 +5,7 @@ mod exchange;
 mod limits;
 mod server;
 
+use std::cell::RefCell;
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::rc::Rc;
@@ -19,7 +20,7 @@ use tokio::task::LocalSet;
 
 use super::{Link, serve};
 use crate::drain::Drain;
-use crate::fault::Fault;
+use crate::fault::{Fault, Reason};
 use crate::http::body::{Body, Frame, Half};
 use crate::http::head::Version;
 use crate::http::{Fields, Interim, Request, RequestHead, Response, ResponseHead, Service};
@@ -115,6 +116,7 @@ struct Net {
     client: quinn::Endpoint,
     config: quinn::ClientConfig,
     drain: Drain,
+    noted: Rc<RefCell<Vec<Reason>>>,
 }
 
 impl Net {
@@ -144,6 +146,7 @@ impl Net {
             client: quic::endpoint(socket(), None, None).unwrap(),
             config: quic::client(Arc::new(client)).unwrap(),
             drain: Drain::default(),
+            noted: Rc::default(),
         }
     }
 
@@ -153,10 +156,10 @@ impl Net {
 
     /// Serves one connection.
     fn serve<F: Future<Output = Response> + 'static>(&self, service: impl Fn(Request) -> F + 'static) {
-        let (endpoint, drain) = (self.server.clone(), self.drain.clone());
+        let (endpoint, drain, noted) = (self.server.clone(), self.drain.clone(), Rc::clone(&self.noted));
         tokio::task::spawn_local(async move {
             let connection = quic::admit(endpoint.accept().await.unwrap(), 0).unwrap().await.unwrap();
-            serve(connection, Rc::new(Handler(service)), drain).await;
+            serve(connection, Rc::new(Handler(service, noted)), drain).await;
         });
     }
 
@@ -199,7 +202,8 @@ impl Net {
     }
 }
 
-struct Handler<F>(F);
+/// Answers requests, and takes note of those that were reset.
+struct Handler<F>(F, Rc<RefCell<Vec<Reason>>>);
 
 impl<F: Fn(Request) -> R + 'static, R: Future<Output = Response> + 'static> Service for Handler<F> {
     fn call(self: Rc<Self>, request: Request) -> impl Future<Output = Response> + 'static {
@@ -208,6 +212,10 @@ impl<F: Fn(Request) -> R + 'static, R: Future<Output = Response> + 'static> Serv
 
     fn refuse(&self, fault: Fault) -> Response {
         response(fault.reason.row().status, Body::empty(Half::Response))
+    }
+
+    fn reset(&self, fault: Fault) {
+        self.1.borrow_mut().push(fault.reason);
     }
 }
 

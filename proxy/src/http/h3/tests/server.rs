@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::drain::Phase;
-use crate::fault::Reason;
 use crate::http::h3::code::Code;
 use std::cell::{Cell, RefCell};
 
@@ -53,6 +52,7 @@ fn malformed_heads_are_reset_and_the_connection_lives() {
         ] {
             assert_eq!(ask(&client, &headers(&lines)).await, Err(Code::MESSAGE_ERROR.0), "{what}");
         }
+        assert_eq!(net.noted.borrow().len(), 19);
         for (what, lines) in [
             ("no authority", vec![&[0xd1, 0xd7, 0xc1][..]]),
             ("another host", vec![GET, &line("host", "b")]),
@@ -61,7 +61,9 @@ fn malformed_heads_are_reset_and_the_connection_lives() {
             // HEADERS with the line of the static table for the status 400.
             assert_eq!(ask(&client, &headers(&lines)).await, Ok(vec![1, 4, 0, 0, 0xff, 0x04]), "{what}");
         }
+        assert!(net.noted.take().iter().all(|reason| *reason == Reason::HttpRequestError));
         assert_eq!(ask(&client, &[]).await, Err(Code::REQUEST_INCOMPLETE.0));
+        assert_eq!(net.noted.take(), [Reason::RequestIncomplete]);
         let fine = headers(&[GET, &line("te", "trailers"), &line("host", "a")]);
         assert!(ask(&client, &fine).await.unwrap().ends_with(b"fine"));
     });
