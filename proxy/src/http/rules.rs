@@ -1,5 +1,7 @@
 //! Rules that all versions share: which fields belong to a connection, what a well-formed message is, and the limits.
 
+use std::time::Duration;
+
 use http::header;
 use http::uri::Authority;
 use http::{Method, StatusCode};
@@ -21,6 +23,16 @@ pub const MAX_TARGET_BYTES: usize = 16 * 1024;
 
 /// Largest trailer section in bytes.
 pub const MAX_TRAILER_BYTES: usize = 16 * 1024;
+
+/// How long a client may take for a head, from its first byte to its last (slowloris). Envoy and nginx allow 10 and 60 s; a sidecar's
+/// clients are near.
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A client's connection that carries nothing stays this long: longer than clients keep theirs, so that it is they who close.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// How long a client may take to make room for the end of what it is sent: as long as nginx waits between two writes.
+pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The field that tells an application who calls it.
 pub const CLIENT_CERT: &str = "x-forwarded-client-cert";

@@ -17,7 +17,7 @@ use super::{Order, Sockets, Worker};
 use crate::drain::{Drain, Guard, Phase};
 use crate::fault::{Fault, Reason};
 use crate::filter::exchange::Conn;
-use crate::http::{h1, h2, h3};
+use crate::http::{h1, h2, h3, rules};
 use crate::mesh::hop::{Hop, Pinned, Served};
 use crate::mesh::opaque;
 use crate::net::detect::{Spoken, detect};
@@ -260,7 +260,7 @@ impl Worker {
         tokio::select! {
             biased;
             // An application may open connections in advance.
-            spoken = detect(stream, h1::IDLE_TIMEOUT, h1::HEAD_TIMEOUT) => spoken.ok(),
+            spoken = detect(stream, rules::IDLE_TIMEOUT, rules::HEAD_TIMEOUT) => spoken.ok(),
             () = quiet => None,
         }
     }

@@ -17,7 +17,7 @@ mod wire;
 mod write;
 
 pub use client::{Idle, Lease, send};
-pub use server::{FIRST_REQUEST, HEAD_TIMEOUT, IDLE_TIMEOUT, serve};
+pub use server::{FIRST_REQUEST, serve};
 pub use tunnel::{Tunnel, connect};
 pub use wire::{Incoming, Pump, Wire};
 

@@ -17,14 +17,9 @@ use crate::drain::{Drain, Phase};
 use crate::fault::{Fault, Reason};
 use crate::http::body::{Body, Half, Length, Source};
 use crate::http::head::{RequestHead, Shared, Version};
+use crate::http::rules::{CLOSE_TIMEOUT, HEAD_TIMEOUT, IDLE_TIMEOUT};
 use crate::http::{Interim, Request, Response, Service};
 use crate::net::io::Io;
-
-/// From the first byte of a head to its last (slowloris). Envoy and nginx allow 10 and 60 s; a sidecar's clients are near.
-pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// An unused connection stays this long: longer than clients keep theirs, so that it is they who close.
-pub const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// Who connected just before the drain is about to ask something: that first request is waited for so long and served.
 pub const FIRST_REQUEST: Duration = Duration::from_millis(500);
@@ -39,9 +34,6 @@ const LOOK: Duration = Duration::from_secs(1);
 /// and this long, so that the response is not destroyed by a reset (RFC 9112 section 9.6).
 const LINGER_BYTES: usize = 256 * 1024;
 const LINGER: Duration = Duration::from_secs(2);
-
-/// How long a client may take to make room for the end of what it is sent: as long as nginx waits between two writes.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Serves one connection until it ends.
 pub async fn serve<S: Service>(io: Io, service: Rc<S>, drain: Drain) {

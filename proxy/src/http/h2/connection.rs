@@ -123,6 +123,19 @@ pub(super) struct Peer {
     pub(super) known: bool,
 }
 
+/// What a server waits for where no stream says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Awaited {
+    /// Nothing: there are streams.
+    Nothing,
+    /// The next request.
+    Request,
+    /// The rest of what has begun: after so many that were whole.
+    Rest(u64),
+    /// The client's own end, after it was told to go.
+    Leave,
+}
+
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Over {
@@ -218,6 +231,16 @@ impl Connection {
     /// Whether the peer reads too little of what it provokes to be read itself.
     pub(super) fn is_behind(&self) -> bool {
         self.answers > MAX_ANSWERS || self.server && self.output.len() > MAX_OUTPUT
+    }
+
+    /// What a server waits for. What it does not read cannot come.
+    pub(super) fn awaited(&self) -> Awaited {
+        match self.streams.len() {
+            _ if self.half && !self.is_behind() => Awaited::Rest(self.whole),
+            0 if self.draining => Awaited::Leave,
+            0 => Awaited::Request,
+            _ => Awaited::Nothing,
+        }
     }
 
     /// Asks the peer whether it is there.

@@ -78,6 +78,7 @@ impl Connection {
         if self.over.is_some() {
             buffer.clear();
         }
+        self.half = self.block.is_some() || !buffer.is_empty();
     }
 
     fn read(&mut self, buffer: &mut BytesMut) -> Result<(), Wrong> {
@@ -103,6 +104,7 @@ impl Connection {
                 Err(Wrong::Stream(id, code, what)) => self.reset_by_error(id, code, what)?,
                 Err(wrong) => return Err(wrong),
             }
+            self.whole += u64::from(self.block.is_none());
         }
         Ok(())
     }

@@ -6,17 +6,21 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
 use http::Method;
 
 use super::MAX_STREAMS;
 use super::body::{Pump, incoming_body};
-use super::connection::{Over, Shared};
+use super::connection::{Awaited, Over, Shared};
 use super::driver::Driver;
+use super::frame::Code;
 use super::half::{Reader, Writer};
 use super::receive::Accepted;
+use crate::clock::Deadline;
 use crate::drain::{Drain, Phase};
 use crate::http::body::{Body, Half};
+use crate::http::rules::{CLOSE_TIMEOUT, HEAD_TIMEOUT, IDLE_TIMEOUT};
 use crate::http::{Interim, Request, Response, Service};
 use crate::net::io::Io;
 
@@ -43,6 +47,7 @@ pub async fn serve<S: Service>(io: Io, service: Rc<S>, drain: Drain) -> Option<&
     let mut quiet = pin!(drain.reached(Phase::Quiet));
     let mut cut = pin!(drain.reached(Phase::Cut));
     let mut draining = false;
+    let (mut awaited, deadline) = (Awaited::Nothing, Deadline::new());
     poll_fn(|cx| {
         if cut.as_mut().poll(cx).is_ready() {
             return Poll::Ready(None);
@@ -77,6 +82,27 @@ pub async fn serve<S: Service>(io: Io, service: Rc<S>, drain: Drain) -> Option<&
             drop(connection);
             driver.shutdown(cx);
             return Poll::Ready(wrong);
+        }
+        let before = std::mem::replace(&mut awaited, connection.awaited());
+        if awaited != before {
+            deadline.set(match awaited {
+                Awaited::Nothing => Duration::ZERO,
+                Awaited::Request => IDLE_TIMEOUT,
+                Awaited::Rest(_) => HEAD_TIMEOUT,
+                Awaited::Leave => CLOSE_TIMEOUT,
+            });
+        }
+        if deadline.poll(cx).is_ready() {
+            drop(connection);
+            match awaited {
+                Awaited::Rest(_) => {
+                    shared.borrow_mut().fail(Code::ENHANCE_YOUR_CALM, "a frame or a head that did not come in time")
+                }
+                Awaited::Request => shared.borrow_mut().drain(),
+                Awaited::Nothing | Awaited::Leave => return Poll::Ready(None),
+            }
+            // To be written.
+            cx.waker().wake_by_ref();
         }
         Poll::Pending
     })

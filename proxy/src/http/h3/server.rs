@@ -16,16 +16,13 @@ use super::coding::Wire;
 use super::connection::{Ours, Theirs};
 use super::frame::Part;
 use super::stream::{Reader, Writer};
+use crate::clock::Deadline;
 use crate::drain::{Drain, Phase};
 use crate::fault::{Fault, Reason, Side};
 use crate::http::body::{Half, Length, Source};
-use crate::http::rules;
+use crate::http::rules::{self, HEAD_TIMEOUT, IDLE_TIMEOUT};
 use crate::http::{Body, Interim, Request, RequestHead, Response, Service};
 use crate::net::quic::{FIRST_STREAMS, MAX_STREAMS};
-
-/// How long a client may take to send a head after it has opened a stream. nginx's client_header_timeout is 60 s for
-/// browsers; between sidecars a head is one packet.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// How long a connection that is drained and idle waits for the client to close it, so that what was sent last is
 /// acknowledged before quinn forgets it (closing discards it, RFC 9000 section 10.2).
@@ -44,7 +41,8 @@ const ANY_REQUEST: u64 = (1 << 62) - 4;
 /// closed; in [`Phase::Cut`] it is closed at once. Must run in a `LocalSet`. What the client did wrong, if it was closed for that.
 pub async fn serve<S: Service>(quic: quinn::Connection, service: Rc<S>, drain: Drain) -> Option<&'static str> {
     let _guard = drain.guard();
-    let Ok(ours) = Ours::open(&quic).await else { return None };
+    // Pending where the client allows no stream to it, which it must (RFC 9114 section 6.2).
+    let Ok(Ok(ours)) = timeout(HEAD_TIMEOUT, Ours::open(&quic)).await else { return None };
     let wire = Wire::new(quic, Side::Downstream);
     let mut theirs = Theirs::new(Rc::clone(&wire), &ours);
     // What a client says matters to the wire alone: its GOAWAY is about pushes, which there are none of.
@@ -72,13 +70,14 @@ struct Requests {
     refused: Cell<Option<u64>>,
 }
 
-/// Accepts requests until the connection is closed, or is drained and idle.
+/// Accepts requests until the connection is closed, or is drained or unused and then idle.
 async fn accept<S: Service>(wire: &Rc<Wire>, ours: &Ours, service: &Rc<S>, requests: &Requests, drain: &Drain) {
     let mut run = pin!(run(wire, service, requests));
     tokio::select! {
         biased;
         () = &mut run => return,
         () = drain.reached(Phase::Quiet) => {}
+        () = unused(requests) => {}
     }
     let settle = (wire.quic().rtt() * 2).clamp(SETTLE[0], SETTLE[1]);
     let leave = async {
@@ -117,6 +116,24 @@ async fn run<S: Service>(wire: &Rc<Wire>, service: &Rc<S>, requests: &Requests) 
             exchange(&wire, service, reader, writer).await;
             drop(open);
         }));
+    }
+}
+
+/// Resolves when nothing was asked for [`IDLE_TIMEOUT`]. Pings keep a connection open, but not for ever.
+async fn unused(requests: &Requests) {
+    let deadline = Deadline::new();
+    loop {
+        requests.open.idle().await;
+        let next = requests.next.get();
+        deadline.set(IDLE_TIMEOUT);
+        // Looked at with each request that is accepted.
+        let asked = poll_fn(|cx| match requests.next.get() == next {
+            true => deadline.poll(cx).map(|()| false),
+            false => Poll::Ready(true),
+        });
+        if !asked.await {
+            return;
+        }
     }
 }
 

@@ -1,9 +1,12 @@
 //! Our server against a client by hand.
 
 use super::*;
+use crate::clock;
 use crate::drain::Phase;
 use crate::http::h3::code::Code;
+use crate::http::rules::IDLE_TIMEOUT;
 use std::cell::{Cell, RefCell};
+use std::time::Duration;
 
 /// Sends one request and gives what comes back, to the end or the reset.
 async fn ask(client: &quinn::Connection, frames: &[u8]) -> Result<Vec<u8>, u64> {
@@ -350,6 +353,30 @@ fn drains_with_a_request_on_its_way() -> bool {
     });
     assert_eq!(close, code(Code::NO_ERROR));
     served.get()
+}
+
+#[test]
+fn who_asks_nothing_is_told_to_go() {
+    let close = closed_with("unused", async || {
+        let net = Net::new();
+        net.serve(|_| async { response(200, text("fine")) });
+        let client = net.raw_client().await;
+        let ids = goaways(&client).await;
+        for asked in 1..=2 {
+            assert!(ask(&client, &headers(&[GET])).await.unwrap().ends_with(b"fine"));
+            let mut waited = Duration::ZERO;
+            while if asked == 1 { waited < IDLE_TIMEOUT / 2 } else { ids.borrow().is_empty() } {
+                clock::tick();
+                waited += clock::TICK;
+                tokio::task::yield_now().await;
+            }
+            assert!(asked == 1 || (IDLE_TIMEOUT..IDLE_TIMEOUT * 5 / 4).contains(&waited), "{waited:?}");
+        }
+        let closed = client.closed().await;
+        assert_eq!(*ids.borrow(), [(1 << 62) - 4, 8]);
+        closed
+    });
+    assert_eq!(close, code(Code::NO_ERROR));
 }
 
 #[test]
