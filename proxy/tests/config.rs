@@ -323,6 +323,8 @@ filters: {auth: {module: 'builtin:auth'}, own: {module: f/own.wasm, config: {b: 
     assert_eq!(config.outbound.expect("given").listen.to_string(), "127.0.0.1:15001");
     let inbound = config.inbound.expect("given");
     assert_eq!((inbound.listen.to_string(), inbound.access.allow), ("0.0.0.0:15006".into(), None));
+    let timeouts = [inbound.timeouts.connect, inbound.timeouts.request, inbound.timeouts.idle, inbound.timeouts.stream];
+    assert_eq!(timeouts.map(|t| t.as_millis()), [5000, 0, 300_000, 0]);
     assert_eq!(config.admin.expect("given").to_string(), "127.0.0.1:15000");
     assert_eq!(config.access_log.expect("given").path, Path::new("/dev/stdout"));
     assert_eq!(config.workers, 1);

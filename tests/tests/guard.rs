@@ -174,6 +174,25 @@ on_links! {
 }
 
 on_links! {
+    /// The side of the application has a bound of its own: it can be shorter than the caller's, or longer.
+    [H2, H3] fn the_application_has_an_idle_bound_of_its_own(link) {
+        for (caller, own) in [("0s", "300ms"), ("300ms", "0s")] {
+            let timeouts = json!({"services": {"delta": {"timeouts": {"request": "0s", "idle": caller}}}});
+            let inbound = json!({"inbound": {"timeouts": {"idle": own}}});
+            let pair = Pair::with(link, App::start(), |alpha| alpha.with(timeouts), |delta| delta.with(inbound));
+            let mut client = pair.connect();
+            client.send("POST /echo HTTP/1.1\r\nhost: delta\r\ncontent-length: 10\r\n\r\nhalf");
+            assert_eq!(client.response("POST").status(), 408);
+            for (side, idle) in [(&pair.alpha, caller), (pair.delta(), own)] {
+                side.metric_becomes("lacis_requests_active", &[], |active| active == 0.0);
+                let ended = if idle == "0s" { 0.0 } else { 1.0 };
+                side.counts(ended, "lacis_requests_total", &[("reason", "request_timeout")]);
+            }
+        }
+    }
+}
+
+on_links! {
     /// What matters least is refused first, and at once; what matters most is let in to the end.
     [H2, H3] fn a_sidecar_that_has_enough_refuses_the_least_important(link) {
         let overload = json!({"overload": {"requests": 10, "priorities": [
