@@ -24,7 +24,9 @@ use crate::net::io::Io;
 use crate::telemetry::trail::Carrier;
 use crate::tls;
 
-/// An idle link is asked whether it is alive this often, and given up when the answer does not come within [`PING_TIMEOUT`].
+/// A link is asked whether it is alive this often, and given up when the answer does not come within [`PING_TIMEOUT`]. One of the mesh also
+/// while it carries nothing. Over plain TCP only if something was asked since: who is gone otherwise the kernel notices, and servers
+/// of gRPC end a connection, with all that it carries, for three pings between which they had nothing to say (`too_many_pings`).
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -228,7 +230,9 @@ async fn drive(mut driver: Driver, state: Rc<State>, guard: Guard) {
 /// Ends when the other side does not answer a ping.
 async fn keep_alive(state: &State) {
     let ponged = Rc::clone(&state.shared.borrow().ponged);
+    let mesh = state.carrier.ends.is_some();
     loop {
+        let asked = state.shared.borrow().next;
         state.shared.borrow_mut().ping();
         if tokio::time::timeout(PING_TIMEOUT, ponged.notified()).await.is_err() {
             return;
@@ -237,6 +241,9 @@ async fn keep_alive(state: &State) {
             state.first.notify_one();
         }
         tokio::time::sleep(PING_INTERVAL).await;
+        while !mesh && state.shared.borrow().next == asked {
+            tokio::time::sleep(PING_INTERVAL).await;
+        }
     }
 }
 

@@ -33,6 +33,9 @@ const MAX_USELESS: u32 = 10_000;
 /// Settings in one frame (CVE-2020-11080): some of them concern every stream, and there are six that we know. nghttp2 takes as many.
 const MAX_SETTINGS: usize = 32;
 
+/// Bytes of what a GOAWAY says beside its code that are told.
+const MAX_WHY: usize = 100;
+
 /// Content of less than this is copied out of the block that it was read into, so that what waits to be read holds no block many times as large.
 const SMALL: usize = 1024;
 
@@ -528,6 +531,10 @@ impl Connection {
         let (Some(last), Some(code)) = (last, code) else { return Err(BAD_LENGTH) };
         let last = last & MAX_31_BITS;
         if !self.server {
+            if code != Code::NO_ERROR.0 && !self.leaving {
+                let why = String::from_utf8_lossy(&payload[8..payload.len().min(8 + MAX_WHY)]);
+                tracing::info!(code = %Code(code), %why, "a server has ended an HTTP/2 connection");
+            }
             self.leaving = true;
             let beyond: Vec<Key> =
                 self.streams.iter_mut().filter(|(_, stream)| stream.id > last).map(|(key, _)| key).collect();
