@@ -199,8 +199,8 @@ pub(crate) struct Side {
     pub(crate) ended: Cell<bool>,
 }
 
-/// The bit of a head that was held and went on with what follows it: it can still be reached, as in Envoy, until the guest lets the half go
-/// on by itself, but nothing comes of that.
+/// The bit of a head that was held and has gone on: it can still be reached, as in Envoy, but nothing comes of that once it was written.
+/// That of a request only where it went with what follows it, until the guest lets its half go on by itself.
 const LEFT: u8 = 8;
 
 /// A head that is held, or was.
@@ -391,9 +391,12 @@ impl Side {
     }
 
     /// The guest lets it go on. True when it was stopped and waits for that; false when its own callback runs.
-    pub(crate) fn release(&self) -> bool {
+    pub(crate) fn release(&self, half: Half) -> bool {
         let (running, held) = (self.running.take(), self.held.take());
         self.released.set(self.released.get() | running | held);
+        if half == Half::Response && held & HEAD != 0 {
+            self.held.set(LEFT);
+        }
         running == 0 && self.stopped.replace(false)
     }
 

@@ -121,7 +121,7 @@ fn release(exchange: &Exchange, half: Half) -> Result<(), Fail> {
     if half == Half::Request && exchange.replied.get() != Replied::Not {
         return Ok(());
     }
-    if exchange.side(half).release() {
+    if exchange.side(half).release(half) {
         exchange.stream()?.resume(half);
     }
     Ok(())

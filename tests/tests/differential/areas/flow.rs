@@ -27,6 +27,16 @@ pub(crate) const PAUSES: &[Row] = &[
         "rsb1 ret 1 ; rsbe later go, ret 1 ; go eff, bufstat 1, setbuf 1 0 3 abc, cont 1",
     ),
     Row("tick-resumes-response-pieces", "GET /bytes/3", "rs later go, ret 1 ; go eff, cont 1 ; rsb bufstat 1"),
+    Row(
+        "response-headers-after-their-resume",
+        "GET /bytes/3",
+        "rs later go, ret 1 ; go eff, cont 1 ; rsb ret 1 ; rsbe get 2 :status, names 2, get 2 x-app, ret 0",
+    ),
+    Row(
+        "response-headers-after-their-resume-in-trailers",
+        "GET /trailers te:trailers",
+        "rs later go, ret 1 ; go eff, cont 1 ; rst get 2 :status, get 2 x-app",
+    ),
     Row("without-effective-context", "GET /echo", "rq later go, ret 1 ; go cont 0, eff, cont 0"),
     Row("twice", "GET /echo", "rq later go, ret 1 ; go eff, cont 0, cont 0, get 0 :path"),
     Row("other-direction", "GET /echo", "rq later go, ret 1 ; go eff, cont 1, cont 0"),
