@@ -490,6 +490,10 @@ fn local_reply(reply: Reply, grpc: bool) -> Response {
         }
         return Response { head: head.into(), body: Body::empty(body::Half::Response) };
     }
+    if body.is_empty() {
+        // The type of no content.
+        head.headers.remove(header::CONTENT_TYPE);
+    }
     let bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     if body.is_empty() || bodiless {
         return Response { head: head.into(), body: Body::empty(body::Half::Response) };

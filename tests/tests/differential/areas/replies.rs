@@ -6,6 +6,7 @@ pub(crate) const REPLIES: &[Row] = &[
     Row("from-request-headers", "GET /echo", "rq reply 403 my%20reason no%0A x-a=1&x-a=2, ret 1 ; rs pairs 2"),
     Row("and-continue", "GET /echo", "rq reply 403 ~ no ~, ret 0"),
     Row("without-body", "GET /echo", "rq reply 401 ~ ~ www-authenticate=Basic, ret 1 ; rs names 2"),
+    Row("without-body-but-its-type", "GET /echo", "rq reply 401 ~ ~ content-type=a/b&x-a=1, ret 1 ; rs names 2"),
     Row("with-content-type", "GET /echo", "rq reply 200 ~ {} content-type=application/json, ret 1"),
     Row("with-content-length", "GET /echo", "rq reply 200 ~ hello content-length=99, ret 1"),
     Row("with-status", "GET /echo", "rq reply 200 ~ hello :status=404, ret 1"),
