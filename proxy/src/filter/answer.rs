@@ -186,8 +186,7 @@ impl Run {
                 Flow::new(self, HALF, body).put(length, body);
             }
             Err(fault) => {
-                let broken = Source::Made(Box::new(Broken(Some(fault))));
-                *body = Body::source(body::Half::Response, broken, length);
+                *body = broken(fault, length);
             }
         }
     }
@@ -200,6 +199,11 @@ fn fits(length: Length, content: &Bytes) -> bool {
         Length::Unknown => true,
         Length::Tunnel => false,
     }
+}
+
+/// What breaks off with a fault before its first byte.
+pub(super) fn broken(fault: Fault, length: Length) -> Body {
+    Body::source(body::Half::Response, Source::Made(Box::new(Broken(Some(fault)))), length)
 }
 
 /// What follows a head that has gone, where filters failed on it.

@@ -10,6 +10,7 @@ use http::header::{self, HeaderValue};
 use http::{Method, StatusCode};
 use lacis_host::{Half, Reply};
 
+use super::answer::broken;
 use super::callout::Upstreams;
 use super::compiled::Compiled;
 use super::exchange::Exchange;
@@ -410,6 +411,15 @@ impl Passage<'_> {
     pub fn replaced(&self, head: &mut Shared<ResponseHead>) {
         if let Some(run) = self.run.as_ref().filter(|run| !run.tcp) {
             run.seen.borrow_mut().replace_response(head.share());
+        }
+    }
+
+    /// What a filter has closed has no response (Envoy): this one, which is there for its account, breaks off before its head is written,
+    /// also where gRPC has a fault told without content.
+    pub fn cut(&self, body: &mut Body) {
+        if self.run.as_ref().is_some_and(|run| !run.tcp && run.closed()) {
+            let fault = Fault::new(Reason::FilterReset).detail("a filter closed the stream");
+            *body = broken(fault, Length::Unknown);
         }
     }
 

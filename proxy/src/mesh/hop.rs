@@ -186,6 +186,7 @@ async fn run(hop: &Hop, conn: &Rc<Conn>, pinned: Option<&Rc<str>>, mut request: 
         // A filter has made another request a HEAD: its answer announces what does not come, and who asked would take the next answer for it.
         response.head.headers.remove(header::CONTENT_LENGTH);
     }
+    passage.cut(&mut response.body);
     exchange.answered(response.head.status);
     if let Some(settings) = generation.why() {
         why::tell(settings, &exchange, &mut response.head);

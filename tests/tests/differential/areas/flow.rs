@@ -61,6 +61,7 @@ pub(crate) const PAUSES: &[Row] = &[
     ),
     Row("close-from-a-tick", "GET /echo", "rq later go, ret 1 ; go eff, close 0"),
     Row("close", "GET /echo", "rq close 0, ret 1"),
+    Row("close-of-grpc", "POST /a/b content-type:application/grpc <abc", "rq close 0, ret 1"),
     Row("close-response", "GET /echo", "rs close 1, ret 1"),
     Row("close-unknown", "GET /echo", "rq close 2, close 3, close 99"),
 ];
