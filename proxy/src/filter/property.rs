@@ -112,7 +112,8 @@ fn response(seen: &Seen, path: &[&[u8]]) -> Found {
     let status = seen.response.as_ref().map(|response| response.head.status);
     match path {
         [b"code"] => number(status?.as_u16().into()),
-        [b"code_details"] => match (&seen.details, exchange.reason()) {
+        // Those of an answer also where it could only end what there was.
+        [b"code_details"] => match (seen.details.as_ref().or(unsent(seen)), exchange.reason()) {
             (Some(details), _) => Some(details.clone()),
             (None, Reason::None) => status.map(|_| exchange.details().as_bytes().into()),
             (None, _) => Some(exchange.details().as_bytes().into()),
@@ -133,6 +134,11 @@ fn response(seen: &Seen, path: &[&[u8]]) -> Found {
         [b"backend_latency"] => duration(exchange.backend_latency()?),
         _ => None,
     }
+}
+
+/// What a filter said of an answer for which it was too late.
+fn unsent(seen: &Seen) -> Option<&Vec<u8>> {
+    seen.reply.as_ref().filter(|_| seen.exchange.reason() == Reason::FilterReset).map(|reply| &reply.details)
 }
 
 fn connection(seen: &Seen, path: &[&[u8]]) -> Found {

@@ -70,6 +70,11 @@ pub(crate) const REPLIES: &[Row] = &[
         "GET /bytes/3",
         "rs later go, ret 1 ; go eff, reply 404 ~ replaced ~ ; lg prop response.code, get 2 :status, get 2 x-app",
     ),
+    Row(
+        "in-the-log-too-late",
+        "GET /bytes/3",
+        "rsb ret 1 ; rsbe reply 403 too%20late no ~, ret 1 ; lg prop response.code_details",
+    ),
     Row("in-the-log-without-details", "GET /echo", "rq reply 403 ~ no ~, ret 1 ; lg prop response.code_details"),
     Row("details-with-spaces", "GET /echo", "rq reply 403 a%20b%09c%0Ad no ~, ret 1 ; lg prop response.code_details"),
     Row("headers-that-lie", "GET /echo", "rq raw send_local_response 403 0 0 0 0 1 7 4294967295, ret 1"),
