@@ -122,6 +122,11 @@ pub(crate) const TRAILERS: &[Row] = &[
     Row("created", "GET /chunked/3 te:trailers", "rsbe add 3 x-made 1, pairs 3"),
     Row("created-for-request", "POST /echo <<abc", "rqbe add 1 x-made 1, pairs 1"),
     Row("not-created-before-the-end", "POST /echo <<abc", "rqb1 add 1 x-made 1 ; rq add 1 x 1"),
+    Row(
+        "read-where-none-came",
+        "POST /echo <<abc",
+        "rqb ret 1 ; rqbe get 1 x-absent, later go, ret 1 ; go eff, get 1 x-absent, cont 0",
+    ),
     Row("in-the-log", "GET /trailers", "lg get 3 x-checksum, get 3 x-absent, pairs 3, add 3 x 1"),
     Row("request-in-the-log", "POST /drain <<abc >>x-sum:1", "lg get 1 x-sum, pairs 1"),
     Row("value-with-newline", "GET /trailers te:trailers", "rst add 3 x-new a%0D%0Ab"),

@@ -33,6 +33,7 @@ pub(crate) const CHAIN: &[Row] = &[
         "rq setprop mine 1 ; lg prop mine [b] rq prop mine, setprop mine 2 ; rs prop mine",
     ),
     Row("data-is-shared", "GET /bytes/3", "rq sset chain a 0 [b] rq sget chain, sset chain b c ; lg sget chain"),
+    Row("metrics-of-one-name", "GET /bytes/3", "rq mdef 0 own, minc m 1 [b] rq mdef 0 own, minc m 2, mget m"),
     Row("names", "GET /bytes/3", "rq prop plugin_name, prop plugin_root_id, prop plugin_vm_id [b] rq prop plugin_name"),
     Row("trailers-go-on", "POST /echo <<abc >>x-t:1", "rqt add 1 x-a 1 [b] rqt get 1 x-a, pairs 1"),
     Row("both-pause", "GET /echo", "rq later go, ret 1 ; go eff, cont 0 [b] rq later go, ret 1 ; go eff, cont 0"),

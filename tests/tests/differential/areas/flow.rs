@@ -63,6 +63,7 @@ pub(crate) const PAUSES: &[Row] = &[
     Row("close", "GET /echo", "rq close 0, ret 1"),
     Row("close-of-grpc", "POST /a/b content-type:application/grpc <abc", "rq close 0, ret 1"),
     Row("close-response", "GET /echo", "rs close 1, ret 1"),
+    Row("close-response-in-the-log", "GET /bytes/3", "rs close 1, ret 1 ; lg get 2 :status"),
     Row("close-unknown", "GET /echo", "rq close 2, close 3, close 99"),
 ];
 
