@@ -175,7 +175,7 @@ on_links! {
 
 on_links! {
     /// The side of the application has a bound of its own: it can be shorter than the caller's, or longer.
-    [H2, H3] fn the_application_has_an_idle_bound_of_its_own(link) {
+    [H2] fn the_application_has_an_idle_bound_of_its_own(link) {
         for (caller, own) in [("0s", "300ms"), ("300ms", "0s")] {
             let timeouts = json!({"services": {"delta": {"timeouts": {"request": "0s", "idle": caller}}}});
             let inbound = json!({"inbound": {"timeouts": {"idle": own}}});
