@@ -467,11 +467,14 @@ fn split_target(
 pub(super) fn fuzz(input: &[u8]) {
     let mut out = BytesMut::new();
     if let Ok(Some(parsed)) = request(&mut BytesMut::from(input), &mut 0) {
-        // What is accepted is written so that a second reader sees the same message.
+        // What is accepted is written so that a second reader sees the same message, where a line with its length leaves it within the limits.
         let framing = if parsed.framing == Framing::Tunnel { Framing::Empty } else { parsed.framing };
         super::write::request(&mut out, &parsed.head, framing);
+        let within = parsed.head.headers.len() < MAX_FIELDS && out.len() <= MAX_HEAD_BYTES;
+        let again = request(&mut out, &mut 0);
         assert!(
-            matches!(request(&mut out, &mut 0), Ok(Some(again)) if again.head.method == parsed.head.method && again.framing == parsed.framing)
+            !within
+                || matches!(again, Ok(Some(again)) if again.head.method == parsed.head.method && again.framing == parsed.framing)
         );
     }
     let _ = response(&mut BytesMut::from(input), &mut 0, &Method::GET);
