@@ -75,6 +75,10 @@ impl<'a> Exchange<'a> {
                 let json = self.seen.json(&body).to_string();
                 self.answer("200 OK", &[("content-type", "application/json")], json.as_bytes()).await?;
             }
+            "back" => {
+                let body = self.read().await?;
+                self.answer("200 OK", &[], &body).await?;
+            }
             "mirror" => self.mirror().await?,
             "bytes" => self.sized(number()).await?,
             "chunked" => self.chunked(number()).await?,

@@ -80,6 +80,11 @@ impl<'a> Exchange<'a> {
                 let json = self.seen.json(&body).to_string();
                 self.answer(200, json.into()).await
             }
+            "back" => {
+                let mut body = Vec::new();
+                self.read(|bytes| body.extend_from_slice(bytes)).await?;
+                self.answer(200, body.into()).await
+            }
             "mirror" => self.mirror().await,
             "bytes" | "chunked" => self.pattern(number(), name == "bytes").await,
             "drain" => {

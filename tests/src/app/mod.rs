@@ -4,6 +4,7 @@
 //! | route | what it does |
 //! | --- | --- |
 //! | `/echo` | reads everything, answers with what it saw, as JSON (see [`Seen`]) |
+//! | `/back` | reads everything, answers with just that body |
 //! | `/mirror` | streams the request body back while it comes, with its framing and trailers |
 //! | `/bytes/N`, `/chunked/N` | N bytes of [`pattern`], with a length or in chunks |
 //! | `/drain` | reads the body and answers its number of bytes |

@@ -7,6 +7,7 @@
 mod areas;
 mod differences;
 mod outcome;
+mod random;
 mod request;
 mod sides;
 #[path = "../../script/src/word.rs"]
@@ -62,7 +63,7 @@ fn traps() {
 fn with_tls() {
     for (place, area, rows) in [(Place::Inbound, "inbound", areas::INBOUND), (Place::Link, "link", areas::LINK)] {
         let filter = ("one", "", serde_json::json!({}));
-        let Some(sides) = Sides::start_in(Setting { place, ..Setting::default() }, &[filter]) else { return };
+        let Some(sides) = Sides::start_in(Setting { place, ..Setting::PLAIN }, &[filter]) else { return };
         report(compare(sides, &[(area, rows)]));
     }
 }
@@ -71,7 +72,7 @@ fn with_tls() {
 #[test]
 fn idle_exchanges() {
     let filter = [("one", "", serde_json::json!({}))];
-    let setting = Setting { idle: Some(500), ..Setting::default() };
+    let setting = Setting { idle: Some(500), ..Setting::PLAIN };
     if peer("envoy").is_none() {
         return;
     }
@@ -87,7 +88,7 @@ fn idle_exchanges() {
 #[test]
 fn several_workers() {
     let filter = ("one", "", serde_json::json!({}));
-    let Some(sides) = Sides::start_in(Setting { workers: 2, ..Setting::default() }, &[filter]) else { return };
+    let Some(sides) = Sides::start_in(Setting { workers: 2, ..Setting::PLAIN }, &[filter]) else { return };
     let mut wrong = Vec::new();
     for row in areas::WORKERS {
         let (envoy, lacis) = sides.both(&format!("workers/{}", row.0), row);

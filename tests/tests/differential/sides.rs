@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::net::SocketAddr;
 
-use lacis_tests::{App, Envoy, Link, Mesh, Process, Sidecar, TRUST_DOMAIN, script, tls, unused};
+use lacis_tests::{App, Envoy, Link, Mesh, Process, Sidecar, SidecarBuilder, TRUST_DOMAIN, script, tls, until, unused};
 use serde_json::{Value, json};
 
 use crate::areas::Row;
@@ -14,15 +14,16 @@ use crate::request::{Door, PATIENCE, Request};
 pub(crate) type Filter<'a> = (&'a str, &'a str, Value);
 
 /// Where the filters stand.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     /// Before a service that is called in plaintext.
-    #[default]
     Plaintext,
     /// Before the application, where callers come with TLS.
     Inbound,
     /// Before a service that is called with TLS: a sidecar of ours.
     Link,
+    /// Before the application, as `Inbound`, where requests come through another sidecar of ours.
+    Beyond,
 }
 
 /// How both run.
@@ -30,14 +31,15 @@ pub(crate) enum Place {
 pub(crate) struct Setting {
     pub(crate) place: Place,
     pub(crate) workers: usize,
+    /// What sidecars call each other over, where the place has two of them.
+    pub(crate) link: Link,
     /// How many milliseconds an exchange may do nothing.
     pub(crate) idle: Option<u32>,
 }
 
-impl Default for Setting {
-    fn default() -> Self {
-        Setting { place: Place::Plaintext, workers: 1, idle: None }
-    }
+impl Setting {
+    /// One worker, before a service that is called in plaintext.
+    pub(crate) const PLAIN: Setting = Setting { place: Place::Plaintext, workers: 1, link: Link::H1, idle: None };
 }
 
 /// Both of them.
@@ -49,14 +51,14 @@ pub(crate) struct Sides {
 }
 
 /// One of them.
-struct Side {
+pub(crate) struct Side {
     proxy: Proxy,
     door: Door,
     /// The name of the filter, if there is just one.
     one: String,
     apps: Vec<(&'static str, App)>,
-    /// The sidecar that is called with TLS.
-    _called: Option<Sidecar>,
+    /// The sidecar at the other end of the link.
+    _peer: Option<Sidecar>,
     _mesh: Mesh,
 }
 
@@ -68,21 +70,12 @@ enum Proxy {
 impl Sides {
     /// Starts both with a chain of filters; `None` where there is no Envoy.
     pub(crate) fn start(filters: &[Filter<'_>]) -> Option<Sides> {
-        Sides::start_in(Setting::default(), filters)
+        Sides::start_in(Setting::PLAIN, filters)
     }
 
     /// The same in another setting.
     pub(crate) fn start_in(setting: Setting, filters: &[Filter<'_>]) -> Option<Sides> {
-        let filters: Vec<(String, Value)> = filters
-            .iter()
-            .map(|(name, config, more)| {
-                let mut section = script(config);
-                for (key, value) in more.as_object().into_iter().flatten() {
-                    section[key] = value.clone();
-                }
-                ((*name).to_owned(), section)
-            })
-            .collect();
+        let filters: Vec<(String, Value)> = filters.iter().map(section).collect();
         Some(Sides {
             envoy: RefCell::new(envoy(setting, &filters)?),
             lacis: lacis(setting, &filters),
@@ -94,13 +87,14 @@ impl Sides {
     /// Runs a case on both.
     pub(crate) fn both(&self, name: &str, row: &Row) -> (Outcome, Outcome) {
         let filters = self.filters.len();
-        let envoys = self.envoy.borrow().run(name, row, filters);
+        let Row(_, request, scripts) = *row;
+        let envoys = self.envoy.borrow().run(name, request, scripts, filters);
         if envoys.end == End::Died
             && let Some(next) = envoy(self.setting, &self.filters)
         {
             self.envoy.replace(next);
         }
-        (envoys, self.lacis.run(name, row, filters))
+        (envoys, self.lacis.run(name, request, scripts, filters))
     }
 }
 
@@ -135,6 +129,15 @@ impl Sides {
     }
 }
 
+/// A filter's name, and its section of a configuration.
+pub(crate) fn section((name, config, more): &Filter<'_>) -> (String, Value) {
+    let mut section = script(config);
+    for (key, value) in more.as_object().into_iter().flatten() {
+        section[key] = value.clone();
+    }
+    ((*name).to_owned(), section)
+}
+
 fn apps() -> Vec<(&'static str, App)> {
     vec![("app", App::named("app")), ("other", App::named("other")), ("grpc", App::h2c())]
 }
@@ -144,8 +147,9 @@ fn called(setting: Setting, mesh: &Mesh, app: &App) -> Option<Sidecar> {
     (setting.place == Place::Link).then(|| mesh.sidecar("delta").application(app).start())
 }
 
-fn envoy(setting: Setting, filters: &[(String, Value)]) -> Option<Side> {
-    let Setting { place, workers, idle } = setting;
+/// Envoy; `None` where there is none.
+pub(crate) fn envoy(setting: Setting, filters: &[(String, Value)]) -> Option<Side> {
+    let Setting { place, workers, link: _, idle } = setting;
     let builder = Envoy::builder()?;
     let one = if let [(name, _)] = filters { name.clone() } else { String::new() };
     let (apps, mesh) = (apps(), Mesh::new());
@@ -169,31 +173,27 @@ fn envoy(setting: Setting, filters: &[(String, Value)]) -> Option<Side> {
         .workers(workers);
     builder = match place {
         Place::Plaintext => builder,
-        Place::Inbound => builder.secured("main", &mesh, "delta"),
+        Place::Inbound | Place::Beyond => builder.secured("main", &mesh, "delta"),
         Place::Link => builder.cluster_secured("main-application", &mesh, "alpha"),
     };
     let envoy = builder.start();
     let door = door(place, envoy.listener("main"), &mesh);
-    Some(Side { door, proxy: Proxy::Envoy(envoy), one, apps, _called: called, _mesh: mesh })
+    Some(Side { door, proxy: Proxy::Envoy(envoy), one, apps, _peer: called, _mesh: mesh })
 }
 
-fn lacis(setting: Setting, filters: &[(String, Value)]) -> Side {
-    let Setting { place, workers, idle } = setting;
+/// Us.
+pub(crate) fn lacis(setting: Setting, filters: &[(String, Value)]) -> Side {
+    let Setting { place, workers, link, idle } = setting;
     let (apps, mesh) = (apps(), Mesh::new());
     let sections: serde_json::Map<String, Value> =
         filters.iter().map(|(name, section)| (name.clone(), section.clone())).collect();
     let names: Vec<&str> = filters.iter().map(|(name, _)| name.as_str()).collect();
     let called = called(setting, &mesh, &apps[0].1);
     let builder = match (place, &called) {
-        (Place::Inbound, _) => {
+        (Place::Inbound | Place::Beyond, _) => {
             mesh.sidecar("delta").application(&apps[0].1).with(json!({"inbound": {"filters": names}}))
         }
-        (Place::Link, Some(called)) => {
-            // Its identity is not the one of the service's name.
-            let builder = mesh.sidecar("alpha").calls("app", called.inbound(), Link::H1);
-            let identity = format!("spiffe://{TRUST_DOMAIN}/ns/default/sa/delta");
-            builder.with(json!({"services": {"app": {"identity": [identity]}}, "outbound": {"filters": names}}))
-        }
+        (Place::Link, Some(called)) => calls_delta(&mesh, called, link).with(json!({"outbound": {"filters": names}})),
         _ => {
             let builder = mesh.sidecar("alpha").calls("app", apps[0].1.address(), Link::Plaintext);
             builder.with(json!({"outbound": {"filters": names}}))
@@ -210,9 +210,23 @@ fn lacis(setting: Setting, filters: &[(String, Value)]) -> Side {
         .with(json!({"filters": sections, "workers": workers, "node": NODE.with(|node| node.clone())}))
         .with(idle)
         .start();
-    let address = if place == Place::Inbound { sidecar.inbound() } else { sidecar.outbound() };
+    let caller = (place == Place::Beyond).then(|| calls_delta(&mesh, &sidecar, link).start());
+    let address = match (place, &caller) {
+        (Place::Inbound, _) => sidecar.inbound(),
+        (_, Some(caller)) => caller.outbound(),
+        (_, None) => sidecar.outbound(),
+    };
     let door = door(place, address, &mesh);
-    Side { door, proxy: Proxy::Lacis(sidecar), one: String::new(), apps, _called: called, _mesh: mesh }
+    Side { door, proxy: Proxy::Lacis(sidecar), one: String::new(), apps, _peer: called.or(caller), _mesh: mesh }
+}
+
+/// A sidecar that reaches `app` at another.
+fn calls_delta(mesh: &Mesh, delta: &Sidecar, link: Link) -> SidecarBuilder {
+    // Its identity is not the one of the service's name.
+    let identity = format!("spiffe://{TRUST_DOMAIN}/ns/default/sa/delta");
+    mesh.sidecar("alpha")
+        .calls("app", delta.inbound(), link)
+        .with(json!({"services": {"app": {"identity": [identity]}}}))
 }
 
 fn door(place: Place, address: SocketAddr, mesh: &Mesh) -> Door {
@@ -223,14 +237,13 @@ thread_local!(static NODE: Value = json!({"id": "node-1", "cluster": "cluster-1"
 
 impl Side {
     /// Sends the request and waits until nothing more will come of it.
-    fn run(&self, name: &str, row: &Row, filters: usize) -> Outcome {
+    pub(crate) fn run(&self, name: &str, request: &str, scripts: &str, filters: usize) -> Outcome {
         let before: Vec<_> = self.apps.iter().map(|(_, app)| app.seen().len()).collect();
-        let Row(_, request, scripts) = row;
         let mut fields = vec![("x-case", name)];
-        // Where there are several filters, each has a part of its own: `script [b] script`.
-        let scripts: Vec<&str> = scripts.split("[b]").map(str::trim).collect();
+        // Where there are several filters, each has a part of its own: `script [b] script [c] script`.
+        let scripts: Vec<&str> = scripts.split("[b]").flat_map(|part| part.split("[c]")).map(str::trim).collect();
         let scripts: Vec<String> = scripts.iter().map(|script| script.replace("{case}", name)).collect();
-        let named = ["x-script", "x-script-b"].into_iter().zip(scripts.iter().map(String::as_str));
+        let named = ["x-script", "x-script-b", "x-script-c"].into_iter().zip(scripts.iter().map(String::as_str));
         fields.extend(named.filter(|(_, script)| !script.is_empty()));
         let lines = &self.process().err;
         let start = lines.count();
@@ -253,6 +266,19 @@ impl Side {
                 app.seen().split_off(before).into_iter().map(move |seen| (*name, seen))
             });
         Outcome { response, seen: seen.collect(), log, end }
+    }
+
+    /// Waits until a sidecar of ours has no context of an exchange any more; nothing in it has panicked, and no guest trapped.
+    pub(crate) fn is_clean(&self) {
+        let Proxy::Lacis(sidecar) = &self.proxy else { return };
+        until("no context has stayed", || {
+            let filters = sidecar.admin_get("/filters").json()["filters"].take();
+            let filters = filters.as_array().expect("filters");
+            assert!(filters.iter().all(|filter| filter["traps"] == 0), "{filters:?}");
+            filters.iter().all(|filter| filter["contexts"] == 1).then_some(())
+        });
+        let panicked = |line: &&String| line.contains("panicked");
+        assert_eq!(sidecar.err.all().iter().find(panicked), None);
     }
 
     fn process(&self) -> &Process {
