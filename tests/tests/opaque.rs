@@ -123,6 +123,20 @@ fn reset(stream: &mut TcpStream) -> usize {
     all.len()
 }
 
+/// Says something, and then nothing until the tunnel is reset; the sidecar whose bound that was has counted it.
+fn ends_in_silence(mirror: &Mirror, bound: &Sidecar) {
+    // On a busy machine it may be silent before anything has crossed.
+    until("a tunnel is silent that was not", || {
+        let mut stream = mirror.connect();
+        stream.write_all(b"hello").ok()?;
+        stream.read_exact(&mut [0; 5]).ok()?;
+        assert_eq!(reset(&mut stream), 0);
+        Some(())
+    });
+    let ended = [("reason", "stream_idle_timeout"), ("protocol", "tcp")];
+    bound.metric_becomes("lacis_requests_total", &ended, |count| count >= 1.0);
+}
+
 /// Has the connection reset when it is dropped.
 fn resetting(stream: TcpStream) {
     stream.set_nonblocking(true).expect("a socket");
@@ -420,16 +434,7 @@ on_links! {
         let server = Server::echo();
         let idle = json!({"services": {"delta": {"timeouts": {"idle": "1s"}}}});
         let mirror = Mirror::with(link, server.address, |alpha| alpha.with(idle), |delta| delta);
-        // On a busy machine it may be silent before anything has crossed.
-        until("a tunnel is silent that was not", || {
-            let mut stream = mirror.connect();
-            stream.write_all(b"hello").ok()?;
-            stream.read_exact(&mut [0; 5]).ok()?;
-            assert_eq!(reset(&mut stream), 0);
-            Some(())
-        });
-        let ended = [("reason", "stream_idle_timeout"), ("protocol", "tcp")];
-        mirror.alpha.metric_becomes("lacis_requests_total", &ended, |count| count >= 1.0);
+        ends_in_silence(&mirror, &mirror.alpha);
     }
 
     /// The sidecar before the application has a bound of its own, `inbound.timeouts.idle`.
@@ -437,15 +442,7 @@ on_links! {
         let server = Server::echo();
         let idle = json!({"inbound": {"timeouts": {"idle": "1s"}}});
         let mirror = Mirror::with(link, server.address, |alpha| alpha, |delta| delta.with(idle));
-        until("a tunnel is silent that was not", || {
-            let mut stream = mirror.connect();
-            stream.write_all(b"hello").ok()?;
-            stream.read_exact(&mut [0; 5]).ok()?;
-            assert_eq!(reset(&mut stream), 0);
-            Some(())
-        });
-        let ended = [("reason", "stream_idle_timeout"), ("protocol", "tcp")];
-        mirror.last().metric_becomes("lacis_requests_total", &ended, |count| count >= 1.0);
+        ends_in_silence(&mirror, mirror.last());
     }
 
     /// A sidecar that is told to end lets tunnels end, too.

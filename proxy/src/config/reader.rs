@@ -324,14 +324,13 @@ impl de::Error for Refused {
             other => other.to_string(),
         };
         let quotes = found.starts_with("the number") || matches!(found.as_str(), "true" | "false");
-        let text = found.starts_with("the text");
         let expected = expected.to_string();
         let expected = match expected.as_str() {
             "a string" if quotes => return Refused(format!("expected a text, found {found}; put it in quotes")),
             "a string" => "a text",
-            "a sequence" if text => return Refused(format!("expected a list, found {found}; put it in brackets")),
-            "a sequence" if found == "a map" => {
-                return Refused("expected a list, found a map; begin each item with `- `".into());
+            "a sequence" if found == "a map" || found.starts_with("the text") => {
+                let right = if found == "a map" { "begin each item with `- `" } else { "put it in brackets" };
+                return Refused(format!("expected a list, found {found}; {right}"));
             }
             "a sequence" => "a list",
             "a boolean" => "true or false",
